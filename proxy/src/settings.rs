@@ -1,0 +1,96 @@
+//! The checked configuration: what `--config` and the flags come to. Every later stage reads this and nothing else.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// Everything that `kubeferry run`, `plan` and `trace` were told.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Settings {
+    /// Our Node's name (`--node-name`, `--hostname-override`, or the host name), trimmed, lower case.
+    pub node_name: Arc<str>,
+    /// Where the objects come from.
+    pub source: Source,
+    /// What the datapath does beside what the objects say.
+    pub datapath: DatapathSettings,
+    /// The node's addresses for offline use (`--node-addresses`); `run` reads the interfaces as well.
+    pub node_addresses: Vec<IpAddr>,
+    /// Upper bound between two looks at the kernel for drift, and the retry interval after a failed sync. Default 30 s.
+    pub sync_period: Duration,
+    /// The least time between the end of a sync and the start of the next. Default 0: a change is applied at once.
+    pub min_sync_period: Duration,
+    /// `--healthz-bind-address`, default 0.0.0.0:10256; `None` turns it off.
+    pub healthz: Option<SocketAddr>,
+    /// `--metrics-bind-address`, default 127.0.0.1:10249; `None` turns it off.
+    pub metrics: Option<SocketAddr>,
+    /// An address that cannot be bound ends the process instead of being retried (`--bind-address-hard-fail`).
+    pub bind_hard_fail: bool,
+    /// Sync once and exit (`--once`).
+    pub once: bool,
+}
+
+/// Where the objects come from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// A folder of YAML or JSON manifests (`--manifests`).
+    Manifests(PathBuf),
+    /// The API server.
+    Api {
+        /// `--kubeconfig`; without it, and without `server`, the in-cluster configuration.
+        kubeconfig: Option<PathBuf>,
+        /// `--server` (`--master`): wins over the server that the kubeconfig names.
+        server: Option<String>,
+    },
+}
+
+/// The part of the configuration that decides what happens to packets. Pure stages get only this.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DatapathSettings {
+    /// How a pod's traffic is told from other traffic.
+    pub detect_local: DetectLocal,
+    /// Masquerade all traffic to ClusterIPs (`--masquerade-all`).
+    pub masquerade_all: bool,
+    /// The bit of the packet mark that asks for masquerading, 0 to 31. Default 14.
+    pub masquerade_bit: u8,
+    /// At which addresses node ports answer.
+    pub node_port_addresses: NodePortAddresses,
+    /// `--bind-address` where it is not unspecified: the node's primary address of that family.
+    pub bind_address: Option<IpAddr>,
+}
+
+impl Default for DatapathSettings {
+    fn default() -> Self {
+        Self {
+            detect_local: DetectLocal::ClusterCidr(Vec::new()),
+            masquerade_all: false,
+            masquerade_bit: 14,
+            node_port_addresses: NodePortAddresses::Primary,
+            bind_address: None,
+        }
+    }
+}
+
+/// `detectLocalMode` and its argument.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DetectLocal {
+    /// The source lies in the cluster CIDR: at most one of each family; none of a family: no detector there.
+    ClusterCidr(Vec<IpNet>),
+    /// The source lies in the Node's `spec.podCIDRs` (the first of each family).
+    NodeCidr,
+    /// The packet came in by this interface.
+    BridgeInterface(String),
+    /// The packet came in by an interface whose name begins so.
+    InterfaceNamePrefix(String),
+}
+
+/// `nodePortAddresses`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NodePortAddresses {
+    /// The node's primary address of each family (`primary`, the default of nftables mode).
+    Primary,
+    /// The node's addresses inside these CIDRs. A family without a CIDR, or with a /0, means every address of it.
+    Cidrs(Vec<IpNet>),
+}

@@ -1,0 +1,4 @@
+//! What is known of the cluster: compact objects, and the events that change them.
+
+pub mod event;
+pub mod objects;

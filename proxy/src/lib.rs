@@ -2,5 +2,6 @@
 //!
 //! The flow, one stage a module: `watch` (objects in) → `state` (pure) → `desired` (pure) → `backend` (rows, diff, kernel).
 
+pub mod desired;
 pub mod settings;
 pub mod state;

@@ -1,4 +1,9 @@
-//! What is known of the cluster: compact objects, and the events that change them.
+//! What is known of the cluster: compact objects, the events that change them, and what has changed since the last sync.
 
+mod changes;
+mod cluster;
 pub mod event;
 pub mod objects;
+
+pub use changes::Changes;
+pub use cluster::State;

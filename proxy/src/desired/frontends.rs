@@ -1,0 +1,133 @@
+//! Who has which frontend. Several service ports may claim one; the least [`Rank`] holds it, the others wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use crate::state::objects::{Ignored, ObjectName, Protocol};
+
+use super::Touched;
+use super::target::{Frontend, Rank, Role, Target};
+
+/// The claims on every frontend.
+#[derive(Debug, Default)]
+pub(super) struct Frontends {
+    claims: BTreeMap<Frontend, BTreeMap<Rank, Arc<Target>>>,
+    cluster_ips: BTreeMap<IpAddr, u32>,
+    contested: BTreeSet<Frontend>,
+}
+
+/// A held frontend: by which role, and whose.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// By which field of the Service.
+    pub role: Role,
+    /// The service port.
+    pub target: &'a Arc<Target>,
+}
+
+impl Frontends {
+    pub(super) fn claim(&mut self, frontend: Frontend, rank: Rank, target: Arc<Target>, touched: &mut Touched) {
+        if let (true, Frontend::Address { ip, .. }) = (rank.is_cluster_ip(), frontend) {
+            let count = self.cluster_ips.entry(ip).or_default();
+            *count += 1;
+            if *count == 1 {
+                self.touch_address(ip, touched);
+            }
+        }
+        touched.frontends.insert(frontend);
+        let claims = self.claims.entry(frontend).or_default();
+        claims.insert(rank, target);
+        self.note_contest(&frontend);
+    }
+
+    pub(super) fn release(&mut self, service: &ObjectName, claimed: &[Frontend], touched: &mut Touched) {
+        for frontend in claimed {
+            touched.frontends.insert(*frontend);
+            let Some(claims) = self.claims.get_mut(frontend) else { continue };
+            let mut freed = 0;
+            claims.retain(|rank, _| {
+                let ours = rank.service() == service;
+                freed += u32::from(ours && rank.is_cluster_ip());
+                !ours
+            });
+            if claims.is_empty() {
+                self.claims.remove(frontend);
+            }
+            self.note_contest(frontend);
+            if let (true, Frontend::Address { ip, .. }) = (freed > 0, frontend) {
+                let count = self.cluster_ips.entry(*ip).or_default();
+                *count -= freed;
+                if *count == 0 {
+                    self.cluster_ips.remove(ip);
+                    self.touch_address(*ip, touched);
+                }
+            }
+        }
+    }
+
+    /// Whether an address is a ClusterIP decides who may hold any of its ports.
+    fn touch_address(&self, ip: IpAddr, touched: &mut Touched) {
+        touched.cluster_ips.insert(ip);
+        let first = Frontend::Address { ip, protocol: Protocol::Tcp, port: 0 };
+        let last = Frontend::Address { ip, protocol: Protocol::Sctp, port: u16::MAX };
+        let range = (Bound::Included(first), Bound::Included(last));
+        touched.frontends.extend(self.claims.range(range).map(|(frontend, _)| *frontend));
+    }
+
+    fn note_contest(&mut self, frontend: &Frontend) {
+        let waiting = self
+            .claims
+            .get(frontend)
+            .is_some_and(|claims| claims.len() > 1 || claims.keys().any(|rank| !rank.is_cluster_ip()));
+        if waiting {
+            self.contested.insert(*frontend);
+        } else {
+            self.contested.remove(frontend);
+        }
+    }
+
+    /// The claim that holds a frontend. An address that is a ClusterIP serves no other role, on any port.
+    pub(super) fn holder(&self, frontend: &Frontend) -> Option<Claim<'_>> {
+        let (rank, target) = self.claims.get(frontend)?.first_key_value()?;
+        let shadowed =
+            !rank.is_cluster_ip() && matches!(frontend, Frontend::Address { ip, .. } if self.is_cluster_ip(*ip));
+        (!shadowed).then(|| Claim { role: rank.role(), target })
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = Frontend> {
+        self.claims.keys().copied()
+    }
+
+    pub(super) fn is_cluster_ip(&self, ip: IpAddr) -> bool {
+        self.cluster_ips.contains_key(&ip)
+    }
+
+    pub(super) fn cluster_ips(&self) -> impl Iterator<Item = IpAddr> {
+        self.cluster_ips.keys().copied()
+    }
+
+    /// What every loser is told. Two roles of one service port on one frontend are no conflict.
+    pub(super) fn conflicts(&self) -> Vec<Ignored> {
+        let mut out = Vec::new();
+        for frontend in &self.contested {
+            let Some(claims) = self.claims.get(frontend) else { continue };
+            let holder = self.holder(frontend);
+            for (rank, target) in claims {
+                let why = match holder {
+                    Some(holder) if holder.target.name == target.name => continue,
+                    Some(holder) => format!(
+                        "{frontend} is already served for {} (an older Service wins, a ClusterIP before other addresses); \
+                         give one of the two another address or port",
+                        holder.target.name
+                    ),
+                    None => format!("{frontend} is the ClusterIP of another Service; choose another address"),
+                };
+                let what = format!("Service {} port {:?}", rank.service(), &*target.name.port);
+                out.push(Ignored { what, why });
+            }
+        }
+        out
+    }
+}

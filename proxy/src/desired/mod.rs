@@ -1,0 +1,197 @@
+//! What the datapath should do, as a pure function of the cluster's objects and this node: for each frontend the one
+//! service port that has it, with its endpoints and policies. [`Desired::trace`] is its executable meaning.
+
+mod endpoints;
+mod frontends;
+pub mod node_view;
+pub mod target;
+mod topology;
+pub mod trace;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+pub use endpoints::EndpointLists;
+pub use frontends::Claim;
+use frontends::Frontends;
+use node_view::NodeView;
+use target::{Frontend, Target, targets};
+
+use crate::state::objects::{Ignored, ObjectName};
+use crate::state::{Changes, State};
+
+/// The wanted behaviour of this node.
+#[derive(Debug)]
+pub struct Desired {
+    node: NodeView,
+    services: BTreeMap<ObjectName, Vec<(Arc<Target>, Vec<Frontend>)>>,
+    frontends: Frontends,
+    endpoint_ips: BTreeMap<IpAddr, u32>,
+    service_cidrs: BTreeSet<IpNet>,
+}
+
+/// What an update touched: whose rows have to be looked at again.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Touched {
+    /// Frontends whose holder, or whose holder's target, may have changed.
+    pub frontends: BTreeSet<Frontend>,
+    /// Addresses that may have become, or stopped being, a ClusterIP.
+    pub cluster_ips: BTreeSet<IpAddr>,
+    /// Addresses that may have become, or stopped being, an endpoint's.
+    pub endpoint_ips: BTreeSet<IpAddr>,
+    /// ServiceCIDRs or the node's addresses changed.
+    pub node: bool,
+}
+
+impl Touched {
+    /// Adds what a later update touched.
+    pub fn merge(&mut self, later: Self) {
+        self.frontends.extend(later.frontends);
+        self.cluster_ips.extend(later.cluster_ips);
+        self.endpoint_ips.extend(later.endpoint_ips);
+        self.node |= later.node;
+    }
+}
+
+impl Desired {
+    /// An empty cluster seen from this node.
+    pub fn new(node: NodeView) -> Self {
+        Self {
+            node,
+            services: BTreeMap::new(),
+            frontends: Frontends::default(),
+            endpoint_ips: BTreeMap::new(),
+            service_cidrs: BTreeSet::new(),
+        }
+    }
+
+    /// The whole of a cluster at once.
+    pub fn of(state: &State, node: NodeView) -> Self {
+        let mut desired = Self::new(node);
+        for name in state.services().keys() {
+            desired.service(state, name, &mut Touched::default());
+        }
+        desired.service_cidrs = state.service_cidrs();
+        desired
+    }
+
+    /// Follows the changes of the state; `node` is this node as it is now. The cost depends on what changed.
+    pub fn update(&mut self, state: &State, changes: &Changes, node: NodeView) -> Touched {
+        let mut touched = Touched { node: changes.service_cidrs, ..Touched::default() };
+        let same_node = self.node == node;
+        if changes.service_cidrs {
+            self.service_cidrs = state.service_cidrs();
+        }
+        if same_node {
+            for name in &changes.services {
+                self.service(state, name, &mut touched);
+            }
+        } else {
+            touched.node = true;
+            self.node = node;
+            let names: BTreeSet<_> = self.services.keys().chain(state.services().keys()).cloned().collect();
+            for name in &names {
+                self.service(state, name, &mut touched);
+            }
+        }
+        touched
+    }
+
+    fn service(&mut self, state: &State, name: &ObjectName, touched: &mut Touched) {
+        let slices = state.slices_of(name).collect::<Vec<_>>();
+        let wanted = state
+            .services()
+            .get(name)
+            .map(|service| targets(service, slices.iter().copied(), &self.node))
+            .unwrap_or_default();
+        let mut added = Vec::new();
+        for (target, claims) in &wanted {
+            for ip in hairpin_ips(target) {
+                *self.endpoint_ips.entry(ip).or_default() += 1;
+                touched.endpoint_ips.insert(ip);
+            }
+            added.extend(claims.iter().map(|(frontend, _)| *frontend));
+        }
+        for (target, claimed) in self.services.remove(name).unwrap_or_default() {
+            for ip in hairpin_ips(&target) {
+                touched.endpoint_ips.insert(ip);
+                if let Some(count) = self.endpoint_ips.get_mut(&ip) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.endpoint_ips.remove(&ip);
+                    }
+                }
+            }
+            self.frontends.release(name, &claimed, touched);
+        }
+        let mut kept = Vec::with_capacity(wanted.len());
+        for (target, claims) in wanted {
+            kept.push((target.clone(), claims.iter().map(|(frontend, _)| *frontend).collect()));
+            for (frontend, rank) in claims {
+                self.frontends.claim(frontend, rank, target.clone(), touched);
+            }
+        }
+        if !kept.is_empty() {
+            self.services.insert(name.clone(), kept);
+        }
+    }
+
+    /// This node.
+    pub fn node(&self) -> &NodeView {
+        &self.node
+    }
+
+    /// The claim that holds a frontend, if any.
+    pub fn holder(&self, frontend: &Frontend) -> Option<Claim<'_>> {
+        self.frontends.holder(frontend)
+    }
+
+    /// Every frontend that somebody holds.
+    pub fn frontends(&self) -> impl Iterator<Item = Frontend> {
+        self.frontends.all().filter(|frontend| self.holder(frontend).is_some())
+    }
+
+    /// Whether the address is some Service's ClusterIP.
+    pub fn is_cluster_ip(&self, ip: IpAddr) -> bool {
+        self.frontends.is_cluster_ip(ip)
+    }
+
+    /// Every ClusterIP.
+    pub fn cluster_ips(&self) -> impl Iterator<Item = IpAddr> {
+        self.frontends.cluster_ips()
+    }
+
+    /// Whether some endpoint that is in use here has this address.
+    pub fn is_endpoint(&self, ip: IpAddr) -> bool {
+        self.endpoint_ips.contains_key(&ip)
+    }
+
+    /// The address of every endpoint that is in use here.
+    pub fn endpoint_ips(&self) -> impl Iterator<Item = IpAddr> {
+        self.endpoint_ips.keys().copied()
+    }
+
+    /// The ranges of the ServiceCIDRs.
+    pub fn service_cidrs(&self) -> &BTreeSet<IpNet> {
+        &self.service_cidrs
+    }
+
+    /// The targets of every Service.
+    pub fn targets(&self) -> impl Iterator<Item = (&ObjectName, &Arc<Target>, &[Frontend])> {
+        self.services.iter().flat_map(|(name, targets)| {
+            targets.iter().map(move |(target, frontends)| (name, target, frontends.as_slice()))
+        })
+    }
+
+    /// Claims that lost their frontend to another Service's.
+    pub fn conflicts(&self) -> Vec<Ignored> {
+        self.frontends.conflicts()
+    }
+}
+
+fn hairpin_ips(target: &Target) -> BTreeSet<IpAddr> {
+    target.endpoints.cluster.iter().chain(target.endpoints.local.iter()).map(std::net::SocketAddr::ip).collect()
+}

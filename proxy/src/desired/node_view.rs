@@ -1,0 +1,195 @@
+//! What the datapath has to know of this node: a pure function of the settings, the Node object and the addresses that
+//! the interfaces hold.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::settings::{DatapathSettings, DetectLocal, NodePortAddresses};
+use crate::state::objects::{Family, Node};
+
+/// This node, resolved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeView {
+    /// Our Node's name: endpoints with this `nodeName` are local.
+    pub name: Arc<str>,
+    /// Label `topology.kubernetes.io/zone`.
+    pub zone: Option<Arc<str>>,
+    /// Every address that the node holds; loopback addresses are always held and need not be listed.
+    pub addresses: BTreeSet<IpAddr>,
+    /// The primary address of each family.
+    pub primary: Vec<IpAddr>,
+    /// How pods are recognised, for IPv4 and for IPv6.
+    pub detectors: [Detector; 2],
+    /// Where node ports answer, for IPv4 and for IPv6.
+    pub node_ports: [NodePorts; 2],
+    /// All traffic to ClusterIPs is masqueraded.
+    pub masquerade_all: bool,
+    /// The mark that asks for masquerading: `1 << masqueradeBit`.
+    pub masquerade_mark: u32,
+}
+
+/// How a packet of a pod of this node is recognised (kube-proxy's local-traffic detector).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Detector {
+    /// No detector for this family: no source counts as a pod.
+    None,
+    /// By source address.
+    Cidr(IpNet),
+    /// By the interface that the packet came in by.
+    Interface(String),
+    /// By the first letters of the interface that the packet came in by.
+    InterfacePrefix(String),
+}
+
+impl Detector {
+    /// Whether there is a detector at all.
+    pub fn is_some(&self) -> bool {
+        *self != Self::None
+    }
+
+    /// Whether a packet from `source`, come in by `iif` (`None` for the node's own), is a pod's.
+    pub fn is_pod(&self, source: IpAddr, iif: Option<&str>) -> bool {
+        match self {
+            Self::None => false,
+            Self::Cidr(net) => net.contains(&source),
+            Self::Interface(name) => iif == Some(name),
+            Self::InterfacePrefix(prefix) => iif.is_some_and(|iif| iif.starts_with(prefix.as_str())),
+        }
+    }
+}
+
+/// The addresses at which node ports of one family answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NodePorts {
+    /// Every address of the node but loopback.
+    All,
+    /// Only these.
+    Only(BTreeSet<IpAddr>),
+}
+
+impl NodeView {
+    /// Resolves the settings for this node. `held` are the addresses of the interfaces.
+    pub fn new(name: Arc<str>, settings: &DatapathSettings, node: Option<&Node>, held: &BTreeSet<IpAddr>) -> Self {
+        let mut addresses = held.clone();
+        addresses.retain(|ip| !ip.is_loopback());
+        let primary = primary_ips(settings, node);
+        let detectors = Family::BOTH.map(|family| detector(&settings.detect_local, node, family));
+        let node_ports =
+            Family::BOTH.map(|family| node_ports(&settings.node_port_addresses, &primary, &addresses, family));
+        Self {
+            name,
+            zone: node.and_then(|node| node.zone.clone()),
+            addresses,
+            primary,
+            detectors,
+            node_ports,
+            masquerade_all: settings.masquerade_all,
+            masquerade_mark: 1 << settings.masquerade_bit,
+        }
+    }
+
+    /// Whether the node holds this address (`fib daddr type local`).
+    pub fn holds(&self, ip: IpAddr) -> bool {
+        ip.is_loopback() || self.addresses.contains(&ip)
+    }
+
+    /// The detector of a family.
+    pub fn detector(&self, family: Family) -> &Detector {
+        &self.detectors[family as usize]
+    }
+
+    /// Where node ports of a family answer.
+    pub fn node_ports(&self, family: Family) -> &NodePorts {
+        &self.node_ports[family as usize]
+    }
+
+    /// Whether node ports answer at this address. Loopback never does (kube-proxy's nftables mode).
+    pub fn answers_node_ports(&self, ip: IpAddr) -> bool {
+        !ip.is_loopback()
+            && match self.node_ports(Family::of(ip)) {
+                NodePorts::All => self.holds(ip),
+                NodePorts::Only(addresses) => addresses.contains(&ip),
+            }
+    }
+}
+
+fn primary_ips(settings: &DatapathSettings, node: Option<&Node>) -> Vec<IpAddr> {
+    let from_node = node.map(|node| node.primary_ips.as_slice()).unwrap_or_default();
+    let Some(bind) = settings.bind_address.filter(|ip| !ip.is_unspecified()) else {
+        return from_node.to_vec();
+    };
+    let other = from_node.iter().filter(|ip| ip.is_ipv4() != bind.is_ipv4());
+    std::iter::once(bind).chain(other.copied()).collect()
+}
+
+fn detector(mode: &DetectLocal, node: Option<&Node>, family: Family) -> Detector {
+    let first = |nets: &[IpNet]| {
+        nets.iter()
+            .find(|net| Family::of(net.addr()) == family)
+            .map_or(Detector::None, |net| Detector::Cidr(net.trunc()))
+    };
+    match mode {
+        DetectLocal::ClusterCidr(nets) => first(nets),
+        DetectLocal::NodeCidr => first(node.map(|node| node.pod_cidrs.as_slice()).unwrap_or_default()),
+        DetectLocal::BridgeInterface(name) => Detector::Interface(name.clone()),
+        DetectLocal::InterfaceNamePrefix(prefix) => Detector::InterfacePrefix(prefix.clone()),
+    }
+}
+
+fn node_ports(setting: &NodePortAddresses, primary: &[IpAddr], held: &BTreeSet<IpAddr>, family: Family) -> NodePorts {
+    let of_family =
+        |nets: &mut dyn Iterator<Item = IpNet>| nets.filter(|net| Family::of(net.addr()) == family).collect::<Vec<_>>();
+    let nets = match setting {
+        NodePortAddresses::Primary => {
+            of_family(&mut primary.iter().filter(|ip| !ip.is_loopback()).map(|ip| IpNet::from(*ip)))
+        }
+        NodePortAddresses::Cidrs(nets) => of_family(&mut nets.iter().copied()),
+    };
+    if nets.is_empty() || nets.iter().any(|net| net.prefix_len() == 0) {
+        return NodePorts::All;
+    }
+    NodePorts::Only(held.iter().filter(|ip| nets.iter().any(|net| net.contains(*ip))).copied().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held() -> BTreeSet<IpAddr> {
+        ["192.168.0.2", "192.168.1.2", "2001:db8::1"].iter().map(|ip| ip.parse().unwrap()).collect()
+    }
+
+    fn view(addresses: NodePortAddresses) -> NodeView {
+        let settings = DatapathSettings { node_port_addresses: addresses, ..Default::default() };
+        let node = Node {
+            name: "n".into(),
+            zone: None,
+            primary_ips: vec!["192.168.0.2".parse().unwrap()],
+            addresses: vec![],
+            pod_cidrs: vec![],
+            deleting: false,
+            to_be_deleted: false,
+        };
+        NodeView::new("n".into(), &settings, Some(&node), &held())
+    }
+
+    #[test]
+    fn primary_limits_its_own_family_and_leaves_the_other_open() {
+        let view = view(NodePortAddresses::Primary);
+        assert!(view.answers_node_ports("192.168.0.2".parse().unwrap()));
+        assert!(!view.answers_node_ports("192.168.1.2".parse().unwrap()));
+        assert!(view.answers_node_ports("2001:db8::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn cidrs_pick_held_addresses_and_never_loopback() {
+        let view = view(NodePortAddresses::Cidrs(vec!["192.168.1.0/24".parse().unwrap(), "::/0".parse().unwrap()]));
+        assert!(!view.answers_node_ports("192.168.0.2".parse().unwrap()));
+        assert!(view.answers_node_ports("192.168.1.2".parse().unwrap()));
+        assert!(!view.answers_node_ports("192.168.1.3".parse().unwrap()));
+        assert!(!view.answers_node_ports("::1".parse().unwrap()));
+    }
+}

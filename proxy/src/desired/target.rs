@@ -1,0 +1,219 @@
+//! What a service port comes to on this node, and at which frontends it wants to be reached.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use crate::state::objects::{EndpointSlice, Family, ObjectName, Protocol, Service, ServicePort};
+
+use super::endpoints::{EndpointLists, Uses, merge};
+use super::node_view::NodeView;
+
+/// kube-proxy's `ServicePortName`: the identity of a service port, displayed `namespace/name:port`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ServicePortName {
+    /// The Service.
+    pub service: ObjectName,
+    /// The port's name; `""` for a Service with one unnamed port.
+    pub port: Arc<str>,
+    /// The port's protocol.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for ServicePortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.port.is_empty() { self.service.fmt(f) } else { write!(f, "{}:{}", self.service, self.port) }
+    }
+}
+
+/// Where a service port can be reached.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Frontend {
+    /// An address of the Service: ClusterIP, external IP or load balancer IP.
+    Address {
+        /// The address.
+        ip: IpAddr,
+        /// The protocol.
+        protocol: Protocol,
+        /// The service port's number.
+        port: u16,
+    },
+    /// A port of the node, at the addresses that [`NodeView::answers_node_ports`] tells.
+    NodePort {
+        /// The family.
+        family: Family,
+        /// The protocol.
+        protocol: Protocol,
+        /// The number.
+        port: u16,
+    },
+}
+
+impl Frontend {
+    /// The family of the frontend.
+    pub fn family(&self) -> Family {
+        match self {
+            Self::Address { ip, .. } => Family::of(*ip),
+            Self::NodePort { family, .. } => *family,
+        }
+    }
+
+    /// The protocol of the frontend.
+    pub fn protocol(&self) -> Protocol {
+        match self {
+            Self::Address { protocol, .. } | Self::NodePort { protocol, .. } => *protocol,
+        }
+    }
+
+    /// The port number of the frontend.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Address { port, .. } | Self::NodePort { port, .. } => *port,
+        }
+    }
+}
+
+impl fmt::Display for Frontend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address { ip, protocol, port } => write!(f, "{protocol}:{}", std::net::SocketAddr::new(*ip, *port)),
+            Self::NodePort { family, protocol, port } => write!(f, "{protocol}:node port {port} ({})", family.as_str()),
+        }
+    }
+}
+
+/// By which field of the Service a frontend is claimed. The order decides between two claims of one service port.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Role {
+    /// `spec.clusterIPs`.
+    ClusterIp,
+    /// `status.loadBalancer.ingress`: the only role that source ranges apply to.
+    LoadBalancer,
+    /// `spec.externalIPs`.
+    ExternalIp,
+    /// `spec.ports[].nodePort`.
+    NodePort,
+}
+
+/// The order of claims on one frontend; the least wins. A load balancer or external address never takes a ClusterIP,
+/// then the older Service wins (an absent creation time counts as newest), then the name, then the port's name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Rank {
+    not_cluster_ip: bool,
+    created: (bool, Option<Timestamp>),
+    service: ObjectName,
+    port: Arc<str>,
+    role: Role,
+}
+
+/// One service port in one family, as this node serves it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// The service port.
+    pub name: ServicePortName,
+    /// The family.
+    pub family: Family,
+    /// Its endpoints by use.
+    pub endpoints: EndpointLists,
+    /// `internalTrafficPolicy: Local`.
+    pub internal_local: bool,
+    /// `externalTrafficPolicy: Local`.
+    pub external_local: bool,
+    /// ClientIP affinity and its timeout.
+    pub affinity: Option<Duration>,
+    /// Sources that may reach the load balancer addresses; empty: all may.
+    pub source_ranges: Arc<[IpNet]>,
+}
+
+impl Target {
+    /// Whether the load balancer address `vip` is itself an allowed source: so if a range holds this node's primary
+    /// address (the node may send from the address).
+    pub fn allows_own_address(&self, node: &NodeView) -> bool {
+        self.source_ranges.iter().any(|range| node.primary.iter().any(|ip| range.contains(ip)))
+    }
+}
+
+/// The targets of a Service and the frontends that each of them claims.
+pub(super) fn targets<'a>(
+    service: &Service,
+    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
+    node: &NodeView,
+) -> Vec<(Arc<Target>, Vec<(Frontend, Rank)>)> {
+    let mut out = Vec::new();
+    for family in Family::BOTH {
+        let Some(cluster_ip) = service.cluster_ips.iter().copied().find(|ip| Family::of(*ip) == family) else {
+            continue;
+        };
+        let of_family = |ips: &[IpAddr]| ips.iter().copied().filter(|ip| Family::of(*ip) == family).collect::<Vec<_>>();
+        let (external, balancer) = (of_family(&service.external_ips), of_family(&service.load_balancer_ips));
+        let ranges = source_ranges(&service.source_ranges, family);
+        for port in &service.ports {
+            let accessible = port.node_port != 0 || !external.is_empty() || !balancer.is_empty();
+            let uses = Uses {
+                cluster: !service.internal_local || accessible,
+                local: service.internal_local || (service.external_local && accessible),
+            };
+            let merged = merge(slices.clone(), port, family, &node.name);
+            let name =
+                ServicePortName { service: service.name.clone(), port: port.name.clone(), protocol: port.protocol };
+            let target = Arc::new(Target {
+                name,
+                family,
+                endpoints: EndpointLists::new(&merged, uses, node),
+                internal_local: service.internal_local,
+                external_local: service.external_local,
+                affinity: service.affinity,
+                source_ranges: ranges.clone(),
+            });
+            let address = |ip, role| {
+                (Frontend::Address { ip, protocol: port.protocol, port: port.port }, rank(service, port, role))
+            };
+            let mut claims = vec![address(cluster_ip, Role::ClusterIp)];
+            claims.extend(balancer.iter().map(|ip| address(*ip, Role::LoadBalancer)));
+            claims.extend(external.iter().map(|ip| address(*ip, Role::ExternalIp)));
+            if port.node_port != 0 {
+                let frontend = Frontend::NodePort { family, protocol: port.protocol, port: port.node_port };
+                claims.push((frontend, rank(service, port, Role::NodePort)));
+            }
+            out.push((target, claims));
+        }
+    }
+    out
+}
+
+/// The ranges that count for a family: those of the other do not, and a /0 means that there is no restriction.
+fn source_ranges(all: &[IpNet], family: Family) -> Arc<[IpNet]> {
+    let ranges: Vec<_> = all.iter().copied().filter(|net| Family::of(net.addr()) == family).collect();
+    if ranges.iter().any(|net| net.prefix_len() == 0) { Arc::default() } else { IpNet::aggregate(&ranges).into() }
+}
+
+fn rank(service: &Service, port: &ServicePort, role: Role) -> Rank {
+    Rank {
+        not_cluster_ip: role != Role::ClusterIp,
+        created: (service.created.is_none(), service.created),
+        service: service.name.clone(),
+        port: port.name.clone(),
+        role,
+    }
+}
+
+impl Rank {
+    /// The role of the claim.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Whether the claim is by a ClusterIP.
+    pub fn is_cluster_ip(&self) -> bool {
+        !self.not_cluster_ip
+    }
+
+    /// The claiming Service.
+    pub fn service(&self) -> &ObjectName {
+        &self.service
+    }
+}

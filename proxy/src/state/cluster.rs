@@ -1,0 +1,159 @@
+//! The cluster as the events tell it. Applying an event that changes nothing queues nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::changes::Changes;
+use super::event::{Event, Kind};
+use super::objects::{EndpointSlice, Ignored, Node, ObjectName, Service};
+
+/// Every object in force, and what changed since [`State::take_changes`] was last called.
+#[derive(Debug, Default)]
+pub struct State {
+    services: BTreeMap<ObjectName, Service>,
+    slices: BTreeMap<ObjectName, BTreeMap<Arc<str>, EndpointSlice>>,
+    slice_owner: BTreeMap<ObjectName, ObjectName>,
+    node: Option<Node>,
+    service_cidrs: BTreeMap<Arc<str>, Vec<IpNet>>,
+    listed: BTreeSet<Kind>,
+    faults: BTreeMap<(Kind, ObjectName), Vec<Ignored>>,
+    changes: Changes,
+}
+
+impl State {
+    /// Takes one event in.
+    pub fn apply(&mut self, event: Event) {
+        match event {
+            Event::Service(service) => {
+                if self.services.get(&service.name) != Some(&service) {
+                    self.service_changed(&service.name);
+                    self.services.insert(service.name.clone(), service);
+                }
+            }
+            Event::ServiceGone(name) => {
+                if self.services.remove(&name).is_some() {
+                    self.service_changed(&name);
+                }
+            }
+            Event::Slice(slice) => self.slice(slice),
+            Event::SliceGone(name) => {
+                if let Some(owner) = self.slice_owner.remove(&name) {
+                    self.remove_slice(&owner, &name);
+                }
+            }
+            Event::Node(node) => {
+                self.changes.node |= self.node.as_ref() != Some(&node);
+                self.node = Some(node);
+            }
+            Event::NodeGone => self.changes.node |= self.node.take().is_some(),
+            Event::ServiceCidr(cidr) => {
+                if self.service_cidrs.get(&cidr.name) != Some(&cidr.cidrs) {
+                    self.changes.service_cidrs = true;
+                    self.service_cidrs.insert(cidr.name, cidr.cidrs);
+                }
+            }
+            Event::ServiceCidrGone(name) => {
+                self.changes.service_cidrs |= self.service_cidrs.remove(&name.name).is_some();
+            }
+            Event::Listed(kind) => {
+                self.listed.insert(kind);
+            }
+            Event::Ignored { kind, name, faults } => {
+                if faults.is_empty() {
+                    self.faults.remove(&(kind, name));
+                } else {
+                    self.faults.insert((kind, name), faults);
+                }
+            }
+        }
+    }
+
+    fn slice(&mut self, slice: EndpointSlice) {
+        let moved = self.slice_owner.get(&slice.name).filter(|owner| **owner != slice.service).cloned();
+        if let Some(owner) = moved {
+            self.remove_slice(&owner, &slice.name);
+        }
+        self.slice_owner.insert(slice.name.clone(), slice.service.clone());
+        let (owner, trigger) = (slice.service.clone(), slice.trigger_time);
+        let slices = self.slices.entry(owner.clone()).or_default();
+        let before = slices.get(&slice.name.name);
+        // The trigger time alone is no change: it says when something else changed.
+        if before.is_some_and(|before| {
+            before.family == slice.family && before.ports == slice.ports && before.endpoints == slice.endpoints
+        }) {
+            return;
+        }
+        slices.insert(slice.name.name.clone(), slice);
+        self.endpoints_changed(&owner);
+        self.changes.triggers.extend(trigger);
+    }
+
+    fn remove_slice(&mut self, owner: &ObjectName, name: &ObjectName) {
+        if let Some(slices) = self.slices.get_mut(owner) {
+            slices.remove(&name.name);
+            if slices.is_empty() {
+                self.slices.remove(owner);
+            }
+            self.endpoints_changed(owner);
+        }
+    }
+
+    fn service_changed(&mut self, name: &ObjectName) {
+        self.changes.services.insert(name.clone());
+        self.changes.service_changes += 1;
+    }
+
+    fn endpoints_changed(&mut self, service: &ObjectName) {
+        self.changes.services.insert(service.clone());
+        self.changes.endpoints_of.insert(service.clone());
+        self.changes.endpoint_changes += 1;
+    }
+
+    /// What changed since the last call.
+    pub fn take_changes(&mut self) -> Changes {
+        mem::take(&mut self.changes)
+    }
+
+    /// What has changed so far and was not taken yet.
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// Whether Services and EndpointSlices have both been listed: nothing is written to the kernel before.
+    pub fn is_complete(&self) -> bool {
+        self.listed.contains(&Kind::Service) && self.listed.contains(&Kind::EndpointSlice)
+    }
+
+    /// Whether this kind has been listed once.
+    pub fn is_listed(&self, kind: Kind) -> bool {
+        self.listed.contains(&kind)
+    }
+
+    /// Every Service in force, by name.
+    pub fn services(&self) -> &BTreeMap<ObjectName, Service> {
+        &self.services
+    }
+
+    /// The slices of a Service, by slice name.
+    pub fn slices_of(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> {
+        self.slices.get(service).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// Our own Node, once it is known.
+    pub fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
+    /// The ranges of every ServiceCIDR.
+    pub fn service_cidrs(&self) -> BTreeSet<IpNet> {
+        self.service_cidrs.values().flatten().copied().collect()
+    }
+
+    /// What is left out of objects at the moment, and why.
+    pub fn faults(&self) -> impl Iterator<Item = &Ignored> {
+        self.faults.values().flatten()
+    }
+}

@@ -1,0 +1,214 @@
+//! The chains that rows go to: one for each policy, list and number of slots in use, written once and never changed. A
+//! chain's name tells its content, so that reading names back is enough to know what the kernel has.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::desired::node_view::{Detector, NodeView};
+use crate::state::objects::{Family, Protocol};
+
+use super::rule::{Field, Rule};
+
+/// The first slot of the Local list in a frontend's endpoint rows; the Cluster list starts at 0.
+pub const LOCAL_OFFSET: u32 = 1 << 24;
+
+/// Which of a frontend's two lists.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum List {
+    /// Traffic policy Cluster.
+    Cluster,
+    /// Traffic policy Local.
+    Local,
+}
+
+/// What a chain's packets are looked up by.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Keyed {
+    /// The family.
+    pub family: Family,
+    /// By protocol and port alone (node ports), not by address too.
+    pub node_port: bool,
+}
+
+/// One list of a frontend, ready to be chosen from.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Choice {
+    /// Which list.
+    pub list: List,
+    /// How many slots it has, at least 1.
+    pub slots: u32,
+    /// ClientIP affinity, looked at first.
+    pub sticky: Option<Arc<Sticky>>,
+}
+
+/// The known clients of a list's endpoints.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Sticky {
+    /// The protocol of the service port.
+    pub protocol: Protocol,
+    /// Each endpoint and its number in `affinity4` and `affinity6`.
+    pub endpoints: Vec<(SocketAddr, u32)>,
+}
+
+/// A chain that rows go to.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Chain {
+    /// TCP reset or ICMP port unreachable. In the skeleton.
+    Refuse,
+    /// Silence. In the skeleton.
+    Discard,
+    /// Source ranges first. In the skeleton.
+    Ranged(Family),
+    /// Choose an endpoint and rewrite the destination.
+    Pick(Keyed, Choice),
+    /// ClusterIP: decide on masquerading, then pick.
+    Internal(Keyed, Choice),
+    /// External address or node port, policy Cluster: masquerade, then pick.
+    External(Keyed, Choice),
+    /// External address or node port, policy Local: pods and the node use the first choice, others the second.
+    ExternalLocal(Keyed, Choice, Option<Choice>),
+    /// After the choice: remember the client of each of these endpoints for so long.
+    Remember(Family, Arc<Sticky>, Duration),
+}
+
+impl Sticky {
+    fn digest(&self) -> u64 {
+        let mut text = self.protocol.to_string();
+        for (endpoint, number) in &self.endpoints {
+            text += &format!(" {endpoint}={number}");
+        }
+        fnv1a(text.as_bytes())
+    }
+}
+
+/// FNV-1a, 64 bits: short, and the same on every machine and release.
+pub(super) fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+impl fmt::Display for Keyed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.family == Family::V4 { "v4" } else { "v6" })?;
+        f.write_str(if self.node_port { "-nodeport" } else { "" })
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.list == List::Cluster { "cluster" } else { "local" })?;
+        if let Some(sticky) = &self.sticky {
+            write!(f, "-sticky-{:016x}", sticky.digest())?;
+        }
+        write!(f, "-random-{}", self.slots)
+    }
+}
+
+impl fmt::Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refuse => f.write_str("refuse"),
+            Self::Discard => f.write_str("discard"),
+            Self::Ranged(Family::V4) => f.write_str("ranged4"),
+            Self::Ranged(Family::V6) => f.write_str("ranged6"),
+            Self::Pick(keyed, choice) => write!(f, "{keyed}-{choice}"),
+            Self::Internal(keyed, choice) => write!(f, "{keyed}-internal-{choice}"),
+            Self::External(keyed, choice) => write!(f, "{keyed}-external-{choice}"),
+            Self::ExternalLocal(keyed, cluster, local) => {
+                write!(f, "{keyed}-external-local-{cluster}-or-")?;
+                local.as_ref().map_or_else(|| f.write_str("discard"), |local| local.fmt(f))
+            }
+            Self::Remember(family, sticky, timeout) => {
+                let keyed = Keyed { family: *family, node_port: false };
+                write!(f, "{keyed}-remember-{:016x}-{}", sticky.digest(), timeout.as_secs())
+            }
+        }
+    }
+}
+
+impl Chain {
+    /// Whether a chain of this name belongs to one service's endpoints and goes when no row needs it; the others are
+    /// shared by every service and stay.
+    pub fn is_transient(name: &str) -> bool {
+        name.contains("-sticky-") || name.contains("-remember-")
+    }
+
+    /// The chains that this one goes to.
+    pub fn needs(&self) -> Vec<Self> {
+        match self {
+            Self::Refuse | Self::Discard | Self::Ranged(_) | Self::Remember(..) => Vec::new(),
+            Self::Pick(keyed, choice) => match &choice.sticky {
+                None => Vec::new(),
+                Some(_) => vec![Self::Pick(*keyed, Choice { sticky: None, ..choice.clone() })],
+            },
+            Self::Internal(keyed, choice) | Self::External(keyed, choice) => vec![Self::Pick(*keyed, choice.clone())],
+            Self::ExternalLocal(keyed, cluster, local) => {
+                let choices = std::iter::once(cluster).chain(local);
+                choices.map(|choice| Self::Pick(*keyed, choice.clone())).chain([Self::Discard]).collect()
+            }
+        }
+    }
+
+    /// The rules of the chain; `None` for a chain of the skeleton.
+    pub fn rules(&self, node: &NodeView) -> Option<Vec<Rule>> {
+        let pick = |keyed: &Keyed, choice: &Choice| Self::Pick(*keyed, choice.clone()).to_string();
+        Some(match self {
+            Self::Refuse | Self::Discard | Self::Ranged(_) => return None,
+            Self::Pick(keyed, choice) => match &choice.sticky {
+                None => vec![Rule::new().pick(*keyed, choice.list, choice.slots)],
+                Some(sticky) => sticky_rules(*keyed, choice, sticky),
+            },
+            Self::Internal(keyed, choice) => {
+                let mark = internal_mark(keyed.family, node);
+                mark.into_iter().chain([Rule::new().goto(&pick(keyed, choice))]).collect()
+            }
+            Self::External(keyed, choice) => {
+                vec![Rule::new().set_mark(node.masquerade_mark), Rule::new().goto(&pick(keyed, choice))]
+            }
+            Self::ExternalLocal(keyed, cluster, local) => {
+                let mut rules = Vec::new();
+                if let Some(rule) = from_pod(Rule::new(), keyed.family, node, true) {
+                    rules.push(rule.goto(&pick(keyed, cluster)));
+                }
+                rules.push(Rule::new().source_is_local(keyed.family).set_mark(node.masquerade_mark));
+                rules.push(Rule::new().source_is_local(keyed.family).goto(&pick(keyed, cluster)));
+                let rest = local.as_ref().map_or(Self::Discard.to_string(), |local| pick(keyed, local));
+                rules.push(Rule::new().goto(&rest));
+                rules
+            }
+            Self::Remember(family, sticky, timeout) => sticky
+                .endpoints
+                .iter()
+                .map(|(endpoint, number)| Rule::new().remember(*family, *endpoint, *number, *timeout))
+                .collect(),
+        })
+    }
+}
+
+fn sticky_rules(keyed: Keyed, choice: &Choice, sticky: &Sticky) -> Vec<Rule> {
+    let known = |(endpoint, number): &(SocketAddr, u32)| {
+        Rule::new().known_client(keyed.family, sticky.protocol, *number).dnat(*endpoint)
+    };
+    let rest = Choice { sticky: None, ..choice.clone() };
+    let rest = Rule::new().goto(&Chain::Pick(keyed, rest).to_string());
+    sticky.endpoints.iter().map(known).chain([rest]).collect()
+}
+
+/// The rule that marks ClusterIP traffic for masquerading, if any is to be.
+fn internal_mark(family: Family, node: &NodeView) -> Option<Rule> {
+    if node.masquerade_all {
+        return Some(Rule::new().set_mark(node.masquerade_mark));
+    }
+    Some(from_pod(Rule::new(), family, node, false)?.set_mark(node.masquerade_mark))
+}
+
+/// Narrows a rule to packets of pods (`is`), or of anything else; `None` without a detector.
+fn from_pod(rule: Rule, family: Family, node: &NodeView, is: bool) -> Option<Rule> {
+    match node.detector(family) {
+        Detector::None => None,
+        Detector::Cidr(net) => Some(rule.address_in(Field::Source, *net, is)),
+        Detector::Interface(name) => Some(rule.interface(name, false, is)),
+        Detector::InterfacePrefix(prefix) => Some(rule.interface(prefix, true, is)),
+    }
+}

@@ -1,0 +1,3 @@
+//! The nftables backend.
+
+pub mod netlink;

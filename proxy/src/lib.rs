@@ -2,6 +2,10 @@
 //!
 //! The flow, one stage a module: `watch` (objects in) → `state` (pure) → `desired` (pure) → `backend` (rows, diff, kernel).
 
+pub mod backend;
 pub mod desired;
 pub mod settings;
 pub mod state;
+
+#[cfg(test)]
+mod netns;

@@ -117,7 +117,10 @@ impl fmt::Display for Chain {
             Self::External(keyed, choice) => write!(f, "{keyed}-external-{choice}"),
             Self::ExternalLocal(keyed, cluster, local) => {
                 write!(f, "{keyed}-external-local-{cluster}-or-")?;
-                local.as_ref().map_or_else(|| f.write_str("discard"), |local| local.fmt(f))
+                match local {
+                    Some(local) => local.fmt(f),
+                    None => f.write_str("discard"),
+                }
             }
             Self::Remember(family, sticky, timeout) => {
                 let keyed = Keyed { family: *family, node_port: false };

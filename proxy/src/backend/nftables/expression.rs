@@ -177,7 +177,9 @@ impl Expression {
 
     fn name(&self) -> &'static str {
         match self {
-            Self::NfProto(_) | Self::L4Proto(_) | Self::InputInterface(_) | Self::LoadMark(_) | Self::StoreMark(_) => "meta",
+            Self::NfProto(_) | Self::L4Proto(_) | Self::InputInterface(_) | Self::LoadMark(_) | Self::StoreMark(_) => {
+                "meta"
+            }
             Self::AddressBytes { .. } | Self::DestinationPort(_) => "payload",
             Self::Compare { .. } => "cmp",
             Self::Mask { .. } | Self::Or { .. } => "bitwise",

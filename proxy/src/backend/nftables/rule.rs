@@ -56,13 +56,16 @@ impl Rule {
             Family::V4 => ("ip", "endpoints", 4),
             Family::V6 => ("ip6", "endpoints", 6),
         };
-        let (address, prefix) = if keyed.node_port { (String::new(), "nodeport_") } else { (format!("{ip} daddr . "), "") };
+        let (address, prefix) =
+            if keyed.node_port { (String::new(), "nodeport_") } else { (format!("{ip} daddr . "), "") };
         let map = format!("{prefix}{map}{digit}");
         let (offset, offset_text) = match list {
             List::Cluster => (0, String::new()),
             List::Local => (LOCAL_OFFSET, format!(" offset {LOCAL_OFFSET}")),
         };
-        let text = format!("dnat {ip} to {address}meta l4proto . th dport . numgen random mod {slots}{offset_text} map @{map}");
+        let text = format!(
+            "dnat {ip} to {address}meta l4proto . th dport . numgen random mod {slots}{offset_text} map @{map}"
+        );
         let mut expressions = Vec::new();
         let mut at = Register::FIRST;
         if !keyed.node_port {
@@ -86,7 +89,8 @@ impl Rule {
     /// Sets a bit of the packet's mark and leaves the others.
     pub fn set_mark(self, mark: u32) -> Self {
         let register = Register::FIRST;
-        let expressions = [Expression::LoadMark(register), Expression::Or { register, bits: mark }, Expression::StoreMark(register)];
+        let expressions =
+            [Expression::LoadMark(register), Expression::Or { register, bits: mark }, Expression::StoreMark(register)];
         self.add(format!("meta mark set meta mark | {mark:#010x}"), expressions)
     }
 
@@ -197,7 +201,10 @@ fn family_is(family: Family) -> [Expression; 2] {
     const NFPROTO_IPV4: u8 = 2;
     const NFPROTO_IPV6: u8 = 10;
     let value = vec![if family == Family::V4 { NFPROTO_IPV4 } else { NFPROTO_IPV6 }];
-    [Expression::NfProto(Register::FIRST), Expression::Compare { register: Register::FIRST, compare: Compare::Equal, value }]
+    [
+        Expression::NfProto(Register::FIRST),
+        Expression::Compare { register: Register::FIRST, compare: Compare::Equal, value },
+    ]
 }
 
 /// The bytes of an address in network order.

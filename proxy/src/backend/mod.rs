@@ -1,0 +1,3 @@
+//! Backends: what turns wanted rows into a kernel's tables.
+
+pub mod nftables;

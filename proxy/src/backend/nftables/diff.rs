@@ -1,0 +1,67 @@
+//! Rows in force against rows wanted: the fewest operations, in an order that one transaction accepts.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::rows::{Chains, Key, Rows, Value};
+
+/// One change of the kernel's tables.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Write a chain that is not there.
+    AddChain(Arc<str>),
+    /// Delete a row.
+    Delete(Key, Value),
+    /// Add a row whose key is free.
+    Add(Key, Value),
+}
+
+/// The changes that turn `applied` into `wanted`, where both hold only the keys that matter. Chains come first, then
+/// deletions, then additions: a replaced row is deleted and added in one transaction, which no packet sees.
+pub fn diff<'a>(
+    applied: impl Iterator<Item = (&'a Key, &'a Value)>,
+    wanted: &Rows,
+    chains: &Chains,
+    known_chains: &BTreeSet<Arc<str>>,
+) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut added: BTreeSet<&Arc<str>> = BTreeSet::new();
+    for name in in_order(chains) {
+        if !known_chains.contains(name) && added.insert(name) {
+            changes.push(Change::AddChain(name.clone()));
+        }
+    }
+    let mut additions = Vec::new();
+    let mut same = BTreeSet::new();
+    for (key, value) in applied {
+        match wanted.get(key) {
+            Some(new) if new == value => {
+                same.insert(*key);
+            }
+            _ => changes.push(Change::Delete(*key, value.clone())),
+        }
+    }
+    for (key, value) in wanted.iter().filter(|(key, _)| !same.contains(key)) {
+        additions.push(Change::Add(*key, value.clone()));
+    }
+    changes.extend(additions);
+    changes
+}
+
+/// Chains so that each comes after the ones it goes to.
+pub fn in_order(chains: &Chains) -> Vec<&Arc<str>> {
+    let mut ordered = Vec::with_capacity(chains.len());
+    let mut left: BTreeSet<&Arc<str>> = chains.keys().collect();
+    while !left.is_empty() {
+        let ready: Vec<_> = left
+            .iter()
+            .copied()
+            .filter(|name| chains[*name].needs().iter().all(|needed| !left.contains(&Arc::from(needed.to_string()))))
+            .collect();
+        for name in &ready {
+            left.remove(name);
+        }
+        ordered.extend(ready);
+    }
+    ordered
+}

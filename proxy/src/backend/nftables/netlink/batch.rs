@@ -1,0 +1,298 @@
+//! A list of operations as one batch of netlink messages: one transaction.
+//!
+//! ```text
+//! BATCH_BEGIN | NEWSETELEM table map [element…] | DELSETELEM … | … | BATCH_END
+//! ```
+//! Neighbouring operations of one kind on one map share a message, so their order stays as given.
+
+use std::ops::Range;
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
+
+use super::super::expression::Expression;
+use super::attribute::{NETFILTER_HEADER, Writer, attributes};
+use super::element::Element;
+use super::error::{Refused, RefusedPart};
+
+// enum nf_tables_msg_types, nft_set_elem_list_attributes; include/uapi/linux/netfilter/{nfnetlink,nf_tables}.h
+pub(super) const NFTABLES: u16 = 10 << 8;
+const NFT_MSG_NEWSETELEM: u16 = NFTABLES | 12;
+const NFT_MSG_DELSETELEM: u16 = NFTABLES | 14;
+const NFT_MSG_NEWCHAIN: u16 = NFTABLES | 3;
+const NFT_MSG_DELCHAIN: u16 = NFTABLES | 5;
+const NFT_MSG_NEWRULE: u16 = NFTABLES | 6;
+const NFTA_TABLE: u16 = 1;
+const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_RULE_CHAIN: u16 = 2;
+const NFTA_RULE_EXPRESSIONS: u16 = 4;
+const NFNL_MSG_BATCH_BEGIN: u16 = 16;
+const NFNL_MSG_BATCH_END: u16 = 17;
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+pub(super) const NFPROTO_INET: u8 = 1;
+pub(super) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+pub(super) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+pub(super) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+
+/// Elements of one message, in bytes: an attribute's length has 16 bits, so the list must stay below 65,535.
+pub(super) const GROUP: usize = 60_000;
+
+/// One change of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op<'a> {
+    /// Add a row; the same row again is no error, the same key with other data is (`EEXIST`).
+    Add {
+        /// The map or set.
+        map: &'a str,
+        /// The row.
+        element: &'a Element,
+    },
+    /// Delete a row by its key; data is not looked at. A row that is not there is an error (`ENOENT`).
+    Delete {
+        /// The map or set.
+        map: &'a str,
+        /// The row.
+        element: &'a Element,
+    },
+    /// Add an empty chain.
+    AddChain {
+        /// Its name.
+        chain: &'a str,
+    },
+    /// Append a rule to a chain.
+    AddRule {
+        /// The chain.
+        chain: &'a str,
+        /// The rule.
+        expressions: &'a [Expression],
+    },
+    /// Delete a chain with its rules. One that a row or rule still goes to is an error (`EBUSY`).
+    DeleteChain {
+        /// Its name.
+        chain: &'a str,
+    },
+}
+
+impl<'a> Op<'a> {
+    /// Whether the operation adds, the map and the row; `None` for an operation on chains.
+    fn row(&self) -> Option<(bool, &'a str, &'a Element)> {
+        match *self {
+            Op::Add { map, element } => Some((true, map, element)),
+            Op::Delete { map, element } => Some((false, map, element)),
+            _ => None,
+        }
+    }
+
+    fn write_chain(&self, writer: &mut Writer, table: &str, number: u32) {
+        let (kind, flags) = match self {
+            Op::AddChain { .. } => (NFT_MSG_NEWCHAIN, NLM_F_CREATE),
+            Op::AddRule { .. } => (NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND),
+            _ => (NFT_MSG_DELCHAIN, 0),
+        };
+        let message = writer.message(kind, NLM_F_REQUEST | flags, number, NFPROTO_INET, 0);
+        writer.text(NFTA_TABLE, table);
+        match *self {
+            Op::AddChain { chain } | Op::DeleteChain { chain } => writer.text(NFTA_CHAIN_NAME, chain),
+            Op::AddRule { chain, expressions } => {
+                writer.text(NFTA_RULE_CHAIN, chain);
+                let list = writer.nest(NFTA_RULE_EXPRESSIONS);
+                for expression in expressions {
+                    expression.write(writer);
+                }
+                writer.end(list);
+            }
+            Op::Add { .. } | Op::Delete { .. } => {}
+        }
+        writer.end_message(message);
+    }
+
+    fn chain(&self) -> &'a str {
+        match *self {
+            Op::AddChain { chain } | Op::AddRule { chain, .. } | Op::DeleteChain { chain } => chain,
+            Op::Add { map, .. } | Op::Delete { map, .. } => map,
+        }
+    }
+}
+
+/// The bytes of a transaction and where in them each operation went.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// All messages.
+    pub bytes: Vec<u8>,
+    messages: Vec<Sent>,
+}
+
+#[derive(Debug)]
+struct Sent {
+    ops: Range<usize>,
+    /// Where the message and, in it, the first element begin.
+    begin: usize,
+    elements: usize,
+    end: usize,
+}
+
+impl Batch {
+    /// Writes `ops` on `table`. The messages are numbered from `sequence` (the batch's begin) upwards; the last one
+    /// with elements asks for an acknowledgement. A message holds at most `group` bytes of elements, or one element.
+    pub(super) fn new(table: &str, ops: &[Op<'_>], sequence: u32, group: usize) -> Self {
+        let mut writer = Writer::default();
+        let begin =
+            writer.message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, sequence, 0 /* unspec */, NFNL_SUBSYS_NFTABLES);
+        writer.end_message(begin);
+        let mut messages: Vec<Sent> = Vec::new();
+        let mut next = 0;
+        while let Some(op) = ops.get(next) {
+            let at = writer.len();
+            let number = sequence_of(sequence, messages.len());
+            let Some((add, map, _)) = op.row() else {
+                op.write_chain(&mut writer, table, number);
+                messages.push(Sent { ops: next..next + 1, begin: at, elements: at, end: writer.len() });
+                next += 1;
+                continue;
+            };
+            let (kind, flags) = if add { (NFT_MSG_NEWSETELEM, NLM_F_CREATE) } else { (NFT_MSG_DELSETELEM, 0) };
+            let message = writer.message(kind, NLM_F_REQUEST | flags, number, NFPROTO_INET, 0);
+            writer.text(NFTA_SET_ELEM_LIST_TABLE, table);
+            writer.text(NFTA_SET_ELEM_LIST_SET, map);
+            let list = writer.nest(NFTA_SET_ELEM_LIST_ELEMENTS);
+            let (elements, first) = (writer.len(), next);
+            while let Some((same_kind, same_map, element)) = ops.get(next).and_then(Op::row) {
+                if next > first && (same_kind != add || same_map != map || writer.len() - elements >= group) {
+                    break;
+                }
+                element.write(&mut writer, add);
+                next += 1;
+            }
+            writer.end(list);
+            writer.end_message(message);
+            messages.push(Sent { ops: first..next, begin: at, elements, end: writer.len() });
+        }
+        if let Some(last) = messages.last() {
+            writer.add_flags(last.begin, NLM_F_ACK);
+        }
+        let number = sequence_of(sequence, messages.len());
+        let end = writer.message(NFNL_MSG_BATCH_END, NLM_F_REQUEST, number, 0, NFNL_SUBSYS_NFTABLES);
+        writer.end_message(end);
+        Self { bytes: writer.into_bytes(), messages }
+    }
+
+    /// How many messages have elements: the last of them is numbered `sequence` of the batch plus this.
+    pub(super) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// What the kernel means when it refuses message `message` (0 is the batch's begin) with `errno`, pointing at byte
+    /// `offset` of that message where it does.
+    pub(super) fn refused(
+        &self,
+        table: &str,
+        ops: &[Op<'_>],
+        message: usize,
+        errno: i32,
+        offset: Option<usize>,
+    ) -> Refused {
+        let Some(sent) = message.checked_sub(1).and_then(|at| self.messages.get(at)) else {
+            return Refused { errno, ops: 0..ops.len(), part: RefusedPart::Transaction };
+        };
+        let Some((add, map, _)) = ops[sent.ops.start].row() else {
+            let part = RefusedPart::Chain(ops[sent.ops.start].chain().to_owned());
+            return Refused { errno, ops: sent.ops.clone(), part };
+        };
+        let map = map.to_owned();
+        let element = |index: usize| {
+            let row = ops[index].row().map(|(_, _, element)| element.key.as_slice()).unwrap_or_default();
+            let key = row.iter().map(|byte| format!("{byte:02x}")).collect();
+            let part = RefusedPart::Element { map: map.clone(), key, add };
+            Refused { errno, ops: index..index + 1, part }
+        };
+        match offset.map(|offset| sent.begin + offset) {
+            Some(at) if at == sent.begin + NETFILTER_HEADER => {
+                Refused { errno, ops: 0..ops.len(), part: RefusedPart::Table(table.to_owned()) }
+            }
+            Some(at) if at >= sent.elements && at < sent.end => element(sent.ops.start + self.element_at(sent, at)),
+            // No pointer, but one element only: it is that, unless the map is what lacks.
+            None if sent.ops.len() == 1 => element(sent.ops.start),
+            _ => Refused { errno, ops: sent.ops.clone(), part: RefusedPart::Map(map) },
+        }
+    }
+
+    /// The index, within its message, of the element that holds byte `at` of the batch.
+    fn element_at(&self, sent: &Sent, at: usize) -> usize {
+        let mut end = sent.elements;
+        for (index, attribute) in attributes(&self.bytes[sent.elements..sent.end]).flatten().enumerate() {
+            end += usize::from(attribute.length()).next_multiple_of(4);
+            if at < end {
+                return index;
+            }
+        }
+        sent.ops.len() - 1
+    }
+}
+
+fn sequence_of(begin: u32, messages: usize) -> u32 {
+    begin.wrapping_add(1).wrapping_add(u32::try_from(messages).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::attribute::frames;
+    use super::super::element::Data;
+    use super::*;
+
+    fn element(number: u8) -> Element {
+        Element::new(vec![10, 0, 0, number], Data::Value(vec![number; 4]))
+    }
+
+    #[test]
+    fn neighbours_are_grouped_and_order_is_kept() {
+        let (a, b, c) = (element(1), element(2), element(3));
+        let ops = [
+            Op::Add { map: "m", element: &a },
+            Op::Add { map: "m", element: &b },
+            Op::Delete { map: "m", element: &a },
+            Op::Add { map: "m", element: &a },
+            Op::Add { map: "n", element: &c },
+        ];
+        let batch = Batch::new("t", &ops, 100, GROUP);
+        let ranges: Vec<_> = batch.messages.iter().map(|sent| sent.ops.clone()).collect();
+        assert_eq!(ranges, [0..2, 2..3, 3..4, 4..5]);
+        let frames: Vec<_> = frames(&batch.bytes).map(|frame| frame.unwrap()).collect();
+        let kinds: Vec<_> = frames.iter().map(|frame| (frame.message_type(), frame.sequence_number())).collect();
+        let (new, del) = (NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM);
+        assert_eq!(kinds, [(16, 100), (new, 101), (del, 102), (new, 103), (new, 104), (17, 105)]);
+        let acknowledged: Vec<_> = frames.iter().map(|frame| frame.flags() & NLM_F_ACK != 0).collect();
+        assert_eq!(acknowledged, [false, false, false, false, true, false]);
+    }
+
+    #[test]
+    fn a_list_never_outgrows_its_length_field() {
+        let elements: Vec<_> = (0..10_000u32)
+            .map(|number| Element::new(number.to_be_bytes().to_vec(), Data::Goto("c".repeat(128))))
+            .collect();
+        let ops: Vec<_> = elements.iter().map(|element| Op::Add { map: "m", element }).collect();
+        let batch = Batch::new("t", &ops, 1, GROUP);
+        assert!(batch.len() > 10);
+        assert!(batch.messages.iter().all(|sent| sent.end - sent.begin < 65_535));
+        assert_eq!(batch.messages.iter().map(|sent| sent.ops.len()).sum::<usize>(), ops.len());
+        let single = Batch::new("t", &ops, 1, 0);
+        assert_eq!(single.len(), ops.len());
+    }
+
+    #[test]
+    fn a_pointer_into_a_message_finds_its_row() {
+        let elements = [element(1), element(2), element(3)];
+        let ops: Vec<_> = elements.iter().map(|element| Op::Add { map: "m", element }).collect();
+        let batch = Batch::new("t", &ops, 1, GROUP);
+        let sent = &batch.messages[0];
+        let size = (sent.end - sent.elements) / 3;
+        for index in 0..3 {
+            let offset = sent.elements - sent.begin + size * index;
+            let refused = batch.refused("t", &ops, 1, libc::EEXIST, Some(offset));
+            assert_eq!(refused.ops, index..index + 1);
+            assert!(refused.to_string().starts_with(&format!("the kernel refused to add row 0a00000{}", index + 1)));
+        }
+        assert_eq!(batch.refused("t", &ops, 1, libc::ENOENT, None).ops, 0..3);
+        assert_eq!(batch.refused("t", &ops, 0, libc::EPERM, None).part, RefusedPart::Transaction);
+        let table = batch.refused("t", &ops, 1, libc::ENOENT, Some(NETFILTER_HEADER));
+        assert_eq!(table.part, RefusedPart::Table("t".to_owned()));
+    }
+}

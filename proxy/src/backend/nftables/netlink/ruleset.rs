@@ -1,0 +1,178 @@
+//! What of a table is not rows: whether it is there, its comment, its chains. For noticing that somebody changed it.
+
+use std::collections::BTreeMap;
+
+use super::attribute::{attributes, find, text, u32_be, value};
+use super::batch::{NFPROTO_INET, NFTABLES};
+use super::connection::Connection;
+use super::error::Error;
+use super::kernel::Dump;
+
+// enum nf_tables_msg_types and the attributes of tables, chains, rules, expressions; include/uapi/linux/netfilter/nf_tables.h
+const NFT_MSG_GETTABLE: u16 = NFTABLES | 1;
+const NFT_MSG_GETCHAIN: u16 = NFTABLES | 4;
+const NFT_MSG_GETRULE: u16 = NFTABLES | 7;
+const NFT_MSG_GETGEN: u16 = NFTABLES | 16;
+const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_TABLE_HANDLE: u16 = 4;
+const NFTA_TABLE_USERDATA: u16 = 6;
+const NFTA_CHAIN_TABLE: u16 = 1;
+const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_CHAIN_HOOK: u16 = 4;
+const NFTA_CHAIN_POLICY: u16 = 5;
+const NFTA_CHAIN_TYPE: u16 = 7;
+const NFTA_RULE_TABLE: u16 = 1;
+const NFTA_RULE_CHAIN: u16 = 2;
+const NFTA_RULE_EXPRESSIONS: u16 = 4;
+const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_GEN_ID: u16 = 1;
+const NFTNL_UDATA_TABLE_COMMENT: u8 = 0;
+/// Expressions that hold state: their bytes change with packets.
+const STATEFUL: [&str; 4] = ["counter", "quota", "limit", "last"];
+
+/// A table that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// The kernel's number of the table: another one after it was deleted and made again.
+    pub handle: u64,
+    /// `comment "…"` of the table.
+    pub comment: Option<String>,
+}
+
+/// What a chain is, for comparing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chain {
+    /// How many rules.
+    pub rules: usize,
+    /// A digest (FNV-1a) of its hook and policy and of its rules' expressions in order, without handles, comments and
+    /// counters. Compare it with one taken from the same kernel after loading: the bytes of a rule may differ between
+    /// kernels and between versions of `nft`.
+    pub digest: u64,
+}
+
+impl Connection {
+    /// The generation of the rules of this network namespace: changes with every transaction of anybody, and not with
+    /// elements that packets add.
+    ///
+    /// # Errors
+    /// The kernel refuses or the socket fails.
+    pub fn generation(&self) -> Result<u32, Error> {
+        let body = self.socket.get("the generation", NFT_MSG_GETGEN, 0, |_| {})?;
+        let generation = find(&body, NFTA_GEN_ID)?;
+        u32_be(generation.ok_or_else(|| Error::Malformed("a generation without a number".to_owned()))?)
+    }
+
+    /// The table of family inet of this name, if it exists.
+    ///
+    /// # Errors
+    /// The kernel refuses or the socket fails.
+    pub fn table(&self, name: &str) -> Result<Option<Table>, Error> {
+        let what = format!("table inet {name}");
+        let body = match self.socket.get(&what, NFT_MSG_GETTABLE, NFPROTO_INET, |w| w.text(NFTA_TABLE_NAME, name)) {
+            Ok(body) => body,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let handle = find(&body, NFTA_TABLE_HANDLE)?.and_then(|value| value.try_into().ok());
+        let comment = find(&body, NFTA_TABLE_USERDATA)?.and_then(comment);
+        Ok(Some(Table { handle: handle.map_or(0, u64::from_be_bytes), comment }))
+    }
+
+    /// The chains of a table of family inet; empty where there is no such table.
+    ///
+    /// # Errors
+    /// The kernel refuses, the socket fails, or the rules change under every attempt to read them.
+    pub fn chains(&self, table: &str) -> Result<BTreeMap<String, Chain>, Error> {
+        let what = || format!("chains of table inet {table}");
+        let chains = self.socket.dump(&what(), NFT_MSG_GETCHAIN, NFPROTO_INET, |_| {})?;
+        let rules =
+            self.socket.dump(&what(), NFT_MSG_GETRULE, NFPROTO_INET, |writer| writer.text(NFTA_RULE_TABLE, table))?;
+        self.complete(&chains, what)?;
+        self.complete(&rules, what)?;
+        let mut found = BTreeMap::new();
+        for message in chains.messages() {
+            let (_, body) = message?;
+            // The kernel lists the chains of all tables.
+            if find(body, NFTA_CHAIN_TABLE)?.map(text).as_deref() != Some(table) {
+                continue;
+            }
+            let mut digest = Fnv::default();
+            for attribute in [NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE] {
+                digest.add(find(body, attribute)?.unwrap_or_default());
+            }
+            if let Some(name) = find(body, NFTA_CHAIN_NAME)? {
+                found.insert(text(name), (0, digest));
+            }
+        }
+        for message in rules.messages() {
+            let (_, body) = message?;
+            let name = find(body, NFTA_RULE_CHAIN)?.map(text).unwrap_or_default();
+            let (count, digest): &mut (usize, Fnv) = found.entry(name).or_default();
+            *count += 1;
+            for expression in attributes(find(body, NFTA_RULE_EXPRESSIONS)?.unwrap_or_default()) {
+                let expression = expression?;
+                let expression = value(&expression);
+                let name = find(expression, NFTA_EXPR_NAME)?.unwrap_or_default();
+                digest.add(if STATEFUL.contains(&text(name).as_str()) { name } else { expression });
+            }
+        }
+        Ok(found.into_iter().map(|(name, (rules, digest))| (name, Chain { rules, digest: digest.0 })).collect())
+    }
+
+    pub(super) fn complete(&self, dump: &Dump, what: impl Fn() -> String) -> Result<(), Error> {
+        if dump.complete { Ok(()) } else { Err(Error::Interrupted { what: what(), attempts: dump.attempts }) }
+    }
+}
+
+/// The comment among a table's user data: entries of kind (1 byte), length (1 byte), value.
+fn comment(mut data: &[u8]) -> Option<String> {
+    while let [kind, length, rest @ ..] = data {
+        let (value, behind) = rest.split_at_checked(usize::from(*length))?;
+        if *kind == NFTNL_UDATA_TABLE_COMMENT {
+            return Some(text(value));
+        }
+        data = behind;
+    }
+    None
+}
+
+/// FNV-1a, 64 bits: the same for the same bytes in every build.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    /// Adds bytes, with their length, so that neighbours cannot run together.
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in (bytes.len() as u64).to_be_bytes().iter().chain(bytes) {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_is_found_among_user_data() {
+        assert_eq!(comment(b"\x05\x01x\x00\x03hi\x00").as_deref(), Some("hi"));
+        assert_eq!(comment(b""), None);
+        assert_eq!(comment(b"\x00\x09hi"), None, "cut short");
+    }
+
+    #[test]
+    fn a_digest_tells_neighbours_apart() {
+        let digest = |parts: &[&[u8]]| {
+            let mut fnv = Fnv::default();
+            parts.iter().for_each(|part| fnv.add(part));
+            fnv.0
+        };
+        assert_ne!(digest(&[b"ab", b"c"]), digest(&[b"a", b"bc"]));
+        assert_eq!(digest(&[b"ab", b"c"]), digest(&[b"ab", b"c"]));
+    }
+}

@@ -1,0 +1,219 @@
+//! The rows of every map as typed values: what [`Desired`] comes to, and what is read back from the kernel.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::desired::Desired;
+use crate::desired::node_view::NodePorts;
+use crate::desired::target::{Frontend, Role};
+use crate::state::objects::Family;
+
+use super::chains::{Chain, Choice, Keyed, LOCAL_OFFSET, List, Sticky, fnv1a};
+
+/// The key of a row: which map, and the key in it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Key {
+    /// A row that belongs to one frontend.
+    Of(Frontend, Part),
+    /// `hairpin4`, `hairpin6`: an endpoint's address, twice.
+    Hairpin(IpAddr),
+    /// `cluster_ips4`, `cluster_ips6`.
+    ClusterIp(IpAddr),
+    /// `service_cidrs4`, `service_cidrs6`.
+    ServiceCidr(IpNet),
+    /// `nodeport_addresses4`, `nodeport_addresses6`.
+    NodePortAddress(IpAddr),
+}
+
+/// The rows that one frontend may have.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Part {
+    /// `frontends4`, `nodeports4` and so on: where its packets go.
+    Verdict,
+    /// `ranged4`, `ranged6`: where they go once the source has been found in `source_ranges`.
+    Ranged,
+    /// `source_ranges4`, `source_ranges6`: an allowed source.
+    SourceRange(IpNet),
+    /// `remember4` and so on: the chain that remembers clients.
+    Remember,
+    /// `endpoints4` and so on: the endpoint of a slot.
+    Endpoint(u32),
+}
+
+impl Part {
+    /// The first and the last part, in the order of keys.
+    pub const ALL: [Self; 2] = [Self::Verdict, Self::Endpoint(u32::MAX)];
+}
+
+/// What a row says.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Value {
+    /// A member of a set.
+    Present,
+    /// `goto` (or, in the `remember` maps, `jump`) a chain.
+    Chain(Arc<str>),
+    /// An endpoint.
+    Endpoint(SocketAddr),
+}
+
+/// Rows in order.
+pub type Rows = BTreeMap<Key, Value>;
+/// Chains by name.
+pub type Chains = BTreeMap<Arc<str>, Chain>;
+
+/// Wanted rows, and the chains that they go to.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    /// The rows.
+    pub rows: Rows,
+    /// Every chain that a row goes to, with those that it goes to in turn, without the skeleton's.
+    pub chains: Chains,
+}
+
+impl Wanted {
+    /// The whole of a node's rows. `applied` is what the kernel has: an endpoint keeps its slot.
+    pub fn all(desired: &Desired, applied: &Rows) -> Self {
+        let mut wanted = Self::default();
+        for frontend in desired.frontends() {
+            wanted.frontend(desired, &frontend, applied);
+        }
+        wanted.rows.extend(desired.endpoint_ips().map(|ip| (Key::Hairpin(ip), Value::Present)));
+        wanted.rows.extend(desired.cluster_ips().map(|ip| (Key::ClusterIp(ip), Value::Present)));
+        wanted.node(desired);
+        wanted
+    }
+
+    /// The rows that follow from the node and the ServiceCIDRs.
+    pub fn node(&mut self, desired: &Desired) {
+        let cidrs: Vec<_> = desired.service_cidrs().iter().map(IpNet::trunc).collect();
+        self.rows.extend(IpNet::aggregate(&cidrs).into_iter().map(|cidr| (Key::ServiceCidr(cidr), Value::Present)));
+        for family in Family::BOTH {
+            if let NodePorts::Only(ips) = desired.node().node_ports(family) {
+                self.rows.extend(ips.iter().map(|ip| (Key::NodePortAddress(*ip), Value::Present)));
+            }
+        }
+    }
+
+    /// The rows of one frontend: none if nobody holds it.
+    pub fn frontend(&mut self, desired: &Desired, frontend: &Frontend, applied: &Rows) {
+        let Some(claim) = desired.holder(frontend) else { return };
+        let (node, target) = (desired.node(), claim.target);
+        let keyed = Keyed { family: frontend.family(), node_port: matches!(frontend, Frontend::NodePort { .. }) };
+        let sticky = |endpoints: &[SocketAddr]| {
+            target.affinity.map(|_| {
+                let number = |endpoint: &SocketAddr| (*endpoint, client_number(&target.name.to_string(), *endpoint));
+                Arc::new(Sticky { protocol: frontend.protocol(), endpoints: endpoints.iter().map(number).collect() })
+            })
+        };
+        let choice = |list: List| {
+            let endpoints = if list == List::Cluster { &target.endpoints.cluster } else { &target.endpoints.local };
+            let slots = u32::try_from(endpoints.len()).ok().filter(|slots| *slots > 0 && *slots < LOCAL_OFFSET)?;
+            Some(Choice { list, slots, sticky: sticky(endpoints) })
+        };
+        let (cluster, local) = (choice(List::Cluster), choice(List::Local));
+        let masquerades = node.masquerade_all || node.detector(keyed.family).is_some();
+        let chain = match (claim.role, target.endpoints.any) {
+            (_, false) => Chain::Refuse,
+            (Role::ClusterIp, _) => match if target.internal_local { local } else { cluster } {
+                None => Chain::Discard,
+                Some(choice) if masquerades => Chain::Internal(keyed, choice),
+                Some(choice) => Chain::Pick(keyed, choice),
+            },
+            (_, true) => match (cluster, local) {
+                (None, _) => Chain::Discard,
+                (Some(cluster), local) if target.external_local => Chain::ExternalLocal(keyed, cluster, local),
+                (Some(cluster), _) => Chain::External(keyed, cluster),
+            },
+        };
+        self.endpoints(frontend, &chain, target.endpoints.cluster.as_ref(), target.endpoints.local.as_ref(), applied);
+        if let (Some(timeout), false) = (target.affinity, matches!(chain, Chain::Refuse | Chain::Discard)) {
+            let mut all = [target.endpoints.cluster.as_ref(), target.endpoints.local.as_ref()].concat();
+            all.sort();
+            all.dedup();
+            if let Some(sticky) = sticky(&all) {
+                self.verdict(Key::Of(*frontend, Part::Remember), Chain::Remember(keyed.family, sticky, timeout));
+            }
+        }
+        if claim.role == Role::LoadBalancer && !target.source_ranges.is_empty() {
+            let mut ranges = target.source_ranges.to_vec();
+            if let (Frontend::Address { ip, .. }, true) = (frontend, target.allows_own_address(node)) {
+                ranges.push(IpNet::from(*ip));
+            }
+            for range in IpNet::aggregate(&ranges) {
+                self.rows.insert(Key::Of(*frontend, Part::SourceRange(range)), Value::Present);
+            }
+            self.verdict(Key::Of(*frontend, Part::Ranged), chain);
+            self.verdict(Key::Of(*frontend, Part::Verdict), Chain::Ranged(keyed.family));
+        } else {
+            self.verdict(Key::Of(*frontend, Part::Verdict), chain);
+        }
+    }
+
+    fn verdict(&mut self, key: Key, chain: Chain) {
+        let name: Arc<str> = chain.to_string().into();
+        self.chain(name.clone(), chain);
+        self.rows.insert(key, Value::Chain(name));
+    }
+
+    fn chain(&mut self, name: Arc<str>, chain: Chain) {
+        let in_skeleton = matches!(chain, Chain::Refuse | Chain::Discard | Chain::Ranged(_));
+        if in_skeleton || self.chains.contains_key(&name) {
+            return;
+        }
+        for needed in chain.needs() {
+            self.chain(needed.to_string().into(), needed);
+        }
+        self.chains.insert(name, chain);
+    }
+
+    /// The endpoint rows of the lists that a chain chooses from.
+    fn endpoints(
+        &mut self,
+        frontend: &Frontend,
+        chain: &Chain,
+        cluster: &[SocketAddr],
+        local: &[SocketAddr],
+        applied: &Rows,
+    ) {
+        let lists: Vec<&Choice> = match chain {
+            Chain::Pick(_, choice) | Chain::Internal(_, choice) | Chain::External(_, choice) => vec![choice],
+            Chain::ExternalLocal(_, cluster, local) => std::iter::once(cluster).chain(local).collect(),
+            _ => Vec::new(),
+        };
+        for choice in lists {
+            let (endpoints, offset) = if choice.list == List::Cluster { (cluster, 0) } else { (local, LOCAL_OFFSET) };
+            for (slot, endpoint) in (offset..).zip(place(frontend, offset, endpoints, applied)) {
+                self.rows.insert(Key::Of(*frontend, Part::Endpoint(slot)), Value::Endpoint(endpoint));
+            }
+        }
+    }
+}
+
+/// Gives each endpoint a slot. Those that have one in `applied` keep it, so that one endpoint more or less changes one
+/// or two rows and not all of them; the order within a list has no meaning.
+fn place(frontend: &Frontend, offset: u32, endpoints: &[SocketAddr], applied: &Rows) -> Vec<SocketAddr> {
+    let end = offset + u32::try_from(endpoints.len()).unwrap_or(LOCAL_OFFSET);
+    let slots = Key::Of(*frontend, Part::Endpoint(offset))..Key::Of(*frontend, Part::Endpoint(end));
+    let mut placed: Vec<Option<SocketAddr>> = vec![None; endpoints.len()];
+    let mut waiting: std::collections::BTreeSet<_> = endpoints.iter().copied().collect();
+    for (key, value) in applied.range(slots) {
+        if let (Key::Of(_, Part::Endpoint(slot)), Value::Endpoint(endpoint)) = (key, value)
+            && waiting.remove(endpoint)
+        {
+            placed[(slot - offset) as usize] = Some(*endpoint);
+        }
+    }
+    let mut waiting = waiting.into_iter();
+    placed.into_iter().filter_map(|endpoint| endpoint.or_else(|| waiting.next())).collect()
+}
+
+/// The number by which `affinity4` and `affinity6` know an endpoint of a service port. Two with one number (one chance
+/// in four thousand million) would share their clients' memory, never their endpoints.
+fn client_number(service_port: &str, endpoint: SocketAddr) -> u32 {
+    let digest = fnv1a(format!("{service_port} {endpoint}").as_bytes());
+    // The kernel wants offset + modulus to fit in 32 bits.
+    ((digest ^ (digest >> 32)) as u32).min(u32::MAX - 1)
+}

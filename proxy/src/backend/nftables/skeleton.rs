@@ -1,0 +1,73 @@
+//! The fixed program as text, filled in for this node, and the digest that tells one version from another.
+
+use crate::desired::node_view::{NodePorts, NodeView};
+use crate::state::objects::Family;
+
+use super::chains::{Chain, Choice, Keyed, LOCAL_OFFSET, List, Sticky, fnv1a};
+
+/// The table's name, in family `inet`.
+pub const TABLE: &str = "kubeferry";
+
+const TEMPLATE: &str = include_str!("skeleton.nft");
+
+/// The text of the table, without rows and without the chains that rows need.
+pub fn text(node: &NodeView) -> String {
+    fill(node, &comment(node))
+}
+
+/// The table's comment: another one means that the program in the kernel is not this one and has to be replaced.
+pub fn comment(node: &NodeView) -> String {
+    let mut program = fill(node, "");
+    for chain in specimens(node) {
+        for rule in chain.rules(node).unwrap_or_default() {
+            program += &rule.text();
+        }
+    }
+    format!("kubeferry {} program {:016x}", env!("CARGO_PKG_VERSION"), fnv1a(program.as_bytes()))
+}
+
+fn fill(node: &NodeView, comment: &str) -> String {
+    let node_ports = |family, listed: &str, all: &str| match node.node_ports(family) {
+        NodePorts::Only(_) => listed.to_owned(),
+        NodePorts::All => all.to_owned(),
+    };
+    let mark = format!("{:#010x}", node.masquerade_mark);
+    TEMPLATE
+        .replace("kubeferry ${digest}", comment)
+        .replace("${local_offset}", &LOCAL_OFFSET.to_string())
+        .replace("${mark}", &mark)
+        .replace(
+            "${node_ports4}",
+            &node_ports(Family::V4, "ip daddr @nodeport_addresses4", "ip daddr != 127.0.0.0/8 fib daddr type local"),
+        )
+        .replace(
+            "${node_ports6}",
+            &node_ports(Family::V6, "ip6 daddr @nodeport_addresses6", "ip6 daddr != ::1 fib daddr type local"),
+        )
+}
+
+/// One chain of every kind: their rules are part of the program too.
+fn specimens(node: &NodeView) -> Vec<Chain> {
+    let mut chains = Vec::new();
+    for family in Family::BOTH {
+        let endpoint = if family == Family::V4 { "192.0.2.1:80" } else { "[2001:db8::1]:80" };
+        let endpoints = endpoint.parse().map(|endpoint| vec![(endpoint, 1)]).unwrap_or_default();
+        let sticky = std::sync::Arc::new(Sticky { protocol: crate::state::objects::Protocol::Tcp, endpoints });
+        for node_port in [false, true] {
+            let keyed = Keyed { family, node_port };
+            let choice = |list, sticky| Choice { list, slots: 2, sticky };
+            let (plain, local) = (choice(List::Cluster, None), choice(List::Local, Some(sticky.clone())));
+            chains.extend([
+                Chain::Pick(keyed, plain.clone()),
+                Chain::Pick(keyed, local.clone()),
+                Chain::External(keyed, plain.clone()),
+                Chain::ExternalLocal(keyed, plain.clone(), Some(local)),
+                Chain::Internal(keyed, plain),
+            ]);
+        }
+        chains.push(Chain::Remember(family, sticky, std::time::Duration::from_secs(60)));
+    }
+    let masquerades = |family| node.masquerade_all || node.detector(family).is_some();
+    chains.retain(|chain| !matches!(chain, Chain::Internal(keyed, _) if !masquerades(keyed.family)));
+    chains
+}

@@ -1,3 +1,4 @@
 //! The nftables backend.
 
 pub mod netlink;
+pub mod nft;

@@ -39,9 +39,14 @@ pub(crate) fn run(program: &str, arguments: &[&str], input: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Takes all capabilities from this thread, for good.
+/// Takes all capabilities from this thread and from the programs that it starts, for good.
 #[allow(unsafe_code)]
 pub(crate) fn drop_capabilities() {
+    // Programs started by uid 0 would have all of them again.
+    const SECBIT_NOROOT: libc::c_ulong = 1;
+    // SAFETY: a flag of this thread, no memory.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECBIT_NOROOT, 0, 0, 0) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
     // struct __user_cap_header_struct (version 3, this thread) and two of __user_cap_data_struct, all zero.
     let header: [u32; 2] = [0x2008_0522, 0];
     let data = [0u32; 6];

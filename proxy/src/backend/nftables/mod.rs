@@ -1,10 +1,13 @@
-//! The nftables backend.
+//! The nftables backend: Services as rows of maps. `README.md` beside this file explains every map, chain and hook.
 
 pub mod chains;
 pub mod diff;
 mod expression;
+pub mod kernel;
 pub mod maps;
 pub mod netlink;
+pub mod nft;
+pub mod reconciler;
 pub mod rows;
 pub mod rule;
 pub mod skeleton;

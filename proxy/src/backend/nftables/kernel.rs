@@ -1,0 +1,218 @@
+//! The kernel as the reconciler sees it: a table with a comment, chains and rows. IO only; nothing is decided here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::desired::node_view::NodeView;
+use crate::state::objects::Family;
+
+use super::diff::Change;
+use super::maps::{self, MAPS};
+use super::netlink::{CommitError, Connection, Element, Error, Op};
+use super::nft::{Nft, NftError};
+use super::rows::{Chains, Key, Rows, Value};
+use super::rule::Rule;
+use super::skeleton::TABLE;
+
+pub use super::netlink::Chain as ChainDigest;
+
+/// What the kernel has of our table.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Found {
+    /// The table's comment: which version of the program it is.
+    pub comment: Option<String>,
+    /// The chains by name.
+    pub chains: BTreeMap<Arc<str>, ChainDigest>,
+    /// The rows.
+    pub rows: Rows,
+    /// How many rows no version of us would write.
+    pub strange: usize,
+}
+
+/// Why a transaction is not in force.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The kernel refused one change, or the transaction as a whole; nothing has changed.
+    #[error("{message}")]
+    Refused {
+        /// The change that it is about, where the kernel says so.
+        change: Option<usize>,
+        /// The sentence for people.
+        message: String,
+    },
+    /// `nft` failed.
+    #[error(transparent)]
+    Nft(#[from] NftError),
+    /// The socket failed.
+    #[error(transparent)]
+    Netlink(#[from] Error),
+}
+
+/// The operations of a kernel; a fake one exists to inject failures in unit tests.
+pub trait Kernel {
+    /// The generation of the rules: changes with every transaction of anybody.
+    ///
+    /// # Errors
+    /// The socket fails.
+    fn generation(&mut self) -> Result<u32, KernelError>;
+
+    /// Everything of our table; `None` when there is none.
+    ///
+    /// # Errors
+    /// The socket fails, or the right is missing.
+    fn read(&mut self) -> Result<Option<Found>, KernelError>;
+
+    /// The chains of our table as they are now.
+    ///
+    /// # Errors
+    /// The socket fails.
+    fn chains(&mut self) -> Result<BTreeMap<Arc<str>, ChainDigest>, KernelError>;
+
+    /// Runs a script in nft's language: one transaction.
+    ///
+    /// # Errors
+    /// `nft` is missing, refuses or hangs.
+    fn load(&mut self, script: &str) -> Result<(), KernelError>;
+
+    /// Applies changes in one transaction. `chains` has the content of every chain to be added.
+    ///
+    /// # Errors
+    /// [`KernelError::Refused`] with the change that is to blame where it is known.
+    fn commit(&mut self, changes: &[Change], chains: &Chains, node: &NodeView) -> Result<(), KernelError>;
+
+    /// Deletes chains that nothing goes to.
+    ///
+    /// # Errors
+    /// [`KernelError::Refused`] if something still does.
+    fn delete_chains(&mut self, names: &BTreeSet<Arc<str>>) -> Result<(), KernelError>;
+}
+
+/// The kernel of this process's network namespace: rows by netlink, whole tables by `nft`.
+#[derive(Debug)]
+pub struct Netfilter {
+    nft: Nft,
+    runtime: tokio::runtime::Handle,
+    connection: Option<Connection>,
+}
+
+impl Netfilter {
+    /// Uses this `nft`, driven by this runtime (calls block, so make them off its threads or with `block_in_place`).
+    pub fn new(nft: Nft, runtime: tokio::runtime::Handle) -> Self {
+        Self { nft, runtime, connection: None }
+    }
+
+    fn with<T>(&mut self, ask: impl FnOnce(&Connection) -> Result<T, KernelError>) -> Result<T, KernelError> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => Connection::open()?,
+        };
+        let answer = ask(&connection);
+        // After an error that is no refusal the socket may hold stale answers: the next call opens another.
+        if matches!(answer, Ok(_) | Err(KernelError::Refused { .. })) {
+            self.connection = Some(connection);
+        }
+        answer
+    }
+}
+
+impl Kernel for Netfilter {
+    fn generation(&mut self) -> Result<u32, KernelError> {
+        self.with(|connection| Ok(connection.generation()?))
+    }
+
+    fn read(&mut self) -> Result<Option<Found>, KernelError> {
+        self.with(|connection| {
+            let Some(table) = connection.table(TABLE)? else { return Ok(None) };
+            let mut found = Found { comment: table.comment, ..Found::default() };
+            found.chains = connection.chains(TABLE)?.into_iter().map(|(name, chain)| (name.into(), chain)).collect();
+            for (family, map) in MAPS.iter().flat_map(|names| Family::BOTH.into_iter().zip(names)) {
+                match read_map(connection, family, map, &mut found) {
+                    // Somebody deleted a map: the comparison of rows will tell.
+                    Err(error) if error.is_not_found() => found.strange += 1,
+                    result => result?,
+                }
+            }
+            Ok(Some(found))
+        })
+    }
+
+    fn chains(&mut self) -> Result<BTreeMap<Arc<str>, ChainDigest>, KernelError> {
+        self.with(|connection| Ok(connection.chains(TABLE)?.into_iter().map(|(name, chain)| (name.into(), chain)).collect()))
+    }
+
+    fn load(&mut self, script: &str) -> Result<(), KernelError> {
+        Ok(self.runtime.block_on(self.nft.load(script))?)
+    }
+
+    fn commit(&mut self, changes: &[Change], chains: &Chains, node: &NodeView) -> Result<(), KernelError> {
+        let prepared: Vec<Prepared<'_>> = changes.iter().map(|change| Prepared::new(change, chains, node)).collect();
+        let mut ops = Vec::with_capacity(prepared.len());
+        let mut owner = Vec::with_capacity(prepared.len());
+        for (index, change) in prepared.iter().enumerate() {
+            change.push(&mut ops);
+            owner.resize(ops.len(), index);
+        }
+        self.with(|connection| {
+            connection.commit(TABLE, &ops).map_err(|error| match error {
+                CommitError::Refused(refused) => KernelError::Refused {
+                    change: (refused.ops.len() == 1).then(|| owner.get(refused.ops.start).copied()).flatten(),
+                    message: refused.to_string(),
+                },
+                CommitError::Netlink(error) => error.into(),
+            })
+        })
+    }
+
+    fn delete_chains(&mut self, names: &BTreeSet<Arc<str>>) -> Result<(), KernelError> {
+        let ops: Vec<_> = names.iter().map(|chain| Op::DeleteChain { chain }).collect();
+        self.with(|connection| {
+            connection.commit(TABLE, &ops).map_err(|error| match error {
+                CommitError::Refused(refused) => KernelError::Refused { change: None, message: refused.to_string() },
+                CommitError::Netlink(error) => error.into(),
+            })
+        })
+    }
+}
+
+fn read_map(connection: &Connection, family: Family, map: &str, found: &mut Found) -> Result<(), Error> {
+    if map.starts_with("service_cidrs") {
+        let mut elements = Vec::new();
+        connection.dump(TABLE, map, &mut |element| elements.push(element))?;
+        let nets = maps::intervals(family, &elements);
+        found.rows.extend(nets.into_iter().map(|net| (Key::ServiceCidr(net), Value::Present)));
+        return Ok(());
+    }
+    connection.dump(TABLE, map, &mut |element| match maps::row(map, &element) {
+        Some((key, value)) => drop(found.rows.insert(key, value)),
+        None => found.strange += 1,
+    })
+}
+
+enum Prepared<'a> {
+    Chain(&'a str, Vec<Rule>),
+    Add(&'static str, Vec<Element>),
+    Delete(&'static str, Vec<Element>),
+}
+
+impl<'a> Prepared<'a> {
+    fn new(change: &'a Change, chains: &Chains, node: &NodeView) -> Self {
+        match change {
+            Change::AddChain(name) => {
+                Self::Chain(name, chains.get(name).and_then(|chain| chain.rules(node)).unwrap_or_default())
+            }
+            Change::Add(key, value) => Self::Add(maps::map_of(key), maps::elements(key, value)),
+            Change::Delete(key, value) => Self::Delete(maps::map_of(key), maps::elements(key, value)),
+        }
+    }
+
+    fn push<'b>(&'b self, ops: &mut Vec<Op<'b>>) {
+        match self {
+            Self::Chain(chain, rules) => {
+                ops.push(Op::AddChain { chain });
+                ops.extend(rules.iter().map(|rule| Op::AddRule { chain, expressions: rule.expressions() }));
+            }
+            Self::Add(map, elements) => ops.extend(elements.iter().map(|element| Op::Add { map, element })),
+            Self::Delete(map, elements) => ops.extend(elements.iter().map(|element| Op::Delete { map, element })),
+        }
+    }
+}

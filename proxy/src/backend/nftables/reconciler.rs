@@ -1,0 +1,335 @@
+//! Keeps the kernel's rows equal to the wanted ones: what is in force, what has to be looked at, and what to do when a
+//! commit fails. The same diff serves start-up (rows read from the kernel), the steady state (rows remembered) and repair.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::desired::target::Frontend;
+use crate::desired::{Desired, Touched};
+
+use super::chains::Chain;
+use super::diff::{Change, diff};
+use super::kernel::{ChainDigest, Kernel, KernelError};
+use super::maps::{MAPS, map_of};
+use super::rows::{Key, Part, Rows, Value, Wanted};
+use super::{skeleton, text};
+
+/// How many frontends may be left out of one sync because the kernel refuses their rows.
+const MAX_REFUSED: usize = 16;
+
+/// The state of the kernel's table as this process knows it.
+#[derive(Debug)]
+pub struct Reconciler<K> {
+    kernel: K,
+    applied: Rows,
+    chains: BTreeSet<Arc<str>>,
+    digests: BTreeMap<Arc<str>, ChainDigest>,
+    program: Option<String>,
+    pending: Touched,
+    known: bool,
+    generation: Option<u32>,
+    refused: BTreeMap<Frontend, String>,
+}
+
+/// What a sync did.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// Every row was compared, not only those of changed objects.
+    pub full: bool,
+    /// Rows and chains written or deleted.
+    pub changes: usize,
+    /// The table was loaded anew.
+    pub loaded: bool,
+    /// The kernel differed from what we had written, in so many rows or chains.
+    pub repaired: usize,
+    /// Frontends that the kernel refuses, and why; everything else is in force.
+    pub refused: BTreeMap<Frontend, String>,
+}
+
+impl<K: Kernel> Reconciler<K> {
+    /// Knows nothing of the kernel yet: the first sync reads it.
+    pub fn new(kernel: K) -> Self {
+        Self {
+            kernel,
+            applied: Rows::new(),
+            chains: BTreeSet::new(),
+            digests: BTreeMap::new(),
+            program: None,
+            pending: Touched::default(),
+            known: false,
+            generation: None,
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// Brings the kernel to the wanted rows. After a failure the next call compares everything.
+    ///
+    /// # Errors
+    /// The kernel or `nft` failed as a whole; a row that the kernel refuses only costs its own frontend.
+    pub fn sync(&mut self, desired: &Desired, touched: Touched) -> Result<Report, KernelError> {
+        self.pending.merge(touched);
+        if self.known && self.program.as_deref() == Some(skeleton::comment(desired.node()).as_str()) {
+            let touched = std::mem::take(&mut self.pending);
+            match self.incremental(desired, &touched) {
+                Ok(report) => return Ok(report),
+                Err(error) => {
+                    tracing::warn!(%error, "a commit failed; comparing every row with the kernel");
+                    self.pending.merge(touched);
+                }
+            }
+        }
+        self.full(desired)
+    }
+
+    /// Looks whether somebody changed our table, and repairs it. Costs one question to the kernel if nobody changed
+    /// any table since the last look.
+    ///
+    /// # Errors
+    /// As for [`Reconciler::sync`].
+    pub fn check(&mut self, desired: &Desired) -> Result<Option<Report>, KernelError> {
+        let generation = self.kernel.generation()?;
+        if self.known && self.generation == Some(generation) {
+            self.drop_unused_chains();
+            return Ok(None);
+        }
+        let whole = match self.kernel.read()? {
+            Some(found) => {
+                let rows = count_differences(&self.applied, &found.rows) + found.strange;
+                let chains = self.digests.iter().filter(|(name, digest)| found.chains.get(*name) != Some(*digest)).count();
+                if found.comment == self.program { rows + chains } else { rows + chains + 1 }
+            }
+            None => self.applied.len().max(1),
+        };
+        if self.known && whole == 0 {
+            self.generation = Some(generation);
+            return Ok(None);
+        }
+        let mut report = self.full(desired)?;
+        report.repaired = whole;
+        Ok(Some(report))
+    }
+
+    fn full(&mut self, desired: &Desired) -> Result<Report, KernelError> {
+        self.known = false;
+        self.generation = None;
+        let found = self.kernel.read()?;
+        let program = skeleton::comment(desired.node());
+        let mut report = Report { full: true, ..Report::default() };
+        self.refused.clear();
+        let intact = match &found {
+            Some(found) => found.comment.as_deref() == Some(&program) && found.strange == 0 && self.is_intact(desired, &found.chains),
+            None => {
+                // Nothing to replace: the rows follow by netlink, which is faster than text.
+                self.kernel.load(&skeleton::text(desired.node()))?;
+                report.loaded = true;
+                true
+            }
+        };
+        if intact {
+            let found = found.unwrap_or_default();
+            self.applied = found.rows;
+            self.chains = found.chains.into_keys().collect();
+            self.commit_all(desired, &mut report)?;
+        } else {
+            let wanted = Wanted::all(desired, &Rows::new());
+            self.kernel.load(&text::replacement(&wanted, desired.node()))?;
+            report.loaded = true;
+            report.changes = wanted.rows.len() + wanted.chains.len();
+            self.chains = wanted.chains.into_keys().collect();
+            self.applied = wanted.rows;
+        }
+        self.program = Some(program);
+        self.pending = Touched::default();
+        self.known = true;
+        // A moment later the digests would be somebody else's as well; the next check finds out.
+        self.digests = self.kernel.chains()?;
+        self.generation = None;
+        report.refused = self.refused.clone();
+        Ok(report)
+    }
+
+    /// Compares every row and commits the difference; a frontend whose row is refused is left out and the rest tried
+    /// again.
+    fn commit_all(&mut self, desired: &Desired, report: &mut Report) -> Result<(), KernelError> {
+        loop {
+            let mut wanted = Wanted::all(desired, &self.applied);
+            wanted.rows.retain(|key, _| !matches!(key, Key::Of(frontend, _) if self.refused.contains_key(frontend)));
+            let changes = diff(self.applied.iter(), &wanted.rows, &wanted.chains, &self.chains);
+            match self.kernel.commit(&changes, &wanted.chains, desired.node()) {
+                Ok(()) => {
+                    report.changes += changes.len();
+                    self.chains.extend(wanted.chains.into_keys());
+                    self.applied = wanted.rows;
+                    return Ok(());
+                }
+                Err(KernelError::Refused { change: Some(index), message }) if self.refused.len() < MAX_REFUSED => {
+                    let Some(Change::Add(Key::Of(frontend, _), _)) = changes.get(index) else {
+                        return Err(KernelError::Refused { change: Some(index), message });
+                    };
+                    tracing::error!(%frontend, %message, "the kernel refuses a row; its frontend is left out");
+                    self.refused.insert(*frontend, message);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn incremental(&mut self, desired: &Desired, touched: &Touched) -> Result<Report, KernelError> {
+        let mut wanted = Wanted::default();
+        let mut old: Vec<(Key, Value)> = Vec::new();
+        for frontend in &touched.frontends {
+            self.refused.remove(frontend);
+            wanted.frontend(desired, frontend, &self.applied);
+            let [first, last] = Part::ALL.map(|part| Key::Of(*frontend, part));
+            old.extend(self.applied.range(first..=last).map(|(key, value)| (*key, value.clone())));
+        }
+        let mut member = |key: Key, is: bool| {
+            if is {
+                wanted.rows.insert(key, Value::Present);
+            }
+            old.extend(self.applied.get_key_value(&key).map(|(key, value)| (*key, value.clone())));
+        };
+        for ip in &touched.endpoint_ips {
+            member(Key::Hairpin(*ip), desired.is_endpoint(*ip));
+        }
+        for ip in &touched.cluster_ips {
+            member(Key::ClusterIp(*ip), desired.is_cluster_ip(*ip));
+        }
+        if touched.node {
+            wanted.node(desired);
+            let of_node = |key: &Key| matches!(key, Key::ServiceCidr(_) | Key::NodePortAddress(_));
+            old.extend(self.applied.iter().filter(|(key, _)| of_node(key)).map(|(key, value)| (*key, value.clone())));
+        }
+        let changes = diff(old.iter().map(|(key, value)| (key, value)), &wanted.rows, &wanted.chains, &self.chains);
+        let mut report = Report { changes: changes.len(), ..Report::default() };
+        if !changes.is_empty() {
+            self.known = false;
+            self.kernel.commit(&changes, &wanted.chains, desired.node())?;
+            self.known = true;
+            self.remember(changes);
+        }
+        report.refused = self.refused.clone();
+        Ok(report)
+    }
+
+    /// Takes committed changes into what is known to be in force.
+    fn remember(&mut self, changes: Vec<Change>) {
+        let mut new_chains = false;
+        for change in changes {
+            match change {
+                Change::AddChain(name) => {
+                    new_chains = true;
+                    self.chains.insert(name);
+                }
+                Change::Delete(key, _) => drop(self.applied.remove(&key)),
+                Change::Add(key, value) => drop(self.applied.insert(key, value)),
+            }
+        }
+        let expected = self.generation.map(|generation| generation.wrapping_add(1));
+        // Only if ours was the one transaction since the last look is there nothing else to see.
+        self.generation = self.kernel.generation().ok().filter(|now| Some(*now) == expected);
+        if new_chains && let Ok(digests) = self.kernel.chains() {
+            self.digests = digests;
+        }
+    }
+
+    /// Whether the chains in the kernel have the rules that we would write.
+    fn is_intact(&self, desired: &Desired, found: &BTreeMap<Arc<str>, ChainDigest>) -> bool {
+        let node = desired.node();
+        let program = skeleton::rule_counts(node);
+        let wanted = Wanted::all(desired, &Rows::new()).chains;
+        let rules = |chain: &Chain| chain.rules(node).map_or(0, |rules| rules.len());
+        program.iter().all(|(name, count)| found.get(name.as_str()).is_some_and(|chain| chain.rules == *count))
+            && wanted.iter().all(|(name, chain)| found.get(name).is_none_or(|found| found.rules == rules(chain)))
+            && self.digests.iter().all(|(name, digest)| found.get(name).is_none_or(|found| found == digest))
+    }
+
+    /// Deletes chains of single services that no row goes to any more. Called a while after the commit that freed them:
+    /// before Linux 6.2 a chain cannot be deleted in the same breath as the row that went to it.
+    fn drop_unused_chains(&mut self) {
+        if !self.chains.iter().any(|name| Chain::is_transient(name)) {
+            return;
+        }
+        let mut used: BTreeSet<Arc<str>> = self.applied.values().filter_map(chain_of).cloned().collect();
+        let transient = |name: &&Arc<str>| Chain::is_transient(name) && !used.contains(*name);
+        let policies: BTreeSet<Arc<str>> = self.chains.iter().filter(transient).cloned().collect();
+        // A policy's chain goes to the chain that picks: that one is used while its policy's is.
+        let reached: Vec<Arc<str>> =
+            policies.iter().filter(|name| used.iter().any(|used| reaches(used, name))).cloned().collect();
+        used.extend(reached);
+        let unused: BTreeSet<Arc<str>> = policies.into_iter().filter(|name| !used.contains(name)).collect();
+        if unused.is_empty() {
+            return;
+        }
+        match self.kernel.delete_chains(&unused) {
+            Ok(()) => {
+                self.chains.retain(|name| !unused.contains(name));
+                self.digests.retain(|name, _| !unused.contains(name));
+                self.generation = self.kernel.generation().ok();
+            }
+            Err(error) => tracing::debug!(%error, "unused chains stay until the next check"),
+        }
+    }
+
+    /// The number of rows in force, by map.
+    pub fn rows(&self) -> BTreeMap<&'static str, usize> {
+        let mut counts: BTreeMap<_, usize> = MAPS.iter().flatten().map(|map| (*map, 0)).collect();
+        for key in self.applied.keys() {
+            *counts.entry(map_of(key)).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Frontends that the kernel refuses, and why.
+    pub fn refused(&self) -> &BTreeMap<Frontend, String> {
+        &self.refused
+    }
+
+    /// The kernel.
+    pub fn kernel(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    /// What the kernel would be told now, without telling it: a replaced table, or the changes of its rows.
+    ///
+    /// # Errors
+    /// The kernel cannot be read.
+    pub fn preview(&mut self, desired: &Desired) -> Result<Preview, KernelError> {
+        let Some(found) = self.kernel.read()?.filter(|found| found.comment == Some(skeleton::comment(desired.node()))) else {
+            return Ok(Preview::Replace);
+        };
+        let wanted = Wanted::all(desired, &found.rows);
+        let chains = found.chains.into_keys().collect();
+        Ok(Preview::Changes(diff(found.rows.iter(), &wanted.rows, &wanted.chains, &chains)))
+    }
+}
+
+/// What a sync would do.
+#[derive(Debug)]
+pub enum Preview {
+    /// There is no table, or one of another version or other settings.
+    Replace,
+    /// Changes of rows; none if the kernel holds what is wanted.
+    Changes(Vec<Change>),
+}
+
+fn chain_of(value: &Value) -> Option<&Arc<str>> {
+    match value {
+        Value::Chain(name) => Some(name),
+        _ => None,
+    }
+}
+
+/// Whether the chain `from` goes to the chain `to`, by their names: `v4-internal-X` goes to `v4-X`.
+fn reaches(from: &str, to: &str) -> bool {
+    let (keyed, choice) = match to.strip_prefix("v4-nodeport-").or_else(|| to.strip_prefix("v6-nodeport-")) {
+        Some(choice) => (&to[..11], choice),
+        None => (&to[..3.min(to.len())], to.get(3..).unwrap_or_default()),
+    };
+    from.starts_with(keyed) && from.contains(choice)
+}
+
+fn count_differences(ours: &Rows, theirs: &Rows) -> usize {
+    let missing = ours.iter().filter(|(key, value)| theirs.get(*key) != Some(*value)).count();
+    missing + theirs.keys().filter(|key| !ours.contains_key(*key)).count()
+}

@@ -1,6 +1,6 @@
 //! The kernel as the reconciler sees it: a table with a comment, chains and rows. IO only; nothing is decided here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::desired::node_view::NodeView;
@@ -80,11 +80,11 @@ pub trait Kernel {
     /// [`KernelError::Refused`] with the change that is to blame where it is known.
     fn commit(&mut self, changes: &[Change], chains: &Chains, node: &NodeView) -> Result<(), KernelError>;
 
-    /// Deletes chains that nothing goes to.
+    /// Deletes chains in this order; nothing may go to them but chains deleted before.
     ///
     /// # Errors
     /// [`KernelError::Refused`] if something still does.
-    fn delete_chains(&mut self, names: &BTreeSet<Arc<str>>) -> Result<(), KernelError>;
+    fn delete_chains(&mut self, names: &[Arc<str>]) -> Result<(), KernelError>;
 }
 
 /// The kernel of this process's network namespace: rows by netlink, whole tables by `nft`.
@@ -163,7 +163,7 @@ impl Kernel for Netfilter {
         })
     }
 
-    fn delete_chains(&mut self, names: &BTreeSet<Arc<str>>) -> Result<(), KernelError> {
+    fn delete_chains(&mut self, names: &[Arc<str>]) -> Result<(), KernelError> {
         let ops: Vec<_> = names.iter().map(|chain| Op::DeleteChain { chain }).collect();
         self.with(|connection| {
             connection.commit(TABLE, &ops).map_err(|error| match error {

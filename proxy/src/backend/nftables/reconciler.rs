@@ -257,7 +257,9 @@ impl<K: Kernel> Reconciler<K> {
         let reached: Vec<Arc<str>> =
             policies.iter().filter(|name| used.iter().any(|used| reaches(used, name))).cloned().collect();
         used.extend(reached);
-        let unused: BTreeSet<Arc<str>> = policies.into_iter().filter(|name| !used.contains(name)).collect();
+        let mut unused: Vec<Arc<str>> = policies.into_iter().filter(|name| !used.contains(name)).collect();
+        // Those that go to others first.
+        unused.sort_by_key(|name| !(name.contains("-internal-") || name.contains("-external-")));
         if unused.is_empty() {
             return;
         }

@@ -2,6 +2,7 @@
 
 mod changes;
 mod cluster;
+pub mod convert;
 pub mod event;
 pub mod objects;
 

@@ -137,7 +137,9 @@ impl Kernel for Netfilter {
     }
 
     fn chains(&mut self) -> Result<BTreeMap<Arc<str>, ChainDigest>, KernelError> {
-        self.with(|connection| Ok(connection.chains(TABLE)?.into_iter().map(|(name, chain)| (name.into(), chain)).collect()))
+        self.with(|connection| {
+            Ok(connection.chains(TABLE)?.into_iter().map(|(name, chain)| (name.into(), chain)).collect())
+        })
     }
 
     fn load(&mut self, script: &str) -> Result<(), KernelError> {

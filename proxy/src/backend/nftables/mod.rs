@@ -11,4 +11,6 @@ pub mod reconciler;
 pub mod rows;
 pub mod rule;
 pub mod skeleton;
+#[cfg(test)]
+mod tests;
 pub mod text;

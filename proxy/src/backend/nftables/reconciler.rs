@@ -95,7 +95,8 @@ impl<K: Kernel> Reconciler<K> {
         let whole = match self.kernel.read()? {
             Some(found) => {
                 let rows = count_differences(&self.applied, &found.rows) + found.strange;
-                let chains = self.digests.iter().filter(|(name, digest)| found.chains.get(*name) != Some(*digest)).count();
+                let chains =
+                    self.digests.iter().filter(|(name, digest)| found.chains.get(*name) != Some(*digest)).count();
                 if found.comment == self.program { rows + chains } else { rows + chains + 1 }
             }
             None => self.applied.len().max(1),
@@ -117,7 +118,11 @@ impl<K: Kernel> Reconciler<K> {
         let mut report = Report { full: true, ..Report::default() };
         self.refused.clear();
         let intact = match &found {
-            Some(found) => found.comment.as_deref() == Some(&program) && found.strange == 0 && self.is_intact(desired, &found.chains),
+            Some(found) => {
+                found.comment.as_deref() == Some(&program)
+                    && found.strange == 0
+                    && self.is_intact(desired, &found.chains)
+            }
             None => {
                 // Nothing to replace: the rows follow by netlink, which is faster than text.
                 self.kernel.load(&skeleton::text(desired.node()))?;
@@ -297,7 +302,8 @@ impl<K: Kernel> Reconciler<K> {
     /// # Errors
     /// The kernel cannot be read.
     pub fn preview(&mut self, desired: &Desired) -> Result<Preview, KernelError> {
-        let Some(found) = self.kernel.read()?.filter(|found| found.comment == Some(skeleton::comment(desired.node()))) else {
+        let Some(found) = self.kernel.read()?.filter(|found| found.comment == Some(skeleton::comment(desired.node())))
+        else {
             return Ok(Preview::Replace);
         };
         let wanted = Wanted::all(desired, &found.rows);

@@ -1,0 +1,266 @@
+//! The backend against a real kernel, in network namespaces of its own.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::backend::nftables::kernel::{Kernel, Netfilter};
+use crate::backend::nftables::nft::{Nft, TIMEOUT};
+use crate::backend::nftables::reconciler::{Preview, Reconciler};
+use crate::backend::nftables::rows::{Rows, Wanted};
+use crate::backend::nftables::text;
+use crate::desired::node_view::NodeView;
+use crate::desired::{Desired, Touched};
+use crate::netns::{in_new_netns, run};
+use crate::settings::{DatapathSettings, DetectLocal};
+use crate::state::State;
+use crate::state::event::Event;
+use crate::state::objects::{
+    EndpointSlice, Family, ObjectName, Protocol, Service, ServiceCidr, ServicePort, SliceEndpoint, SlicePort,
+};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn service(name: &str, cluster_ips: &[&str]) -> Service {
+    let port = |name: &str, protocol, port, node_port| ServicePort { name: name.into(), protocol, port, node_port };
+    Service {
+        name: ObjectName::new("default", name),
+        created: None,
+        kind: "ClusterIP".into(),
+        cluster_ips: cluster_ips.iter().map(|text| ip(text)).collect(),
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        source_ranges: Vec::new(),
+        ports: vec![port("http", Protocol::Tcp, 80, 0), port("dns", Protocol::Udp, 53, 0)],
+        internal_local: false,
+        external_local: false,
+        affinity: None,
+        health_check_node_port: 0,
+    }
+}
+
+fn slice(service: &str, family: Family, ips: &[&str]) -> EndpointSlice {
+    let port = |name: &str, protocol, port| SlicePort { name: name.into(), protocol, port };
+    let endpoint = |(index, text): (usize, &&str)| SliceEndpoint {
+        ip: ip(text),
+        ready: true,
+        serving: true,
+        terminating: false,
+        node: Some(if index == 0 { "here".into() } else { "there".into() }),
+        zone_hints: Vec::new(),
+        node_hints: Vec::new(),
+    };
+    EndpointSlice {
+        name: ObjectName::new("default", &format!("{service}-{}", family.as_str())),
+        service: ObjectName::new("default", service),
+        family,
+        ports: vec![port("http", Protocol::Tcp, 8080), port("dns", Protocol::Udp, 5353)],
+        endpoints: ips.iter().enumerate().map(endpoint).collect(),
+        trigger_time: None,
+    }
+}
+
+fn view(detect: &[&str]) -> NodeView {
+    let nets = detect.iter().map(|net| net.parse().unwrap()).collect();
+    let settings = DatapathSettings { detect_local: DetectLocal::ClusterCidr(nets), ..DatapathSettings::default() };
+    let node = crate::state::objects::Node {
+        name: "here".into(),
+        zone: None,
+        primary_ips: vec![ip("192.168.0.2")],
+        addresses: Vec::new(),
+        pod_cidrs: Vec::new(),
+        deleting: false,
+        to_be_deleted: false,
+    };
+    let held: BTreeSet<IpAddr> = ["192.168.0.2", "fd00:1::2"].map(ip).into();
+    NodeView::new("here".into(), &settings, Some(&node), &held)
+}
+
+/// Services of every shape, so that every kind of chain and every map is in use.
+fn cluster() -> State {
+    let mut state = State::default();
+    let v4 = ["10.244.0.1", "10.244.1.2", "10.244.1.3"];
+    let v6 = ["fd00:244::1", "fd00:244::2"];
+    let dual = |name: &str, number: u8| {
+        let mut service = service(name, &[&format!("10.96.0.{number}"), &format!("fd00:96::{number}")]);
+        service.load_balancer_ips = vec![ip(&format!("203.0.113.{number}")), ip(&format!("2001:db8::{number}"))];
+        service.external_ips = vec![ip(&format!("198.51.100.{number}"))];
+        service.ports[0].node_port = 30000 + u16::from(number);
+        service
+    };
+    let plain = dual("plain", 1);
+    let local = Service { external_local: true, internal_local: true, ..dual("local", 2) };
+    let sticky = Service { affinity: Some(Duration::from_secs(60)), external_local: true, ..dual("sticky", 3) };
+    let mut ranged = dual("ranged", 4);
+    ranged.source_ranges =
+        ["192.168.0.0/16", "172.16.4.0/22", "2001:db8:1::/47"].map(|net| net.parse().unwrap()).to_vec();
+    for service in [plain, local, sticky, ranged] {
+        let name = service.name.name.to_string();
+        state.apply(Event::Service(service));
+        state.apply(Event::Slice(slice(&name, Family::V4, &v4)));
+        state.apply(Event::Slice(slice(&name, Family::V6, &v6)));
+    }
+    state.apply(Event::Service(dual("empty", 5)));
+    let cidrs =
+        ["10.96.0.0/16", "10.97.0.0/16", "10.99.0.0/20", "fd00:96::/112"].map(|net| net.parse().unwrap()).to_vec();
+    state.apply(Event::ServiceCidr(ServiceCidr { name: "kubernetes".into(), cidrs }));
+    state
+}
+
+/// Its threads are in the namespace of the thread that makes it.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+fn with_kernel(test: impl FnOnce(Reconciler<Netfilter>) + Send) {
+    in_new_netns(|| {
+        let runtime = runtime();
+        test(Reconciler::new(Netfilter::new(Nft::new("nft", TIMEOUT), runtime.handle().clone())));
+    });
+}
+
+fn list() -> String {
+    let text = run("nft", &["list", "table", "inet", "kubeferry"], "");
+    // Rows and chains come in the order of their making.
+    let mut blocks: Vec<String> = text
+        .split("\n\n")
+        .map(|block| {
+            let mut words: Vec<&str> =
+                block.split(['\n', ',', '{', '}', '=']).map(str::trim).filter(|word| !word.is_empty()).collect();
+            if block.contains("elements") {
+                words.sort_unstable();
+            }
+            words.join("\n")
+        })
+        .collect();
+    blocks.sort();
+    blocks.join("\n\n")
+}
+
+#[test]
+fn rules_and_rows_are_the_same_as_text_and_by_netlink() {
+    for detect in [vec!["10.244.0.0/16", "fd00:244::/64"], vec!["10.244.0.0/15", "fd00:244::/61"], vec![]] {
+        let desired = Desired::of(&cluster(), view(&detect));
+        let wanted = Wanted::all(&desired, &Rows::new());
+        let as_text = in_new_netns(|| {
+            run("nft", &["-f", "-"], &text::whole(&wanted, desired.node()));
+            list()
+        });
+        with_kernel(|mut reconciler| {
+            reconciler.sync(&desired, Touched::default()).unwrap();
+            assert_eq!(list(), as_text);
+        });
+    }
+}
+
+#[test]
+fn a_restart_changes_nothing() {
+    with_kernel(|mut first| {
+        let desired = Desired::of(&cluster(), view(&["10.244.0.0/16"]));
+        let report = first.sync(&desired, Touched::default()).unwrap();
+        assert!(report.loaded && report.changes > 100, "{report:?}");
+        let before = run("nft", &["-a", "list", "table", "inet", "kubeferry"], "");
+        let runtime = runtime();
+        let mut second = Reconciler::new(Netfilter::new(Nft::new("nft", TIMEOUT), runtime.handle().clone()));
+        let report = second.sync(&desired, Touched::default()).unwrap();
+        assert_eq!((report.changes, report.loaded), (0, false));
+        assert_eq!(run("nft", &["-a", "list", "table", "inet", "kubeferry"], ""), before);
+        assert!(matches!(second.preview(&desired).unwrap(), Preview::Changes(changes) if changes.is_empty()));
+    });
+}
+
+#[test]
+fn a_changed_service_touches_only_its_rows() {
+    with_kernel(|mut reconciler| {
+        let mut state = cluster();
+        let mut desired = Desired::of(&state, view(&[]));
+        state.take_changes();
+        reconciler.sync(&desired, Touched::default()).unwrap();
+        state.apply(Event::Slice(slice(
+            "plain",
+            Family::V4,
+            &["10.244.0.1", "10.244.1.2", "10.244.1.3", "10.244.1.4"],
+        )));
+        let touched = desired.update(&state, &state.changes().clone(), view(&[]));
+        let report = reconciler.sync(&desired, touched).unwrap();
+        // For each of 8 frontends (ClusterIP, load balancer, external IP; http and dns; a node port) a new slot and a
+        // verdict deleted and added; new chains for four slots; one more endpoint address.
+        assert!(!report.full && report.changes <= 7 * 3 + 6 + 1, "{report:?}");
+        assert!(matches!(reconciler.preview(&desired).unwrap(), Preview::Changes(changes) if changes.is_empty()));
+        for name in ["plain", "sticky", "local", "ranged", "empty"] {
+            state.apply(Event::ServiceGone(ObjectName::new("default", name)));
+        }
+        let touched = desired.update(&state, &state.changes().clone(), view(&[]));
+        reconciler.sync(&desired, touched).unwrap();
+        let left: usize = reconciler.rows().values().sum();
+        assert_eq!(left, 4 + 1 - 1, "ServiceCIDRs (two merged) and the primary address: {:?}", reconciler.rows());
+        assert!(matches!(reconciler.preview(&desired).unwrap(), Preview::Changes(changes) if changes.is_empty()));
+    });
+}
+
+#[test]
+fn drift_is_noticed_and_repaired() {
+    with_kernel(|mut reconciler| {
+        let desired = Desired::of(&cluster(), view(&["10.244.0.0/16"]));
+        reconciler.sync(&desired, Touched::default()).unwrap();
+        let whole = list();
+        assert_eq!(reconciler.check(&desired).unwrap(), None);
+        assert_eq!(reconciler.check(&desired).unwrap(), None);
+        for harm in [
+            "delete table inet kubeferry",
+            "delete element inet kubeferry frontends4 { 10.96.0.1 . tcp . 80 }",
+            "add element inet kubeferry cluster_ips4 { 10.1.1.1 }",
+            "flush set inet kubeferry service_cidrs4",
+            "flush chain inet kubeferry postrouting",
+            "flush chain inet kubeferry v4-cluster-random-3",
+            "add rule inet kubeferry services4 drop",
+            "flush table inet kubeferry",
+            "flush ruleset",
+        ] {
+            run("nft", &["-f", "-"], harm);
+            let report = reconciler.check(&desired).unwrap().unwrap_or_else(|| panic!("{harm} was not noticed"));
+            assert!(report.repaired > 0, "{harm}: {report:?}");
+            assert_eq!(list(), whole, "{harm}");
+            assert_eq!(reconciler.check(&desired).unwrap(), None, "{harm}");
+        }
+    });
+}
+
+#[test]
+fn chains_of_single_services_go_with_them() {
+    with_kernel(|mut reconciler| {
+        let mut state = cluster();
+        let mut desired = Desired::of(&state, view(&[]));
+        state.take_changes();
+        reconciler.sync(&desired, Touched::default()).unwrap();
+        reconciler.check(&desired).unwrap();
+        assert!(list().contains("-sticky-"));
+        state.apply(Event::ServiceGone(ObjectName::new("default", "sticky")));
+        let touched = desired.update(&state, &state.changes().clone(), view(&[]));
+        reconciler.sync(&desired, touched).unwrap();
+        reconciler.check(&desired).unwrap();
+        reconciler.check(&desired).unwrap();
+        assert!(!list().contains("-sticky-"), "{}", list());
+        assert!(!list().contains("-remember-"), "{}", list());
+    });
+}
+
+#[test]
+fn another_version_is_replaced_and_other_settings_too() {
+    with_kernel(|mut reconciler| {
+        run("nft", &["-f", "-"], "table inet kubeferry { comment \"kubeferry 0.0.1\"\n chain old { }\n }");
+        let desired = Desired::of(&cluster(), view(&["10.244.0.0/16"]));
+        let report = reconciler.sync(&desired, Touched::default()).unwrap();
+        assert!(report.loaded && report.full, "{report:?}");
+        assert!(!list().contains("chain old"));
+        let mut desired = desired;
+        let touched = desired.update(&cluster(), &Default::default(), view(&[]));
+        assert!(reconciler.sync(&desired, touched).unwrap().loaded);
+        assert!(!list().contains("10.244.0.0/16"));
+        let generation = reconciler.kernel().generation().unwrap();
+        assert_eq!(reconciler.sync(&desired, Touched::default()).unwrap().changes, 0);
+        assert_eq!(reconciler.kernel().generation().unwrap(), generation);
+    });
+}

@@ -1,0 +1,137 @@
+//! `discovery.k8s.io/v1 EndpointSlice`. The rules are those of kube-proxy's `endpointslicecache.go`.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::discovery::v1 as discovery;
+
+use super::service::is_link_local;
+use super::sloppy::parse_ip;
+use super::{Converted, Faults, object_name, port_number};
+use crate::state::event::Kind;
+use crate::state::objects::{EndpointSlice, Family, ObjectName, SliceEndpoint, SlicePort};
+
+/// Names the Service that a slice belongs to.
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// A slice with this label, whatever its value, belongs to a headless Service.
+pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+const TRIGGER_TIME_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
+/// Converts an EndpointSlice. `None`: of a headless Service, of FQDNs, or (a fault) without a Service's name.
+pub fn endpoint_slice(object: &discovery::EndpointSlice) -> Converted<EndpointSlice> {
+    let name = object_name(&object.metadata);
+    let mut faults = Faults::of(Kind::EndpointSlice, &name);
+    let label = |key: &str| object.metadata.labels.as_ref().and_then(|labels| labels.get(key));
+    if label(HEADLESS_LABEL).is_some() {
+        return faults.converted(None);
+    }
+    let family = match object.address_type.as_str() {
+        "IPv4" => Family::V4,
+        "IPv6" => Family::V6,
+        "FQDN" => return faults.converted(None),
+        other => {
+            faults.add(format_args!("slice ignored: addressType {other:?} is unknown: use IPv4 or IPv6"));
+            return faults.converted(None);
+        }
+    };
+    let Some(service) = label(SERVICE_NAME_LABEL).filter(|service| !service.is_empty()) else {
+        faults.add(format_args!("slice ignored: it names no Service; set the label {SERVICE_NAME_LABEL}"));
+        return faults.converted(None);
+    };
+    let trigger_time = object.metadata.annotations.as_ref().and_then(|all| all.get(TRIGGER_TIME_ANNOTATION));
+    let slice = EndpointSlice {
+        service: ObjectName { namespace: name.namespace.clone(), name: service.as_str().into() },
+        family,
+        ports: ports(object, &mut faults),
+        endpoints: endpoints(object, family, &mut faults),
+        trigger_time: trigger_time.and_then(|time| time.parse().ok()),
+        name,
+    };
+    faults.converted(Some(slice))
+}
+
+fn ports(object: &discovery::EndpointSlice, faults: &mut Faults) -> Vec<SlicePort> {
+    let mut ports: Vec<SlicePort> = Vec::new();
+    for entry in object.ports.iter().flatten() {
+        // Null means "all ports", which kube-proxy does not implement either; port 0 counts as null.
+        let (Some(name), Some(number)) = (entry.name.as_deref(), entry.port.filter(|port| *port != 0)) else {
+            continue;
+        };
+        let Some(protocol) = faults.protocol(entry.protocol.as_deref(), format_args!("port {name:?}")) else {
+            continue;
+        };
+        let Some(port) = port_number(number) else {
+            faults.add(format_args!("port {name:?} ignored: {number} is not a port number (1 to 65535)"));
+            continue;
+        };
+        if ports.iter().any(|other| *other.name == *name && other.protocol == protocol) {
+            faults.add(format_args!("port {protocol}/{port} ignored: another {protocol} port is named {name:?} too"));
+            continue;
+        }
+        ports.push(SlicePort { name: name.into(), protocol, port });
+    }
+    ports
+}
+
+fn endpoints(object: &discovery::EndpointSlice, family: Family, faults: &mut Faults) -> Vec<SliceEndpoint> {
+    let mut words = Words::default();
+    let mut endpoints = Vec::with_capacity(object.endpoints.as_ref().map_or(0, Vec::len));
+    for entry in object.endpoints.iter().flatten() {
+        let Some(text) = entry.addresses.first() else { continue };
+        let Some(ip) = endpoint_ip(text, family, faults) else { continue };
+        let conditions = entry.conditions.as_ref();
+        let hints = entry.hints.as_ref();
+        endpoints.push(SliceEndpoint {
+            ip,
+            ready: conditions.and_then(|c| c.ready).unwrap_or(true),
+            serving: conditions.and_then(|c| c.serving).unwrap_or(true),
+            terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
+            node: entry.node_name.as_deref().filter(|node| !node.is_empty()).map(|node| words.get(node)),
+            zone_hints: hints.iter().flat_map(|h| h.for_zones.iter().flatten()).map(|z| words.get(&z.name)).collect(),
+            node_hints: hints.iter().flat_map(|h| h.for_nodes.iter().flatten()).map(|n| words.get(&n.name)).collect(),
+        });
+    }
+    endpoints.shrink_to_fit();
+    endpoints
+}
+
+/// `None` with a fault for what DNAT cannot or must not send to. A loopback address cannot be the target of a packet from
+/// elsewhere; the API server refuses the others as well (`ValidateEndpointIP`), but a slice may be older than the check.
+fn endpoint_ip(text: &str, family: Family, faults: &mut Faults) -> Option<IpAddr> {
+    let Some(ip) = parse_ip(text) else {
+        faults.add(format_args!("endpoint {text:?} ignored: not an IP address"));
+        return None;
+    };
+    let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    let why = if Family::of(ip) != family {
+        "the slice's addressType is of the other family"
+    } else if ip.is_loopback() {
+        "a loopback address cannot be reached through a Service"
+    } else if ip.is_unspecified() || ip.is_multicast() || broadcast || is_link_local(ip) {
+        "unspecified, link-local, multicast and broadcast addresses are not allowed"
+    } else {
+        return Some(ip);
+    };
+    faults.add(format_args!("endpoint {ip} ignored: {why}"));
+    None
+}
+
+/// Node and zone names repeat within a slice; each is kept once.
+#[derive(Default)]
+struct Words(BTreeSet<Arc<str>>);
+
+impl Words {
+    fn get(&mut self, word: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(word) {
+            return known.clone();
+        }
+        let word: Arc<str> = word.into();
+        self.0.insert(word.clone());
+        word
+    }
+}
+
+#[cfg(test)]
+#[path = "slice_tests.rs"]
+mod tests;

@@ -1,11 +1,22 @@
 //! Kubeferry replaces kube-proxy on a Kubernetes node: it turns Services and EndpointSlices into rows of kernel tables.
 //!
-//! The flow, one stage a module: `watch` (objects in) → `state` (pure) → `desired` (pure) → `backend` (rows, diff, kernel).
+//! The flow, one stage a module: `watch` (objects in) → `state` (pure) → `desired` (pure) → `backend` (rows, diff,
+//! kernel); `run` names every stage.
 
+pub mod args;
 pub mod backend;
+pub mod commands;
+pub mod config;
+pub mod conntrack;
 pub mod desired;
+pub mod log;
+pub mod node;
+pub mod pacing;
+pub mod proxy;
+pub mod run;
 pub mod settings;
 pub mod state;
+pub mod watch;
 
 #[cfg(test)]
 mod netns;

@@ -1,1 +1,51 @@
-fn main() {}
+//! The binary: reads the command line, starts the log, runs one command.
+
+use std::process::ExitCode;
+
+use kubeferry::args::{self, Cli, Command, ServeArgs};
+use kubeferry::commands::{cleanup, plan, trace};
+use kubeferry::settings::Settings;
+use kubeferry::{log, run};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = match args::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    match command(cli).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("kubeferry: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn command(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Run(args) => {
+            let (settings, warnings) = Settings::from_run(&args)?;
+            log::start(&settings.log);
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
+            run::run(settings).await?;
+        }
+        Command::Plan(args) => {
+            let (settings, warnings) = Settings::from_args(&args.common, &ServeArgs::default())?;
+            log::start(&settings.log);
+            warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            plan::plan(&args, &settings).await?;
+        }
+        Command::Trace(args) => {
+            let (settings, warnings) = Settings::from_args(&args.common, &ServeArgs::default())?;
+            log::start(&settings.log);
+            warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            trace::trace(&args, &settings).await?;
+        }
+        Command::Status(_) => anyhow::bail!("kubeferry status is not built in yet"),
+        Command::Cleanup(_) => cleanup::cleanup()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -186,6 +186,13 @@ impl Desired {
         })
     }
 
+    /// The targets of one Service.
+    pub fn targets_of(&self, name: &ObjectName) -> impl Iterator<Item = (&ObjectName, &Arc<Target>, &[Frontend])> {
+        self.services.get_key_value(name).into_iter().flat_map(|(name, targets)| {
+            targets.iter().map(move |(target, frontends)| (name, target, frontends.as_slice()))
+        })
+    }
+
     /// Claims that lost their frontend to another Service's.
     pub fn conflicts(&self) -> Vec<Ignored> {
         self.frontends.conflicts()

@@ -3,6 +3,7 @@
 pub mod chains;
 pub mod diff;
 mod expression;
+pub mod json;
 pub mod kernel;
 pub mod maps;
 pub mod netlink;

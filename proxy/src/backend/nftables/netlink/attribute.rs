@@ -69,6 +69,11 @@ impl Writer {
         self.end(nest);
     }
 
+    /// Attributes as another message had them.
+    pub(crate) fn raw(&mut self, attributes: &[u8]) {
+        self.bytes.extend_from_slice(attributes);
+    }
+
     /// Begins an attribute that holds attributes.
     pub(crate) fn nest(&mut self, kind: u16) -> Nest {
         self.open(kind | NLA_F_NESTED)

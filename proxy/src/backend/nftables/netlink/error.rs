@@ -16,9 +16,11 @@ pub enum Error {
         /// The system's error.
         source: io::Error,
     },
-    /// The kernel refused a question.
-    #[error("the kernel refused to list {what}: {}", sentence(*errno))]
+    /// The kernel refused a question or a request.
+    #[error("the kernel refused to {action} {what}: {}", sentence(*errno))]
     Refused {
+        /// "list" or "delete".
+        action: &'static str,
         /// What was asked for.
         what: String,
         /// The system's error number.
@@ -35,8 +37,8 @@ pub enum Error {
     /// Bytes that are no netlink message.
     #[error("an answer of the kernel cannot be read: {0}")]
     Malformed(String),
-    /// Answers were lost, so nobody knows whether the transaction is in force: read the rows again.
-    #[error("the kernel's answer to a transaction of {bytes} bytes was lost")]
+    /// Answers were lost, so nobody knows whether what was asked is done: read it again.
+    #[error("the kernel's answer to a request of {bytes} bytes was lost")]
     Unanswered {
         /// The size of what was sent.
         bytes: usize,

@@ -3,7 +3,8 @@
 use std::{cell::Cell, io, os::fd::AsRawFd};
 
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN,
+    NetlinkBuffer,
 };
 use netlink_sys::{Socket, SocketAddr, constants::NETLINK_NETFILTER};
 
@@ -142,11 +143,24 @@ impl NetfilterSocket {
                     continue;
                 }
                 if frame.message_type() == NLMSG_ERROR {
-                    return Err(Error::Refused { what: what.to_owned(), errno: read_answer(&frame)?.errno });
+                    return Err(Error::Refused {
+                        action: "list",
+                        what: what.to_owned(),
+                        errno: read_answer(&frame)?.errno,
+                    });
                 }
                 return Ok(frame.payload().get(4..).unwrap_or_default().to_vec());
             }
         }
+    }
+
+    /// Asks for something to be done, outside of any transaction; gives the error number of the answer, 0 for none.
+    pub(crate) fn request(&self, kind: u16, family: u8, body: impl Fn(&mut Writer)) -> Result<i32, Error> {
+        let sequence = self.number(1);
+        let bytes = question(kind, NLM_F_REQUEST | NLM_F_ACK, sequence, family, body);
+        self.send(&bytes)?;
+        let answer = self.answers()?.into_iter().find(|answer| answer.sequence == sequence);
+        answer.map(|answer| answer.errno).ok_or(Error::Unanswered { bytes: bytes.len() })
     }
 
     /// Asks for all objects of a kind. Begins again (5 times at most) where they change meanwhile.
@@ -189,7 +203,7 @@ impl NetfilterSocket {
                     return match read_errno(&frame)? {
                         0 => Ok(steady),
                         libc::EINTR | libc::EAGAIN => Ok(false),
-                        errno => Err(Error::Refused { what: what.to_owned(), errno }),
+                        errno => Err(Error::Refused { action: "list", what: what.to_owned(), errno }),
                     };
                 }
             }

@@ -1,0 +1,6 @@
+//! The commands of `kubeferry` but `run`: each reads, says something and ends.
+
+pub mod cleanup;
+pub mod offline;
+pub mod plan;
+pub mod trace;

@@ -1,0 +1,60 @@
+//! `kubeferry plan`: what would be programmed.
+
+use std::io::Write;
+
+use anyhow::Context;
+
+use crate::args::{PlanArgs, PlanOutput};
+use crate::backend::nftables::kernel::Netfilter;
+use crate::backend::nftables::nft::{Nft, TIMEOUT};
+use crate::backend::nftables::reconciler::{Preview, Reconciler};
+use crate::backend::nftables::rows::{Rows, Wanted};
+use crate::backend::nftables::{diff, json, skeleton, text};
+use crate::commands::offline;
+use crate::desired::Desired;
+use crate::settings::Settings;
+
+/// Prints the ruleset, or with `--diff` what would change in the kernel.
+///
+/// # Errors
+/// The source cannot be read; with `--diff`, the kernel cannot.
+pub async fn plan(args: &PlanArgs, settings: &Settings) -> anyhow::Result<()> {
+    let desired = offline::desired(settings).await?;
+    let out = if args.diff { difference(&desired)? } else { whole(&desired, args.output)? };
+    std::io::stdout().write_all(out.as_bytes()).context("cannot write to standard output")
+}
+
+fn difference(desired: &Desired) -> anyhow::Result<String> {
+    let kernel = Netfilter::new(Nft::new("nft", TIMEOUT), tokio::runtime::Handle::current());
+    Ok(match Reconciler::new(kernel).preview(desired).context("cannot read the kernel's table")? {
+        Preview::Replace => {
+            format!("replace table inet {}: none of this version and these settings is there\n", skeleton::TABLE)
+        }
+        Preview::Changes(changes) => text::changes(&changes),
+    })
+}
+
+fn whole(desired: &Desired, output: PlanOutput) -> anyhow::Result<String> {
+    let wanted = Wanted::all(desired, &Rows::new());
+    let node = desired.node();
+    Ok(match output {
+        PlanOutput::Nft => text::whole(&wanted, node),
+        PlanOutput::Json => {
+            let rules = |name: &std::sync::Arc<str>| {
+                let rules = wanted.chains[name].rules(node).unwrap_or_default();
+                rules.iter().map(|rule| rule.text()).collect::<Vec<_>>()
+            };
+            let chains: Vec<_> = diff::in_order(&wanted.chains)
+                .into_iter()
+                .map(|name| serde_json::json!({ "name": name.as_ref(), "rules": rules(name) }))
+                .collect();
+            let document = serde_json::json!({
+                "table": format!("inet {}", skeleton::TABLE),
+                "skeleton": skeleton::text(node),
+                "chains": chains,
+                "rows": json::rows(&wanted.rows),
+            });
+            serde_json::to_string_pretty(&document)? + "\n"
+        }
+    })
+}

@@ -1,0 +1,333 @@
+//! Listing and deleting UDP entries over ctnetlink, in the network namespace of the thread that opens the connection.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::stale::{Tuple, UdpEntry, UdpService, stale};
+use crate::backend::nftables::netlink::{
+    Error,
+    attribute::{Writer, attributes, find, value},
+    kernel::NetfilterSocket,
+};
+
+// include/uapi/linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
+const CTNETLINK: u16 = 1 << 8;
+const IPCTNL_MSG_CT_GET: u16 = CTNETLINK | 1;
+const IPCTNL_MSG_CT_DELETE: u16 = CTNETLINK | 2;
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_ID: u16 = 12;
+const CTA_ZONE: u16 = 18;
+const CTA_FILTER: u16 = 25;
+const CTA_TUPLE_IP: u16 = 1;
+const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V4_DST: u16 = 2;
+const CTA_IP_V6_SRC: u16 = 3;
+const CTA_IP_V6_DST: u16 = 4;
+const CTA_PROTO_NUM: u16 = 1;
+const CTA_PROTO_SRC_PORT: u16 = 2;
+const CTA_PROTO_DST_PORT: u16 = 3;
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+// enum ctnetlink_filter flags of net/netfilter/nf_conntrack_netlink.c: compare the protocol alone.
+const CTA_FILTER_F_CTA_PROTO_NUM: u32 = 1 << 3;
+const UDP: u8 = 17;
+
+/// An IP family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    fn number(self) -> u8 {
+        match self {
+            Self::V4 => 2,
+            Self::V6 => 10,
+        }
+    }
+}
+
+/// What [`clean`] did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// UDP entries looked at.
+    pub listed: usize,
+    /// Entries deleted.
+    pub deleted: usize,
+    /// Whether a list stayed incomplete because entries changed during each of 5 attempts: what was listed was cleaned.
+    pub partial: bool,
+}
+
+/// Deletes the stale UDP entries of `services`, of the families that they have endpoints in. Blocks.
+///
+/// # Errors
+/// The list or a deletion is refused (CAP_NET_ADMIN is needed) or the socket fails. Entries gone meanwhile are no error.
+pub fn clean(services: &[UdpService]) -> Result<Cleaned, Error> {
+    let mut cleaned = Cleaned::default();
+    for family in [Family::V4, Family::V6] {
+        let has = |endpoint: &SocketAddr| endpoint.is_ipv6() == (family == Family::V6);
+        if !services.iter().any(|service| service.serving.iter().any(has)) {
+            continue;
+        }
+        let conntrack = Conntrack::open()?;
+        let (entries, complete) = conntrack.udp_entries(family)?;
+        cleaned.listed += entries.len();
+        cleaned.partial |= !complete;
+        for entry in stale(services, &entries) {
+            cleaned.deleted += usize::from(conntrack.delete(entry)?);
+        }
+    }
+    Ok(cleaned)
+}
+
+/// A connection to the kernel's connection tracking.
+#[derive(Debug)]
+pub struct Conntrack {
+    socket: NetfilterSocket,
+}
+
+impl Conntrack {
+    /// Opens a connection in the caller's network namespace.
+    ///
+    /// # Errors
+    /// No netfilter socket.
+    pub fn open() -> Result<Self, Error> {
+        Ok(Self { socket: NetfilterSocket::open()? })
+    }
+
+    /// The UDP entries of a family, in every zone, and whether the list is complete: it is begun again 5 times at most
+    /// where entries change meanwhile.
+    ///
+    /// # Errors
+    /// The kernel refuses, or the socket fails.
+    pub fn udp_entries(&self, family: Family) -> Result<(Vec<UdpEntry>, bool), Error> {
+        let dump = |filter: &dyn Fn(&mut Writer)| {
+            self.socket.dump("connection tracking", IPCTNL_MSG_CT_GET, family.number(), filter)
+        };
+        // The kernel filters since 5.8. One that does not know how is asked for everything.
+        let dump = match dump(&write_filter) {
+            Err(Error::Refused { errno: libc::EINVAL | libc::EOPNOTSUPP, .. }) => dump(&|_| {}),
+            result => result,
+        }?;
+        let mut entries = Vec::new();
+        for message in dump.messages() {
+            let (_, body) = message?;
+            entries.extend(read(body)?);
+        }
+        Ok((entries, dump.complete))
+    }
+
+    /// Deletes this entry, and no other that has taken its place; false where it is gone.
+    ///
+    /// # Errors
+    /// The kernel refuses (CAP_NET_ADMIN is needed), or the socket fails.
+    pub fn delete(&self, entry: &UdpEntry) -> Result<bool, Error> {
+        let family = if entry.original.destination.is_ipv6() { Family::V6 } else { Family::V4 };
+        let errno = self.socket.request(IPCTNL_MSG_CT_DELETE, family.number(), |writer| writer.raw(&entry.identity))?;
+        match errno {
+            0 => Ok(true),
+            libc::ENOENT => Ok(false),
+            errno => Err(Error::Refused { action: "delete", what: "a connection tracking entry".to_owned(), errno }),
+        }
+    }
+}
+
+/// Entries of UDP.
+fn write_filter(writer: &mut Writer) {
+    let tuple = writer.nest(CTA_TUPLE_ORIG);
+    let protocol = writer.nest(CTA_TUPLE_PROTO);
+    writer.value(CTA_PROTO_NUM, &[UDP]);
+    writer.end(protocol);
+    writer.end(tuple);
+    let filter = writer.nest(CTA_FILTER);
+    writer.value(CTA_FILTER_ORIG_FLAGS, &CTA_FILTER_F_CTA_PROTO_NUM.to_ne_bytes());
+    writer.value(CTA_FILTER_REPLY_FLAGS, &0u32.to_ne_bytes());
+    writer.end(filter);
+}
+
+/// An entry, if it is of UDP.
+fn read(body: &[u8]) -> Result<Option<UdpEntry>, Error> {
+    let mut tuples = [None, None];
+    let mut identity = Writer::default();
+    for attribute in attributes(body) {
+        let attribute = attribute?;
+        match attribute.kind() {
+            CTA_TUPLE_ORIG => tuples[0] = read_tuple(value(&attribute))?,
+            CTA_TUPLE_REPLY => tuples[1] = read_tuple(value(&attribute))?,
+            CTA_ID | CTA_ZONE => {}
+            _ => continue,
+        }
+        let nested = if attribute.nested_flag() { netlink_packet_core::NLA_F_NESTED } else { 0 };
+        identity.value(attribute.kind() | nested, value(&attribute));
+    }
+    Ok(match tuples {
+        [Some(original), Some(reply)] => Some(UdpEntry { original, reply, identity: identity.into_bytes() }),
+        _ => None,
+    })
+}
+
+/// A tuple, if it is of UDP.
+fn read_tuple(bytes: &[u8]) -> Result<Option<Tuple>, Error> {
+    let (Some(ip), Some(protocol)) = (find(bytes, CTA_TUPLE_IP)?, find(bytes, CTA_TUPLE_PROTO)?) else {
+        return Ok(None);
+    };
+    if find(protocol, CTA_PROTO_NUM)? != Some(&[UDP]) {
+        return Ok(None);
+    }
+    let address = |v4, v6| -> Result<Option<IpAddr>, Error> {
+        if let Some(bytes) = find(ip, v4)? {
+            return Ok(<[u8; 4]>::try_from(bytes).ok().map(IpAddr::from));
+        }
+        Ok(find(ip, v6)?.and_then(|bytes| <[u8; 16]>::try_from(bytes).ok()).map(IpAddr::from))
+    };
+    let port = |kind| -> Result<Option<u16>, Error> {
+        Ok(find(protocol, kind)?.and_then(|bytes| <[u8; 2]>::try_from(bytes).ok()).map(u16::from_be_bytes))
+    };
+    let source = address(CTA_IP_V4_SRC, CTA_IP_V6_SRC)?.zip(port(CTA_PROTO_SRC_PORT)?);
+    let destination = address(CTA_IP_V4_DST, CTA_IP_V6_DST)?.zip(port(CTA_PROTO_DST_PORT)?);
+    Ok(source.zip(destination).map(|(source, destination)| Tuple {
+        source: SocketAddr::from(source),
+        destination: SocketAddr::from(destination),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeSet,
+        net::{TcpListener, TcpStream, UdpSocket},
+        time::Duration,
+    };
+
+    use super::*;
+    use crate::netns::{drop_capabilities, in_new_netns, run};
+
+    const RULES: &str = "
+table inet t {
+  chain zone { type filter hook output priority raw; udp dport 7777 ct zone set 7; }
+  chain out {
+    type nat hook output priority -100;
+    ip daddr 10.96.0.10 udp dport 53 dnat ip to 10.244.1.5:5353
+    ip daddr 10.96.0.10 udp dport 54 dnat ip to 10.244.1.6:5353
+    ip daddr 10.96.0.10 tcp dport 53 dnat ip to 10.244.1.5:5353
+    ip daddr 172.18.0.2 udp dport 30053 dnat ip to 10.244.1.5:5353
+    ip6 daddr fd00::10 udp dport 53 dnat ip6 to [fd00:1::5]:5353
+  }
+}
+";
+
+    /// Flows through translations on loopback: UDP and TCP, both families, one in a zone of its own.
+    fn with_flows(test: impl FnOnce(&Conntrack) + Send) {
+        in_new_netns(|| {
+            run("nft", &["-f", "-"], RULES);
+            for address in ["10.244.1.5/32", "10.244.1.6/32", "fd00:1::5/128"] {
+                run("ip", &["addr", "add", address, "dev", "lo", "nodad"], "");
+            }
+            for route in ["10.96.0.0/16", "172.18.0.0/16", "fd00::/64"] {
+                run("ip", &["route", "add", route, "dev", "lo"], "");
+            }
+            let sockets = ["10.244.1.5:5353", "10.244.1.6:5353", "[fd00:1::5]:5353", "10.244.1.5:7777"]
+                .map(|address| UdpSocket::bind(address).unwrap());
+            let listener = TcpListener::bind("10.244.1.5:5353").unwrap();
+            let v4 = UdpSocket::bind("10.244.1.5:5000").unwrap();
+            for to in ["10.96.0.10:53", "10.96.0.10:54", "172.18.0.2:30053", "10.244.1.5:7777"] {
+                v4.send_to(b"x", to).unwrap();
+            }
+            UdpSocket::bind("[fd00:1::5]:5000").unwrap().send_to(b"x", "[fd00::10]:53").unwrap();
+            for socket in &sockets {
+                socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+                socket.recv(&mut [0; 1]).expect("the packet did not arrive in 30s");
+            }
+            let _client = TcpStream::connect("10.96.0.10:53").unwrap();
+            let _server = listener.accept().unwrap();
+            test(&Conntrack::open().unwrap());
+            let tcp = run("conntrack", &["-L", "-p", "tcp"], "");
+            assert!(tcp.contains("dst=10.96.0.10 "), "TCP is never touched: {tcp}");
+        });
+    }
+
+    fn flows(conntrack: &Conntrack) -> BTreeSet<String> {
+        [Family::V4, Family::V6]
+            .into_iter()
+            .flat_map(|family| conntrack.udp_entries(family).unwrap().0)
+            .map(|entry| format!("{} {}", entry.original.destination, entry.reply.source))
+            .collect()
+    }
+
+    const ALL: [&str; 5] = [
+        "10.244.1.5:7777 10.244.1.5:7777",
+        "10.96.0.10:53 10.244.1.5:5353",
+        "10.96.0.10:54 10.244.1.6:5353",
+        "172.18.0.2:30053 10.244.1.5:5353",
+        "[fd00::10]:53 [fd00:1::5]:5353",
+    ];
+
+    fn set(flows: &[&str]) -> BTreeSet<String> {
+        flows.iter().map(|flow| (*flow).to_owned()).collect()
+    }
+
+    #[test]
+    fn one_entry_is_deleted_and_the_others_stay() {
+        with_flows(|conntrack| {
+            assert_eq!(flows(conntrack), set(&ALL));
+            for (family, destination) in
+                [(Family::V4, "10.96.0.10:53"), (Family::V6, "[fd00::10]:53"), (Family::V4, "10.244.1.5:7777")]
+            {
+                let (entries, complete) = conntrack.udp_entries(family).unwrap();
+                assert!(complete);
+                let destination = destination.parse().unwrap();
+                let entry = entries.iter().find(|entry| entry.original.destination == destination).unwrap();
+                assert!(conntrack.delete(entry).unwrap());
+                assert!(!conntrack.delete(entry).unwrap(), "it is gone");
+            }
+            assert_eq!(flows(conntrack), set(&[ALL[2], ALL[3]]));
+        });
+    }
+
+    #[test]
+    fn stale_flows_are_cleaned() {
+        with_flows(|conntrack| {
+            let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+            let service = |addresses: &[&str], node_ports: &[u16], serving: &[&str]| UdpService {
+                addresses: parse(addresses),
+                node_ports: node_ports.iter().copied().collect(),
+                serving: parse(serving),
+            };
+            let before = [
+                service(&["10.96.0.10:53", "[fd00::10]:53"], &[30053], &["10.244.1.5:5353", "[fd00:1::5]:5353"]),
+                service(&["10.96.0.10:54"], &[], &[]),
+            ];
+            let nothing = clean(&before).unwrap();
+            assert_eq!(nothing, Cleaned { listed: 5, deleted: 0, partial: false });
+            let after = [
+                service(&["10.96.0.10:53", "[fd00::10]:53"], &[30053], &["10.244.1.7:5353", "[fd00:1::5]:5353"]),
+                service(&["10.96.0.10:54"], &[], &[]),
+            ];
+            assert_eq!(clean(&after).unwrap().deleted, 2);
+            assert_eq!(flows(conntrack), set(&[ALL[0], ALL[2], ALL[4]]));
+        });
+    }
+
+    #[test]
+    fn the_missing_right_is_named() {
+        with_flows(|_| {
+            let service = UdpService {
+                serving: ["10.244.1.7:5353".parse().unwrap()].into(),
+                node_ports: [30053].into(),
+                ..UdpService::default()
+            };
+            std::thread::scope(|scope| {
+                let cleaned = scope.spawn(|| {
+                    drop_capabilities();
+                    clean(&[service])
+                });
+                let error = cleaned.join().unwrap().unwrap_err().to_string();
+                assert!(error.contains("CAP_NET_ADMIN"), "{error}");
+            });
+        });
+    }
+}

@@ -1,0 +1,11 @@
+//! Connection tracking: UDP flows that a change of endpoints leaves behind.
+//!
+//! The kernel keeps sending packets of a known UDP flow where its first packet went: to an endpoint that is gone, or
+//! past the Service where it had no endpoint yet. Such entries are deleted after the rules of a change are in force
+//! (kube-proxy: pkg/proxy/conntrack/cleanup.go). TCP and SCTP recover by themselves and are never touched.
+
+mod kernel;
+mod stale;
+
+pub use kernel::{Cleaned, Conntrack, Family, clean};
+pub use stale::{Tuple, UdpEntry, UdpService, stale};

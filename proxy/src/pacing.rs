@@ -1,0 +1,79 @@
+//! When the next sync may start: at once after a quiet moment, `minSyncPeriod` after the end of the last, and after a
+//! failure with growing pauses up to `syncPeriod`. Time is an argument.
+
+use std::time::{Duration, Instant};
+
+/// The first pause after a failure.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+
+/// The pace of syncs.
+#[derive(Clone, Copy, Debug)]
+pub struct Pacing {
+    min: Duration,
+    max: Duration,
+    pause: Duration,
+    next: Option<Instant>,
+}
+
+impl Pacing {
+    /// At least `min` between the end of a sync and the start of the next; after failures at most `max`.
+    pub fn new(min: Duration, max: Duration) -> Self {
+        Self { min, max, pause: FIRST_RETRY, next: None }
+    }
+
+    /// Whether a sync may start now.
+    pub fn may_start(&self, now: Instant) -> bool {
+        self.next.is_none_or(|next| next <= now)
+    }
+
+    /// When a sync may start; `None`: at once.
+    pub fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// A sync ended well.
+    pub fn succeeded(&mut self, now: Instant) {
+        self.pause = FIRST_RETRY;
+        self.next = Some(now + self.min);
+    }
+
+    /// A sync failed.
+    pub fn failed(&mut self, now: Instant) {
+        self.next = Some(now + self.pause.max(self.min));
+        self.pause = (self.pause * 2).min(self.max.max(FIRST_RETRY));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_after_a_quiet_moment_is_applied_at_once() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut pacing = Pacing::new(second, 30 * second);
+        assert!(pacing.may_start(start));
+        pacing.succeeded(start);
+        assert!(!pacing.may_start(start + second / 2));
+        assert!(pacing.may_start(start + second));
+        let mut eager = Pacing::new(Duration::ZERO, 30 * second);
+        eager.succeeded(start);
+        assert!(eager.may_start(start));
+    }
+
+    #[test]
+    fn failures_are_retried_with_growing_pauses() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut pacing = Pacing::new(Duration::ZERO, 3 * second);
+        let mut pauses = Vec::new();
+        for _ in 0..6 {
+            pacing.failed(start);
+            pauses.push(pacing.next().unwrap() - start);
+        }
+        assert_eq!(pauses[0], FIRST_RETRY);
+        assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]));
+        assert_eq!(pauses[5], 3 * second);
+        pacing.succeeded(start);
+        assert!(pacing.may_start(start));
+    }
+}

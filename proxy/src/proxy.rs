@@ -1,0 +1,190 @@
+//! One node's proxy: events in, rows out. Owns every stage between the source of objects and the kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use crate::backend::nftables::kernel::{Kernel, KernelError};
+use crate::backend::nftables::reconciler::{Reconciler, Report};
+use crate::conntrack::{self, UdpService};
+use crate::desired::node_view::NodeView;
+use crate::desired::target::Frontend;
+use crate::desired::{Desired, Touched};
+use crate::settings::{DetectLocal, Settings};
+use crate::state::event::{Event, Kind};
+use crate::state::objects::{Ignored, ObjectName, Protocol};
+use crate::state::{Changes, State};
+
+/// How long the first sync waits for our Node (its addresses and zone) after Services and EndpointSlices are there.
+pub const NODE_WAIT: Duration = Duration::from_secs(30);
+
+/// A proxy over some kernel.
+#[derive(Debug)]
+pub struct Proxy<K> {
+    settings: Settings,
+    state: State,
+    desired: Desired,
+    reconciler: Reconciler<K>,
+    held: BTreeSet<IpAddr>,
+    /// Changes that are not in force yet: kept over failed syncs.
+    pending: Changes,
+    touched: Touched,
+    synced: bool,
+}
+
+/// What one sync did.
+#[derive(Debug)]
+pub struct Synced {
+    /// What the backend did.
+    pub report: Report,
+    /// The changes that are now in force.
+    pub changes: Changes,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl<K: Kernel> Proxy<K> {
+    /// A proxy that knows nothing yet. `held` are the addresses of the node's interfaces.
+    pub fn new(settings: Settings, kernel: K, held: BTreeSet<IpAddr>) -> Self {
+        let desired = Desired::new(NodeView::new(settings.node_name.clone(), &settings.datapath, None, &held));
+        Self {
+            settings,
+            state: State::default(),
+            desired,
+            reconciler: Reconciler::new(kernel),
+            held,
+            pending: Changes::default(),
+            touched: Touched::default(),
+            synced: false,
+        }
+    }
+
+    /// Takes an event in.
+    pub fn apply(&mut self, event: Event) {
+        self.state.apply(event);
+    }
+
+    /// The interfaces hold other addresses now.
+    pub fn addresses(&mut self, held: BTreeSet<IpAddr>) {
+        self.held = held;
+    }
+
+    /// Whether the first sync may be made: Services and EndpointSlices are complete, and the Node (whose addresses and
+    /// pod ranges decide rules) and the ServiceCIDRs are known, or `waited` was long enough.
+    pub fn is_ready(&self, waited: Duration) -> bool {
+        let settled = self.state.is_listed(Kind::Node) && self.state.is_listed(Kind::ServiceCidr);
+        let needs_ranges = self.settings.datapath.detect_local == DetectLocal::NodeCidr;
+        let has_ranges = self.state.node().is_some_and(|node| !node.pod_cidrs.is_empty());
+        self.state.is_complete() && (settled || waited >= NODE_WAIT) && (!needs_ranges || has_ranges)
+    }
+
+    /// Whether something waits to be brought into force.
+    pub fn is_dirty(&self) -> bool {
+        !self.synced
+            || !self.pending.is_empty()
+            || !self.state.changes().is_empty()
+            || self.view() != *self.desired.node()
+    }
+
+    fn view(&self) -> NodeView {
+        let mut held = self.held.clone();
+        held.extend(&self.settings.node_addresses);
+        NodeView::new(self.settings.node_name.clone(), &self.settings.datapath, self.state.node(), &held)
+    }
+
+    /// Brings everything that changed into force. What fails is tried whole at the next call.
+    ///
+    /// # Errors
+    /// The kernel or `nft` failed.
+    pub fn sync(&mut self) -> Result<Synced, KernelError> {
+        let start = Instant::now();
+        let changes = self.state.take_changes();
+        let view = self.view();
+        self.touched.merge(self.desired.update(&self.state, &changes, view));
+        self.pending.merge(changes);
+        let report = self.reconciler.sync(&self.desired, self.touched.clone())?;
+        self.touched = Touched::default();
+        self.synced = true;
+        Ok(Synced { report, changes: std::mem::take(&mut self.pending), took: start.elapsed() })
+    }
+
+    /// Looks for drift and repairs it. Does nothing before the first sync.
+    ///
+    /// # Errors
+    /// The kernel or `nft` failed.
+    pub fn check(&mut self) -> Result<Option<Report>, KernelError> {
+        if self.synced { self.reconciler.check(&self.desired) } else { Ok(None) }
+    }
+
+    /// Whether a sync has succeeded.
+    pub fn has_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// The UDP ports of these Services, for finding stale entries of connection tracking.
+    pub fn udp_services(&self, names: &BTreeSet<ObjectName>) -> Vec<UdpService> {
+        let mut services = Vec::new();
+        for (_, target, frontends) in names.iter().flat_map(|name| self.desired.targets_of(name)) {
+            if target.name.protocol != Protocol::Udp {
+                continue;
+            }
+            let mut service =
+                UdpService { serving: target.endpoints.serving.iter().copied().collect(), ..UdpService::default() };
+            for frontend in frontends {
+                match frontend {
+                    Frontend::Address { ip, port, .. } => drop(service.addresses.insert(SocketAddr::new(*ip, *port))),
+                    Frontend::NodePort { port, .. } => drop(service.node_ports.insert(*port)),
+                }
+            }
+            services.push(service);
+        }
+        services
+    }
+
+    /// What of the objects is not served at the moment, and why.
+    pub fn ignored(&self) -> Vec<Ignored> {
+        let mut ignored: Vec<Ignored> = self.state.faults().cloned().collect();
+        ignored.extend(self.desired.conflicts());
+        ignored.extend(
+            self.reconciler
+                .refused()
+                .iter()
+                .map(|(frontend, why)| Ignored { what: format!("frontend {frontend}"), why: why.clone() }),
+        );
+        ignored.sort();
+        ignored
+    }
+
+    /// The cluster as the events tell it.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// What is wanted.
+    pub fn desired(&self) -> &Desired {
+        &self.desired
+    }
+
+    /// Rows in force, by map.
+    pub fn rows(&self) -> BTreeMap<&'static str, usize> {
+        self.reconciler.rows()
+    }
+
+    /// How long ago each of these changes happened in the cluster, those from before `start` left out.
+    pub fn delays(changes: &Changes, start: Timestamp, now: Timestamp) -> Vec<Duration> {
+        let age = |trigger: &Timestamp| now.duration_since(*trigger).try_into().ok();
+        changes.triggers.iter().filter(|trigger| **trigger >= start).filter_map(age).collect()
+    }
+}
+
+/// Deletes the stale UDP entries of these services. Blocks.
+///
+/// # Errors
+/// As [`conntrack::clean`].
+pub fn clean_conntrack(
+    services: &[UdpService],
+) -> Result<conntrack::Cleaned, crate::backend::nftables::netlink::Error> {
+    if services.is_empty() { Ok(conntrack::Cleaned::default()) } else { conntrack::clean(services) }
+}

@@ -1,0 +1,162 @@
+//! `kubeferry run`: the one file that names every stage. Events come in by a channel; a sync runs when something has
+//! changed; what arrives meanwhile waits in the channel and is put together into the next.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use jiff::Timestamp;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::block_in_place;
+
+use crate::backend::nftables::kernel::{Kernel, KernelError, Netfilter};
+use crate::backend::nftables::nft::{Nft, TIMEOUT};
+use crate::node;
+use crate::pacing::Pacing;
+use crate::proxy::{Proxy, Synced, clean_conntrack};
+use crate::settings::{DetectLocal, Settings};
+use crate::watch::{self, WatchStats};
+
+/// How often the kernel's generation is looked at, so that a deleted table is back soon; one small question.
+const GLANCE: Duration = Duration::from_secs(2);
+/// How long to wait for the Node's pod ranges, as kube-proxy does.
+const POD_CIDR_WAIT: Duration = Duration::from_secs(300);
+/// How many events may wait for a running sync to end before the source has to.
+const QUEUE: usize = 65_536;
+
+/// Serves the node until SIGTERM or SIGINT (rules stay in force), or with `--once` until everything listed is in force.
+///
+/// # Errors
+/// A missing tool or right, or a source that cannot be used; with `--once`, any failure to bring the rows into force.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let nft = Nft::new("nft", TIMEOUT);
+    let version =
+        nft.check_versions(std::env::var_os("KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK").is_some()).await?;
+    tracing::info!(node = %settings.node_name, nft = %version, "starting");
+    let mut kernel = Netfilter::new(nft, tokio::runtime::Handle::current());
+    block_in_place(|| kernel.read()).context("cannot read the kernel's tables")?;
+    let mut addresses = node::watch_addresses().await.context("cannot watch the node's addresses")?;
+    let held: BTreeSet<IpAddr> = addresses.borrow_and_update().iter().copied().collect();
+    let stats = Arc::new(WatchStats::default());
+    let (events_in, mut events) = mpsc::channel(QUEUE);
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let _watching = watch::start(&settings, events_in, stats.clone()).await?;
+    let mut runner = Runner::new(Proxy::new(settings.clone(), kernel, held), settings);
+    loop {
+        let wake = runner.wake_after();
+        tokio::select! {
+            event = events.recv() => {
+                runner.proxy.apply(event.context("the source of objects ended")?);
+                while let Ok(event) = events.try_recv() {
+                    runner.proxy.apply(event);
+                }
+            }
+            changed = addresses.changed() => {
+                changed.context("the watch of the node's addresses ended")?;
+                runner.proxy.addresses(addresses.borrow_and_update().iter().copied().collect());
+            }
+            () = tokio::time::sleep(wake) => {}
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+        if block_in_place(|| runner.turn())? {
+            return Ok(());
+        }
+    }
+    tracing::info!("ending; the rules stay in force");
+    Ok(())
+}
+
+/// The proxy and its sense of time.
+struct Runner<K> {
+    proxy: Proxy<K>,
+    settings: Settings,
+    started: (Instant, Timestamp),
+    pacing: Pacing,
+    glanced: Instant,
+}
+
+impl<K: Kernel> Runner<K> {
+    fn new(proxy: Proxy<K>, settings: Settings) -> Self {
+        let now = Instant::now();
+        let pacing = Pacing::new(settings.min_sync_period, settings.sync_period);
+        Self { proxy, settings, started: (now, Timestamp::now()), pacing, glanced: now }
+    }
+
+    /// How long nothing needs to be done unless something happens.
+    fn wake_after(&self) -> Duration {
+        let now = Instant::now();
+        let glance = (self.glanced + GLANCE).saturating_duration_since(now);
+        match self.pacing.next() {
+            Some(next) if self.proxy.is_dirty() => glance.min(next.saturating_duration_since(now)),
+            _ => glance,
+        }
+    }
+
+    /// Syncs if something changed and the pace allows it, glances at the kernel if it is time. True: `--once` is done.
+    fn turn(&mut self) -> anyhow::Result<bool> {
+        let now = Instant::now();
+        let waited = now - self.started.0;
+        if !self.proxy.has_synced() && !self.proxy.is_ready(waited) {
+            anyhow::ensure!(
+                self.settings.datapath.detect_local != DetectLocal::NodeCidr || waited < POD_CIDR_WAIT,
+                "the Node {} has no spec.podCIDRs after {} s: give it some, or choose another --detect-local-mode",
+                self.settings.node_name,
+                POD_CIDR_WAIT.as_secs()
+            );
+            return Ok(false);
+        }
+        if self.proxy.is_dirty() && self.pacing.may_start(now) {
+            match self.proxy.sync() {
+                Ok(synced) => {
+                    self.pacing.succeeded(Instant::now());
+                    self.synced(&synced);
+                    if self.settings.once {
+                        anyhow::ensure!(
+                            synced.report.refused.is_empty(),
+                            "the kernel refuses rows: {:?}",
+                            synced.report.refused
+                        );
+                        return Ok(true);
+                    }
+                }
+                Err(error) if self.settings.once => return Err(error.into()),
+                Err(error) => {
+                    self.pacing.failed(Instant::now());
+                    self.failed(&error);
+                }
+            }
+        }
+        if now - self.glanced >= GLANCE {
+            self.glanced = now;
+            match self.proxy.check() {
+                Ok(Some(report)) => {
+                    tracing::warn!(rows = report.repaired, "the kernel's table had been changed; repaired")
+                }
+                Ok(None) => {}
+                Err(error) => tracing::error!(%error, "cannot look for drift"),
+            }
+        }
+        Ok(false)
+    }
+
+    fn synced(&mut self, synced: &Synced) {
+        let report = &synced.report;
+        tracing::info!(changed = synced.changes.services.len(), ops = report.changes, took = ?synced.took, full = report.full, "synced");
+        let udp = self.proxy.udp_services(&synced.changes.endpoints_of);
+        match clean_conntrack(&udp) {
+            Ok(cleaned) if cleaned.deleted > 0 => {
+                tracing::info!(entries = cleaned.deleted, "deleted stale UDP entries")
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "cannot delete stale UDP entries of connection tracking"),
+        }
+    }
+
+    fn failed(&mut self, error: &KernelError) {
+        tracing::error!(%error, retry_in = ?self.settings.sync_period, "sync failed");
+    }
+}

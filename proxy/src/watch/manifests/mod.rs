@@ -1,0 +1,169 @@
+//! A folder of YAML or JSON manifests as a source: for trying, for testing, and for nodes without a control plane.
+//!
+//! Files directly in the folder whose names end in `.yaml`, `.yml` or `.json` and do not begin with a dot are read, each
+//! with as many documents as it likes. A file that does not parse keeps its last good content.
+
+mod changes;
+mod defaults;
+mod documents;
+mod folder;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::mpsc;
+
+use super::stats::WatchStats;
+use crate::state::event::{Event, Kind};
+use crate::state::objects::{Ignored, ObjectName};
+use changes::{Changes, Notice, Woken};
+use folder::Folder;
+
+/// How often the whole folder is looked at for what no notice told of.
+const RESCAN: Duration = Duration::from_secs(10);
+
+/// The kinds that a folder lists, in the order in which they are declared complete.
+const KINDS: [Kind; 4] = [Kind::Node, Kind::ServiceCidr, Kind::Service, Kind::EndpointSlice];
+
+/// Ends the thread that watches the folder when it is dropped.
+#[derive(Debug)]
+pub(super) struct Watching {
+    stop: std::sync::mpsc::Sender<Notice>,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        // The thread may have ended already.
+        self.stop.send(Notice::Stop).ok();
+    }
+}
+
+/// The folder's present content, each kind declared listed.
+pub(super) fn load_once(dir: &Path, node: &Arc<str>) -> anyhow::Result<Vec<Event>> {
+    let mut changes = Changes::new(dir, RESCAN).with_context(|| unreadable(dir))?;
+    let mut folder = Folder::new(dir.into(), node.clone());
+    let files = changes.all().with_context(|| unreadable(dir))?;
+    let mut events = Vec::new();
+    folder.update(files, &mut |event| events.push(event));
+    events.extend(KINDS.map(Event::Listed));
+    Ok(events)
+}
+
+/// Sends the folder's content and then its changes to `tx`, from a thread of its own.
+pub(super) fn start(
+    dir: PathBuf,
+    node: Arc<str>,
+    tx: mpsc::Sender<Event>,
+    stats: Arc<WatchStats>,
+) -> anyhow::Result<Watching> {
+    start_with(dir, node, tx, stats, RESCAN)
+}
+
+fn start_with(
+    dir: PathBuf,
+    node: Arc<str>,
+    tx: mpsc::Sender<Event>,
+    stats: Arc<WatchStats>,
+    rescan: Duration,
+) -> anyhow::Result<Watching> {
+    // Watched before it is listed: nothing falls in between.
+    let changes = Changes::new(&dir, rescan).with_context(|| unreadable(&dir))?;
+    let stop = changes.stopper();
+    let folder = Folder::new(dir, node);
+    let thread = std::thread::Builder::new().name("manifests".into());
+    thread
+        .spawn(move || follow(folder, changes, &tx, &stats))
+        .context("cannot start the thread that watches manifests")?;
+    Ok(Watching { stop })
+}
+
+fn unreadable(dir: &Path) -> String {
+    format!("cannot read the folder of manifests {}: does it exist, and may this user read it?", dir.display())
+}
+
+/// Runs until it is stopped or nobody listens.
+fn follow(mut folder: Folder, mut changes: Changes, tx: &mpsc::Sender<Event>, stats: &WatchStats) {
+    let mut outbox = Outbox { tx, stats, open: true };
+    let mut missing = match changes.all() {
+        Ok(files) => {
+            update(&mut folder, files, &mut outbox);
+            false
+        }
+        Err(error) => {
+            outbox.folder(&folder, Some(&error));
+            true
+        }
+    };
+    for kind in KINDS {
+        stats.of(kind).list();
+        outbox.send(Event::Listed(kind));
+    }
+    while outbox.open {
+        match changes.wait() {
+            Woken::Stopped => return,
+            Woken::Unreadable(error) => {
+                if !std::mem::replace(&mut missing, true) {
+                    outbox.folder(&folder, Some(&error));
+                }
+            }
+            Woken::Changed(files) => {
+                // With the folder gone its files are "removed"; that is a mishap and not a wish.
+                if folder.dir().is_dir() {
+                    if std::mem::take(&mut missing) {
+                        outbox.folder(&folder, None);
+                    }
+                    let files: Vec<_> =
+                        files.into_iter().filter(|f| folder.has(f) || folder.dir().join(&**f).exists()).collect();
+                    update(&mut folder, files, &mut outbox);
+                }
+            }
+        }
+    }
+}
+
+fn update(folder: &mut Folder, files: Vec<Arc<str>>, outbox: &mut Outbox<'_>) {
+    let broken = folder.update(files, &mut |event| outbox.send(event));
+    for _ in 0..broken {
+        outbox.stats.of(Kind::Manifest).error();
+    }
+}
+
+struct Outbox<'a> {
+    tx: &'a mpsc::Sender<Event>,
+    stats: &'a WatchStats,
+    open: bool,
+}
+
+impl Outbox<'_> {
+    fn send(&mut self, event: Event) {
+        let kind = match &event {
+            Event::Service(_) | Event::ServiceGone(_) => Some(Kind::Service),
+            Event::Slice(_) | Event::SliceGone(_) => Some(Kind::EndpointSlice),
+            Event::Node(_) | Event::NodeGone => Some(Kind::Node),
+            Event::ServiceCidr(_) | Event::ServiceCidrGone(_) => Some(Kind::ServiceCidr),
+            Event::Listed(_) | Event::Ignored { .. } => None,
+        };
+        if let Some(kind) = kind {
+            self.stats.of(kind).event();
+        }
+        self.open = self.open && self.tx.blocking_send(event).is_ok();
+    }
+
+    /// Says that the folder itself cannot be read, or takes it back.
+    fn folder(&mut self, folder: &Folder, error: Option<&std::io::Error>) {
+        let what = folder.dir().display().to_string();
+        let faults = error.map(|error| {
+            self.stats.of(Kind::Manifest).error();
+            let why = format!("the folder of manifests cannot be read: {error}; what was read of it stays in force");
+            Ignored { what: what.clone(), why }
+        });
+        let faults = faults.into_iter().collect();
+        self.send(Event::Ignored { kind: Kind::Manifest, name: ObjectName::new("", &what), faults });
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

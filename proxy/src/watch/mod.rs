@@ -1,0 +1,57 @@
+//! Where the objects come from: a folder of manifests or the API server. Both speak one stream of
+//! [`Event`](crate::state::event::Event); a reader cannot tell which one it listens to.
+
+mod known;
+mod manifests;
+mod object;
+mod stats;
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::settings::{Settings, Source};
+use crate::state::event::Event;
+
+pub use stats::{KindStats, WatchStats};
+
+/// The running source; it stops when this is dropped, or when the receiver of its events is.
+#[derive(Debug)]
+#[must_use = "the source stops when this is dropped"]
+pub struct Watching {
+    _source: Running,
+}
+
+#[derive(Debug)]
+enum Running {
+    Manifests { _folder: manifests::Watching },
+}
+
+/// Starts the source that `settings` names. Its present content comes first, then [`Event::Listed`] for each kind, then
+/// changes as they happen, until the returned value is dropped.
+///
+/// # Errors
+/// A folder that cannot be read or watched, a kubeconfig that cannot be used. An API server that does not answer is no
+/// error here: it is tried again, logged and counted in `stats`.
+pub async fn start(settings: &Settings, tx: mpsc::Sender<Event>, stats: Arc<WatchStats>) -> anyhow::Result<Watching> {
+    let source = match &settings.source {
+        Source::Manifests(dir) => {
+            Running::Manifests { _folder: manifests::start(dir.clone(), settings.node_name.clone(), tx, stats)? }
+        }
+        Source::Api { .. } => anyhow::bail!("no API server yet"),
+    };
+    Ok(Watching { _source: source })
+}
+
+/// The source's present content as events, with [`Event::Listed`] for each kind at the end: for `plan`, `trace` and
+/// `run --once`.
+///
+/// # Errors
+/// A folder or kubeconfig that cannot be read; an API server that cannot be reached or refuses, said in one sentence with
+/// what to do about it.
+pub async fn load_once(settings: &Settings) -> anyhow::Result<Vec<Event>> {
+    match &settings.source {
+        Source::Manifests(dir) => manifests::load_once(dir, &settings.node_name),
+        Source::Api { .. } => anyhow::bail!("no API server yet"),
+    }
+}

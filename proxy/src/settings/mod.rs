@@ -1,11 +1,18 @@
 //! The checked configuration: what `--config` and the flags come to. Every later stage reads this and nothing else.
 
+mod check;
+mod merge;
+
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+use crate::args::{CommonArgs, RunArgs, ServeArgs};
+use crate::config::{self, Problem};
 
 /// Everything that `kubeferry run`, `plan` and `trace` were told.
 #[derive(Clone, PartialEq, Debug)]
@@ -30,6 +37,23 @@ pub struct Settings {
     pub bind_hard_fail: bool,
     /// Sync once and exit (`--once`).
     pub once: bool,
+    /// How the program logs.
+    pub log: LogSettings,
+}
+
+/// `--log-format` and `--log-level`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogSettings {
+    /// JSON objects instead of lines for people.
+    pub json: bool,
+    /// Directives of `tracing_subscriber::EnvFilter`; valid.
+    pub filter: String,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { json: false, filter: "info".to_owned() }
+    }
 }
 
 /// Where the objects come from.
@@ -94,3 +118,82 @@ pub enum NodePortAddresses {
     /// The node's addresses inside these CIDRs. A family without a CIDR, or with a /0, means every address of it.
     Cidrs(Vec<IpNet>),
 }
+
+/// Why there are no settings.
+#[derive(thiserror::Error, Debug)]
+pub enum SettingsError {
+    /// The configuration file cannot be read.
+    #[error("--config {}: {source}; give the path of a KubeProxyConfiguration file that can be read", path.display())]
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// Everything that is wrong, flags and file together.
+    #[error("{}", Problems(.0))]
+    Wrong(Vec<Problem>),
+}
+
+struct Problems<'a>(&'a [Problem]);
+
+impl fmt::Display for Problems<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [one] => write!(f, "{one}"),
+            many => {
+                write!(f, "{} settings are wrong:", many.len())?;
+                many.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+            }
+        }
+    }
+}
+
+impl Settings {
+    /// The settings of `kubeferry run`, and warnings for the log: fields that are unknown or have no effect, a mode that is
+    /// taken for another. Reads the configuration file and, where no name is given, the host's name.
+    ///
+    /// # Errors
+    /// [`SettingsError`]: the file cannot be read, or everything that is wrong at once.
+    pub fn from_run(args: &RunArgs) -> Result<(Self, Vec<String>), SettingsError> {
+        Self::from_args(&args.common, &args.serve)
+    }
+
+    /// The settings of `plan` and `trace`, with [`ServeArgs::default`]; as [`Self::from_run`].
+    ///
+    /// # Errors
+    /// As [`Self::from_run`].
+    pub fn from_args(common: &CommonArgs, serve: &ServeArgs) -> Result<(Self, Vec<String>), SettingsError> {
+        let file = match &common.source.config {
+            None => None,
+            Some(path) => Some(
+                std::fs::read_to_string(path).map_err(|source| SettingsError::File { path: path.clone(), source })?,
+            ),
+        };
+        let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        Self::checked(common, serve, file.as_deref(), &host_name)
+    }
+
+    /// The pure part of [`Self::from_args`]: `file` is the text of the configuration file, `host_name` the host's name.
+    ///
+    /// # Errors
+    /// [`SettingsError::Wrong`].
+    pub fn checked(
+        common: &CommonArgs,
+        serve: &ServeArgs,
+        file: Option<&str>,
+        host_name: &str,
+    ) -> Result<(Self, Vec<String>), SettingsError> {
+        let decoded = file.map(config::decode);
+        let has_file = decoded.is_some();
+        let decoded = decoded.unwrap_or_default();
+        let given = merge::Inputs { common, serve, config: &decoded.config, has_file, host_name };
+        let (settings, mut problems, mut warnings) = check::check(&given);
+        problems.splice(0..0, decoded.problems);
+        warnings.splice(0..0, decoded.warnings);
+        if problems.is_empty() { Ok((settings, warnings)) } else { Err(SettingsError::Wrong(problems)) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! Groups of flags that several commands share. Values stay text here: `settings` checks them together with the
+//! configuration file, so that every mistake is reported at once.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+
+/// What `run`, `plan` and `trace` have in common.
+#[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
+pub struct CommonArgs {
+    /// Where the objects come from.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// What happens to packets.
+    #[command(flatten)]
+    pub datapath: DatapathArgs,
+    /// How it logs.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Where the objects come from, and which node we are.
+#[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
+#[command(next_help_heading = "Source of objects")]
+pub struct SourceArgs {
+    /// Name of the Node that this proxy serves [config: hostnameOverride; default: the host name]
+    #[arg(long, visible_alias = "hostname-override", value_name = "NAME")]
+    pub node_name: Option<String>,
+
+    /// Folder of YAML or JSON manifests (Services with their status, EndpointSlices, Nodes, ServiceCIDRs), watched for
+    /// changes; instead of an API server
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "server"])]
+    pub manifests: Option<PathBuf>,
+
+    /// Kubeconfig file with the API server and our credentials [config: clientConnection.kubeconfig; default: the
+    /// service account of the pod that we run in]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// URL of the API server; wins over the one in the kubeconfig
+    #[arg(long, visible_alias = "master", value_name = "URL")]
+    pub server: Option<String>,
+
+    /// KubeProxyConfiguration file (kubeproxy.config.k8s.io/v1alpha1). Flags win over it, unlike in kube-proxy. A field
+    /// that is not honoured is named in a warning
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// What happens to packets.
+#[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
+#[command(next_help_heading = "Datapath")]
+pub struct DatapathArgs {
+    /// Datapath: `nftables`. kube-proxy's `iptables` and `ipvs` are accepted and mean nftables, with that mode's default
+    /// of --nodeport-addresses [config: mode; default: nftables]
+    #[arg(long, visible_alias = "proxy-mode", value_name = "NAME")]
+    pub backend: Option<String>,
+
+    /// Range of the pods' addresses: one CIDR, or one of each family with a comma (10.244.0.0/16,fd00:10:244::/56). With
+    /// --detect-local-mode ClusterCIDR a source outside it is masqueraded on its way to a ClusterIP; unset: no detector
+    /// [config: clusterCIDR]
+    #[arg(long, value_name = "CIDR[,CIDR]")]
+    pub cluster_cidr: Option<String>,
+
+    /// How a pod's traffic is told from other traffic: ClusterCIDR, NodeCIDR (the Node's podCIDRs), BridgeInterface or
+    /// InterfaceNamePrefix [config: detectLocalMode; default: ClusterCIDR]
+    #[arg(long, value_name = "MODE")]
+    pub detect_local_mode: Option<String>,
+
+    /// The bridge that pods' traffic comes in by, for BridgeInterface [config: detectLocal.bridgeInterface]
+    #[arg(long, value_name = "NAME")]
+    pub pod_bridge_interface: Option<String>,
+
+    /// The beginning of the names of interfaces that pods' traffic comes in by, for InterfaceNamePrefix [config:
+    /// detectLocal.interfaceNamePrefix]
+    #[arg(long, value_name = "PREFIX")]
+    pub pod_interface_name_prefix: Option<String>,
+
+    /// Masquerade all traffic to ClusterIPs, whatever its source [config: masqueradeAll of the mode in force]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL",
+        value_parser = go_bool)]
+    pub masquerade_all: Option<bool>,
+
+    /// Bit of the packet mark that asks for masquerading, 0 to 31 [config: masqueradeBit of the mode in force; default:
+    /// 14]
+    #[arg(long, value_name = "BIT", allow_negative_numbers = true)]
+    pub iptables_masquerade_bit: Option<String>,
+
+    /// Addresses of this node at which node ports answer: `primary` alone, or CIDRs with commas; a family without a CIDR
+    /// means all of its addresses. Loopback never answers [config: nodePortAddresses; default: primary, or all addresses
+    /// in the modes iptables and ipvs]
+    #[arg(long, value_name = "primary|CIDR,...", value_delimiter = ',')]
+    pub nodeport_addresses: Option<Vec<String>>,
+
+    /// The node's primary address, where it is not to be taken from the Node object; nothing is bound to it [config:
+    /// bindAddress; default: 0.0.0.0, take it from the Node]
+    #[arg(long, value_name = "IP")]
+    pub bind_address: Option<String>,
+
+    /// Addresses that the node holds, with commas, beside those of its Node object; `run` reads the interfaces as well
+    #[arg(long, value_name = "IP,...", value_delimiter = ',')]
+    pub node_addresses: Option<Vec<String>>,
+}
+
+/// Pace and served addresses; only `run` has these.
+#[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
+#[command(next_help_heading = "Syncing and serving")]
+pub struct ServeArgs {
+    /// Sync once and exit: 0 only if the kernel holds what was wanted
+    #[arg(long)]
+    pub once: bool,
+
+    /// How often the kernel is looked at for drift, how soon a failed sync is tried again; after twice this time an
+    /// unapplied change makes /healthz fail. A Go duration such as 30s or 1h5m, greater than 0 [config: syncPeriod of the
+    /// mode in force; default: 30s]
+    #[arg(long, value_name = "DURATION", allow_negative_numbers = true)]
+    pub iptables_sync_period: Option<String>,
+
+    /// Least time between the end of a sync and the start of the next; changes meanwhile are put together. 0s applies a
+    /// change at once (kube-proxy's default is 1s) [config: minSyncPeriod of the mode in force; default: 0s]
+    #[arg(long, value_name = "DURATION", allow_negative_numbers = true)]
+    pub iptables_min_sync_period: Option<String>,
+
+    /// Address of /healthz and /livez, as IP or IP:PORT; empty turns it off [config: healthzBindAddress; default:
+    /// 0.0.0.0:10256, or [::]:10256 if the bind address is IPv6]
+    #[arg(long, value_name = "IP[:PORT]")]
+    pub healthz_bind_address: Option<String>,
+
+    /// Address of /metrics, /status and /proxyMode, as IP or IP:PORT; empty turns it off [config: metricsBindAddress;
+    /// default: 127.0.0.1:10249, or [::1]:10249 if the bind address is IPv6]
+    #[arg(long, value_name = "IP[:PORT]")]
+    pub metrics_bind_address: Option<String>,
+
+    /// Exit if one of these addresses cannot be bound, instead of trying again every 5s [config: bindAddressHardFail]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL",
+        value_parser = go_bool)]
+    pub bind_address_hard_fail: Option<bool>,
+}
+
+/// How the program logs, to standard error.
+#[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
+#[command(next_help_heading = "Logging")]
+pub struct LogArgs {
+    /// Form of the log lines: text or json [config: logging.format; default: text]
+    #[arg(long, visible_alias = "logging-format", value_name = "FORM")]
+    pub log_format: Option<String>,
+
+    /// What is logged: error, warn, info, debug or trace, or directives such as info,kubeferry::watch=debug [default:
+    /// info]
+    #[arg(long, value_name = "LEVEL", conflicts_with = "v")]
+    pub log_level: Option<String>,
+
+    /// kube-proxy's verbosity: 0 to 3 are info, 4 and 5 (and -v alone) debug, 6 and more trace [config:
+    /// logging.verbosity]
+    #[arg(short, long, value_name = "N", num_args = 0..=1, default_missing_value = "4", action = ArgAction::Set)]
+    pub v: Option<u32>,
+}
+
+/// Booleans as Go's flags take them.
+fn go_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("give true or false".to_owned()),
+    }
+}

@@ -1,0 +1,204 @@
+//! The command line. `--help` of each command is written here, next to the field that it fills.
+
+mod groups;
+mod parse;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use groups::{CommonArgs, DatapathArgs, LogArgs, ServeArgs, SourceArgs};
+pub use parse::parse;
+
+/// Where `run` serves its status unless told otherwise.
+pub const STATUS_URL: &str = "http://127.0.0.1:10249/status";
+
+/// The whole command line of `kubeferry`. [`parse`] reads it with better messages than [`Parser::parse`].
+#[derive(Parser, Clone, PartialEq, Eq, Debug)]
+#[command(
+    name = "kubeferry",
+    version,
+    about = "Carries packets from Kubernetes service addresses to pods, in place of kube-proxy",
+    long_about = "Carries packets from Kubernetes service addresses to pods, in place of kube-proxy.\n\n\
+        It reads Services and EndpointSlices from the API server or from a folder of manifests, and keeps the kernel's \
+        nftables table `inet kubeferry` equal to what they ask for. Options that kube-proxy has keep kube-proxy's names.",
+    after_help = "Examples:\n  \
+        kubeferry run --node-name worker-1 --kubeconfig /etc/kubernetes/proxy.conf --cluster-cidr 10.244.0.0/16\n  \
+        kubeferry plan --node-name worker-1 --manifests ./cluster\n  \
+        kubeferry trace --node-name worker-1 --manifests ./cluster --from 10.244.0.7 --to tcp:10.96.0.10:80\n  \
+        kubeferry status",
+    propagate_version = true,
+    args_override_self = true,
+    max_term_width = 120
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands of `kubeferry`.
+#[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// Serve this node: watch the objects and keep the kernel's rows equal to them
+    Run(Box<RunArgs>),
+    /// Print what would be programmed; touches nothing and needs no right
+    Plan(Box<PlanArgs>),
+    /// Say where a new connection would go, and why; touches nothing and needs no right
+    Trace(Box<TraceArgs>),
+    /// Show what the running proxy serves, its last sync and drift
+    Status(StatusArgs),
+    /// Remove everything that Kubeferry put into the kernel
+    Cleanup(CleanupArgs),
+}
+
+/// `kubeferry run`.
+#[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
+#[command(
+    long_about = "Serve this node: watch Services and EndpointSlices and keep the kernel's rows equal to them.\n\n\
+        Needs CAP_NET_ADMIN and the program `nft` (1.0.1 or later). Nothing is written before Services and \
+        EndpointSlices have both been listed. SIGTERM ends the process and leaves the rules in force; \
+        `kubeferry cleanup` removes them.",
+    after_help = "Examples:\n  \
+        In a pod, as kube-proxy runs:  kubeferry run --config /var/lib/kube-proxy/config.conf --hostname-override $(NODE_NAME)\n  \
+        Outside the cluster:           kubeferry run --node-name worker-1 --kubeconfig /etc/kubernetes/proxy.conf\n  \
+        From a folder, both families:  kubeferry run --node-name worker-1 --manifests ./cluster \\\n                                   \
+        --cluster-cidr 10.244.0.0/16,fd00:10:244::/56\n  \
+        Once, for a check:             kubeferry run --node-name worker-1 --manifests ./cluster --once"
+)]
+pub struct RunArgs {
+    /// Sources and settings, shared with `plan` and `trace`.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Pace and served addresses.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+/// `kubeferry plan`.
+#[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
+#[command(
+    long_about = "Print what would be programmed, from the same sources and settings as `run`.\n\n\
+        Touches nothing and needs no right; `--diff` reads the kernel's table, which needs CAP_NET_ADMIN.",
+    after_help = "Examples:\n  \
+        kubeferry plan --node-name worker-1 --manifests ./cluster > rules.nft && nft --check --file rules.nft\n  \
+        kubeferry plan --node-name worker-1 --kubeconfig ~/.kube/config --diff"
+)]
+pub struct PlanArgs {
+    /// Sources and settings, shared with `run` and `trace`.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Form of the output: `nft` can be loaded with `nft -f`, `json` holds the rows of every map
+    #[arg(long, value_enum, value_name = "FORM", default_value_t)]
+    pub output: PlanOutput,
+    /// Compare with the kernel and print only what `run` would change
+    #[arg(long)]
+    pub diff: bool,
+}
+
+/// `kubeferry plan --output`.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PlanOutput {
+    /// A ruleset that `nft -f` loads.
+    #[default]
+    Nft,
+    /// The rows of every map as one JSON document.
+    Json,
+}
+
+/// `kubeferry trace`.
+#[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
+#[command(
+    long_about = "Say where the first packet of a new connection would go and why: which Service and port, policy, \
+        endpoints, masquerade, or the reason for a reject or a drop.\n\n\
+        The answer is the model's, from the same sources and settings as `run`; no packet is sent. A source among the \
+        node's addresses is the node itself: offline those come from the Node object and `--node-addresses`.",
+    after_help = "Examples:\n  \
+        kubeferry trace --node-name worker-1 --manifests ./cluster --from 10.244.0.7 --to tcp:10.96.0.10:80\n  \
+        kubeferry trace --node-name worker-1 --manifests ./cluster --from 192.0.2.9 --to 'udp:[fd00::12]:30053'\n  \
+        kubeferry trace --node-name worker-1 --manifests ./cluster --stdin --output json < flows.jsonl\n\n\
+        With --stdin each line is a flow such as {\"from\":\"10.0.0.2\",\"to\":\"tcp:172.30.0.41:80\",\"iif\":\"eth0\"}, \
+        and gets one line of answer."
+)]
+pub struct TraceArgs {
+    /// Sources and settings, shared with `run` and `plan`.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Source address of the connection
+    #[arg(long, value_name = "IP", required_unless_present = "stdin", conflicts_with = "stdin")]
+    pub from: Option<IpAddr>,
+    /// Destination of the connection: protocol (tcp, udp, sctp), address and port; IPv6 as tcp:[fd00::1]:80
+    #[arg(long, value_name = "PROTO:IP:PORT", required_unless_present = "stdin", conflicts_with = "stdin")]
+    pub to: Option<String>,
+    /// Interface that the packet comes in by, for the detectors that look at interfaces
+    #[arg(long, value_name = "NAME", conflicts_with = "stdin")]
+    pub iif: Option<String>,
+    /// Read flows from standard input, one JSON object a line, and answer one line each
+    #[arg(long)]
+    pub stdin: bool,
+    /// Form of the answers
+    #[arg(long, value_enum, value_name = "FORM", default_value_t)]
+    pub output: TraceOutput,
+}
+
+/// `kubeferry trace --output`.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TraceOutput {
+    /// Sentences for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `kubeferry status`.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+#[command(
+    long_about = "Show what the running proxy serves, its last sync and drift, as its metrics address tells it.\n\n\
+        Exit code: 0 healthy, 1 the proxy runs but is not healthy (the last sync failed, or a change has waited too \
+        long), 2 it cannot be reached.",
+    after_help = "Examples:\n  kubeferry status\n  kubeferry status --url http://127.0.0.1:10249/status --output json"
+)]
+pub struct StatusArgs {
+    /// Where the proxy serves its metrics (`--metrics-bind-address` of `run`), with the path /status
+    #[arg(long, value_name = "URL", default_value = crate::args::STATUS_URL)]
+    pub url: String,
+    /// Form of the output
+    #[arg(long, value_enum, value_name = "FORM", default_value_t)]
+    pub output: StatusOutput,
+    /// How long to wait for the answer, as a Go duration
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+/// `kubeferry status --output`.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum StatusOutput {
+    /// Tables for people.
+    #[default]
+    Table,
+    /// The document as it is served.
+    Json,
+}
+
+/// `kubeferry cleanup`.
+#[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
+#[command(
+    long_about = "Remove everything that Kubeferry put into the kernel: the table `inet kubeferry` with all its rows.\n\n\
+        Needs CAP_NET_ADMIN. Connections that are established go on. Stop `kubeferry run` first, it would heal the table. \
+        Nothing to remove is a success; exit code 1 if something could not be removed."
+)]
+pub struct CleanupArgs {
+    /// How it logs.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = crate::config::go_duration(text)?;
+    Duration::try_from(duration).ok().filter(|d| !d.is_zero()).ok_or_else(|| "must be greater than 0".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

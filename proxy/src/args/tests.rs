@@ -1,0 +1,112 @@
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+
+use super::*;
+
+fn run(flags: &[&str]) -> RunArgs {
+    let line = ["kubeferry", "run"].iter().chain(flags);
+    match parse(line).unwrap().command {
+        Command::Run(args) => *args,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refused(line: &[&str]) -> String {
+    parse(line).unwrap_err().to_string()
+}
+
+#[test]
+fn definition_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn kube_proxys_spellings_are_accepted() {
+    let ours = run(&["--node-name", "n1", "--server", "https://h:1", "--backend", "nftables", "--log-format", "json"]);
+    let theirs =
+        run(&["--hostname-override=n1", "--master=https://h:1", "--proxy-mode=nftables", "--logging-format=json"]);
+    assert_eq!(ours, theirs);
+    assert_eq!(ours.common.source.node_name.as_deref(), Some("n1"));
+}
+
+#[test]
+fn booleans_are_switches_or_go_booleans() {
+    assert_eq!(run(&[]).common.datapath.masquerade_all, None);
+    assert_eq!(run(&["--masquerade-all"]).common.datapath.masquerade_all, Some(true));
+    assert_eq!(run(&["--masquerade-all=F"]).common.datapath.masquerade_all, Some(false));
+    assert!(refused(&["kubeferry", "run", "--masquerade-all=maybe"]).contains("true or false"));
+}
+
+#[test]
+fn the_last_of_a_repeated_flag_wins_and_lists_may_be_split() {
+    let args = run(&["--cluster-cidr=a", "--cluster-cidr=b", "--nodeport-addresses=10.0.0.0/8,fd00::/8"]);
+    assert_eq!(args.common.datapath.cluster_cidr.as_deref(), Some("b"));
+    assert_eq!(args.common.datapath.nodeport_addresses.unwrap(), ["10.0.0.0/8", "fd00::/8"]);
+}
+
+#[test]
+fn verbosity_is_a_number_or_alone() {
+    for (flags, wanted) in
+        [(&["-v=2"][..], 2), (&["-v", "6"], 6), (&["--v=1"], 1), (&["-v"], 4), (&["-v", "--once"], 4)]
+    {
+        assert_eq!(run(flags).common.log.v, Some(wanted), "{flags:?}");
+    }
+}
+
+#[test]
+fn sources_exclude_each_other() {
+    let error = parse(["kubeferry", "run", "--manifests", "d", "--kubeconfig", "f"]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ArgumentConflict);
+}
+
+#[test]
+fn flags_of_kube_proxy_that_do_nothing_are_named() {
+    let text = refused(&["kubeferry", "run", "--conntrack-max-per-core=0"]);
+    assert!(text.contains("kube-proxy's flag --conntrack-max-per-core is not honoured yet: remove it"), "{text}");
+    let text = refused(&["kubeferry", "--oom-score-adj=1"]);
+    assert!(text.contains("kube-proxy's flag --oom-score-adj"), "{text}");
+    let text = refused(&["kubeferry", "run", "--healthz-port", "0"]);
+    assert!(text.contains("use --healthz-bind-address"), "{text}");
+    assert!(refused(&["kubeferry", "run", "--cluster-cdir=x"]).contains("--cluster-cidr"));
+    assert!(!refused(&["kubeferry", "run", "--nonsense"]).contains("kube-proxy"));
+}
+
+#[test]
+fn a_flag_without_its_command_is_told_where_it_belongs() {
+    let text = refused(&["kubeferry", "--config=/var/lib/kube-proxy/config.conf", "--hostname-override=n1"]);
+    assert!(text.contains("kubeferry run --config"), "{text}");
+}
+
+#[test]
+fn trace_wants_one_flow_or_stdin() {
+    let line = |more: &[&str]| {
+        let mut line = vec!["kubeferry", "trace", "--manifests", "d"];
+        line.extend(more);
+        parse(line)
+    };
+    assert!(line(&["--from", "10.0.0.1", "--to", "tcp:10.96.0.1:80", "--iif", "eth0"]).is_ok());
+    assert!(line(&["--stdin", "--output", "json"]).is_ok());
+    assert!(line(&["--from", "10.0.0.1"]).is_err());
+    assert!(line(&["--stdin", "--from", "10.0.0.1"]).is_err());
+    assert!(line(&["--from", "ten", "--to", "tcp:10.96.0.1:80"]).is_err());
+}
+
+#[test]
+fn help_names_every_flag_and_its_field() {
+    let mut command = Cli::command();
+    let help = command.find_subcommand_mut("run").unwrap().render_long_help().to_string();
+    for text in ["--cluster-cidr", "[config: clusterCIDR]", "--hostname-override", "0.0.0.0:10256", "Examples:"] {
+        assert!(help.contains(text), "{text} in\n{help}");
+    }
+}
+
+#[test]
+fn status_waits_for_a_go_duration() {
+    let status = |timeout: &str| match parse(["kubeferry", "status", "--timeout", timeout]).map(|cli| cli.command) {
+        Ok(Command::Status(args)) => Some(args.timeout),
+        _ => None,
+    };
+    assert_eq!(status("1.5s"), Some(Duration::from_millis(1500)));
+    assert_eq!(status("0"), None);
+    assert_eq!(status("5"), None);
+}

@@ -1,0 +1,125 @@
+//! Reads a configuration file against the schema.
+
+use std::collections::BTreeMap;
+
+use super::schema::{self, Field, Kind};
+use super::tree::Tree;
+use super::{Problem, ProxyConfig, Value, go_duration};
+
+const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
+
+/// What came of a file: the values that are right, everything that is wrong with the others, and warnings about unknown and
+/// duplicate fields, which kube-proxy lets pass too.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Decoded {
+    /// The values.
+    pub config: ProxyConfig,
+    /// Values of a wrong type or out of bounds.
+    pub problems: Vec<Problem>,
+    /// Unknown and duplicate fields.
+    pub warnings: Vec<String>,
+}
+
+/// Reads the text of a configuration file, YAML or JSON.
+pub fn decode(text: &str) -> Decoded {
+    let mut decoded = Decoded::default();
+    let tree = match serde_yaml_ng::from_str::<Tree>(text) {
+        Ok(tree) => tree,
+        Err(error) => {
+            decoded.problem("the file", String::new(), format!("cannot be read as YAML or JSON: {error}"));
+            return decoded;
+        }
+    };
+    decoded.section("", &tree);
+    for (path, wanted) in [("apiVersion", API_VERSION), ("kind", "KubeProxyConfiguration")] {
+        let given = decoded.config.text(path).unwrap_or_default().to_owned();
+        if given != wanted {
+            decoded.problem(path, format!("{given:?}"), format!("must be {wanted}"));
+        }
+    }
+    decoded
+}
+
+impl Decoded {
+    fn problem(&mut self, what: &str, value: String, why: impl Into<String>) {
+        self.problems.push(Problem { what: what.to_owned(), value, why: why.into() });
+    }
+
+    fn section(&mut self, path: &str, tree: &Tree) {
+        let map = match tree {
+            Tree::Map(map) => map,
+            Tree::Null if !path.is_empty() => return,
+            other => {
+                let what = if path.is_empty() { "the file" } else { path };
+                return self.problem(what, other.to_string(), "must be a mapping of fields to values");
+            }
+        };
+        // The last of several wins, as in kube-proxy.
+        let mut last = BTreeMap::new();
+        for (key, value) in map {
+            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            if last.insert(path.clone(), value).is_some() {
+                self.warnings.push(format!("{path} is given more than once: the last one counts"));
+            }
+        }
+        for (path, value) in last {
+            if let Some(field) = schema::field(&path) {
+                self.field(field, value);
+            } else if schema::is_section(&path) {
+                self.section(&path, value);
+            } else {
+                self.warnings.push(format!("{path} is not a field of KubeProxyConfiguration: ignored"));
+            }
+        }
+    }
+
+    fn field(&mut self, field: &Field, tree: &Tree) {
+        if *tree == Tree::Null {
+            return;
+        }
+        match value(field.kind, tree) {
+            Ok(value) => {
+                self.config.values.insert(field.path, value);
+            }
+            Err(why) => self.problem(field.path, tree.to_string(), why),
+        }
+    }
+}
+
+fn value(kind: Kind, tree: &Tree) -> Result<Value, String> {
+    match (kind, tree) {
+        (Kind::Text, Tree::Text(text)) => Ok(Value::Text(text.clone())),
+        (Kind::Text, _) => Err("must be a string: put it in quotes".to_owned()),
+        (Kind::Bool, Tree::Bool(value)) => Ok(Value::Bool(*value)),
+        (Kind::Bool, _) => Err("must be true or false".to_owned()),
+        (Kind::Integer(min, max), Tree::Integer(value)) if (min..=max).contains(value) => Ok(Value::Integer(*value)),
+        (Kind::Integer(min, max), _) => Err(format!("must be a whole number from {min} to {max}")),
+        (Kind::Number, Tree::Integer(value)) => Ok(Value::Number(*value as f64)),
+        (Kind::Number, Tree::Number(value)) => Ok(Value::Number(*value)),
+        (Kind::Number, _) => Err("must be a number".to_owned()),
+        (Kind::Duration, Tree::Text(text)) => match go_duration(text)? {
+            duration if duration.is_negative() => Err("must not be negative".to_owned()),
+            duration => Ok(Value::Duration(duration)),
+        },
+        (Kind::Duration, _) => Err("must be a duration such as 30s, 500ms or 1h5m".to_owned()),
+        (Kind::Texts, Tree::List(list)) => list
+            .iter()
+            .map(|item| match item {
+                Tree::Text(text) => Ok(text.clone()),
+                _ => Err("must be a list of strings".to_owned()),
+            })
+            .collect::<Result<_, _>>()
+            .map(Value::Texts),
+        (Kind::Texts, _) => Err("must be a list of strings".to_owned()),
+        (Kind::Switches, Tree::Map(map)) => map
+            .iter()
+            .map(|(name, on)| match on {
+                Tree::Bool(on) => Ok((name.clone(), *on)),
+                _ => Err(format!("{name} must be true or false")),
+            })
+            .collect::<Result<_, _>>()
+            .map(Value::Switches),
+        (Kind::Switches, _) => Err("must be a mapping of names to true or false".to_owned()),
+        (Kind::Any, other) => Ok(Value::Other(other.to_string())),
+    }
+}

@@ -1,0 +1,281 @@
+use super::*;
+use crate::args::{Command, parse};
+
+const HEADER: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+
+fn settings(flags: &[&str], file: Option<&str>) -> Result<(Settings, Vec<String>), Vec<String>> {
+    let args = match parse(["kubeferry", "run"].iter().chain(flags)).unwrap().command {
+        Command::Run(args) => *args,
+        other => panic!("{other:?}"),
+    };
+    let file = file.map(|fields| format!("{HEADER}{fields}"));
+    Settings::checked(&args.common, &args.serve, file.as_deref(), "Worker-1.Example\n").map_err(|error| match error {
+        SettingsError::Wrong(problems) => problems.iter().map(ToString::to_string).collect(),
+        SettingsError::File { .. } => panic!("{error}"),
+    })
+}
+
+fn good(flags: &[&str], file: Option<&str>) -> Settings {
+    settings(flags, file).unwrap().0
+}
+
+fn bad(flags: &[&str], file: Option<&str>) -> Vec<String> {
+    settings(flags, file).unwrap_err()
+}
+
+#[test]
+fn nothing_given_is_kube_proxys_nftables_mode() {
+    let (got, warnings) = settings(&[], None).unwrap();
+    let wanted = Settings {
+        node_name: "worker-1.example".into(),
+        source: Source::Api { kubeconfig: None, server: None },
+        datapath: DatapathSettings::default(),
+        node_addresses: Vec::new(),
+        sync_period: Duration::from_secs(30),
+        min_sync_period: Duration::ZERO,
+        healthz: Some("0.0.0.0:10256".parse().unwrap()),
+        metrics: Some("127.0.0.1:10249".parse().unwrap()),
+        bind_hard_fail: false,
+        once: false,
+        log: LogSettings::default(),
+    };
+    assert_eq!(got, wanted);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("no cluster CIDR"));
+}
+
+#[test]
+fn every_flag_arrives() {
+    let got = good(
+        &[
+            "--node-name= Node-A ",
+            "--manifests=/m",
+            "--cluster-cidr=10.244.0.0/16,fd00:10:244::/56",
+            "--masquerade-all",
+            "--iptables-masquerade-bit=31",
+            "--nodeport-addresses=192.168.0.0/16",
+            "--bind-address=fd00::1",
+            "--node-addresses=192.0.2.1,fd00::1",
+            "--iptables-sync-period=1m",
+            "--iptables-min-sync-period=2s",
+            "--healthz-bind-address=",
+            "--metrics-bind-address=[::]:9000",
+            "--bind-address-hard-fail",
+            "--once",
+            "--log-format=json",
+            "-v=4",
+        ],
+        None,
+    );
+    assert_eq!(&*got.node_name, "node-a");
+    assert_eq!(got.source, Source::Manifests("/m".into()));
+    let cidrs = vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/56".parse().unwrap()];
+    assert_eq!(
+        got.datapath,
+        DatapathSettings {
+            detect_local: DetectLocal::ClusterCidr(cidrs),
+            masquerade_all: true,
+            masquerade_bit: 31,
+            node_port_addresses: NodePortAddresses::Cidrs(vec!["192.168.0.0/16".parse().unwrap()]),
+            bind_address: Some("fd00::1".parse().unwrap()),
+        }
+    );
+    assert_eq!(got.node_addresses.len(), 2);
+    assert_eq!((got.sync_period.as_secs(), got.min_sync_period.as_secs()), (60, 2));
+    assert_eq!((got.healthz, got.metrics), (None, Some("[::]:9000".parse().unwrap())));
+    assert!(got.bind_hard_fail && got.once && got.log.json);
+    assert_eq!(got.log.filter, "info,kubeferry=debug");
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let file = "clusterCIDR: 10.1.0.0/16\nmode: nftables\nnftables: {masqueradeAll: true, masqueradeBit: 3, syncPeriod: 1h}\n\
+        hostnameOverride: from-file\nclientConnection: {kubeconfig: /k}\nlogging: {verbosity: 6}";
+    let from_file = good(&[], Some(file));
+    assert_eq!(&*from_file.node_name, "from-file");
+    assert_eq!(from_file.source, Source::Api { kubeconfig: Some("/k".into()), server: None });
+    assert!(from_file.datapath.masquerade_all);
+    assert_eq!((from_file.datapath.masquerade_bit, from_file.sync_period.as_secs()), (3, 3600));
+    assert_eq!(from_file.datapath.node_port_addresses, NodePortAddresses::Primary);
+    assert_eq!(from_file.log.filter, "info,kubeferry=trace");
+    let flags = [
+        "--cluster-cidr=10.2.0.0/16",
+        "--masquerade-all=false",
+        "--iptables-masquerade-bit=4",
+        "--node-name=flag",
+        "--iptables-sync-period=2h",
+        "--kubeconfig=/f",
+        "--server=https://h:6443",
+    ];
+    let both = good(&flags, Some(file));
+    assert_eq!(&*both.node_name, "flag");
+    assert_eq!(both.source, Source::Api { kubeconfig: Some("/f".into()), server: Some("https://h:6443".into()) });
+    assert_eq!(both.datapath.detect_local, DetectLocal::ClusterCidr(vec!["10.2.0.0/16".parse().unwrap()]));
+    assert!(!both.datapath.masquerade_all);
+    assert_eq!((both.datapath.masquerade_bit, both.sync_period.as_secs()), (4, 7200));
+    assert_eq!(good(&["--manifests=/m"], Some(file)).source, Source::Manifests("/m".into()));
+}
+
+#[test]
+fn each_mode_has_its_own_fields_and_defaults() {
+    let file = |mode: &str| {
+        format!(
+            "mode: {mode}\nclusterCIDR: 10.1.0.0/16\niptables: {{masqueradeAll: true, masqueradeBit: 1, syncPeriod: 1m}}\n\
+             ipvs: {{syncPeriod: 2m, minSyncPeriod: 5s}}\nnftables: {{masqueradeBit: 3, syncPeriod: 3m, minSyncPeriod: 1s}}"
+        )
+    };
+    let all = NodePortAddresses::Cidrs(Vec::new());
+    for (mode, bit, masquerade_all, sync, min, node_ports, warned) in [
+        ("iptables", 1, true, 60, 0, &all, 1),
+        ("\"\"", 1, true, 60, 0, &all, 1),
+        ("ipvs", 1, true, 120, 5, &all, 1),
+        ("nftables", 3, false, 180, 1, &NodePortAddresses::Primary, 0),
+    ] {
+        let (got, warnings) = settings(&[], Some(&file(mode))).unwrap();
+        assert_eq!((got.datapath.masquerade_bit, got.datapath.masquerade_all), (bit, masquerade_all), "{mode}");
+        assert_eq!((got.sync_period.as_secs(), got.min_sync_period.as_secs()), (sync, min), "{mode}");
+        assert_eq!(&got.datapath.node_port_addresses, node_ports, "{mode}");
+        assert_eq!(warnings.len(), warned, "{mode} {warnings:?}");
+    }
+    let flag = good(&["--proxy-mode=nftables"], Some(&file("ipvs")));
+    assert_eq!(flag.datapath.masquerade_bit, 3);
+    assert_eq!(good(&["--proxy-mode=iptables"], None).datapath.node_port_addresses, all);
+}
+
+#[test]
+fn all_detectors() {
+    let detect = |flags: &[&str]| good(flags, None).datapath.detect_local;
+    assert_eq!(detect(&["--detect-local-mode=NodeCIDR"]), DetectLocal::NodeCidr);
+    assert_eq!(
+        detect(&["--detect-local-mode=BridgeInterface", "--pod-bridge-interface=cni0"]),
+        DetectLocal::BridgeInterface("cni0".into())
+    );
+    let file = "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: veth}\nmode: nftables";
+    assert_eq!(good(&[], Some(file)).datapath.detect_local, DetectLocal::InterfaceNamePrefix("veth".into()));
+    assert_eq!(
+        good(&["--cluster-cidr=fd00::/48"], None).datapath.detect_local,
+        DetectLocal::ClusterCidr(vec!["fd00::/48".parse().unwrap()])
+    );
+}
+
+#[test]
+fn served_addresses() {
+    let addresses = |flags: &[&str], file: Option<&str>| {
+        let got = good(flags, file);
+        (got.healthz.map(|a| a.to_string()), got.metrics.map(|a| a.to_string()))
+    };
+    let text = |a: &str, b: &str| (Some(a.to_owned()), Some(b.to_owned()));
+    assert_eq!(addresses(&["--bind-address=::"], None), text("[::]:10256", "[::1]:10249"));
+    assert_eq!(
+        addresses(&["--healthz-bind-address=127.0.0.1", "--metrics-bind-address=::1"], None),
+        text("127.0.0.1:10256", "[::1]:10249")
+    );
+    let file = "healthzBindAddress: \"\"\nmetricsBindAddress: \"[::]\"\nmode: nftables";
+    assert_eq!(addresses(&[], Some(file)), text("0.0.0.0:10256", "[::]:10249"));
+    assert_eq!(addresses(&["--healthz-bind-address=", "--metrics-bind-address="], Some(file)), (None, None));
+    assert_eq!(good(&["--bind-address=::"], None).datapath.bind_address, None);
+}
+
+#[test]
+fn every_wrong_setting_is_named_at_once() {
+    let flags = [
+        "--node-name=$(NODE_NAME)",
+        "--server=10.0.0.1:6443",
+        "--backend=ebpf",
+        "--cluster-cidr=10.0.0.0/8,10.1.0.0/16",
+        "--detect-local-mode=BridgeInterface",
+        "--iptables-masquerade-bit=32",
+        "--nodeport-addresses=primary,10.0.0.0/8",
+        "--bind-address=here",
+        "--node-addresses=192.0.2.1/24",
+        "--iptables-sync-period=1s",
+        "--iptables-min-sync-period=2s",
+        "--healthz-bind-address=0.0.0.0:0",
+        "--metrics-bind-address=localhost:10249",
+        "--log-format=xml",
+        "--log-level=a=b=c",
+    ];
+    let got = bad(&flags, Some("configSyncPeriod: -1s"));
+    let starts: Vec<&str> = got.iter().map(|text| text.split(" = ").next().unwrap()).collect();
+    assert_eq!(
+        starts,
+        [
+            "configSyncPeriod",
+            "--backend",
+            "--bind-address",
+            "--iptables-min-sync-period",
+            "--node-name",
+            "--server",
+            "--cluster-cidr",
+            "--pod-bridge-interface",
+            "--iptables-masquerade-bit",
+            "--nodeport-addresses",
+            "--node-addresses",
+            "--healthz-bind-address",
+            "--metrics-bind-address",
+            "--log-format",
+            "--log-level",
+        ]
+    );
+    let text = SettingsError::Wrong(vec![Problem { what: "a".into(), value: "1".into(), why: "must be 2".into() }; 2]);
+    assert_eq!(text.to_string(), "2 settings are wrong:\n  a = 1: must be 2\n  a = 1: must be 2");
+}
+
+#[test]
+fn single_rules_of_kube_proxys_validation() {
+    for (flags, part) in [
+        (&["--iptables-sync-period=0"][..], "must be greater than 0"),
+        (&["--iptables-sync-period=-1s"], "must not be negative"),
+        (&["--iptables-min-sync-period=31s"], "the sync period, which is 30s"),
+        (&["--detect-local-mode=Nothing"], "InterfaceNamePrefix"),
+        (&["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=a\"b"], "no interface's name"),
+        (&["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=sixteen-bytes-xy"], "15 bytes"),
+        (&["--cluster-cidr=10.0.0.0"], "must be a CIDR"),
+        (&["--cluster-cidr=10.0.0.0/8,fd00::/48,10.0.0.0/8"], "must be a CIDR"),
+        (&["--backend=userspace"], "must be nftables"),
+        (&["--metrics-bind-address=:10249"], "IP:PORT"),
+        (&["--healthz-bind-address=1.2.3.4:70000"], "from 1 to 65535"),
+        (&["--backend=ebpf"], "not available in this build yet"),
+    ] {
+        let got = bad(flags, None);
+        assert!(got.len() == 1 && got[0].contains(part), "{flags:?}: {got:?}");
+    }
+    let file = bad(&[], Some("mode: nftables\nnftables: {syncPeriod: 1s, minSyncPeriod: 2s}\nmetricsBindAddress: x"));
+    assert_eq!(file.len(), 2, "{file:?}");
+    assert!(
+        file[0].starts_with("nftables.minSyncPeriod = 2s: must not be greater than nftables.syncPeriod, which is 1s")
+    );
+}
+
+#[test]
+fn addresses_may_have_leading_zeros_and_host_bits() {
+    let got = good(&["--cluster-cidr=10.244.001.7/16", "--nodeport-addresses=10.0.0.7/08, ,::/0"], None);
+    assert_eq!(got.datapath.detect_local, DetectLocal::ClusterCidr(vec!["10.244.0.0/16".parse().unwrap()]));
+    let cidrs = vec!["10.0.0.0/8".parse().unwrap(), "::/0".parse().unwrap()];
+    assert_eq!(got.datapath.node_port_addresses, NodePortAddresses::Cidrs(cidrs));
+}
+
+#[test]
+fn loopback_node_ports_are_warned_of() {
+    let (_, warnings) = settings(&["--nodeport-addresses=127.0.0.0/8", "--cluster-cidr=10.0.0.0/8"], None).unwrap();
+    assert_eq!(warnings, ["node ports never answer at loopback addresses: 127.0.0.0/8 has no effect"]);
+}
+
+#[test]
+fn what_kubeadm_writes_gives_settings() {
+    let text = include_str!("../../tests-data/config/kubeadm.yaml");
+    let (got, warnings) =
+        Settings::checked(&CommonArgs::default(), &ServeArgs::default(), Some(text), "node-1").unwrap();
+    assert_eq!(got.datapath.node_port_addresses, NodePortAddresses::Cidrs(Vec::new()));
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let args = CommonArgs {
+        source: crate::args::SourceArgs { config: Some("/nonexistent/config.conf".into()), ..Default::default() },
+        ..Default::default()
+    };
+    let error = Settings::from_args(&args, &ServeArgs::default()).unwrap_err();
+    assert!(error.to_string().contains("/nonexistent/config.conf"), "{error}");
+}

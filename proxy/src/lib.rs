@@ -5,9 +5,15 @@
 
 pub mod args;
 pub mod backend;
+pub mod commands;
 pub mod config;
+pub mod conntrack;
 pub mod desired;
 pub mod log;
+pub mod node;
+pub mod pacing;
+pub mod proxy;
+pub mod run;
 pub mod settings;
 pub mod state;
 pub mod watch;

@@ -146,6 +146,9 @@ impl<K: Kernel> Runner<K> {
     fn synced(&mut self, synced: &Synced) {
         let report = &synced.report;
         tracing::info!(changed = synced.changes.services.len(), ops = report.changes, took = ?synced.took, full = report.full, "synced");
+        if report.full {
+            release_memory();
+        }
         let udp = self.proxy.udp_services(&synced.changes.endpoints_of);
         match clean_conntrack(&udp) {
             Ok(cleaned) if cleaned.deleted > 0 => {
@@ -158,5 +161,15 @@ impl<K: Kernel> Runner<K> {
 
     fn failed(&mut self, error: &KernelError) {
         tracing::error!(%error, retry_in = ?self.settings.sync_period, "sync failed");
+    }
+}
+
+/// Gives the memory of a full sync's temporary lists back to the system; glibc would keep it.
+#[allow(unsafe_code)]
+fn release_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointers; glibc documents it as safe to call at any time from any thread.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }

@@ -9,13 +9,16 @@ pub mod commands;
 pub mod config;
 pub mod conntrack;
 pub mod desired;
+pub mod health;
 pub mod log;
+pub mod metrics;
 pub mod node;
 pub mod pacing;
 pub mod proxy;
 pub mod run;
 pub mod settings;
 pub mod state;
+pub mod status;
 pub mod watch;
 
 #[cfg(test)]

@@ -110,9 +110,8 @@ pub struct ServeArgs {
     #[arg(long)]
     pub once: bool,
 
-    /// How often the kernel is looked at for drift, how soon a failed sync is tried again; after twice this time an
-    /// unapplied change makes /healthz fail. A Go duration such as 30s or 1h5m, greater than 0 [config: syncPeriod of the
-    /// mode in force; default: 30s]
+    /// How soon a failed sync is tried again; after twice this time an unapplied change makes /healthz fail. A Go duration
+    /// such as 30s or 1h5m, greater than 0 [config: syncPeriod of the mode in force; default: 30s]
     #[arg(long, value_name = "DURATION", allow_negative_numbers = true)]
     pub iptables_sync_period: Option<String>,
 

@@ -11,9 +11,6 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use groups::{CommonArgs, DatapathArgs, LogArgs, ServeArgs, SourceArgs};
 pub use parse::parse;
 
-/// Where `run` serves its status unless told otherwise.
-pub const STATUS_URL: &str = "http://127.0.0.1:10249/status";
-
 /// The whole command line of `kubeferry`. [`parse`] reads it with better messages than [`Parser::parse`].
 #[derive(Parser, Clone, PartialEq, Eq, Debug)]
 #[command(
@@ -24,7 +21,7 @@ pub const STATUS_URL: &str = "http://127.0.0.1:10249/status";
         It reads Services and EndpointSlices from the API server or from a folder of manifests, and keeps the kernel's \
         nftables table `inet kubeferry` equal to what they ask for. Options that kube-proxy has keep kube-proxy's names.",
     after_help = "Examples:\n  \
-        kubeferry run --node-name worker-1 --kubeconfig /etc/kubernetes/proxy.conf --cluster-cidr 10.244.0.0/16\n  \
+        kubeferry run --node-name worker-1 --kubeconfig /etc/kubernetes/proxy.conf\n  \
         kubeferry plan --node-name worker-1 --manifests ./cluster\n  \
         kubeferry trace --node-name worker-1 --manifests ./cluster --from 10.244.0.7 --to tcp:10.96.0.10:80\n  \
         kubeferry status",
@@ -38,35 +35,55 @@ pub struct Cli {
     pub command: Command,
 }
 
+const RUN_ABOUT: &str = "Serve this node: watch Services and EndpointSlices and keep the kernel's rows equal to them.\n\n\
+        Needs CAP_NET_ADMIN and the program `nft` (1.0.1 or later). Nothing is written before Services and \
+        EndpointSlices have both been listed. SIGTERM ends the process and leaves the rules in force; \
+        `kubeferry cleanup` removes them.";
+
+const PLAN_ABOUT: &str = "Print what would be programmed, from the same sources and settings as `run`.\n\n\
+        Touches nothing and needs no right; `--diff` reads the kernel's table, which needs CAP_NET_ADMIN.";
+
+const TRACE_ABOUT: &str = "Say where the first packet of a new connection would go and why: which Service and port, policy, \
+        endpoints, masquerade, or the reason for a reject or a drop.\n\n\
+        The answer is the model's, from the same sources and settings as `run`; no packet is sent. A source among the \
+        node's addresses is the node itself: offline those come from the Node object and `--node-addresses`.";
+
+const STATUS_ABOUT: &str = "Show what the running proxy serves, its last sync and drift, as its metrics address tells it.\n\n\
+        Exit code: 0 healthy, 1 the proxy runs but is not healthy (the last sync failed, or a change has waited too \
+        long), 2 it cannot be reached.";
+
+const CLEANUP_ABOUT: &str = "Remove everything that Kubeferry put into the kernel: the table `inet kubeferry` with all its rows.\n\n\
+        Needs CAP_NET_ADMIN. Connections that are established go on. Stop `kubeferry run` first, it would heal the table. \
+        Nothing to remove is a success; exit code 1 if something could not be removed.";
+
 /// The commands of `kubeferry`.
 #[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
 pub enum Command {
     /// Serve this node: watch the objects and keep the kernel's rows equal to them
+    #[command(long_about = RUN_ABOUT)]
     Run(Box<RunArgs>),
     /// Print what would be programmed; touches nothing and needs no right
+    #[command(long_about = PLAN_ABOUT)]
     Plan(Box<PlanArgs>),
     /// Say where a new connection would go, and why; touches nothing and needs no right
+    #[command(long_about = TRACE_ABOUT)]
     Trace(Box<TraceArgs>),
     /// Show what the running proxy serves, its last sync and drift
+    #[command(long_about = STATUS_ABOUT)]
     Status(StatusArgs),
     /// Remove everything that Kubeferry put into the kernel
+    #[command(long_about = CLEANUP_ABOUT)]
     Cleanup(CleanupArgs),
 }
 
 /// `kubeferry run`.
 #[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
-#[command(
-    long_about = "Serve this node: watch Services and EndpointSlices and keep the kernel's rows equal to them.\n\n\
-        Needs CAP_NET_ADMIN and the program `nft` (1.0.1 or later). Nothing is written before Services and \
-        EndpointSlices have both been listed. SIGTERM ends the process and leaves the rules in force; \
-        `kubeferry cleanup` removes them.",
-    after_help = "Examples:\n  \
+#[command(after_help = "Examples:\n  \
         In a pod, as kube-proxy runs:  kubeferry run --config /var/lib/kube-proxy/config.conf --hostname-override $(NODE_NAME)\n  \
         Outside the cluster:           kubeferry run --node-name worker-1 --kubeconfig /etc/kubernetes/proxy.conf\n  \
         From a folder, both families:  kubeferry run --node-name worker-1 --manifests ./cluster \\\n                                   \
         --cluster-cidr 10.244.0.0/16,fd00:10:244::/56\n  \
-        Once, for a check:             kubeferry run --node-name worker-1 --manifests ./cluster --once"
-)]
+        Once, for a check:             kubeferry run --node-name worker-1 --manifests ./cluster --once")]
 pub struct RunArgs {
     /// Sources and settings, shared with `plan` and `trace`.
     #[command(flatten)]
@@ -78,13 +95,9 @@ pub struct RunArgs {
 
 /// `kubeferry plan`.
 #[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
-#[command(
-    long_about = "Print what would be programmed, from the same sources and settings as `run`.\n\n\
-        Touches nothing and needs no right; `--diff` reads the kernel's table, which needs CAP_NET_ADMIN.",
-    after_help = "Examples:\n  \
+#[command(after_help = "Examples:\n  \
         kubeferry plan --node-name worker-1 --manifests ./cluster > rules.nft && nft --check --file rules.nft\n  \
-        kubeferry plan --node-name worker-1 --kubeconfig ~/.kube/config --diff"
-)]
+        kubeferry plan --node-name worker-1 --kubeconfig ~/.kube/config --diff")]
 pub struct PlanArgs {
     /// Sources and settings, shared with `run` and `trace`.
     #[command(flatten)]
@@ -109,18 +122,12 @@ pub enum PlanOutput {
 
 /// `kubeferry trace`.
 #[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
-#[command(
-    long_about = "Say where the first packet of a new connection would go and why: which Service and port, policy, \
-        endpoints, masquerade, or the reason for a reject or a drop.\n\n\
-        The answer is the model's, from the same sources and settings as `run`; no packet is sent. A source among the \
-        node's addresses is the node itself: offline those come from the Node object and `--node-addresses`.",
-    after_help = "Examples:\n  \
+#[command(after_help = "Examples:\n  \
         kubeferry trace --node-name worker-1 --manifests ./cluster --from 10.244.0.7 --to tcp:10.96.0.10:80\n  \
         kubeferry trace --node-name worker-1 --manifests ./cluster --from 192.0.2.9 --to 'udp:[fd00::12]:30053'\n  \
         kubeferry trace --node-name worker-1 --manifests ./cluster --stdin --output json < flows.jsonl\n\n\
         With --stdin each line is a flow such as {\"from\":\"10.0.0.2\",\"to\":\"tcp:172.30.0.41:80\",\"iif\":\"eth0\"}, \
-        and gets one line of answer."
-)]
+        and gets one line of answer.")]
 pub struct TraceArgs {
     /// Sources and settings, shared with `run` and `plan`.
     #[command(flatten)]
@@ -155,14 +162,11 @@ pub enum TraceOutput {
 /// `kubeferry status`.
 #[derive(Args, Clone, PartialEq, Eq, Debug)]
 #[command(
-    long_about = "Show what the running proxy serves, its last sync and drift, as its metrics address tells it.\n\n\
-        Exit code: 0 healthy, 1 the proxy runs but is not healthy (the last sync failed, or a change has waited too \
-        long), 2 it cannot be reached.",
     after_help = "Examples:\n  kubeferry status\n  kubeferry status --url http://127.0.0.1:10249/status --output json"
 )]
 pub struct StatusArgs {
     /// Where the proxy serves its metrics (`--metrics-bind-address` of `run`), with the path /status
-    #[arg(long, value_name = "URL", default_value = crate::args::STATUS_URL)]
+    #[arg(long, value_name = "URL", default_value = crate::status::DEFAULT_URL)]
     pub url: String,
     /// Form of the output
     #[arg(long, value_enum, value_name = "FORM", default_value_t)]
@@ -184,11 +188,6 @@ pub enum StatusOutput {
 
 /// `kubeferry cleanup`.
 #[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
-#[command(
-    long_about = "Remove everything that Kubeferry put into the kernel: the table `inet kubeferry` with all its rows.\n\n\
-        Needs CAP_NET_ADMIN. Connections that are established go on. Stop `kubeferry run` first, it would heal the table. \
-        Nothing to remove is a success; exit code 1 if something could not be removed."
-)]
 pub struct CleanupArgs {
     /// How it logs.
     #[command(flatten)]

@@ -95,7 +95,9 @@ fn trace_wants_one_flow_or_stdin() {
 fn help_names_every_flag_and_its_field() {
     let mut command = Cli::command();
     let help = command.find_subcommand_mut("run").unwrap().render_long_help().to_string();
-    for text in ["--cluster-cidr", "[config: clusterCIDR]", "--hostname-override", "0.0.0.0:10256", "Examples:"] {
+    for text in
+        ["SIGTERM", "--cluster-cidr", "[config: clusterCIDR]", "--hostname-override", "0.0.0.0:10256", "Examples:"]
+    {
         assert!(help.contains(text), "{text} in\n{help}");
     }
 }

@@ -1,6 +1,7 @@
 //! The checked configuration: what `--config` and the flags come to. Every later stage reads this and nothing else.
 
 mod check;
+mod describe;
 mod merge;
 
 use std::fmt;

@@ -279,3 +279,20 @@ fn a_file_that_cannot_be_read_is_named() {
     let error = Settings::from_args(&args, &ServeArgs::default()).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/config.conf"), "{error}");
 }
+
+#[test]
+fn settings_can_be_told() {
+    let text = |flags: &[&str]| {
+        let pairs: Vec<String> = good(flags, None).describe().iter().map(|(k, v)| format!("{k}={v}")).collect();
+        pairs.join(" ")
+    };
+    assert_eq!(
+        text(&["--cluster-cidr=10.0.0.0/8,fd00::/8", "--metrics-bind-address="]),
+        "clusterCIDR=10.0.0.0/8,fd00::/8 detectLocalMode=ClusterCIDR healthzBindAddress=0.0.0.0:10256 masqueradeAll=false \
+         masqueradeBit=14 metricsBindAddress=off minSyncPeriod=0s nodePortAddresses=primary server=in-cluster syncPeriod=30s"
+    );
+    let other =
+        text(&["--manifests=/m", "--detect-local-mode=NodeCIDR", "--proxy-mode=ipvs", "--node-addresses=10.0.0.1"]);
+    assert!(other.contains("manifests=/m") && other.contains("nodePortAddresses=all"), "{other}");
+    assert!(other.contains("nodeAddresses=10.0.0.1") && !other.contains("clusterCIDR"), "{other}");
+}

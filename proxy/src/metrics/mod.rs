@@ -1,0 +1,228 @@
+//! The metrics at `/metrics`: kube-proxy's names where it has one (`pkg/proxy/metrics/metrics.go`), `kubeferry_` for ours.
+//!
+//! Both families are synced in one transaction, so a sync counts for each family that it carried.
+
+mod process;
+mod registry;
+mod text;
+
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family as Series;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::state::objects::Family;
+
+pub use text::Format;
+
+type Histograms<L> = Series<L, Histogram, fn() -> Histogram>;
+type Seconds = Gauge<f64, AtomicU64>;
+
+/// What a successful sync did.
+#[derive(Clone, PartialEq, Debug)]
+pub struct SyncReport {
+    /// Every row was compared, not only those of changed objects.
+    pub full: bool,
+    /// How long it took.
+    pub took: Duration,
+    /// Rows (and chains) written or deleted in the kernel.
+    pub rows_written: usize,
+    /// The families that it carried.
+    pub families: Vec<Family>,
+}
+
+/// Which traffic policy of a service port asks for local endpoints.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Policy {
+    /// `internalTrafficPolicy`.
+    Internal,
+    /// `externalTrafficPolicy`.
+    External,
+}
+
+impl Policy {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Internal => "internal",
+            Self::External => "external",
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct OfFamily {
+    ip_family: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct OfPolicy {
+    ip_family: &'static str,
+    traffic_policy: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Code {
+    code: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Map {
+    map: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Kind {
+    kind: String,
+}
+
+impl From<Family> for OfFamily {
+    fn from(family: Family) -> Self {
+        Self { ip_family: family.as_str() }
+    }
+}
+
+/// All metrics of a running proxy. Cheap to record from any thread; shared by reference.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    sync: Histograms<OfFamily>,
+    sync_full: Histograms<OfFamily>,
+    sync_partial: Histograms<OfFamily>,
+    last_sync: Series<OfFamily, Seconds>,
+    last_queued: Series<OfFamily, Seconds>,
+    programming: Histograms<OfFamily>,
+    endpoints_pending: Gauge,
+    endpoints_seen: Counter,
+    services_pending: Gauge,
+    services_seen: Counter,
+    no_local_endpoints: Series<OfPolicy, Gauge>,
+    healthz: Series<Code, Counter>,
+    livez: Series<Code, Counter>,
+    sync_failures: Series<OfFamily, Counter>,
+    conntrack: Histograms<OfFamily>,
+    conntrack_deleted: Series<OfFamily, Counter>,
+    rows: Series<Map, Gauge>,
+    rows_written: Counter,
+    sync_rows: Histogram,
+    drift_repairs: Counter,
+    drift_rows: Counter,
+    watch_errors: Series<Kind, Counter>,
+    ignored: Gauge,
+}
+
+impl Metrics {
+    /// A sync succeeded.
+    pub fn sync_done(&self, report: &SyncReport) {
+        let took = report.took.as_secs_f64();
+        let part = if report.full { &self.sync_full } else { &self.sync_partial };
+        let now = unix_seconds(SystemTime::now());
+        for label in report.families.iter().map(|family| OfFamily::from(*family)) {
+            self.sync.get_or_create(&label).observe(took);
+            part.get_or_create(&label).observe(took);
+            self.last_sync.get_or_create(&label).set(now);
+        }
+        self.rows_written.inc_by(report.rows_written as u64);
+        self.sync_rows.observe(report.rows_written as f64);
+    }
+
+    /// A sync failed: nothing of it is in force.
+    pub fn sync_failed(&self, families: &[Family]) {
+        for family in families {
+            self.sync_failures.get_or_create(&(*family).into()).inc();
+        }
+    }
+
+    /// A sync was asked for, by a change or by the clock.
+    pub fn sync_queued(&self, families: &[Family]) {
+        let now = unix_seconds(SystemTime::now());
+        for family in families {
+            self.last_queued.get_or_create(&(*family).into()).set(now);
+        }
+    }
+
+    /// So many more changes of Services and of EndpointSlices were seen.
+    pub fn changes_seen(&self, services: u64, endpoints: u64) {
+        self.services_seen.inc_by(services);
+        self.endpoints_seen.inc_by(endpoints);
+    }
+
+    /// So many changes of Services and of EndpointSlices wait for a sync now.
+    pub fn changes_pending(&self, services: usize, endpoints: usize) {
+        self.services_pending.set(gauge(services));
+        self.endpoints_pending.set(gauge(endpoints));
+    }
+
+    /// A change of a slice reached the kernel, so long after the annotation `endpoints.kubernetes.io/last-change-trigger-time`
+    /// of the slice. kube-proxy's rule: only times after the process started, and no deletions.
+    pub fn programmed(&self, family: Family, after: Duration) {
+        self.programming.get_or_create(&family.into()).observe(after.as_secs_f64());
+    }
+
+    /// So many service ports have this policy set to Local, no local endpoint, and endpoints elsewhere.
+    pub fn no_local_endpoints(&self, family: Family, policy: Policy, ports: usize) {
+        let label = OfPolicy { ip_family: family.as_str(), traffic_policy: policy.as_str() };
+        self.no_local_endpoints.get_or_create(&label).set(gauge(ports));
+    }
+
+    /// Stale UDP entries of a family were cleaned up.
+    pub fn conntrack_cleaned(&self, family: Family, took: Duration, deleted: u64) {
+        self.conntrack.get_or_create(&family.into()).observe(took.as_secs_f64());
+        self.conntrack_deleted.get_or_create(&family.into()).inc_by(deleted);
+    }
+
+    /// A map of the kernel holds so many rows now.
+    pub fn rows(&self, map: &str, rows: usize) {
+        self.rows.get_or_create(&Map { map: map.to_owned() }).set(gauge(rows));
+    }
+
+    /// The kernel was found to differ from what was written, in so many rows, and was repaired.
+    pub fn drift_repaired(&self, rows: usize) {
+        self.drift_repairs.inc();
+        self.drift_rows.inc_by(rows as u64);
+    }
+
+    /// A watch of this kind of object failed and will be tried again.
+    pub fn watch_error(&self, kind: &str) {
+        self.watch_errors.get_or_create(&Kind { kind: kind.to_owned() }).inc();
+    }
+
+    /// So many objects are left out at the moment, whole or in part.
+    pub fn ignored(&self, objects: usize) {
+        self.ignored.set(gauge(objects));
+    }
+
+    /// `/healthz` was answered.
+    pub(crate) fn healthz(&self, healthy: bool) {
+        self.healthz.get_or_create(&code(healthy)).inc();
+    }
+
+    /// `/livez` was answered.
+    pub(crate) fn livez(&self, healthy: bool) {
+        self.livez.get_or_create(&code(healthy)).inc();
+    }
+
+    /// The text of `/metrics`.
+    pub fn text(&self, format: Format) -> String {
+        text::encode(&self.registry, format)
+    }
+}
+
+fn code(healthy: bool) -> Code {
+    Code { code: if healthy { "200" } else { "503" } }
+}
+
+fn gauge(value: usize) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,67 @@
+//! The settings in force as text, for `kubeferry status` and the first log line.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+
+use super::{DetectLocal, NodePortAddresses, Settings, Source};
+use crate::config::go_duration_text;
+
+impl Settings {
+    /// The settings by kube-proxy's names of them, where it has one.
+    pub fn describe(&self) -> BTreeMap<String, String> {
+        let datapath = &self.datapath;
+        let mut map = BTreeMap::new();
+        let mut add = |name: &str, value: String| map.insert(name.to_owned(), value);
+        match &self.source {
+            Source::Manifests(folder) => add("manifests", folder.display().to_string()),
+            Source::Api { kubeconfig: None, server: None } => add("server", "in-cluster".to_owned()),
+            Source::Api { kubeconfig, server } => {
+                if let Some(path) = kubeconfig {
+                    add("kubeconfig", path.display().to_string());
+                }
+                server.clone().and_then(|server| add("server", server))
+            }
+        };
+        match &datapath.detect_local {
+            DetectLocal::ClusterCidr(cidrs) => {
+                add("detectLocalMode", "ClusterCIDR".to_owned());
+                add("clusterCIDR", list(cidrs, "none"))
+            }
+            DetectLocal::NodeCidr => add("detectLocalMode", "NodeCIDR".to_owned()),
+            DetectLocal::BridgeInterface(name) => add("detectLocalMode", format!("BridgeInterface({name})")),
+            DetectLocal::InterfaceNamePrefix(name) => add("detectLocalMode", format!("InterfaceNamePrefix({name})")),
+        };
+        add("masqueradeAll", datapath.masquerade_all.to_string());
+        add("masqueradeBit", datapath.masquerade_bit.to_string());
+        let node_ports = match &datapath.node_port_addresses {
+            NodePortAddresses::Primary => "primary".to_owned(),
+            NodePortAddresses::Cidrs(cidrs) => list(cidrs, "all"),
+        };
+        add("nodePortAddresses", node_ports);
+        if let Some(ip) = datapath.bind_address {
+            add("bindAddress", ip.to_string());
+        }
+        if !self.node_addresses.is_empty() {
+            add("nodeAddresses", list(&self.node_addresses, ""));
+        }
+        add("syncPeriod", duration(self.sync_period));
+        add("minSyncPeriod", duration(self.min_sync_period));
+        let address =
+            |address: Option<std::net::SocketAddr>| address.map_or_else(|| "off".to_owned(), |a| a.to_string());
+        add("healthzBindAddress", address(self.healthz));
+        add("metricsBindAddress", address(self.metrics));
+        map
+    }
+}
+
+fn list<T: Display>(items: &[T], empty: &str) -> String {
+    let texts: Vec<String> = items.iter().map(ToString::to_string).collect();
+    if texts.is_empty() { empty.to_owned() } else { texts.join(",") }
+}
+
+fn duration(duration: Duration) -> String {
+    SignedDuration::try_from(duration).map_or_else(|_| format!("{duration:?}"), go_duration_text)
+}

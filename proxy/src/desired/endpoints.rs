@@ -96,6 +96,10 @@ impl EndpointLists {
             lists.cluster = or_draining(near, &draining);
             lists.any = !lists.cluster.is_empty();
         }
+        // Most often the same list: share it.
+        if lists.cluster == lists.serving {
+            lists.serving = lists.cluster.clone();
+        }
         if uses.local {
             let near = pick(&|candidate| candidate.local && ready(candidate));
             lists.local = or_draining(near, &|candidate| candidate.local && draining(candidate));

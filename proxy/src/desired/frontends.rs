@@ -13,7 +13,8 @@ use super::target::{Frontend, Rank, Role, Target};
 /// The claims on every frontend.
 #[derive(Debug, Default)]
 pub(super) struct Frontends {
-    claims: BTreeMap<Frontend, BTreeMap<Rank, Arc<Target>>>,
+    /// Sorted by rank. Nearly all have one claim: a map in a map would cost a node for each.
+    claims: BTreeMap<Frontend, Vec<(Rank, Arc<Target>)>>,
     cluster_ips: BTreeMap<IpAddr, u32>,
     contested: BTreeSet<Frontend>,
 }
@@ -38,7 +39,9 @@ impl Frontends {
         }
         touched.frontends.insert(frontend);
         let claims = self.claims.entry(frontend).or_default();
-        claims.insert(rank, target);
+        let at = claims.partition_point(|(other, _)| *other < rank);
+        claims.reserve_exact(1);
+        claims.insert(at, (rank, target));
         self.note_contest(&frontend);
     }
 
@@ -47,7 +50,7 @@ impl Frontends {
             touched.frontends.insert(*frontend);
             let Some(claims) = self.claims.get_mut(frontend) else { continue };
             let mut freed = 0;
-            claims.retain(|rank, _| {
+            claims.retain(|(rank, _)| {
                 let ours = rank.service() == service;
                 freed += u32::from(ours && rank.is_cluster_ip());
                 !ours
@@ -80,7 +83,7 @@ impl Frontends {
         let waiting = self
             .claims
             .get(frontend)
-            .is_some_and(|claims| claims.len() > 1 || claims.keys().any(|rank| !rank.is_cluster_ip()));
+            .is_some_and(|claims| claims.len() > 1 || claims.iter().any(|(rank, _)| !rank.is_cluster_ip()));
         if waiting {
             self.contested.insert(*frontend);
         } else {
@@ -90,7 +93,7 @@ impl Frontends {
 
     /// The claim that holds a frontend. An address that is a ClusterIP serves no other role, on any port.
     pub(super) fn holder(&self, frontend: &Frontend) -> Option<Claim<'_>> {
-        let (rank, target) = self.claims.get(frontend)?.first_key_value()?;
+        let (rank, target) = self.claims.get(frontend)?.first()?;
         let shadowed =
             !rank.is_cluster_ip() && matches!(frontend, Frontend::Address { ip, .. } if self.is_cluster_ip(*ip));
         (!shadowed).then(|| Claim { role: rank.role(), target })

@@ -14,7 +14,8 @@ use super::objects::{EndpointSlice, Ignored, Node, ObjectName, Service};
 #[derive(Debug, Default)]
 pub struct State {
     services: BTreeMap<ObjectName, Service>,
-    slices: BTreeMap<ObjectName, BTreeMap<Arc<str>, EndpointSlice>>,
+    /// By Service; sorted by the slice's name. Most Services have one: a map in a map would cost a node for each.
+    slices: BTreeMap<ObjectName, Vec<EndpointSlice>>,
     slice_owner: BTreeMap<ObjectName, ObjectName>,
     node: Option<Node>,
     service_cidrs: BTreeMap<Arc<str>, Vec<IpNet>>,
@@ -79,21 +80,22 @@ impl State {
         self.slice_owner.insert(slice.name.clone(), slice.service.clone());
         let (owner, trigger) = (slice.service.clone(), slice.trigger_time);
         let slices = self.slices.entry(owner.clone()).or_default();
-        let before = slices.get(&slice.name.name);
-        // The trigger time alone is no change: it says when something else changed.
-        if before.is_some_and(|before| {
-            before.family == slice.family && before.ports == slice.ports && before.endpoints == slice.endpoints
-        }) {
-            return;
+        match slices.binary_search_by(|other| other.name.cmp(&slice.name)) {
+            // The trigger time alone is no change: it says when something else changed.
+            Ok(at) if slices[at].same_endpoints(&slice) => return,
+            Ok(at) => slices[at] = slice,
+            Err(at) => {
+                slices.reserve_exact(1);
+                slices.insert(at, slice);
+            }
         }
-        slices.insert(slice.name.name.clone(), slice);
         self.endpoints_changed(&owner);
         self.changes.triggers.extend(trigger);
     }
 
     fn remove_slice(&mut self, owner: &ObjectName, name: &ObjectName) {
         if let Some(slices) = self.slices.get_mut(owner) {
-            slices.remove(&name.name);
+            slices.retain(|slice| slice.name != *name);
             if slices.is_empty() {
                 self.slices.remove(owner);
             }
@@ -139,7 +141,7 @@ impl State {
 
     /// The slices of a Service, by slice name.
     pub fn slices_of(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> {
-        self.slices.get(service).into_iter().flat_map(BTreeMap::values)
+        self.slices.get(service).into_iter().flatten()
     }
 
     /// Our own Node, once it is known.

@@ -167,6 +167,13 @@ pub struct EndpointSlice {
     pub trigger_time: Option<Timestamp>,
 }
 
+impl EndpointSlice {
+    /// Whether two versions of a slice say the same of its endpoints.
+    pub fn same_endpoints(&self, other: &Self) -> bool {
+        self.family == other.family && self.ports == other.ports && self.endpoints == other.endpoints
+    }
+}
+
 /// One entry of a slice's `ports`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct SlicePort {

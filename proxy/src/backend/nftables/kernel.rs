@@ -8,10 +8,9 @@ use crate::state::objects::Family;
 
 use super::diff::Change;
 use super::maps::{self, MAPS};
-use super::netlink::{CommitError, Connection, Element, Error, Op};
+use super::netlink::{CommitError, Connection, Error, Op};
 use super::nft::{Nft, NftError};
 use super::rows::{Chains, Key, Rows, Value};
-use super::rule::Rule;
 use super::skeleton::TABLE;
 
 pub use super::netlink::Chain as ChainDigest;
@@ -147,21 +146,22 @@ impl Kernel for Netfilter {
     }
 
     fn commit(&mut self, changes: &[Change], chains: &Chains, node: &NodeView) -> Result<(), KernelError> {
-        let prepared: Vec<Prepared<'_>> = changes.iter().map(|change| Prepared::new(change, chains, node)).collect();
-        let mut ops = Vec::with_capacity(prepared.len());
-        let mut owner = Vec::with_capacity(prepared.len());
-        for (index, change) in prepared.iter().enumerate() {
-            change.push(&mut ops);
-            owner.resize(ops.len(), index);
-        }
+        let all = |push: &mut dyn FnMut(Op<'_>)| changes.iter().for_each(|change| push_ops(change, chains, node, push));
+        // An interval is two elements, a chain one operation and one for each rule.
+        let most = changes.len() * 2
+            + chains.values().map(|chain| chain.rules(node).map_or(0, |rules| rules.len())).sum::<usize>();
         self.with(|connection| {
-            connection.commit(TABLE, &ops).map_err(|error| match error {
-                CommitError::Refused(refused) => KernelError::Refused {
-                    change: (refused.ops.len() == 1).then(|| owner.get(refused.ops.start).copied()).flatten(),
-                    message: refused.to_string(),
+            connection.commit_pushed(TABLE, if changes.is_empty() { 0 } else { most }, &all).map_err(
+                |error| match error {
+                    CommitError::Refused(refused) => KernelError::Refused {
+                        change: (refused.ops.len() == 1)
+                            .then(|| owner(changes, chains, node, refused.ops.start))
+                            .flatten(),
+                        message: refused.to_string(),
+                    },
+                    CommitError::Netlink(error) => error.into(),
                 },
-                CommitError::Netlink(error) => error.into(),
-            })
+            )
         })
     }
 
@@ -190,31 +190,31 @@ fn read_map(connection: &Connection, family: Family, map: &str, found: &mut Foun
     })
 }
 
-enum Prepared<'a> {
-    Chain(&'a str, Vec<Rule>),
-    Add(&'static str, Vec<Element>),
-    Delete(&'static str, Vec<Element>),
+/// The operations of a change, made one at a time so that a large transaction is in memory only as bytes.
+fn push_ops(change: &Change, chains: &Chains, node: &NodeView, push: &mut dyn FnMut(Op<'_>)) {
+    match change {
+        Change::AddChain(chain) => {
+            push(Op::AddChain { chain });
+            for rule in chains.get(chain).and_then(|chain| chain.rules(node)).unwrap_or_default() {
+                push(Op::AddRule { chain, expressions: rule.expressions() });
+            }
+        }
+        Change::Add(key, value) => {
+            let map = maps::map_of(key);
+            maps::elements(key, value).iter().for_each(|element| push(Op::Add { map, element }));
+        }
+        Change::Delete(key, value) => {
+            let map = maps::map_of(key);
+            maps::elements(key, value).iter().for_each(|element| push(Op::Delete { map, element }));
+        }
+    }
 }
 
-impl<'a> Prepared<'a> {
-    fn new(change: &'a Change, chains: &Chains, node: &NodeView) -> Self {
-        match change {
-            Change::AddChain(name) => {
-                Self::Chain(name, chains.get(name).and_then(|chain| chain.rules(node)).unwrap_or_default())
-            }
-            Change::Add(key, value) => Self::Add(maps::map_of(key), maps::elements(key, value)),
-            Change::Delete(key, value) => Self::Delete(maps::map_of(key), maps::elements(key, value)),
-        }
-    }
-
-    fn push<'b>(&'b self, ops: &mut Vec<Op<'b>>) {
-        match self {
-            Self::Chain(chain, rules) => {
-                ops.push(Op::AddChain { chain });
-                ops.extend(rules.iter().map(|rule| Op::AddRule { chain, expressions: rule.expressions() }));
-            }
-            Self::Add(map, elements) => ops.extend(elements.iter().map(|element| Op::Add { map, element })),
-            Self::Delete(map, elements) => ops.extend(elements.iter().map(|element| Op::Delete { map, element })),
-        }
-    }
+/// The change that an operation belongs to.
+fn owner(changes: &[Change], chains: &Chains, node: &NodeView, op: usize) -> Option<usize> {
+    let mut count = 0;
+    changes.iter().position(|change| {
+        push_ops(change, chains, node, &mut |_| count += 1);
+        count > op
+    })
 }

@@ -112,8 +112,9 @@ impl<K: Kernel> Reconciler<K> {
 
     fn full(&mut self, desired: &Desired) -> Result<Report, KernelError> {
         self.known = false;
-        self.generation = None;
+        let before = self.kernel.generation()?;
         let found = self.kernel.read()?;
+        let mut transactions = 0;
         let program = skeleton::comment(desired.node());
         let mut report = Report { full: true, ..Report::default() };
         self.refused.clear();
@@ -127,6 +128,7 @@ impl<K: Kernel> Reconciler<K> {
                 // Nothing to replace: the rows follow by netlink, which is faster than text.
                 self.kernel.load(&skeleton::text(desired.node()))?;
                 report.loaded = true;
+                transactions += 1;
                 true
             }
         };
@@ -135,10 +137,12 @@ impl<K: Kernel> Reconciler<K> {
             self.applied = found.rows;
             self.chains = found.chains.into_keys().collect();
             self.commit_all(desired, &mut report)?;
+            transactions += u32::from(report.changes > 0);
         } else {
             let wanted = Wanted::all(desired, &Rows::new());
             self.kernel.load(&text::replacement(&wanted, desired.node()))?;
             report.loaded = true;
+            transactions += 1;
             report.changes = wanted.rows.len() + wanted.chains.len();
             self.chains = wanted.chains.into_keys().collect();
             self.applied = wanted.rows;
@@ -146,9 +150,11 @@ impl<K: Kernel> Reconciler<K> {
         self.program = Some(program);
         self.pending = Touched::default();
         self.known = true;
-        // A moment later the digests would be somebody else's as well; the next check finds out.
+        // Filled in order, a BTreeMap's nodes are half empty: build it again.
+        self.applied = std::mem::take(&mut self.applied).into_iter().collect();
         self.digests = self.kernel.chains()?;
-        self.generation = None;
+        let expected = before.wrapping_add(transactions);
+        self.generation = self.kernel.generation().ok().filter(|now| *now == expected);
         report.refused = self.refused.clone();
         Ok(report)
     }

@@ -42,26 +42,46 @@ impl Connection {
     /// one is: where the kernel does not point at it, the transaction is tried again with a message for each row, to
     /// find it. [`CommitError::Netlink`] where nobody knows.
     pub fn commit(&self, table: &str, ops: &[Op<'_>]) -> Result<(), CommitError> {
-        if ops.is_empty() {
+        self.commit_pushed(table, ops.len(), &|push| ops.iter().for_each(|op| push(*op)))
+    }
+
+    /// As [`Connection::commit`], for operations that need not all be in memory at once: `ops` pushes them in order, at
+    /// most `most` of them, and the same ones whenever it is called.
+    ///
+    /// # Errors
+    /// As [`Connection::commit`].
+    pub fn commit_pushed(
+        &self,
+        table: &str,
+        most: usize,
+        ops: &dyn Fn(&mut dyn FnMut(Op<'_>)),
+    ) -> Result<(), CommitError> {
+        if most == 0 {
             return Ok(());
         }
-        match self.transact(table, ops, GROUP) {
+        match self.transact(table, most, ops, GROUP) {
             Err(CommitError::Refused(Refused { ops: range, part: RefusedPart::Map(_), .. })) if range.len() > 1 => {
-                self.transact(table, ops, 0)
+                self.transact(table, most, ops, 0)
             }
             result => result,
         }
     }
 
-    fn transact(&self, table: &str, ops: &[Op<'_>], group: usize) -> Result<(), CommitError> {
+    fn transact(
+        &self,
+        table: &str,
+        most: usize,
+        ops: &dyn Fn(&mut dyn FnMut(Op<'_>)),
+        group: usize,
+    ) -> Result<(), CommitError> {
         // At most a message for each operation, and the two around them.
-        let sequence = self.socket.number(ops.len() + 2);
+        let sequence = self.socket.number(most + 2);
         let batch = Batch::new(table, ops, sequence, group);
         self.socket.send(&batch.bytes).map_err(|error| match error {
             Error::Socket { ref source, .. } => match source.raw_os_error() {
                 // Nothing was sent.
                 Some(errno @ (libc::EPERM | libc::EMSGSIZE | libc::ENOBUFS | libc::ENOMEM)) => {
-                    batch.refused(table, ops, 0, errno, None).into()
+                    batch.refused(table, 0, errno, None).into()
                 }
                 _ => CommitError::Netlink(error),
             },
@@ -74,7 +94,7 @@ impl Connection {
                 continue;
             }
             if answer.errno != 0 {
-                return Err(batch.refused(table, ops, message, answer.errno, answer.offset).into());
+                return Err(batch.refused(table, message, answer.errno, answer.offset).into());
             }
             acknowledged |= message == batch.len();
         }

@@ -13,6 +13,7 @@ pub mod health;
 pub mod log;
 pub mod metrics;
 pub mod node;
+pub mod observe;
 pub mod pacing;
 pub mod proxy;
 pub mod run;

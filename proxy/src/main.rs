@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use kubeferry::args::{self, Cli, Command, ServeArgs};
 use kubeferry::commands::{cleanup, plan, trace};
 use kubeferry::settings::Settings;
-use kubeferry::{log, run};
+use kubeferry::{log, run, status};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -44,7 +44,16 @@ async fn command(cli: Cli) -> anyhow::Result<ExitCode> {
             warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
             trace::trace(&args, &settings).await?;
         }
-        Command::Status(_) => anyhow::bail!("kubeferry status is not built in yet"),
+        Command::Status(args) => match tokio::task::block_in_place(|| status::fetch(&args)) {
+            Ok((text, well)) => {
+                print!("{text}");
+                return Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(1) });
+            }
+            Err(error) => {
+                eprintln!("kubeferry: {error}");
+                return Ok(ExitCode::from(2));
+            }
+        },
         Command::Cleanup(_) => cleanup::cleanup()?,
     }
     Ok(ExitCode::SUCCESS)

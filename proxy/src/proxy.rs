@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-
 use crate::backend::nftables::kernel::{Kernel, KernelError};
 use crate::backend::nftables::reconciler::{Reconciler, Report};
 use crate::conntrack::{self, UdpService};
@@ -168,14 +166,8 @@ impl<K: Kernel> Proxy<K> {
     }
 
     /// Rows in force, by map.
-    pub fn rows(&self) -> BTreeMap<&'static str, usize> {
+    pub fn rows(&self) -> &BTreeMap<&'static str, usize> {
         self.reconciler.rows()
-    }
-
-    /// How long ago each of these changes happened in the cluster, those from before `start` left out.
-    pub fn delays(changes: &Changes, start: Timestamp, now: Timestamp) -> Vec<Duration> {
-        let age = |trigger: &Timestamp| now.duration_since(*trigger).try_into().ok();
-        changes.triggers.iter().filter(|trigger| **trigger >= start).filter_map(age).collect()
     }
 }
 

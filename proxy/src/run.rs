@@ -7,17 +7,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
-use crate::backend::nftables::kernel::{Kernel, KernelError, Netfilter};
+use crate::backend::nftables::kernel::{Kernel, Netfilter};
 use crate::backend::nftables::nft::{Nft, TIMEOUT};
+use crate::health::server::{self, Serving};
 use crate::node;
+use crate::observe::Observer;
 use crate::pacing::Pacing;
 use crate::proxy::{Proxy, Synced, clean_conntrack};
 use crate::settings::{DetectLocal, Settings};
+use crate::status;
 use crate::watch::{self, WatchStats};
 
 /// How often the kernel's generation is looked at, so that a deleted table is back soon; one small question.
@@ -44,7 +46,23 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (events_in, mut events) = mpsc::channel(QUEUE);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let _watching = watch::start(&settings, events_in, stats.clone()).await?;
-    let mut runner = Runner::new(Proxy::new(settings.clone(), kernel, held), settings);
+    let observer = Observer::new(&settings, stats);
+    let (handle, mut requests) = status::channel();
+    let serving = Serving {
+        health: observer.health.clone(),
+        metrics: observer.metrics.clone(),
+        status: handle,
+        mode: "nftables",
+    };
+    let once = settings.once;
+    let served = settings.clone();
+    let mut server = tokio::spawn(async move {
+        match once {
+            true => std::future::pending().await,
+            false => server::serve(&served, serving).await,
+        }
+    });
+    let mut runner = Runner::new(Proxy::new(settings.clone(), kernel, held), settings, observer);
     loop {
         let wake = runner.wake_after();
         tokio::select! {
@@ -59,6 +77,16 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
                 runner.proxy.addresses(addresses.borrow_and_update().iter().copied().collect());
             }
             () = tokio::time::sleep(wake) => {}
+            Some(reply) = requests.recv() => {
+                // Whoever asked may have gone.
+                let _ = reply.send(runner.observer.status(&runner.proxy, &runner.settings));
+                continue;
+            }
+            ended = &mut server => return Err(match ended {
+                Ok(Err(error)) => error.into(),
+                Ok(Ok(never)) => match never {},
+                Err(panic) => panic.into(),
+            }),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
@@ -74,16 +102,17 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 struct Runner<K> {
     proxy: Proxy<K>,
     settings: Settings,
-    started: (Instant, Timestamp),
+    observer: Observer,
+    started: Instant,
     pacing: Pacing,
     glanced: Instant,
 }
 
 impl<K: Kernel> Runner<K> {
-    fn new(proxy: Proxy<K>, settings: Settings) -> Self {
+    fn new(proxy: Proxy<K>, settings: Settings, observer: Observer) -> Self {
         let now = Instant::now();
         let pacing = Pacing::new(settings.min_sync_period, settings.sync_period);
-        Self { proxy, settings, started: (now, Timestamp::now()), pacing, glanced: now }
+        Self { proxy, settings, observer, started: now, pacing, glanced: now }
     }
 
     /// How long nothing needs to be done unless something happens.
@@ -99,7 +128,9 @@ impl<K: Kernel> Runner<K> {
     /// Syncs if something changed and the pace allows it, glances at the kernel if it is time. True: `--once` is done.
     fn turn(&mut self) -> anyhow::Result<bool> {
         let now = Instant::now();
-        let waited = now - self.started.0;
+        let waited = now - self.started;
+        let dirty = self.proxy.is_dirty();
+        self.observer.took_in(&self.proxy, dirty);
         if !self.proxy.has_synced() && !self.proxy.is_ready(waited) {
             anyhow::ensure!(
                 self.settings.datapath.detect_local != DetectLocal::NodeCidr || waited < POD_CIDR_WAIT,
@@ -109,7 +140,7 @@ impl<K: Kernel> Runner<K> {
             );
             return Ok(false);
         }
-        if self.proxy.is_dirty() && self.pacing.may_start(now) {
+        if dirty && self.pacing.may_start(now) {
             match self.proxy.sync() {
                 Ok(synced) => {
                     self.pacing.succeeded(Instant::now());
@@ -126,7 +157,7 @@ impl<K: Kernel> Runner<K> {
                 Err(error) if self.settings.once => return Err(error.into()),
                 Err(error) => {
                     self.pacing.failed(Instant::now());
-                    self.failed(&error);
+                    self.observer.failed(&error, now.elapsed(), self.pacing.next());
                 }
             }
         }
@@ -144,23 +175,16 @@ impl<K: Kernel> Runner<K> {
     }
 
     fn synced(&mut self, synced: &Synced) {
-        let report = &synced.report;
-        tracing::info!(changed = synced.changes.services.len(), ops = report.changes, took = ?synced.took, full = report.full, "synced");
-        if report.full {
+        self.observer.synced(&self.proxy, synced);
+        if synced.report.full {
             release_memory();
         }
+        let start = Instant::now();
         let udp = self.proxy.udp_services(&synced.changes.endpoints_of);
         match clean_conntrack(&udp) {
-            Ok(cleaned) if cleaned.deleted > 0 => {
-                tracing::info!(entries = cleaned.deleted, "deleted stale UDP entries")
-            }
-            Ok(_) => {}
+            Ok(cleaned) => self.observer.cleaned(cleaned, start.elapsed()),
             Err(error) => tracing::error!(%error, "cannot delete stale UDP entries of connection tracking"),
         }
-    }
-
-    fn failed(&mut self, error: &KernelError) {
-        tracing::error!(%error, retry_in = ?self.settings.sync_period, "sync failed");
     }
 }
 

@@ -71,19 +71,22 @@ impl Frontends {
     }
 
     /// Whether an address is a ClusterIP decides who may hold any of its ports.
-    fn touch_address(&self, ip: IpAddr, touched: &mut Touched) {
+    fn touch_address(&mut self, ip: IpAddr, touched: &mut Touched) {
         touched.cluster_ips.insert(ip);
         let first = Frontend::Address { ip, protocol: Protocol::Tcp, port: 0 };
         let last = Frontend::Address { ip, protocol: Protocol::Sctp, port: u16::MAX };
         let range = (Bound::Included(first), Bound::Included(last));
-        touched.frontends.extend(self.claims.range(range).map(|(frontend, _)| *frontend));
+        let frontends: Vec<_> = self.claims.range(range).map(|(frontend, _)| *frontend).collect();
+        for frontend in frontends {
+            self.note_contest(&frontend);
+            touched.frontends.insert(frontend);
+        }
     }
 
     fn note_contest(&mut self, frontend: &Frontend) {
-        let waiting = self
-            .claims
-            .get(frontend)
-            .is_some_and(|claims| claims.len() > 1 || claims.iter().any(|(rank, _)| !rank.is_cluster_ip()));
+        let holder = self.holder(frontend).map(|holder| &holder.target.name);
+        let loses = |(_, target): &(Rank, Arc<Target>)| holder != Some(&target.name);
+        let waiting = self.claims.get(frontend).is_some_and(|claims| claims.iter().any(loses));
         if waiting {
             self.contested.insert(*frontend);
         } else {

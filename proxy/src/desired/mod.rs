@@ -31,6 +31,16 @@ pub struct Desired {
     frontends: Frontends,
     endpoint_ips: BTreeMap<IpAddr, u32>,
     service_cidrs: BTreeSet<IpNet>,
+    without_local: WithoutLocal,
+}
+
+/// How many service ports of a family (IPv4, IPv6) have a Local policy, no local endpoint, and endpoints elsewhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct WithoutLocal {
+    /// By `internalTrafficPolicy`.
+    pub internal: [usize; 2],
+    /// By `externalTrafficPolicy`.
+    pub external: [usize; 2],
 }
 
 /// What an update touched: whose rows have to be looked at again.
@@ -65,6 +75,7 @@ impl Desired {
             frontends: Frontends::default(),
             endpoint_ips: BTreeMap::new(),
             service_cidrs: BTreeSet::new(),
+            without_local: WithoutLocal::default(),
         }
     }
 
@@ -107,15 +118,15 @@ impl Desired {
             .get(name)
             .map(|service| targets(service, slices.iter().copied(), &self.node))
             .unwrap_or_default();
-        let mut added = Vec::new();
-        for (target, claims) in &wanted {
+        for (target, _) in &wanted {
+            self.without_local.count(target, usize::wrapping_add);
             for ip in hairpin_ips(target) {
                 *self.endpoint_ips.entry(ip).or_default() += 1;
                 touched.endpoint_ips.insert(ip);
             }
-            added.extend(claims.iter().map(|(frontend, _)| *frontend));
         }
         for (target, claimed) in self.services.remove(name).unwrap_or_default() {
+            self.without_local.count(&target, usize::wrapping_sub);
             for ip in hairpin_ips(&target) {
                 touched.endpoint_ips.insert(ip);
                 if let Some(count) = self.endpoint_ips.get_mut(&ip) {
@@ -193,9 +204,24 @@ impl Desired {
         })
     }
 
+    /// Service ports whose Local policy finds nothing here.
+    pub fn without_local(&self) -> WithoutLocal {
+        self.without_local
+    }
+
     /// Claims that lost their frontend to another Service's.
     pub fn conflicts(&self) -> Vec<Ignored> {
         self.frontends.conflicts()
+    }
+}
+
+impl WithoutLocal {
+    fn count(&mut self, target: &Target, change: fn(usize, usize) -> usize) {
+        let without = target.endpoints.any && target.endpoints.local.is_empty();
+        let external = target.external_local && target.accessible;
+        let family = target.family as usize;
+        self.internal[family] = change(self.internal[family], usize::from(without && target.internal_local));
+        self.external[family] = change(self.external[family], usize::from(without && external));
     }
 }
 

@@ -123,6 +123,8 @@ pub struct Target {
     pub internal_local: bool,
     /// `externalTrafficPolicy: Local`.
     pub external_local: bool,
+    /// Whether it has a node port, a load balancer address or an external IP.
+    pub accessible: bool,
     /// ClientIP affinity and its timeout.
     pub affinity: Option<Duration>,
     /// Sources that may reach the load balancer addresses; empty: all may.
@@ -166,6 +168,7 @@ pub(super) fn targets<'a>(
                 endpoints: EndpointLists::new(&merged, uses, node),
                 internal_local: service.internal_local,
                 external_local: service.external_local,
+                accessible,
                 affinity: service.affinity,
                 source_ranges: ranges.clone(),
             });

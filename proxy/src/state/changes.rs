@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::objects::ObjectName;
+use super::objects::{Family, ObjectName};
 
 /// Everything that the next sync has to look at; its size, not the cluster's, decides what the sync costs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -22,7 +22,7 @@ pub struct Changes {
     /// How many EndpointSlice events are in here.
     pub endpoint_changes: u64,
     /// When the changes happened in the cluster (annotation `endpoints.kubernetes.io/last-change-trigger-time`).
-    pub triggers: Vec<Timestamp>,
+    pub triggers: Vec<(Family, Timestamp)>,
 }
 
 impl Changes {

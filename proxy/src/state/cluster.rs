@@ -78,7 +78,8 @@ impl State {
             self.remove_slice(&owner, &slice.name);
         }
         self.slice_owner.insert(slice.name.clone(), slice.service.clone());
-        let (owner, trigger) = (slice.service.clone(), slice.trigger_time);
+        let owner = slice.service.clone();
+        let trigger = slice.trigger_time.map(|time| (slice.family, time));
         let slices = self.slices.entry(owner.clone()).or_default();
         match slices.binary_search_by(|other| other.name.cmp(&slice.name)) {
             // The trigger time alone is no change: it says when something else changed.

@@ -29,6 +29,7 @@ pub struct Reconciler<K> {
     known: bool,
     generation: Option<u32>,
     refused: BTreeMap<Frontend, String>,
+    counts: BTreeMap<&'static str, usize>,
 }
 
 /// What a sync did.
@@ -59,6 +60,7 @@ impl<K: Kernel> Reconciler<K> {
             known: false,
             generation: None,
             refused: BTreeMap::new(),
+            counts: BTreeMap::new(),
         }
     }
 
@@ -152,6 +154,7 @@ impl<K: Kernel> Reconciler<K> {
         self.known = true;
         // Filled in order, a BTreeMap's nodes are half empty: build it again.
         self.applied = std::mem::take(&mut self.applied).into_iter().collect();
+        self.count_rows();
         self.digests = self.kernel.chains()?;
         let expected = before.wrapping_add(transactions);
         self.generation = self.kernel.generation().ok().filter(|now| *now == expected);
@@ -232,8 +235,14 @@ impl<K: Kernel> Reconciler<K> {
                     new_chains = true;
                     self.chains.insert(name);
                 }
-                Change::Delete(key, _) => drop(self.applied.remove(&key)),
-                Change::Add(key, value) => drop(self.applied.insert(key, value)),
+                Change::Delete(key, _) => {
+                    *self.counts.entry(map_of(&key)).or_default() -= 1;
+                    self.applied.remove(&key);
+                }
+                Change::Add(key, value) => {
+                    *self.counts.entry(map_of(&key)).or_default() += 1;
+                    self.applied.insert(key, value);
+                }
             }
         }
         let expected = self.generation.map(|generation| generation.wrapping_add(1));
@@ -285,12 +294,15 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// The number of rows in force, by map.
-    pub fn rows(&self) -> BTreeMap<&'static str, usize> {
-        let mut counts: BTreeMap<_, usize> = MAPS.iter().flatten().map(|map| (*map, 0)).collect();
+    pub fn rows(&self) -> &BTreeMap<&'static str, usize> {
+        &self.counts
+    }
+
+    fn count_rows(&mut self) {
+        self.counts = MAPS.iter().flatten().map(|map| (*map, 0)).collect();
         for key in self.applied.keys() {
-            *counts.entry(map_of(key)).or_default() += 1;
+            *self.counts.entry(map_of(key)).or_default() += 1;
         }
-        counts
     }
 
     /// Frontends that the kernel refuses, and why.

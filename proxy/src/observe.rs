@@ -1,0 +1,214 @@
+//! What others see of the run loop: health, metrics, the log's faults and the status document. Decides nothing.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use crate::backend::nftables::kernel::Kernel;
+use crate::backend::nftables::reconciler::Report;
+use crate::conntrack::Cleaned;
+use crate::health::Health;
+use crate::metrics::{Metrics, Policy, SyncReport};
+use crate::proxy::{Proxy, Synced};
+use crate::settings::{Settings, Source};
+use crate::state::event::Kind;
+use crate::state::objects::{Family, Ignored};
+use crate::status::{Drift, IgnoredStatus, LastSync, PortStatus, ServiceStatus, Status};
+use crate::watch::WatchStats;
+
+/// The eyes on one run loop.
+#[derive(Debug)]
+pub struct Observer {
+    /// For `/healthz` and `/livez`.
+    pub health: Health,
+    /// For `/metrics`.
+    pub metrics: Arc<Metrics>,
+    stats: Arc<WatchStats>,
+    watch_errors: [u64; WatchStats::KINDS.len()],
+    started: Timestamp,
+    queued: bool,
+    seen: (u64, u64),
+    ignored: BTreeSet<Ignored>,
+    last_sync: Option<LastSync>,
+    syncs: u64,
+    failures: u64,
+    drift: Drift,
+}
+
+impl Observer {
+    /// Starts counting.
+    pub fn new(settings: &Settings, stats: Arc<WatchStats>) -> Self {
+        // From a folder, a Node need not be there.
+        let needs_node = matches!(settings.source, Source::Api { .. });
+        Self {
+            health: Health::new(settings.sync_period * 2, needs_node),
+            metrics: Arc::new(Metrics::new()),
+            stats,
+            watch_errors: Default::default(),
+            started: Timestamp::now(),
+            queued: false,
+            seen: (0, 0),
+            ignored: BTreeSet::new(),
+            last_sync: None,
+            syncs: 0,
+            failures: 0,
+            drift: Drift::default(),
+        }
+    }
+
+    /// Events were taken in; `dirty`: something waits to be brought into force.
+    pub fn took_in<K: Kernel>(&mut self, proxy: &Proxy<K>, dirty: bool) {
+        self.health.node(proxy.state().node());
+        let changes = proxy.state().changes();
+        let (services, endpoints) = (changes.service_changes, changes.endpoint_changes);
+        self.metrics.changes_seen(services.saturating_sub(self.seen.0), endpoints.saturating_sub(self.seen.1));
+        self.seen = (services, endpoints);
+        self.metrics.changes_pending(changes.services.len(), changes.endpoints_of.len());
+        if dirty && !self.queued {
+            self.health.queued(&Family::BOTH);
+            self.metrics.sync_queued(&Family::BOTH);
+        }
+        self.queued |= dirty;
+        for (kind, seen) in WatchStats::KINDS.into_iter().zip(&mut self.watch_errors) {
+            let now = self.stats.of(kind).errors();
+            (*seen..now).for_each(|_| self.metrics.watch_error(kind.as_str()));
+            *seen = now;
+        }
+    }
+
+    /// A sync succeeded.
+    pub fn synced<K: Kernel>(&mut self, proxy: &Proxy<K>, synced: &Synced) {
+        let (report, now) = (&synced.report, Timestamp::now());
+        tracing::info!(changed = synced.changes.services.len(), ops = report.changes, took = ?synced.took, full = report.full, "synced");
+        self.queued = false;
+        self.seen = (0, 0);
+        self.syncs += 1;
+        self.health.updated(&Family::BOTH);
+        self.metrics.sync_done(&SyncReport {
+            full: report.full,
+            took: synced.took,
+            rows_written: report.changes,
+            families: Family::BOTH.to_vec(),
+        });
+        self.metrics.changes_pending(0, 0);
+        for (family, trigger) in synced.changes.triggers.iter().filter(|(_, trigger)| *trigger >= self.started) {
+            if let Ok(after) = now.duration_since(*trigger).try_into() {
+                self.metrics.programmed(*family, after);
+            }
+        }
+        self.last_sync = Some(LastSync {
+            at: now,
+            took: synced.took.as_secs_f64(),
+            full: report.full,
+            rows_written: report.changes,
+            error: None,
+        });
+        self.tables(proxy);
+    }
+
+    /// A sync failed and will be tried again.
+    pub fn failed(&mut self, error: &dyn std::fmt::Display, took: Duration, retry: Option<Instant>) {
+        let retry_in = retry.map(|at| at.saturating_duration_since(Instant::now()));
+        tracing::error!(%error, ?retry_in, "sync failed");
+        self.failures += 1;
+        self.metrics.sync_failed(&Family::BOTH);
+        self.last_sync = Some(LastSync {
+            at: Timestamp::now(),
+            took: took.as_secs_f64(),
+            full: true,
+            rows_written: 0,
+            error: Some(error.to_string()),
+        });
+    }
+
+    /// The kernel was looked at; `repair` is what had to be mended.
+    pub fn checked<K: Kernel>(&mut self, proxy: &Proxy<K>, repair: Option<&Report>) {
+        self.drift.last_check = Some(Timestamp::now());
+        self.drift.unrepaired = 0;
+        let Some(report) = repair else { return };
+        tracing::warn!(rows = report.repaired, "somebody changed the kernel's table; repaired");
+        self.drift.repairs += 1;
+        self.drift.rows += report.repaired as u64;
+        self.drift.last_repair = self.drift.last_check;
+        self.metrics.drift_repaired(report.repaired);
+        self.tables(proxy);
+    }
+
+    /// The kernel cannot be looked at, or not be repaired.
+    pub fn check_failed(&mut self, error: &dyn std::fmt::Display) {
+        tracing::error!(%error, "cannot look for drift, or repair it");
+        self.drift.unrepaired = self.drift.unrepaired.max(1);
+    }
+
+    /// Stale entries of connection tracking were looked for.
+    pub fn cleaned(&self, cleaned: Cleaned, took: Duration) {
+        if cleaned.deleted > 0 {
+            tracing::info!(
+                entries = cleaned.deleted,
+                listed = cleaned.listed,
+                "deleted stale UDP entries of connection tracking"
+            );
+        }
+        self.metrics.conntrack_cleaned(Family::V4, took, cleaned.deleted as u64);
+    }
+
+    fn tables<K: Kernel>(&mut self, proxy: &Proxy<K>) {
+        for (map, rows) in proxy.rows() {
+            self.metrics.rows(map, *rows);
+        }
+        let without = proxy.desired().without_local();
+        for family in Family::BOTH {
+            self.metrics.no_local_endpoints(family, Policy::Internal, without.internal[family as usize]);
+            self.metrics.no_local_endpoints(family, Policy::External, without.external[family as usize]);
+        }
+        let ignored: BTreeSet<Ignored> = proxy.ignored().into_iter().collect();
+        for fault in ignored.difference(&self.ignored) {
+            tracing::warn!(what = %fault.what, why = %fault.why, "ignored");
+        }
+        for fault in self.ignored.difference(&ignored) {
+            tracing::info!(what = %fault.what, "no longer ignored");
+        }
+        self.metrics.ignored(ignored.len());
+        self.ignored = ignored;
+    }
+
+    /// The document of `kubeferry status`.
+    pub fn status<K: Kernel>(&self, proxy: &Proxy<K>, settings: &Settings) -> Status {
+        let kinds = [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr];
+        let waiting = kinds.into_iter().filter(|kind| !proxy.state().is_listed(*kind));
+        let ignored = proxy.ignored().into_iter().map(|fault| IgnoredStatus { what: fault.what, why: fault.why });
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: settings.node_name.to_string(),
+            backend: "nftables".to_owned(),
+            started: Some(self.started),
+            waiting_for: waiting.map(|kind| kind.as_str().to_owned()).collect(),
+            last_sync: self.last_sync.clone(),
+            syncs: self.syncs,
+            failures: self.failures,
+            pending: proxy.state().changes().services.len(),
+            rows: proxy.rows().iter().map(|(map, rows)| ((*map).to_owned(), *rows)).collect(),
+            drift: self.drift.clone(),
+            services: services(proxy),
+            ignored: ignored.collect(),
+            settings: settings.describe(),
+            ..Status::default()
+        }
+    }
+}
+
+fn services<K: Kernel>(proxy: &Proxy<K>) -> Vec<ServiceStatus> {
+    let services = proxy.state().services().values().map(|service| {
+        let ports = proxy.desired().targets_of(&service.name).map(|(_, target, frontends)| PortStatus {
+            name: target.name.port.to_string(),
+            protocol: target.name.protocol.to_string(),
+            frontends: frontends.iter().map(ToString::to_string).collect(),
+            ready: target.endpoints.ready,
+            local: target.endpoints.local_ready,
+        });
+        ServiceStatus { name: service.name.to_string(), kind: service.kind.to_string(), ports: ports.collect() }
+    });
+    services.collect()
+}

@@ -1,1 +1,3 @@
-//! Test harness.
+//! The test harness: network namespaces, packets, the flow table and its executors.
+
+pub mod netns;

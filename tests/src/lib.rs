@@ -1,3 +1,6 @@
 //! The test harness: network namespaces, packets, the flow table and its executors.
 
+pub mod flows;
 pub mod netns;
+pub mod packets;
+pub mod world;

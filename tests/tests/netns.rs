@@ -64,15 +64,10 @@ fn what_a_killed_run_left_behind_is_removed() {
 fn sysctls_and_errors_are_the_namespaces_own() {
     let namespace = Netns::new("sysctl").unwrap();
     namespace.sysctl("net/ipv4/ip_forward", "1").unwrap();
-    assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap().trim(), host_forwarding());
+    let read = || std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap();
+    assert_eq!(namespace.run(read).unwrap().trim(), "1");
     let error = format!("{:#}", namespace.ip(&["addr add 10.0.0.1/24 dev nothing0"]).unwrap_err());
     assert!(error.contains("nothing0"), "{error}");
     let error = format!("{:#}", namespace.sysctl("net/ipv4/no_such_key", "1").unwrap_err());
     assert!(error.contains("no_such_key"), "{error}");
-}
-
-/// What the machine itself has, read in a process of its own.
-fn host_forwarding() -> String {
-    let output = Command::new("cat").arg("/proc/sys/net/ipv4/ip_forward").output().unwrap();
-    String::from_utf8_lossy(&output.stdout).trim().to_string()
 }

@@ -1,6 +1,9 @@
 //! The harness sees what it claims to see: hand-written rulesets that translate, masquerade, reject and drop are observed
 //! as such, in both families and for all three transports.
 
+// The functions that tests share are tests, too.
+#![allow(clippy::unwrap_used)]
+
 use std::net::SocketAddr;
 
 use kubeferry_tests::packets::{Arrival, Fate, Origin, Prober, Protocol};
@@ -68,7 +71,11 @@ fn translation_and_masquerading_are_seen() {
                 port += 1;
                 let from = socket(from, port);
                 let plain = prober.probe(&origin, protocol, from, socket(vip, 90)).unwrap();
-                assert_eq!(plain, Fate::Arrived(Arrival { at: pods(), from, to: socket(pod, 8080) }), "{protocol} {origin:?}");
+                assert_eq!(
+                    plain,
+                    Fate::Arrived(Arrival { at: pods(), from, to: socket(pod, 8080) }),
+                    "{protocol} {origin:?}"
+                );
                 let Fate::Arrived(masqueraded) = prober.probe(&origin, protocol, from, socket(vip, 80)).unwrap() else {
                     panic!("{protocol} from {from} did not arrive");
                 };

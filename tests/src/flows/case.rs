@@ -51,7 +51,8 @@ impl Case {
                 break;
             }
             let rows = parse(&flows, &read(folder, &flows)?).with_context(|| format!("case {name}"))?;
-            let manifests = with_node(&node, &read(folder, &cluster)?).with_context(|| format!("case {name}: {cluster}"))?;
+            let manifests =
+                with_node(&node, &read(folder, &cluster)?).with_context(|| format!("case {name}: {cluster}"))?;
             files.extend([cluster, flows]);
             steps.push(Step { manifests, rows });
         }
@@ -67,7 +68,8 @@ impl Case {
     /// The interfaces of the node, the uplink first: of its own addresses, of its pods, and those that rows name.
     pub fn interfaces(&self) -> Vec<String> {
         let named = self.rows().filter_map(|row| row.iif.clone());
-        let mut names: BTreeSet<_> = self.node.addresses.keys().chain(self.node.pods.keys()).cloned().chain(named).collect();
+        let mut names: BTreeSet<_> =
+            self.node.addresses.keys().chain(self.node.pods.keys()).cloned().chain(named).collect();
         names.insert(PODS.into());
         names.remove(UPLINK);
         std::iter::once(UPLINK.to_string()).chain(names).collect()
@@ -94,7 +96,8 @@ impl Case {
     /// local endpoints, and addresses of the cluster's or the node's pod ranges), else the uplink.
     fn place(&self, ip: IpAddr, iif: Option<&str>) -> String {
         let by_row = || self.rows().find(|row| row.from == ip && row.iif.is_some()).and_then(|row| row.iif.clone());
-        let by_node = || self.node.pods.iter().find(|(_, ips)| ips.contains(&ip)).map(|(interface, _)| interface.clone());
+        let by_node =
+            || self.node.pods.iter().find(|(_, ips)| ips.contains(&ip)).map(|(interface, _)| interface.clone());
         let named = iif.map(ToString::to_string).or_else(by_node).or_else(by_row);
         named.unwrap_or_else(|| {
             let ranges = self.node.cluster_cidr.iter().chain(&self.node.pod_cidrs);

@@ -81,9 +81,13 @@ impl Node {
     pub fn object(&self) -> Value {
         let on_uplink = &self.addresses[UPLINK];
         let first = |v4: bool| on_uplink.iter().copied().find(|ip| ip.is_ipv4() == v4);
-        let primary: Vec<_> =
-            if self.primary.is_empty() { [true, false].into_iter().filter_map(first).collect() } else { self.primary.clone() };
-        let status: Vec<_> = primary.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()})).collect();
+        let primary: Vec<_> = if self.primary.is_empty() {
+            [true, false].into_iter().filter_map(first).collect()
+        } else {
+            self.primary.clone()
+        };
+        let status: Vec<_> =
+            primary.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()})).collect();
         let labels = self.zone.as_ref().map(|zone| json!({"topology.kubernetes.io/zone": zone}));
         let mut spec = json!({});
         if let Some(first) = self.pod_cidrs.first() {

@@ -83,7 +83,8 @@ pub fn parse(name: &str, text: &str) -> Result<Vec<Row>> {
 }
 
 fn parse_row(place: String, line: &str) -> Result<Row> {
-    let (flow, outcome) = line.split_once('→').or_else(|| line.split_once("->")).context("a row needs an arrow: `from … → …`")?;
+    let (flow, outcome) =
+        line.split_once('→').or_else(|| line.split_once("->")).context("a row needs an arrow: `from … → …`")?;
     let words: Vec<_> = flow.split_whitespace().collect();
     let (from, iif, protocol, to) = match words[..] {
         ["from", from, protocol, to] => (from, None, protocol, to),

@@ -65,7 +65,9 @@ impl Netns {
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         let entered = std::thread::scope(|scope| scope.spawn(|| kernel::enter(&self.handle).map(|()| work())).join());
         match entered {
-            Ok(result) => result.with_context(|| format!("cannot enter namespace {}: it needs CAP_SYS_ADMIN", self.name)),
+            Ok(result) => {
+                result.with_context(|| format!("cannot enter namespace {}: it needs CAP_SYS_ADMIN", self.name))
+            }
             Err(panic) => std::panic::resume_unwind(panic),
         }
     }
@@ -112,7 +114,8 @@ impl Netns {
     /// The key does not exist on this kernel, or the right is missing.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         let path = Path::new("/proc/sys").join(key);
-        self.run(|| std::fs::write(&path, value))?.with_context(|| format!("cannot write {value} to {}", path.display()))
+        self.run(|| std::fs::write(&path, value))?
+            .with_context(|| format!("cannot write {value} to {}", path.display()))
     }
 }
 

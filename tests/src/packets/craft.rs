@@ -104,9 +104,9 @@ fn transport_checksum(protocol: Protocol, from: IpAddr, to: IpAddr, segment: &[u
 }
 
 fn sum(bytes: &[u8], start: u32) -> u32 {
-    bytes.chunks(2).fold(start, |total, pair| {
-        total + u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]))
-    })
+    bytes
+        .chunks(2)
+        .fold(start, |total, pair| total + u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
 }
 
 fn fold(mut total: u32) -> u16 {

@@ -86,7 +86,8 @@ impl Prober {
         let open = |cable: &Cable| FrameSocket::open(&cable.interface).map(|socket| (cable.clone(), socket));
         let far_ends = far.run(|| cables.iter().map(open).collect::<Result<_, _>>())?;
         let opened = node.run(|| {
-            let protocols = [(false, 1), (false, 6), (false, 17), (false, 132), (true, 58), (true, 6), (true, 17), (true, 132)];
+            let protocols =
+                [(false, 1), (false, 6), (false, 17), (false, 132), (true, 58), (true, 6), (true, 17), (true, 132)];
             let local = protocols.into_iter().map(|(v6, protocol)| LocalSocket::open(v6, protocol));
             Ok::<_, std::io::Error>((local.collect::<Result<_, _>>()?, PacketSender::open()?))
         })?;
@@ -147,7 +148,10 @@ impl Prober {
                 return Ok(());
             }
             let left = end.saturating_duration_since(Instant::now());
-            ensure!(!left.is_zero(), "waited for a canary to come through the node for {CANARY_DEADLINE:?}: forwarding is broken");
+            ensure!(
+                !left.is_zero(),
+                "waited for a canary to come through the node for {CANARY_DEADLINE:?}: forwarding is broken"
+            );
             wait(&sockets, left)?;
         }
     }

@@ -1,9 +1,11 @@
 //! The test harness: network namespaces, packets, the flow table and its executors.
 
 pub mod binary;
+pub mod client;
 pub mod conformance;
 pub mod executors;
 pub mod flows;
+pub mod hosts;
 pub mod netns;
 pub mod packets;
 pub mod world;

@@ -46,6 +46,7 @@ cases! {
     masquerade_with_another_mark_bit,
     named_ports_and_several_slices,
     no_endpoints,
+    node_address_in_the_pod_range,
     node_port,
     node_port_addresses_all,
     node_port_addresses_cidrs,

@@ -1,1 +1,11 @@
-//! Test harness.
+//! The test harness: network namespaces, packets, the flow table and its executors.
+
+pub mod binary;
+pub mod client;
+pub mod conformance;
+pub mod executors;
+pub mod flows;
+pub mod hosts;
+pub mod netns;
+pub mod packets;
+pub mod world;

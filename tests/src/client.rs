@@ -1,0 +1,138 @@
+//! Clients with real sockets, and a running `kubeferry` for them.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::executors::Source;
+use crate::netns::Netns;
+
+/// How long anything may take before it counts as not happening.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a datagram's answer may take before the next is sent.
+const DATAGRAM: Duration = Duration::from_millis(500);
+
+/// A TCP connection to a server of [`Host::serve`](crate::hosts::Host::serve).
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    reader: BufReader<TcpStream>,
+}
+
+impl Connection {
+    /// Connects from inside a namespace.
+    ///
+    /// # Errors
+    /// As the client's socket is told: refused, or no answer.
+    pub fn open(from: &Netns, to: SocketAddr) -> std::io::Result<Self> {
+        let stream = from.run(|| TcpStream::connect_timeout(&to, DEADLINE)).map_err(std::io::Error::other)??;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        Ok(Self { reader: BufReader::new(stream.try_clone()?), stream })
+    }
+
+    /// Sends a line and returns the server's answer: its name and the client's address as it sees it.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn ask(&mut self) -> Result<(String, SocketAddr)> {
+        self.stream.write_all(b"?\n").context("sending")?;
+        let mut line = String::new();
+        self.reader.read_line(&mut line).context("receiving")?;
+        answer(&line)
+    }
+
+    /// The client's own address.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub fn local(&self) -> Result<SocketAddr> {
+        Ok(self.stream.local_addr()?)
+    }
+}
+
+/// A UDP socket inside a namespace, connected to a server of [`Host::serve`](crate::hosts::Host::serve).
+///
+/// # Errors
+/// No route.
+pub fn datagrams(from: &Netns, to: SocketAddr) -> Result<UdpSocket> {
+    let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0".parse()? } else { "[::]:0".parse()? };
+    let socket = from.run(|| UdpSocket::bind(any).and_then(|socket| socket.connect(to).map(|()| socket)))??;
+    socket.set_read_timeout(Some(DATAGRAM))?;
+    Ok(socket)
+}
+
+/// Sends a datagram and returns the server's answer; `None` where none comes, or a refusal does.
+///
+/// # Errors
+/// The answer is garbage.
+pub fn ask_once(socket: &UdpSocket) -> Result<Option<(String, SocketAddr)>> {
+    let mut buffer = [0; 128];
+    match socket.send(b"?\n").and_then(|_| socket.recv(&mut buffer)) {
+        Ok(length) => answer(&String::from_utf8_lossy(&buffer[..length])).map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Sends datagrams until the socket is told that the port is unreachable.
+///
+/// # Errors
+/// An answer came, or nothing did within [`DEADLINE`].
+pub fn refused(socket: &UdpSocket) -> Result<()> {
+    let mut buffer = [0; 128];
+    let end = Instant::now() + DEADLINE;
+    while Instant::now() < end {
+        match socket.send(b"?\n").and_then(|_| socket.recv(&mut buffer)) {
+            Ok(_) => bail!("a server answered"),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => return Ok(()),
+            Err(_) => {}
+        }
+    }
+    bail!("waited {DEADLINE:?} for a datagram to be refused")
+}
+
+/// Tries until `attempt` gives something.
+///
+/// # Errors
+/// [`DEADLINE`] is over; the message says what was waited for.
+pub fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> Result<T> {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = attempt() {
+            return Ok(found);
+        }
+        ensure!(Instant::now() < end, "waited {DEADLINE:?} for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn answer(line: &str) -> Result<(String, SocketAddr)> {
+    let (name, client) = line.trim_end().split_once(' ').with_context(|| format!("a strange answer {line:?}"))?;
+    Ok((name.to_string(), client.parse()?))
+}
+
+/// A `kubeferry run` that goes on until the value is dropped.
+#[derive(Debug)]
+pub struct Running(Child);
+
+impl Running {
+    /// Starts `kubeferry run` in a node's namespace.
+    ///
+    /// # Errors
+    /// There is no binary, or it cannot be started.
+    pub fn start(source: &Source, node: &Netns) -> Result<Self> {
+        let mut command = source.command("run")?;
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        node.spawn(&mut command).map(Self)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way nothing of it is left.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}

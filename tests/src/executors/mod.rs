@@ -1,0 +1,83 @@
+//! The flow table's executors. Each answers the same rows by its own means: the model (`kubeferry trace`), the rules as the
+//! kernel holds them (`kubeferry plan` and `kubeferry run --once`, read back by `nft`), and packets through the node.
+
+mod manifests;
+mod model;
+mod nft;
+mod packets;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Result;
+
+pub use manifests::Source;
+
+use crate::flows::{Case, Row};
+use crate::world::World;
+
+/// A row, or a whole state, that an executor sees otherwise.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Disagreement {
+    /// The case and its step, counted from 1.
+    pub step: String,
+    /// `model`, `nft` or `packets`.
+    pub executor: &'static str,
+    /// The row, with its place, or what else was looked at.
+    pub what: String,
+    /// What the executor says.
+    pub says: String,
+}
+
+impl fmt::Display for Disagreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { step, executor, what, says } = self;
+        write!(f, "[{executor}] {step} {what}\n          but: {}", says.replace('\n', "\n               "))
+    }
+}
+
+/// What the last row of each source reached or might have reached: rows `→ same` speak of it.
+type Last = HashMap<IpAddr, Vec<SocketAddr>>;
+
+/// What an executor finds wrong: what was looked at, and what it says.
+type Findings = Vec<(String, String)>;
+
+/// Runs every step of a case through all executors, and returns everything that disagrees with the rows.
+///
+/// # Errors
+/// The harness itself fails: no binary, no rights, a broken world.
+pub fn run(case: &Case) -> Result<Vec<Disagreement>> {
+    let world = World::build(case)?;
+    let mut prober = packets::Sender::new(world.prober()?);
+    let source = Source::new(case)?;
+    let (mut model_last, mut packets_last) = (Last::new(), Last::new());
+    let mut all = Vec::new();
+    for (number, step) in case.steps.iter().enumerate() {
+        source.write(step)?;
+        let first = number == 0;
+        let label = format!("{} step {}", case.name, number + 1);
+        let mut add = |executor, findings: Findings| {
+            let disagreement = |(what, says)| Disagreement { step: label.clone(), executor, what, says };
+            all.extend(findings.into_iter().map(disagreement));
+        };
+        add("model", model::run(&source, step, &mut model_last)?);
+        add("nft", nft::run(&source, &world, first)?);
+        add("packets", prober.run(case, step, &mut packets_last));
+    }
+    Ok(all)
+}
+
+/// Runs a case and panics with every disagreement, row by row.
+///
+/// # Panics
+/// An executor disagrees with a row, or the harness itself fails.
+pub fn assert_agreement(case: &Case) {
+    let disagreements = run(case).unwrap_or_else(|error| panic!("case {}: {error:#}", case.name));
+    let lines: Vec<_> = disagreements.iter().map(ToString::to_string).collect();
+    assert!(lines.is_empty(), "case {}: {} disagreements\n{}", case.name, lines.len(), lines.join("\n"));
+}
+
+fn named(row: &Row) -> String {
+    format!("{}: {row}", row.place)
+}

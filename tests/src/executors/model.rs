@@ -1,0 +1,92 @@
+//! The model: what `kubeferry trace` says of each row.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Findings, Last, Source, named};
+use crate::flows::{Expect, Row, Step};
+use crate::netns::output;
+
+/// One line of `kubeferry trace --stdin --output json`.
+#[derive(Debug, Deserialize)]
+struct Answer {
+    outcome: String,
+    #[serde(default)]
+    endpoints: Vec<SocketAddr>,
+    masquerade: bool,
+    #[serde(default)]
+    hairpin: Option<SocketAddr>,
+    service: String,
+}
+
+/// Asks the model about every row of a step.
+pub(super) fn run(source: &Source, step: &Step, last: &mut Last) -> Result<Findings> {
+    let questions: String = step.rows.iter().map(|row| format!("{}\n", question(row))).collect();
+    let output = output(source.offline("trace")?.args(["--stdin", "--output", "json"]), &questions)?;
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() || stdout.lines().count() != step.rows.len() {
+        let (answers, rows) = (stdout.lines().count(), step.rows.len());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let says = format!("{}, {answers} answers to {rows} rows, stderr:\n{}", output.status, stderr.trim_end());
+        return Ok(vec![("kubeferry trace".into(), says)]);
+    }
+    let mut findings = Findings::new();
+    for (row, line) in step.rows.iter().zip(stdout.lines()) {
+        let right = serde_json::from_str(line).context("not the JSON of a trace").and_then(|answer: Answer| {
+            let before = last.get(&row.from).cloned().unwrap_or_default();
+            let right = judge(row, &answer, &before);
+            if !answer.endpoints.is_empty() {
+                last.insert(row.from, answer.endpoints);
+            }
+            right
+        });
+        findings.extend(right.err().map(|error| (named(row), format!("{line}\n{error:#}"))));
+    }
+    Ok(findings)
+}
+
+fn question(row: &Row) -> serde_json::Value {
+    let mut question = json!({"from": row.from, "to": format!("{}:{}", row.protocol, row.to)});
+    if let Some(iif) = &row.iif {
+        question["iif"] = json!(iif);
+    }
+    question
+}
+
+fn judge(row: &Row, answer: &Answer, before: &[SocketAddr]) -> Result<()> {
+    let outcome = match row.expect {
+        Expect::Endpoints { .. } | Expect::Same { .. } => "endpoints",
+        Expect::Reject => "reject",
+        Expect::Drop => "drop",
+        Expect::None => "none",
+    };
+    ensure!(answer.outcome == outcome, "the outcome is not {outcome}");
+    let masquerade = match &row.expect {
+        Expect::Endpoints { endpoints, masquerade, .. } => {
+            let mut said = answer.endpoints.clone();
+            said.sort();
+            ensure!(said == *endpoints, "the endpoints differ");
+            *masquerade
+        }
+        Expect::Same { masquerade } => {
+            let common = answer.endpoints.iter().any(|endpoint| before.contains(endpoint));
+            ensure!(common, "none of them could be the endpoint of the row before");
+            *masquerade
+        }
+        Expect::Reject | Expect::Drop | Expect::None => {
+            ensure!(!answer.masquerade, "a packet without an endpoint is never masqueraded");
+            ensure!(answer.outcome != "none" || answer.service.is_empty(), "`none` names no service");
+            return Ok(());
+        }
+    };
+    ensure!(!answer.service.is_empty(), "the service is not named");
+    for endpoint in &answer.endpoints {
+        let expected = Expect::masquerades(masquerade, row.from, *endpoint);
+        let said = answer.masquerade || answer.hairpin == Some(*endpoint);
+        ensure!(said == expected, "masquerade towards {endpoint} is {said}");
+    }
+    Ok(())
+}

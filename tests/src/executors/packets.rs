@@ -1,0 +1,121 @@
+//! Packets: what becomes of real first packets, as often as it takes to have seen every endpoint that a row allows.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{Findings, Last, named};
+use crate::flows::{Case, Expect, Row, Step};
+use crate::packets::{Arrival, Fate, Origin, Prober, Protocol};
+
+/// New connections for each endpoint of a row before a missing one is believed to be missing.
+const TRIES: usize = 30;
+/// New connections that must stay with the first choice where a row says `affinity` or `same`.
+const LOYAL: usize = 8;
+
+/// Sends rows through the node; every connection has a source port of its own.
+#[derive(Debug)]
+pub(super) struct Sender {
+    prober: Prober,
+    port: u16,
+}
+
+impl Sender {
+    pub(super) fn new(prober: Prober) -> Self {
+        Self { prober, port: 20_000 }
+    }
+
+    /// Sends every row of a step and says which came out otherwise.
+    pub(super) fn run(&mut self, case: &Case, step: &Step, last: &mut Last) -> Findings {
+        let wrong = |row: &Row| self.row(case, row, last).err().map(|error| (named(row), format!("{error:#}")));
+        step.rows.iter().filter_map(wrong).collect()
+    }
+
+    fn row(&mut self, case: &Case, row: &Row, last: &mut Last) -> Result<()> {
+        let (allowed, masquerade, loyal) = match &row.expect {
+            Expect::Endpoints { endpoints, masquerade, affinity } => (endpoints.clone(), *masquerade, *affinity),
+            Expect::Same { masquerade } => {
+                let before = last.get(&row.from).context("no row before reached an endpoint from this source")?;
+                (before.clone(), *masquerade, true)
+            }
+            verdict => {
+                let (sent, fate) = self.send(case, row)?;
+                return judge_verdict(verdict, row, sent, &fate);
+            }
+        };
+        let mut reached = BTreeSet::new();
+        let tries = if loyal { LOYAL } else { TRIES * allowed.len() };
+        for _ in 0..tries {
+            let (sent, fate) = self.send(case, row)?;
+            let Fate::Arrived(arrival) = fate else { bail!("{}", describe(&fate)) };
+            ensure!(allowed.contains(&arrival.to), "it reached {} ({})", arrival.to, place(&arrival.at));
+            judge_arrival(case, row, masquerade, sent, &arrival)?;
+            reached.insert(arrival.to);
+            if !loyal && reached.len() == allowed.len() {
+                break;
+            }
+        }
+        last.insert(row.from, reached.iter().copied().collect());
+        if loyal {
+            ensure!(reached.len() == 1, "{tries} connections of one client reached {reached:?}");
+        } else {
+            ensure!(reached.len() == allowed.len(), "{tries} connections reached only {reached:?}");
+        }
+        Ok(())
+    }
+
+    /// Sends the first packet of a new connection.
+    fn send(&mut self, case: &Case, row: &Row) -> Result<(SocketAddr, Fate)> {
+        self.port = if self.port == 60_000 { 20_000 } else { self.port + 1 };
+        let from = SocketAddr::new(row.from, self.port);
+        let fate = self.prober.probe(&case.origin(row), row.protocol, from, row.to)?;
+        Ok((from, fate))
+    }
+}
+
+fn judge_arrival(case: &Case, row: &Row, masquerade: bool, sent: SocketAddr, arrival: &Arrival) -> Result<()> {
+    let on_node = case.node.holds(arrival.to.ip());
+    ensure!(on_node == (arrival.at == Origin::Node), "{} came out {}", arrival.to, place(&arrival.at));
+    if on_node && case.origin(row) != Origin::Node {
+        // A packet from elsewhere for an endpoint on the node itself meets no postrouting hook: there is nothing to judge.
+        return Ok(());
+    }
+    let expected = Expect::masquerades(masquerade, row.from, arrival.to);
+    match (expected, arrival.from == sent) {
+        (true, true) => bail!("{} sees the sender's own {sent}: not masqueraded", arrival.to),
+        (false, false) => bail!("{} sees {} for {sent}: masqueraded", arrival.to, arrival.from),
+        (true, false) => ensure!(case.node.holds(arrival.from.ip()), "masqueraded as {}, not the node", arrival.from),
+        (false, true) => {}
+    }
+    Ok(())
+}
+
+fn judge_verdict(verdict: &Expect, row: &Row, sent: SocketAddr, fate: &Fate) -> Result<()> {
+    let right = match (verdict, fate) {
+        (Expect::Reject, Fate::Reset) => row.protocol == Protocol::Tcp,
+        (Expect::Reject, Fate::PortUnreachable) => row.protocol != Protocol::Tcp,
+        (Expect::Drop, Fate::Silence) => true,
+        (Expect::None, Fate::Arrived(arrival)) => arrival.to == row.to && arrival.from == sent,
+        _ => false,
+    };
+    ensure!(right, "{}", describe(fate));
+    Ok(())
+}
+
+fn describe(fate: &Fate) -> String {
+    match fate {
+        Fate::Arrived(Arrival { at, from, to }) => format!("it reached {to} from {from} ({})", place(at)),
+        Fate::Reset => "it was answered with a TCP reset".into(),
+        Fate::PortUnreachable => "it was answered with ICMP port unreachable".into(),
+        Fate::OtherUnreachable => "it was answered with an ICMP error that is not port unreachable".into(),
+        Fate::Silence => "silence".into(),
+    }
+}
+
+fn place(at: &Origin) -> String {
+    match at {
+        Origin::Node => "on the node itself".into(),
+        Origin::Cable(interface) => format!("out of {interface}"),
+    }
+}

@@ -1,0 +1,137 @@
+//! A node with real machines around it: each host is a namespace with a stack, a cable to the node and servers that say who
+//! they are. For what crafted packets cannot show: whole connections, and what a client's own socket is told.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::thread;
+
+use anyhow::{Context, Result};
+
+use crate::netns::{End, Netns, link, mac_text};
+
+/// The node's address at each cable as the hosts' routes know it, and the hosts' as the node's do; never on the wire.
+const GATEWAY: (&str, &str) = ("169.254.1.1", "fe80::1");
+
+/// A machine beside the node: a pod, or a client outside.
+#[derive(Debug)]
+pub struct Host {
+    /// Its name, which its servers answer with; also its interface on the node.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Where it lives.
+    pub namespace: Netns,
+}
+
+/// The node and the hosts around it.
+#[derive(Debug)]
+pub struct Hosts {
+    /// The node.
+    pub node: Netns,
+    /// The hosts, in the order given.
+    pub hosts: Vec<Host>,
+}
+
+impl Hosts {
+    /// Builds a node that holds `addresses` on `eth0`, and a host for each name with its addresses.
+    ///
+    /// # Errors
+    /// `ip` is missing or refuses, or the right to make namespaces is missing.
+    pub fn build(addresses: &[IpAddr], hosts: &[(&str, &[IpAddr])]) -> Result<Self> {
+        let node = Netns::new("node")?;
+        node.sysctl("net/ipv4/ip_forward", "1")?;
+        node.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        node.sysctl("net/ipv4/conf/all/rp_filter", "0")?;
+        node.ip(&["link add eth0 type dummy", "link set eth0 addrgenmode none", "link set eth0 up"])?;
+        node.ip(&addresses.iter().map(|ip| address(*ip, "eth0")).collect::<Vec<_>>())?;
+        let mut built = Vec::new();
+        for (number, (name, addresses)) in hosts.iter().enumerate() {
+            let namespace = Netns::new(name)?;
+            let number = u8::try_from(number)?;
+            let (near, far) = ([2, 0, 0, 0, 1, number], [2, 0, 0, 0, 2, number]);
+            let end = End { namespace: &node, interface: name, mac: near };
+            link(end, End { namespace: &namespace, interface: "eth0", mac: far })?;
+            let mut lines: Vec<_> = addresses.iter().map(|ip| address(*ip, "eth0")).collect();
+            lines.extend(neighbours(near, "eth0"));
+            lines.push(format!("route add default via {} dev eth0 onlink", GATEWAY.0));
+            lines.push(format!("route add ::/0 via {} dev eth0 onlink", GATEWAY.1));
+            namespace.ip(&lines)?;
+            let mut lines = neighbours(far, name);
+            lines.extend(addresses.iter().map(|ip| route(*ip, name)));
+            node.ip(&lines)?;
+            built.push(Host { name: (*name).into(), addresses: addresses.to_vec(), namespace });
+        }
+        Ok(Self { node, hosts: built })
+    }
+
+    /// The host of this name.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn host(&self, name: &str) -> &Host {
+        self.hosts.iter().find(|host| host.name == name).unwrap_or_else(|| panic!("no host {name}"))
+    }
+}
+
+impl Host {
+    /// Starts servers on a port at each address, TCP and UDP: every line is answered with `NAME CLIENT`, a line with the
+    /// host's name and the address that the client has for it. They end with the test process.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub fn serve(&self, port: u16) -> Result<()> {
+        for ip in &self.addresses {
+            let at = SocketAddr::new(*ip, port);
+            let bound =
+                self.namespace.run(|| Ok::<_, std::io::Error>((TcpListener::bind(at)?, UdpSocket::bind(at)?)))?;
+            let (listener, socket) = bound.with_context(|| format!("cannot serve at {at}"))?;
+            let (name, udp_name) = (self.name.clone(), self.name.clone());
+            thread::spawn(move || serve_tcp(&name, &listener));
+            thread::spawn(move || serve_udp(&udp_name, &socket));
+        }
+        Ok(())
+    }
+}
+
+fn serve_tcp(name: &str, listener: &TcpListener) {
+    for stream in listener.incoming().flatten() {
+        let name = name.to_string();
+        thread::spawn(move || {
+            let (Ok(client), Ok(mut writer)) = (stream.peer_addr(), stream.try_clone()) else { return };
+            for _ in BufReader::new(stream).lines().map_while(Result::ok) {
+                if writeln!(writer, "{name} {client}").is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+fn serve_udp(name: &str, socket: &UdpSocket) {
+    let mut buffer = [0; 64];
+    while let Ok((_, client)) = socket.recv_from(&mut buffer) {
+        // A client that is gone is its own affair.
+        drop(socket.send_to(format!("{name} {client}\n").as_bytes(), client));
+    }
+}
+
+fn address(ip: IpAddr, interface: &str) -> String {
+    if ip.is_ipv4() {
+        format!("addr add {ip}/32 dev {interface}")
+    } else {
+        format!("addr add {ip}/128 dev {interface} nodad")
+    }
+}
+
+fn route(ip: IpAddr, interface: &str) -> String {
+    if ip.is_ipv4() {
+        format!("route add {ip}/32 via {} dev {interface} onlink", GATEWAY.0)
+    } else {
+        format!("route add {ip}/128 via {} dev {interface} onlink", GATEWAY.1)
+    }
+}
+
+fn neighbours(mac: [u8; 6], interface: &str) -> Vec<String> {
+    let line = |gateway| format!("neigh add {gateway} lladdr {} dev {interface} nud permanent", mac_text(mac));
+    [GATEWAY.0, GATEWAY.1].map(line).to_vec()
+}

@@ -1,0 +1,12 @@
+//! Crafted first packets, and the capture of what becomes of them.
+
+mod craft;
+mod kernel;
+mod parse;
+mod probe;
+
+pub use craft::first_packet;
+pub use parse::{Seen, packet, segment_of};
+pub use probe::{Arrival, Cable, Fate, Origin, Prober};
+
+pub use kubeferry::state::objects::Protocol;

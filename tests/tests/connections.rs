@@ -1,0 +1,199 @@
+//! Whole connections with real sockets through a running `kubeferry`: what clients get, what they are told, and what happens
+//! to them when the cluster changes.
+#![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+
+use kubeferry_tests::client::{Connection, Running, ask_once, datagrams, refused, until};
+use kubeferry_tests::executors::Source;
+use kubeferry_tests::flows::{Case, Node, Step, with_node};
+use kubeferry_tests::hosts::Hosts;
+use kubeferry_tests::netns::Netns;
+
+const NODE: &str = "
+name: worker-1
+addresses: {eth0: [192.0.2.1, '2001:db8:2::1']}
+cluster-cidr: [10.244.0.0/16, 'fd00:10:244::/48']
+";
+const SERVICES: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec:
+  type: NodePort
+  clusterIPs: [10.96.0.10, 'fd00:10:96::10']
+  clusterIP: 10.96.0.10
+  ipFamilies: [IPv4, IPv6]
+  ports:
+    - {name: tcp, port: 80, nodePort: 30080}
+    - {name: udp, protocol: UDP, port: 80, nodePort: 30080}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: empty, namespace: default}
+spec:
+  clusterIPs: [10.96.0.11, 'fd00:10:96::11']
+  clusterIP: 10.96.0.11
+  ipFamilies: [IPv4, IPv6]
+  ports:
+    - {name: tcp, port: 80}
+    - {name: udp, protocol: UDP, port: 80}
+";
+const VIPS: [&str; 2] = ["10.96.0.10:80", "[fd00:10:96::10]:80"];
+const EMPTY: [&str; 2] = ["10.96.0.11:80", "[fd00:10:96::11]:80"];
+const NODE_PORTS: [&str; 2] = ["192.0.2.1:30080", "[2001:db8:2::1]:30080"];
+
+/// A node with two web pods, a client pod and a client outside, and `kubeferry run` on it.
+struct Cluster {
+    // Ends before the namespaces do.
+    _running: Running,
+    hosts: Hosts,
+    source: Source,
+    node: Node,
+}
+
+impl Cluster {
+    fn start(endpoints: &[&str]) -> Self {
+        let ips = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+        let named = |name, v4, v6| (name, ips(&[v4, v6]));
+        let hosts = [
+            named("web1", "10.244.1.1", "fd00:10:244:1::1"),
+            named("web2", "10.244.1.2", "fd00:10:244:1::2"),
+            named("client", "10.244.1.7", "fd00:10:244:1::7"),
+            named("outside", "203.0.113.9", "2001:db8:113::9"),
+        ];
+        let hosts: Vec<_> = hosts.iter().map(|(name, addresses)| (*name, addresses.as_slice())).collect();
+        let hosts = Hosts::build(&ips(&["192.0.2.1", "2001:db8:2::1"]), &hosts).unwrap();
+        for name in ["web1", "web2"] {
+            hosts.host(name).serve(8080).unwrap();
+        }
+        let node = Node::parse(NODE).unwrap();
+        let case = Case { name: "connections".into(), node: node.clone(), steps: Vec::new() };
+        let source = Source::new(&case).unwrap();
+        source.write(&step(&node, endpoints)).unwrap();
+        let running = Running::start(&source, &hosts.node).unwrap();
+        let cluster = Self { _running: running, hosts, source, node };
+        for vip in VIPS {
+            let attempt = || Connection::open(cluster.client(), socket(vip)).ok();
+            until("the first connection through the Service", attempt).unwrap();
+        }
+        cluster
+    }
+
+    fn change(&self, endpoints: &[&str]) {
+        self.source.write(&step(&self.node, endpoints)).unwrap();
+    }
+
+    fn client(&self) -> &Netns {
+        &self.hosts.host("client").namespace
+    }
+
+    fn outside(&self) -> &Netns {
+        &self.hosts.host("outside").namespace
+    }
+}
+
+/// The Services with these endpoints, `1` and `2` for `web1` and `web2`.
+fn step(node: &Node, endpoints: &[&str]) -> Step {
+    let mut manifests = SERVICES.to_string();
+    for (family, prefix) in [("IPv4", "10.244.1."), ("IPv6", "fd00:10:244:1::")] {
+        let endpoint = |number: &&str| format!("{{addresses: ['{prefix}{number}'], nodeName: worker-1}}");
+        let endpoints: Vec<_> = endpoints.iter().map(endpoint).collect();
+        manifests += &format!(
+            "\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: web-{}, namespace: default, labels: {{kubernetes.io/service-name: web}}}}\n\
+             addressType: {family}\nports: [{{name: tcp, port: 8080}}, {{name: udp, protocol: UDP, port: 8080}}]\n\
+             endpoints: [{}]\n",
+            family.to_lowercase(),
+            endpoints.join(", "),
+        );
+    }
+    Step { manifests: with_node(node, &manifests).unwrap(), rows: Vec::new() }
+}
+
+fn socket(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn every_way_in_carries_tcp_and_udp_to_every_endpoint() {
+    let cluster = Cluster::start(&["1", "2"]);
+    let (client, node, outside) = (cluster.client(), &cluster.hosts.node, cluster.outside());
+    for (from, addresses, masquerade) in [
+        (client, VIPS, false),
+        (node, VIPS, true),
+        (client, NODE_PORTS, true),
+        (node, NODE_PORTS, true),
+        (outside, NODE_PORTS, true),
+    ] {
+        for to in addresses.map(socket) {
+            let mut servers = BTreeSet::new();
+            let both = || {
+                let mut connection = Connection::open(from, to).unwrap();
+                let (server, seen) = connection.ask().unwrap();
+                assert_eq!(seen != connection.local().unwrap(), masquerade, "{} to {to}: {seen}", from.name());
+                servers.insert(server);
+                (servers.len() == 2).then_some(())
+            };
+            until("both endpoints to answer over TCP", both).unwrap();
+            let mut servers = BTreeSet::new();
+            let both = || {
+                servers.extend(ask_once(&datagrams(from, to).unwrap()).unwrap().map(|(server, _)| server));
+                (servers.len() == 2).then_some(())
+            };
+            until("both endpoints to answer over UDP", both).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_service_without_endpoints_refuses_at_once_wherever_the_client_is() {
+    let cluster = Cluster::start(&["1"]);
+    for from in [cluster.client(), &cluster.hosts.node, cluster.outside()] {
+        for to in EMPTY.map(socket) {
+            let error = Connection::open(from, to).map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{} to {to}: {error}", from.name());
+            refused(&datagrams(from, to).unwrap()).unwrap_or_else(|error| panic!("{} to {to}: {error}", from.name()));
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_that_goes_keeps_its_tcp_connections_and_gets_no_new_ones() {
+    let cluster = Cluster::start(&["1"]);
+    let mut old = VIPS.map(|vip| Connection::open(cluster.client(), socket(vip)).unwrap());
+    for connection in &mut old {
+        assert_eq!(connection.ask().unwrap().0, "web1");
+    }
+    cluster.change(&["2"]);
+    for vip in VIPS {
+        let moved = || {
+            let server = Connection::open(cluster.client(), socket(vip)).unwrap().ask().unwrap().0;
+            (server == "web2").then_some(())
+        };
+        until("new connections to reach web2", moved).unwrap();
+    }
+    for connection in &mut old {
+        assert_eq!(connection.ask().unwrap().0, "web1", "an established connection stays");
+    }
+}
+
+#[test]
+fn a_udp_client_moves_when_its_endpoint_goes() {
+    let cluster = Cluster::start(&["1"]);
+    let sockets =
+        [VIPS[0], VIPS[1], NODE_PORTS[0], NODE_PORTS[1]].map(|to| datagrams(cluster.client(), socket(to)).unwrap());
+    let reach = |server: &str| {
+        for socket in &sockets {
+            let reached = || ask_once(socket).unwrap().filter(|(answered, _)| answered == server).map(drop);
+            until(&format!("datagrams to {} to reach {server}", socket.peer_addr().unwrap()), reached).unwrap();
+        }
+    };
+    reach("web1");
+    cluster.change(&["2"]);
+    reach("web2");
+    cluster.change(&["1"]);
+    reach("web1");
+}

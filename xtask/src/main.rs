@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod cargo;
 mod demo;
 mod interrupt;
@@ -24,6 +25,7 @@ struct Args {
 enum Command {
     Test(test::Args),
     Demo(demo::Args),
+    Bench(bench::Args),
     #[command(hide = true)]
     Web(demo::web::Args),
 }
@@ -46,6 +48,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Test(args) => test::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Web(args) => demo::web::run(args),
     }
 }

@@ -14,10 +14,17 @@ pub fn workspace() -> PathBuf {
     package.parent().map_or_else(PathBuf::new, Path::to_path_buf)
 }
 
-/// The cargo that runs us, in the workspace's folder.
+/// The cargo that runs us, in the workspace's folder, and without what `cargo run` tells us about ourselves: build scripts
+/// that look at these variables would run again whenever cargo is called by xtask and by hand in turn.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace());
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
     command
 }
 

@@ -93,6 +93,11 @@ impl Cluster {
         (0..count.min(self.size.services)).map(|number| offset(FIRST_CLUSTER_IP, number)).collect()
     }
 
+    /// The address of the last service.
+    pub fn last_cluster_ip(&self) -> Ipv4Addr {
+        offset(FIRST_CLUSTER_IP, self.size.services - 1)
+    }
+
     /// Gives a service's last endpoint an address that was never used before, and tells it.
     pub fn change_endpoint(&mut self, service: usize) -> anyhow::Result<Ipv4Addr> {
         let address = offset(FIRST_CHANGED, self.changes);

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-use super::generate::{Cluster, NODE};
-use super::metrics;
+use super::generate::{Cluster, NODE, PORT};
 use crate::netns::Namespace;
 use crate::process::{Process, wait_until};
 use crate::step;
@@ -25,14 +24,22 @@ pub struct Proxy<'a> {
 }
 
 impl Proxy<'_> {
-    /// Starts it and waits until it says that all is in the kernel.
+    /// Starts it and waits until the kernel has the last service: a sync is one transaction.
     pub fn start(&self, cluster: &Cluster) -> anyhow::Result<Process> {
         let log = self.home.join("kubeferry.log");
-        let mut process = Process::start("kubeferry", self.command("run", cluster).arg("--min-sync-period=0s"), &log)?;
+        let mut process = Process::start("kubeferry", &mut self.command("run", cluster), &log)?;
+        let last = format!("{{ {} . tcp . {PORT} }}", cluster.last_cluster_ip());
         wait_until("kubeferry's first sync", PATIENCE, || {
             process.check()?;
-            let text = metrics::scrape(self.node).unwrap_or_default();
-            Ok(metrics::sum(&text, "kubeproxy_sync_proxy_rules_last_timestamp_seconds").is_some_and(|time| time > 0.0))
+            Ok(step::output(self.node.command("nft").args([
+                "get",
+                "element",
+                "inet",
+                "kubeferry",
+                "frontends4",
+                &last,
+            ]))
+            .is_ok())
         })?;
         Ok(process)
     }

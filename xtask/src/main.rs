@@ -1,1 +1,54 @@
-fn main() {}
+//! `cargo xtask COMMAND`: every developer and CI command, one module each. This file only dispatches.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod cargo;
+mod demo;
+mod interrupt;
+mod netns;
+mod packages;
+mod process;
+mod step;
+mod test;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Every developer and CI command of Kubeferry")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Test(test::Args),
+    Demo(demo::Args),
+    Bench(bench::Args),
+    #[command(hide = true)]
+    Web(demo::web::Args),
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            step::failed(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    // A demo's web server has its own way to end.
+    if !matches!(command, Command::Web(_)) {
+        interrupt::watch()?;
+    }
+    match command {
+        Command::Test(args) => test::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Web(args) => demo::web::run(args),
+    }
+}

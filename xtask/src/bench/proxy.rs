@@ -1,0 +1,79 @@
+//! The proxy under test, run as an operator runs it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use super::generate::{Cluster, NODE, PORT};
+use crate::netns::Namespace;
+use crate::process::{Process, wait_until};
+use crate::step;
+
+/// Until when a proxy must have done its first sync.
+const PATIENCE: Duration = Duration::from_secs(300);
+const PODS: &str = "10.0.0.0/8";
+
+/// The binary and the namespace of the node that it works on.
+#[derive(Debug)]
+pub struct Proxy<'a> {
+    pub binary: &'a Path,
+    pub node: &'a Namespace,
+    pub home: &'a Path,
+}
+
+impl Proxy<'_> {
+    /// Starts it and waits until the kernel has the last service: a sync is one transaction.
+    pub fn start(&self, cluster: &Cluster) -> anyhow::Result<Process> {
+        let log = self.home.join("kubeferry.log");
+        let mut process = Process::start("kubeferry", &mut self.command("run", cluster), &log)?;
+        let last = format!("{{ {} . tcp . {PORT} }}", cluster.last_cluster_ip());
+        wait_until("kubeferry's first sync", PATIENCE, || {
+            process.check()?;
+            Ok(step::output(self.node.command("nft").args([
+                "get",
+                "element",
+                "inet",
+                "kubeferry",
+                "frontends4",
+                &last,
+            ]))
+            .is_ok())
+        })?;
+        Ok(process)
+    }
+
+    /// From the start of the process to its end, which it reaches once the kernel holds all rows.
+    pub fn once(&self, cluster: &Cluster) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        step::output(self.command("run", cluster).arg("--once"))?;
+        Ok(began.elapsed())
+    }
+
+    /// Writes what it would program to a file for `nft -f`.
+    pub fn plan(&self, cluster: &Cluster) -> anyhow::Result<PathBuf> {
+        let file = self.home.join("plan.nft");
+        let plan = step::output(self.command("plan", cluster).args(["--output", "nft"]))?;
+        std::fs::write(&file, plan).with_context(|| file.display().to_string())?;
+        Ok(file)
+    }
+
+    /// From the start of a bare `nft -f` to its end.
+    pub fn load(&self, file: &Path) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        step::output(self.node.command("nft").arg("-f").arg(file))?;
+        Ok(began.elapsed())
+    }
+
+    /// Leaves the node's kernel without any rule.
+    pub fn clear(&self) -> anyhow::Result<()> {
+        step::output(self.node.command("nft").args(["flush", "ruleset"])).map(drop)
+    }
+
+    fn command(&self, what: &str, cluster: &Cluster) -> Command {
+        let mut command = self.node.command(self.binary);
+        command.args([what, "--node-name", NODE, "--cluster-cidr", PODS, "--manifests"]).arg(cluster.folder());
+        command
+    }
+}

@@ -1,0 +1,101 @@
+//! The programs that tests, demo and benchmark call, and the Debian packages that have them. Missing ones are installed.
+
+use std::env;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+
+use crate::step;
+
+/// A program, the Debian package that has it, and what we want it for.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    name: &'static str,
+    package: &'static str,
+    purpose: &'static str,
+}
+
+/// What every part that touches the network needs.
+pub const NETWORK: &[Program] = &[
+    Program { name: "nft", package: "nftables", purpose: "the datapath" },
+    Program { name: "ip", package: "iproute2", purpose: "network namespaces" },
+    Program { name: "conntrack", package: "conntrack", purpose: "looking at and clearing UDP flows" },
+    Program { name: "ping", package: "iputils-ping", purpose: "reachability in network namespaces" },
+];
+
+/// What `demo --keep` tells its user to call.
+pub const LOOKING_AROUND: &[Program] = &[Program { name: "curl", package: "curl", purpose: "requests by hand" }];
+
+/// What compiling needs beside Rust: a linker, and a C compiler for the TLS library.
+pub const BUILD: &[Program] = &[Program { name: "cc", package: "gcc libc6-dev", purpose: "linking" }];
+
+/// Makes sure that the programs are there, installing their packages with apt-get where we are root.
+///
+/// # Errors
+/// Not root, no apt-get, or apt-get failed: the message says what to run by hand.
+pub fn ensure(wanted: &[&[Program]]) -> anyhow::Result<()> {
+    let missing: Vec<Program> =
+        wanted.iter().flat_map(|list| list.iter()).copied().filter(|p| !present(p.name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages: Vec<&str> = missing.iter().flat_map(|program| program.package.split(' ')).collect();
+    let by_hand = format!("apt-get install {}", packages.join(" "));
+    for program in &missing {
+        step::note(format!("`{}` is missing ({}), it is in {}", program.name, program.purpose, program.package));
+    }
+    if !is_root() {
+        bail!("programs are missing; run `sudo {by_hand}`, then this command again");
+    }
+    if !present("apt-get") {
+        bail!("programs are missing and there is no apt-get here; install what `{by_hand}` would on Debian");
+    }
+    step::start(format!("installing {}", packages.join(" ")));
+    apt_get(&["update", "-qq"])?;
+    apt_get(
+        &[&["install", "-y", "-qq", "-o", "Dpkg::Use-Pty=0", "--no-install-recommends"], packages.as_slice()].concat(),
+    )
+    .with_context(|| format!("installing packages; try `{by_hand}`"))?;
+    match missing.iter().find(|program| !present(program.name)) {
+        Some(program) => bail!("{} was installed, but `{}` is still not to be found", program.package, program.name),
+        None => Ok(()),
+    }
+}
+
+/// Network namespaces need root. `command` is what the user typed after `cargo xtask`.
+///
+/// # Errors
+/// Not root: the message says what to run.
+pub fn need_root(command: &str) -> anyhow::Result<()> {
+    if !is_root() {
+        bail!("network namespaces need root; run `sudo env \"PATH=$PATH\" cargo xtask {command}`");
+    }
+    Ok(())
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn apt_get(args: &[&str]) -> anyhow::Result<()> {
+    step::run(Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+/// Whether a program is on the PATH, or where Debian keeps what its users' PATH leaves out.
+fn present(name: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/sbin", "/sbin"].map(|folder| Path::new(folder).to_path_buf());
+    env::split_paths(&path).chain(sbin).any(|folder| folder.join(name).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn present_programs_need_nothing() {
+        assert!(present("sh") && !present("no-such-program"));
+        ensure(&[&[Program { name: "sh", package: "dash", purpose: "this test" }]]).unwrap();
+    }
+}

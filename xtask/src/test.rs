@@ -1,0 +1,158 @@
+//! `cargo xtask test`: formatting, lints, documentation and every test.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+
+use crate::cargo::{cargo, workspace};
+use crate::{interrupt, packages, step};
+
+/// Check formatting, lints and documentation, build, and run every test
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only this part: `check` (formatting, lints, documentation), `unit` (needs no root), or a file of tests/tests
+    part: Option<String>,
+    /// Passed on to the test binaries, e.g. a filter or --nocapture
+    #[arg(last = true)]
+    pass_on: Vec<String>,
+}
+
+/// Runs the parts in order; the first that fails ends the command.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let part = args.part.as_deref();
+    match part {
+        None => {
+            packages::ensure(&[packages::BUILD, packages::NETWORK])?;
+            packages::need_root("test")?;
+            check()?;
+            build()?;
+            test(&["--workspace"], &args.pass_on)?;
+        }
+        Some("check") => {
+            packages::ensure(&[packages::BUILD])?;
+            check()?;
+        }
+        Some("unit") => {
+            packages::ensure(&[packages::BUILD])?;
+            test(&["--workspace", "--lib", "--bins"], &args.pass_on)?;
+        }
+        Some(file) => {
+            let known = test_files()?;
+            if !known.iter().any(|name| name == file) {
+                bail!("there is no part `{file}`; there are: check, unit, {}", known.join(", "));
+            }
+            packages::ensure(&[packages::BUILD, packages::NETWORK])?;
+            packages::need_root(&format!("test {file}"))?;
+            build()?;
+            test(&["--package", "kubeferry-tests", "--test", file], &args.pass_on)?;
+        }
+    }
+    step::start(format!("done in {}", step::duration(began.elapsed())));
+    Ok(())
+}
+
+fn check() -> anyhow::Result<()> {
+    step::start("checking the format");
+    step::run(cargo().args(["fmt", "--all", "--", "--check"]))?;
+    step::start("checking lints");
+    step::run(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    step::start("checking documentation");
+    step::run(cargo().args(["doc", "--quiet", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-Dwarnings"))
+}
+
+fn build() -> anyhow::Result<()> {
+    step::start("building");
+    step::run(cargo().args(["build", "--quiet", "--workspace"]))
+}
+
+/// Runs `cargo test` to the end, shows all of it and sums it up, what was left out included.
+fn test(which: &[&str], pass_on: &[String]) -> anyhow::Result<()> {
+    step::start("testing");
+    let mut command = cargo();
+    command.args(["test", "--no-fail-fast"]).args(which).arg("--").args(pass_on);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start cargo test")?;
+    let stdout = child.stdout.take().context("cargo test has no output")?;
+    let reader = std::thread::spawn(move || {
+        let mut sum = Sum::default();
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            println!("{line}");
+            sum.add(&line);
+        }
+        sum
+    });
+    let status = interrupt::wait(&mut child)?;
+    let Ok(sum) = reader.join() else { bail!("cannot read the tests' output") };
+    step::start(format!(
+        "{} passed, {} failed, {} ignored, {} filtered out",
+        sum.passed, sum.failed, sum.ignored, sum.filtered_out
+    ));
+    if std::env::var_os("KUBEFERRY_TEST_KUBECONFIG").is_none() {
+        step::note("the scripted API server stood in for a real one: KUBEFERRY_TEST_KUBECONFIG names none");
+    }
+    if !status.success() {
+        bail!("tests failed");
+    }
+    Ok(())
+}
+
+/// The sum of libtest's `test result:` lines.
+#[derive(Default, PartialEq, Eq, Debug)]
+struct Sum {
+    passed: usize,
+    failed: usize,
+    ignored: usize,
+    filtered_out: usize,
+}
+
+impl Sum {
+    /// `test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.00s`
+    fn add(&mut self, line: &str) {
+        let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else {
+            return;
+        };
+        for count in counts.split("; ") {
+            let Some((number, what)) = count.split_once(' ') else { continue };
+            let Ok(number) = number.parse::<usize>() else { continue };
+            match what {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.ignored += number,
+                "filtered out" => self.filtered_out += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The names of the files in tests/tests: each is a part of its own.
+fn test_files() -> anyhow::Result<Vec<String>> {
+    let folder = workspace().join("tests/tests");
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "rs")
+            && let Some(name) = path.file_stem()
+        {
+            names.push(name.to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_summed_over_binaries() {
+        let mut sum = Sum::default();
+        sum.add("test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.00s");
+        sum.add("test x::y ... ok");
+        sum.add("test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s");
+        assert_eq!(sum, Sum { passed: 14, failed: 1, ignored: 1, filtered_out: 3 });
+    }
+}

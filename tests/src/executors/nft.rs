@@ -84,7 +84,8 @@ fn content(namespace: &Netns) -> Result<Content> {
         let fields = body.as_object_mut().context("an object without fields")?;
         let handle = fields.remove("handle").unwrap_or_default();
         let elements = fields.remove("elem").unwrap_or_default();
-        let dynamic = fields.get("flags").is_some_and(|flags| flags.to_string().contains("dynamic"));
+        // nft 1.0.6 does not say "dynamic" in JSON; the sets that packets write are these.
+        let dynamic = fields.get("name").and_then(Value::as_str).is_some_and(|name| name.starts_with("affinity"));
         let name = format!("{} {}", kind, fields.get("name").and_then(Value::as_str).unwrap_or_default());
         if kind == "rule" {
             // Rules of a chain stand in order.
@@ -115,12 +116,28 @@ fn strip_clocks(value: &mut Value) {
     }
 }
 
+/// An element of an endpoint map without its place among the slots of its list: an endpoint keeps the slot it has, so
+/// after a change the order is another than that of a fresh plan. The last part of the key is the slot; the Local list
+/// begins at 2^24.
+fn without_slot(entry: &str) -> String {
+    let parsed = entry
+        .strip_prefix("element of map ")
+        .and_then(|rest| rest.split_once(' '))
+        .filter(|(map, _)| map.contains("endpoints"))
+        .and_then(|(map, element)| Some((map, serde_json::from_str::<Value>(element).ok()?)));
+    let Some((map, mut element)) = parsed else { return entry.to_string() };
+    let slot = element[0]["concat"].as_array_mut().and_then(Vec::pop).and_then(|slot| slot.as_u64());
+    let list = if slot.is_some_and(|slot| slot < 1 << 24) { "cluster" } else { "local" };
+    format!("element of map {map} {list} {element}")
+}
+
 /// Where plan and kernel differ. Chains that an earlier step needed may stay.
 fn difference(planned: &Content, synced: &Content, first: bool) -> Option<(String, String)> {
     let without_handle = |content: &Content| -> Content {
         content
             .iter()
-            .map(|line| line.rsplit_once('\t').map_or(line.as_str(), |(entry, _)| entry).to_string())
+            .map(|line| line.rsplit_once('\t').map_or(line.as_str(), |(entry, _)| entry))
+            .map(|entry| if first { entry.to_string() } else { without_slot(entry) })
             .collect()
     };
     let (planned, synced) = (without_handle(planned), without_handle(synced));

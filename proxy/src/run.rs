@@ -45,7 +45,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let stats = Arc::new(WatchStats::default());
     let (events_in, mut events) = mpsc::channel(QUEUE);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let _watching = watch::start(&settings, events_in, stats.clone()).await?;
+    let once = if settings.once { watch::load_once(&settings).await? } else { Vec::new() };
+    // With --once the channel stays open and silent: what was listed is all there is.
+    let _watching = match settings.once {
+        true => Err(events_in),
+        false => Ok(watch::start(&settings, events_in, stats.clone()).await?),
+    };
     let observer = Observer::new(&settings, stats);
     let (handle, mut requests) = status::channel();
     let serving = Serving {
@@ -54,15 +59,19 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         status: handle,
         mode: "nftables",
     };
-    let once = settings.once;
     let served = settings.clone();
+    let once_only = settings.once;
     let mut server = tokio::spawn(async move {
-        match once {
+        match once_only {
             true => std::future::pending().await,
             false => server::serve(&served, serving).await,
         }
     });
     let mut runner = Runner::new(Proxy::new(settings.clone(), kernel, held), settings, observer);
+    once.into_iter().for_each(|event| runner.proxy.apply(event));
+    if runner.settings.once {
+        return block_in_place(|| runner.turn()).map(drop);
+    }
     loop {
         let wake = runner.wake_after();
         tokio::select! {

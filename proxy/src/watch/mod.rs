@@ -1,6 +1,7 @@
 //! Where the objects come from: a folder of manifests or the API server. Both speak one stream of
 //! [`Event`](crate::state::event::Event); a reader cannot tell which one it listens to.
 
+mod api;
 mod known;
 mod manifests;
 mod object;
@@ -25,6 +26,7 @@ pub struct Watching {
 #[derive(Debug)]
 enum Running {
     Manifests { _folder: manifests::Watching },
+    Api { _watches: api::Watching },
 }
 
 /// Starts the source that `settings` names. Its present content comes first, then [`Event::Listed`] for each kind, then
@@ -38,7 +40,7 @@ pub async fn start(settings: &Settings, tx: mpsc::Sender<Event>, stats: Arc<Watc
         Source::Manifests(dir) => {
             Running::Manifests { _folder: manifests::start(dir.clone(), settings.node_name.clone(), tx, stats)? }
         }
-        Source::Api { .. } => anyhow::bail!("no API server yet"),
+        Source::Api { .. } => Running::Api { _watches: api::start(settings, tx, stats).await? },
     };
     Ok(Watching { _source: source })
 }
@@ -52,6 +54,6 @@ pub async fn start(settings: &Settings, tx: mpsc::Sender<Event>, stats: Arc<Watc
 pub async fn load_once(settings: &Settings) -> anyhow::Result<Vec<Event>> {
     match &settings.source {
         Source::Manifests(dir) => manifests::load_once(dir, &settings.node_name),
-        Source::Api { .. } => anyhow::bail!("no API server yet"),
+        Source::Api { .. } => api::load_once(settings).await,
     }
 }

@@ -1,0 +1,56 @@
+//! What is watched, and which objects of it: the server leaves out what is not ours.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking};
+use kube::api::{Api, ApiResource, DynamicObject};
+use kube::{Client, Resource};
+
+use crate::state::event::Kind;
+
+/// One kind to watch.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub kind: Kind,
+    resource: ApiResource,
+    /// Label selector.
+    pub labels: Option<&'static str>,
+    /// Field selector.
+    pub fields: Option<String>,
+}
+
+impl Watched {
+    /// Every kind, for the proxy of this node.
+    pub fn all(node: &Arc<str>) -> [Self; 4] {
+        [
+            Self {
+                kind: Kind::Node,
+                resource: resource::<core::Node>(),
+                labels: None,
+                fields: Some(format!("metadata.name={node}")),
+            },
+            Self { kind: Kind::ServiceCidr, resource: resource::<networking::ServiceCIDR>(), labels: None, fields: None },
+            Self {
+                kind: Kind::Service,
+                resource: resource::<core::Service>(),
+                labels: Some("!service.kubernetes.io/service-proxy-name"),
+                fields: Some("spec.clusterIP!=None".to_owned()),
+            },
+            Self {
+                kind: Kind::EndpointSlice,
+                resource: resource::<discovery::EndpointSlice>(),
+                labels: Some("!service.kubernetes.io/headless"),
+                fields: None,
+            },
+        ]
+    }
+
+    /// The objects of all namespaces.
+    pub fn api(&self, client: &Client) -> Api<DynamicObject> {
+        Api::all_with(client.clone(), &self.resource)
+    }
+}
+
+fn resource<K: Resource<DynamicType = ()>>() -> ApiResource {
+    ApiResource::erase::<K>(&())
+}

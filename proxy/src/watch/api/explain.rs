@@ -39,7 +39,9 @@ pub(super) fn asking(kind: Kind, error: &Error) -> String {
     let plural = format!("{}s", kind.as_str());
     match error {
         Error::Api(status) => match status.code {
-            401 => format!("the API server does not know us (401) when asked for {plural}: check the token or certificate in the kubeconfig"),
+            401 => format!(
+                "the API server does not know us (401) when asked for {plural}: check the token or certificate in the kubeconfig"
+            ),
             403 => format!(
                 "the API server forbids {plural} (403): let our account list and watch {} (ClusterRole system:node-proxier does)",
                 plural.to_lowercase()
@@ -47,7 +49,10 @@ pub(super) fn asking(kind: Kind, error: &Error) -> String {
             code => format!("the API server answered {code} when asked for {plural}: {}", status.message),
         },
         Error::HyperError(_) | Error::Service(_) => {
-            format!("cannot reach the API server for {plural}: {}; is the address right, is it up, and does its certificate match?", causes(error))
+            format!(
+                "cannot reach the API server for {plural}: {}; is the address right, is it up, and does its certificate match?",
+                causes(error)
+            )
         }
         other => format!("cannot read {plural} from the API server: {}", causes(other)),
     }

@@ -29,7 +29,12 @@ impl Watched {
                 labels: None,
                 fields: Some(format!("metadata.name={node}")),
             },
-            Self { kind: Kind::ServiceCidr, resource: resource::<networking::ServiceCIDR>(), labels: None, fields: None },
+            Self {
+                kind: Kind::ServiceCidr,
+                resource: resource::<networking::ServiceCIDR>(),
+                labels: None,
+                fields: None,
+            },
             Self {
                 kind: Kind::Service,
                 resource: resource::<core::Service>(),

@@ -185,7 +185,8 @@ fn take(kind: Kind, object: DynamicObject, known: &mut Known, send: &mut dyn FnM
         }
         Err(error) => {
             let what = format!("{} {name}", kind.as_str());
-            let why = format!("it is malformed: {error}; what was served of it before stays in force until it is mended");
+            let why =
+                format!("it is malformed: {error}; what was served of it before stays in force until it is mended");
             known.unreadable(kind, name, Ignored { what, why }, send);
         }
     }

@@ -8,11 +8,12 @@ use super::super::object::Object;
 use crate::state::convert::sloppy::parse_ip;
 use crate::state::objects::Family;
 
-/// Fills in the defaults. Returns what is missing and cannot be.
+/// Fills in the defaults. A slice's port without a name gets the name `""`, as from the API server; one whose name is
+/// written as null (`named`: the entries that say something of it) keeps it, and is ignored as kube-proxy ignores it. Returns what is missing and cannot be.
 ///
 /// # Errors
 /// An object without a name: there is nothing to call it by.
-pub(super) fn fill_in(object: &mut Object) -> Result<Vec<String>, String> {
+pub(super) fn fill_in(object: &mut Object, named: &[bool]) -> Result<Vec<String>, String> {
     if object.metadata().name.as_deref().unwrap_or_default().is_empty() {
         return Err("metadata.name is missing".into());
     }
@@ -23,7 +24,7 @@ pub(super) fn fill_in(object: &mut Object) -> Result<Vec<String>, String> {
         }
         Object::Slice(slice) => {
             default_namespace(&mut slice.metadata);
-            default_slice(slice);
+            default_slice(slice, named);
             Ok(Vec::new())
         }
         Object::Node(_) | Object::ServiceCidr(_) => Ok(Vec::new()),
@@ -66,13 +67,14 @@ fn default_service(spec: &mut core::ServiceSpec) -> Vec<String> {
     Vec::new()
 }
 
-fn default_slice(slice: &mut discovery::EndpointSlice) {
+fn default_slice(slice: &mut discovery::EndpointSlice, named: &[bool]) {
     if slice.address_type.is_empty() {
         let first = slice.endpoints.iter().flatten().find_map(|endpoint| endpoint.addresses.first());
         let family = first.and_then(|text| parse_ip(text)).map_or(Family::V4, Family::of);
         slice.address_type = family.as_str().into();
     }
-    for port in slice.ports.iter_mut().flatten() {
+    let unnamed = slice.ports.iter_mut().flatten().zip(named).filter(|(_, named)| !**named);
+    for (port, _) in unnamed {
         port.name.get_or_insert_default();
     }
 }

@@ -94,8 +94,10 @@ impl Reader<'_> {
 
     fn yaml(&mut self, text: &str) -> Result<(), Unparsable> {
         for (line, document) in split(text) {
+            // What is missing at the end of a text is missing on its last line.
+            let last = text.lines().count().max(1);
             let unparsable =
-                |error: serde_yaml_ng::Error| Unparsable { line: line + below(&error), why: plain(&error) };
+                |error: serde_yaml_ng::Error| Unparsable { line: (line + below(&error)).min(last), why: plain(&error) };
             let mut value: Value = serde_yaml_ng::from_str(&document).map_err(unparsable)?;
             value.apply_merge().map_err(unparsable)?;
             if !value.is_null() {
@@ -144,11 +146,12 @@ impl Reader<'_> {
 
     fn entry(&mut self, kind: Kind, document: Document<'_>, line: usize) {
         let version = document.version();
+        let named = document.ports_with_name();
         let mut object = match document.decode(kind) {
             Ok(object) => object,
             Err(malformed) => return self.fault(line, kind.as_str(), malformed),
         };
-        let missing = match defaults::fill_in(&mut object) {
+        let missing = match defaults::fill_in(&mut object, &named) {
             Ok(missing) => missing,
             Err(why) => return self.fault(line, kind.as_str(), why),
         };
@@ -219,6 +222,25 @@ impl<'a> Document<'a> {
                 Ok(Header { api_version: text("apiVersion")?, kind: text("kind")? })
             }
             Self::Yaml(..) => Err("not a mapping".to_string().into()),
+        }
+    }
+
+    /// For each entry of `ports`, whether it says anything of its name, be it null.
+    fn ports_with_name(&self) -> Vec<bool> {
+        #[derive(Deserialize)]
+        struct Ports {
+            #[serde(default)]
+            ports: Vec<serde_json::Map<String, serde_json::Value>>,
+        }
+        match self {
+            Self::Json(raw) => {
+                let ports = serde_json::from_str::<Ports>(raw.get()).map(|ports| ports.ports).unwrap_or_default();
+                ports.iter().map(|port| port.contains_key("name")).collect()
+            }
+            Self::Yaml(value, _) => {
+                let ports = value.get("ports").and_then(Value::as_sequence);
+                ports.into_iter().flatten().map(|port| port.get("name").is_some()).collect()
+            }
         }
     }
 

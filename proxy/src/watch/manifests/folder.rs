@@ -204,7 +204,3 @@ fn parse(path: &Path, bytes: Vec<u8>, node: &str) -> Result<Content, Ignored> {
         why: format!("does not parse: {}", error.why),
     })
 }
-
-#[cfg(test)]
-#[path = "folder_tests.rs"]
-mod tests;

@@ -121,12 +121,12 @@ pub struct ServeArgs {
     pub iptables_min_sync_period: Option<String>,
 
     /// Address of /healthz and /livez, as IP or IP:PORT; empty turns it off [config: healthzBindAddress; default:
-    /// 0.0.0.0:10256, or [::]:10256 if the bind address is IPv6]
+    /// 0.0.0.0:10256, or `[::]:10256` if the bind address is IPv6]
     #[arg(long, value_name = "IP[:PORT]")]
     pub healthz_bind_address: Option<String>,
 
     /// Address of /metrics, /status and /proxyMode, as IP or IP:PORT; empty turns it off [config: metricsBindAddress;
-    /// default: 127.0.0.1:10249, or [::1]:10249 if the bind address is IPv6]
+    /// default: 127.0.0.1:10249, or `[::1]:10249` if the bind address is IPv6]
     #[arg(long, value_name = "IP[:PORT]")]
     pub metrics_bind_address: Option<String>,
 

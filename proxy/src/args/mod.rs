@@ -135,7 +135,7 @@ pub struct TraceArgs {
     /// Source address of the connection
     #[arg(long, value_name = "IP", required_unless_present = "stdin", conflicts_with = "stdin")]
     pub from: Option<IpAddr>,
-    /// Destination of the connection: protocol (tcp, udp, sctp), address and port; IPv6 as tcp:[fd00::1]:80
+    /// Destination of the connection: protocol (tcp, udp, sctp), address and port; IPv6 as `tcp:[fd00::1]:80`
     #[arg(long, value_name = "PROTO:IP:PORT", required_unless_present = "stdin", conflicts_with = "stdin")]
     pub to: Option<String>,
     /// Interface that the packet comes in by, for the detectors that look at interfaces

@@ -23,11 +23,14 @@ use target::{Frontend, Target, targets};
 use crate::state::objects::{Ignored, ObjectName};
 use crate::state::{Changes, State};
 
+/// A target and the frontends that it claims.
+type Claimed = (Arc<Target>, Vec<Frontend>);
+
 /// The wanted behaviour of this node.
 #[derive(Debug)]
 pub struct Desired {
     node: NodeView,
-    services: BTreeMap<ObjectName, Vec<(Arc<Target>, Vec<Frontend>)>>,
+    services: BTreeMap<ObjectName, Vec<Claimed>>,
     frontends: Frontends,
     endpoint_ips: BTreeMap<IpAddr, u32>,
     service_cidrs: BTreeSet<IpNet>,

@@ -139,12 +139,15 @@ impl Target {
     }
 }
 
+/// A target with the frontends that it claims.
+pub(super) type Claiming = (Arc<Target>, Vec<(Frontend, Rank)>);
+
 /// The targets of a Service and the frontends that each of them claims.
 pub(super) fn targets<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
     node: &NodeView,
-) -> Vec<(Arc<Target>, Vec<(Frontend, Rank)>)> {
+) -> Vec<Claiming> {
     let mut out = Vec::new();
     for family in Family::BOTH {
         let Some(cluster_ip) = service.cluster_ips.iter().copied().find(|ip| Family::of(*ip) == family) else {

@@ -1,5 +1,5 @@
 //! Where the objects come from: a folder of manifests or the API server. Both speak one stream of
-//! [`Event`](crate::state::event::Event); a reader cannot tell which one it listens to.
+//! [`Event`]; a reader cannot tell which one it listens to.
 
 mod api;
 mod known;

@@ -113,6 +113,9 @@ impl<'a> Op<'a> {
     }
 }
 
+/// Operations that need not all be in memory at once: pushes them in order, the same ones whenever it is called.
+pub type Ops<'a> = dyn Fn(&mut dyn FnMut(Op<'_>)) + 'a;
+
 /// The bytes of a transaction and where in them each operation went.
 #[derive(Debug)]
 pub(super) struct Batch {
@@ -201,7 +204,7 @@ impl Batch {
     /// Writes operations on `table`, in the order in which `ops` pushes them. The messages are numbered from `sequence`
     /// (the batch's begin) upwards; the last one with content asks for an acknowledgement. A message holds at most
     /// `group` bytes of elements, or one element.
-    pub(super) fn new(table: &str, ops: &dyn Fn(&mut dyn FnMut(Op<'_>)), sequence: u32, group: usize) -> Self {
+    pub(super) fn new(table: &str, ops: &Ops<'_>, sequence: u32, group: usize) -> Self {
         let mut builder =
             Builder { writer: Writer::default(), messages: Vec::new(), open: None, next: 0, table, sequence, group };
         let begin = builder.writer.message(

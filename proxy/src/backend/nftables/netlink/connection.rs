@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use super::attribute::{attributes, find, value};
 use super::batch::{
     Batch, GROUP, NFPROTO_INET, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE,
-    NFTABLES, Op,
+    NFTABLES, Op, Ops,
 };
 use super::element::{
     Element, NFTA_LIST_ELEM, NFTA_SET_ELEM_EXPIRATION, NFTA_SET_ELEM_FLAGS, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_KEY_END,
@@ -50,12 +50,7 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Connection::commit`].
-    pub fn commit_pushed(
-        &self,
-        table: &str,
-        most: usize,
-        ops: &dyn Fn(&mut dyn FnMut(Op<'_>)),
-    ) -> Result<(), CommitError> {
+    pub fn commit_pushed(&self, table: &str, most: usize, ops: &Ops<'_>) -> Result<(), CommitError> {
         if most == 0 {
             return Ok(());
         }
@@ -67,13 +62,7 @@ impl Connection {
         }
     }
 
-    fn transact(
-        &self,
-        table: &str,
-        most: usize,
-        ops: &dyn Fn(&mut dyn FnMut(Op<'_>)),
-        group: usize,
-    ) -> Result<(), CommitError> {
+    fn transact(&self, table: &str, most: usize, ops: &Ops<'_>, group: usize) -> Result<(), CommitError> {
         // At most a message for each operation, and the two around them.
         let sequence = self.socket.number(most + 2);
         let batch = Batch::new(table, ops, sequence, group);

@@ -18,7 +18,7 @@ mod ruleset;
 #[cfg(test)]
 mod tests;
 
-pub use batch::Op;
+pub use batch::{Op, Ops};
 pub use connection::Connection;
 pub use element::{Data, Element};
 pub use error::{CommitError, Error, Refused, RefusedPart};

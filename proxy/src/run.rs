@@ -173,11 +173,8 @@ impl<K: Kernel> Runner<K> {
         if now - self.glanced >= GLANCE {
             self.glanced = now;
             match self.proxy.check() {
-                Ok(Some(report)) => {
-                    tracing::warn!(rows = report.repaired, "the kernel's table had been changed; repaired")
-                }
-                Ok(None) => {}
-                Err(error) => tracing::error!(%error, "cannot look for drift"),
+                Ok(repair) => self.observer.checked(&self.proxy, repair.as_ref()),
+                Err(error) => self.observer.check_failed(&error),
             }
         }
         Ok(false)

@@ -129,6 +129,20 @@ impl Running {
     }
 }
 
+impl Running {
+    /// Ends it by SIGTERM, as a node does, and waits.
+    ///
+    /// # Errors
+    /// It does not end within [`DEADLINE`].
+    #[allow(unsafe_code)]
+    pub fn stop(mut self) -> Result<std::process::ExitStatus> {
+        let pid = i32::try_from(self.0.id())?;
+        // SAFETY: no memory is touched; the process is our child and not yet waited for, so the id is its own.
+        ensure!(unsafe { libc::kill(pid, libc::SIGTERM) } == 0, "SIGTERM: {}", std::io::Error::last_os_error());
+        until("kubeferry to end", || self.0.try_wait().ok().flatten())
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         // It may have ended by itself; either way nothing of it is left.

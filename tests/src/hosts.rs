@@ -43,7 +43,11 @@ impl Hosts {
         node.sysctl("net/ipv6/conf/all/forwarding", "1")?;
         node.sysctl("net/ipv4/conf/all/rp_filter", "0")?;
         // A veth whose other end nobody listens at: a dummy device needs a kernel module.
-        node.ip(&["link add eth0 type veth peer name unused", "link set eth0 addrgenmode none", "link set unused addrgenmode none"])?;
+        node.ip(&[
+            "link add eth0 type veth peer name unused",
+            "link set eth0 addrgenmode none",
+            "link set unused addrgenmode none",
+        ])?;
         node.ip(&["link set eth0 up", "link set unused up"])?;
         node.ip(&addresses.iter().map(|ip| address(*ip, "eth0")).collect::<Vec<_>>())?;
         // Without a route the node's own connections to services would fail before our rules see them.

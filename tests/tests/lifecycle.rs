@@ -1,0 +1,244 @@
+//! What operators do to the proxy, and what happens to it, under running traffic: stop, start, other settings, a deleted
+//! table, and bad input.
+#![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use kubeferry_tests::binary;
+use kubeferry_tests::client::{Connection, Running, ask_once, datagrams, until};
+use kubeferry_tests::executors::Source;
+use kubeferry_tests::flows::{Case, Node, Step, with_node};
+use kubeferry_tests::hosts::Hosts;
+use kubeferry_tests::netns::Netns;
+
+const NODE: &str = "
+name: worker-1
+addresses: {eth0: [192.0.2.1]}
+cluster-cidr: [10.244.0.0/16]
+";
+const MANIFESTS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec:
+  clusterIP: 10.96.0.10
+  ports:
+    - {name: tcp, port: 80}
+    - {name: udp, protocol: UDP, port: 80}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, namespace: default, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: tcp, port: 8080}, {name: udp, protocol: UDP, port: 8080}]
+endpoints: [{addresses: [10.244.1.1], nodeName: worker-1}, {addresses: [10.244.1.2], nodeName: worker-1}]
+";
+
+struct Cluster {
+    hosts: Hosts,
+    source: Source,
+}
+
+impl Cluster {
+    fn build() -> Self {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let hosts = [("web1", [ip("10.244.1.1")]), ("web2", [ip("10.244.1.2")]), ("client", [ip("10.244.1.7")])];
+        let hosts: Vec<_> = hosts.iter().map(|(name, addresses)| (*name, addresses.as_slice())).collect();
+        let hosts = Hosts::build(&[ip("192.0.2.1")], &hosts).unwrap();
+        for name in ["web1", "web2"] {
+            hosts.host(name).serve(8080).unwrap();
+        }
+        let node = Node::parse(NODE).unwrap();
+        let case = Case { name: "lifecycle".into(), node: node.clone(), steps: Vec::new() };
+        let source = Source::new(&case).unwrap();
+        source.write(&Step { manifests: with_node(&node, MANIFESTS).unwrap(), rows: Vec::new() }).unwrap();
+        Self { hosts, source }
+    }
+
+    fn start(&self) -> Running {
+        Running::start(&self.source, &self.hosts.node).unwrap()
+    }
+
+    fn client(&self) -> &Netns {
+        &self.hosts.host("client").namespace
+    }
+
+    fn vip(&self) -> SocketAddr {
+        "10.96.0.10:80".parse().unwrap()
+    }
+
+    fn until_served(&self) {
+        until("the Service to answer", || Connection::open(self.client(), self.vip()).ok()).unwrap();
+    }
+
+    fn list(&self) -> String {
+        self.hosts.node.nft(&["-a", "list", "table", "inet", "kubeferry"], "").unwrap()
+    }
+
+    /// Opens connections one after the other while `work` runs; every one has to be answered.
+    fn under_load(&self, work: impl FnOnce()) -> usize {
+        let (end, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            let load = scope.spawn(|| {
+                while !end.load(Ordering::Relaxed) {
+                    let mut connection = Connection::open(self.client(), self.vip())?;
+                    connection.ask().map_err(std::io::Error::other)?;
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok::<(), std::io::Error>(())
+            });
+            let more = |than: usize| until("more requests", || (answered.load(Ordering::Relaxed) > than).then_some(()));
+            more(20).unwrap();
+            work();
+            more(answered.load(Ordering::Relaxed) + 20).unwrap();
+            end.store(true, Ordering::Relaxed);
+            load.join().unwrap().unwrap_or_else(|error| panic!("a request failed after {answered:?}: {error}"));
+        });
+        answered.into_inner()
+    }
+}
+
+fn run(cluster: &Cluster, change: impl FnOnce(&mut Command)) -> Output {
+    let mut command = cluster.source.command("run").unwrap();
+    command.arg("--once").stdin(Stdio::null());
+    change(&mut command);
+    cluster.hosts.node.output(&mut command, "").unwrap()
+}
+
+fn complaint(output: &Output) -> String {
+    assert!(!output.status.success(), "it should have failed");
+    let text = String::from_utf8_lossy(&output.stderr).to_string();
+    let last = text.lines().last().unwrap_or_default().to_owned();
+    assert!(last.starts_with("kubeferry: "), "the last line is the error: {text}");
+    last
+}
+
+#[test]
+fn stopping_leaves_traffic_alone_and_a_restart_changes_nothing() {
+    let cluster = Cluster::build();
+    let running = cluster.start();
+    cluster.until_served();
+    let socket = datagrams(cluster.client(), cluster.vip()).unwrap();
+    let (endpoint, _) = until("a datagram's answer", || ask_once(&socket).unwrap()).unwrap();
+    let before = cluster.list();
+    let answered = cluster.under_load(|| {
+        assert!(running.stop().unwrap().success(), "SIGTERM is a clean end");
+        assert_eq!(cluster.list(), before);
+        let again = cluster.start();
+        until("the second run to serve its status", || status(&cluster)).unwrap();
+        assert_eq!(cluster.list(), before, "a restart changes nothing");
+        drop(again);
+    });
+    assert!(answered > 40);
+    assert_eq!(ask_once(&socket).unwrap().unwrap().0, endpoint, "the UDP flow goes on with its endpoint");
+}
+
+fn status(cluster: &Cluster) -> Option<()> {
+    let mut command = Command::new(binary::path().unwrap());
+    let output = cluster.hosts.node.output(command.arg("status"), "").unwrap();
+    output.status.success().then_some(())
+}
+
+#[test]
+fn other_settings_replace_the_table_without_a_failed_request() {
+    let cluster = Cluster::build();
+    assert!(run(&cluster, |_| ()).status.success());
+    cluster.until_served();
+    let before = cluster.list();
+    cluster.under_load(|| {
+        for round in 0..5 {
+            let change = |command: &mut Command| {
+                command.args(["--iptables-masquerade-bit", if round % 2 == 0 { "5" } else { "6" }]);
+            };
+            assert!(run(&cluster, change).status.success());
+        }
+    });
+    let after = cluster.list();
+    assert!(before.contains("0x00004000") && !after.contains("0x00004000") && after.contains("0x00000020"), "{after}");
+}
+
+#[test]
+fn a_deleted_table_and_a_deleted_row_are_healed() {
+    let cluster = Cluster::build();
+    let _running = cluster.start();
+    cluster.until_served();
+    for harm in ["delete table inet kubeferry", "delete element inet kubeferry frontends4 { 10.96.0.10 . tcp . 80 }"] {
+        cluster.hosts.node.nft(&["-f", "-"], harm).unwrap();
+        let row = || {
+            cluster
+                .hosts
+                .node
+                .nft(&["get", "element", "inet", "kubeferry", "frontends4", "{ 10.96.0.10 . tcp . 80 }"], "")
+                .ok()
+        };
+        until(&format!("healing after {harm}"), row).unwrap();
+        cluster.until_served();
+    }
+}
+
+#[test]
+fn cleanup_removes_the_table_and_says_so_twice() {
+    let cluster = Cluster::build();
+    assert!(run(&cluster, |_| ()).status.success());
+    for expected in ["removed table inet kubeferry\n", "nothing to remove: there is no table inet kubeferry\n"] {
+        let mut command = Command::new(binary::path().unwrap());
+        let output = cluster.hosts.node.output(command.arg("cleanup"), "").unwrap();
+        assert!(output.status.success());
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+    }
+}
+
+#[test]
+fn a_missing_tool_or_right_is_named() {
+    let cluster = Cluster::build();
+    let no_nft = complaint(&run(&cluster, |command| { command.env("PATH", "/nonexistent"); }));
+    assert!(no_nft.contains("install the package nftables"), "{no_nft}");
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"]).arg(binary::path().unwrap());
+    let run = cluster.source.command("run").unwrap();
+    command.args(run.get_args()).arg("--once");
+    let output = cluster.hosts.node.output(&mut command, "").unwrap();
+    assert!(complaint(&output).contains("CAP_NET_ADMIN"), "{output:?}");
+}
+
+#[test]
+fn a_malformed_object_costs_its_neighbours_nothing() {
+    let cluster = Cluster::build();
+    let node = Node::parse(NODE).unwrap();
+    let bad = format!(
+        "{MANIFESTS}\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: bad}}\nspec: {{clusterIP: 10.96.0.11, ports: [{{port: eighty}}]}}\n\
+         ---\napiVersion: v1\nkind: Service\nmetadata: {{name: worse}}\nspec: {{clusterIP: 10.96.0.300, ports: [{{port: 80}}]}}\n"
+    );
+    cluster.source.write(&Step { manifests: with_node(&node, &bad).unwrap(), rows: Vec::new() }).unwrap();
+    let output = run(&cluster, |_| ());
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    assert!(log.contains("eighty") && log.contains("10.96.0.300"), "{log}");
+    cluster.until_served();
+}
+
+#[test]
+fn wrong_flags_and_settings_say_what_is_allowed() {
+    let cluster = Cluster::build();
+    let says = |arguments: &[&str]| {
+        let output = run(&cluster, |command| {
+            command.args(arguments);
+        });
+        assert!(!output.status.success(), "{arguments:?}");
+        String::from_utf8_lossy(&output.stderr).to_string()
+    };
+    assert!(says(&["--no-such-flag"]).contains("--no-such-flag"));
+    assert!(says(&["--ipvs-scheduler", "rr"]).contains("not honoured yet"));
+    assert!(says(&["--cluster-cidr", "10.0.0.0/33"]).contains("10.0.0.0/33"));
+    assert!(says(&["--config", "/no/such/file"]).contains("/no/such/file"));
+    assert!(says(&["--backend", "ebpf"]).contains("ebpf"));
+    let config = tempfile::NamedTempFile::new().unwrap();
+    let text =
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\nnoSuchField: 1\n";
+    std::fs::write(config.path(), text).unwrap();
+    let output = run(&cluster, |command| { command.arg("--config").arg(config.path(); }));
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && log.contains("noSuchField"), "an unknown field is a warning: {log}");
+}

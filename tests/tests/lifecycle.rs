@@ -193,7 +193,9 @@ fn cleanup_removes_the_table_and_says_so_twice() {
 #[test]
 fn a_missing_tool_or_right_is_named() {
     let cluster = Cluster::build();
-    let no_nft = complaint(&run(&cluster, |command| { command.env("PATH", "/nonexistent"); }));
+    let no_nft = complaint(&run(&cluster, |command| {
+        command.env("PATH", "/nonexistent");
+    }));
     assert!(no_nft.contains("install the package nftables"), "{no_nft}");
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"]).arg(binary::path().unwrap());
@@ -238,7 +240,9 @@ fn wrong_flags_and_settings_say_what_is_allowed() {
     let text =
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\nnoSuchField: 1\n";
     std::fs::write(config.path(), text).unwrap();
-    let output = run(&cluster, |command| { command.arg("--config").arg(config.path(); }));
+    let output = run(&cluster, |command| {
+        command.arg("--config").arg(config.path());
+    });
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && log.contains("noSuchField"), "an unknown field is a warning: {log}");
 }

@@ -5,8 +5,8 @@
 //!
 //! The messages are written and read here rather than through `netlink-packet-netfilter`: its readers render the whole
 //! buffer as text once for each element (error contexts are built eagerly), its writers measure nested attributes again
-//! at every level, and one expression that it does not know loses the whole message. conntrack, where this does not
-//! matter, uses the crate.
+//! at every level, and one expression that it does not know loses the whole message. `conntrack` uses the
+//! same socket and attributes.
 
 pub(crate) mod attribute;
 mod batch;

@@ -8,4 +8,5 @@ pub mod flows;
 pub mod hosts;
 pub mod netns;
 pub mod packets;
+pub mod random;
 pub mod world;

@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::Result;
 
 pub use manifests::Source;
+pub use model::{Answer, answers};
 
 use crate::flows::{Case, Row};
 use crate::world::World;

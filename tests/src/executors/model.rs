@@ -12,14 +12,56 @@ use crate::netns::output;
 
 /// One line of `kubeferry trace --stdin --output json`.
 #[derive(Debug, Deserialize)]
-struct Answer {
-    outcome: String,
+pub struct Answer {
+    /// `endpoints`, `reject`, `drop` or `none`.
+    pub outcome: String,
+    /// Where it may go.
     #[serde(default)]
-    endpoints: Vec<SocketAddr>,
-    masquerade: bool,
+    pub endpoints: Vec<SocketAddr>,
+    /// Towards an endpoint other than the source itself.
+    pub masquerade: bool,
+    /// The endpoint that is the source itself.
     #[serde(default)]
-    hairpin: Option<SocketAddr>,
-    service: String,
+    pub hairpin: Option<SocketAddr>,
+    /// `namespace/name:port`, empty where none matched.
+    pub service: String,
+}
+
+impl Answer {
+    /// The answer as the right-hand side of a row; `affinity` where the service asks for it.
+    pub fn expectation(&self, row: &Row, affinity: bool) -> Expect {
+        match self.outcome.as_str() {
+            "reject" => Expect::Reject,
+            "drop" => Expect::Drop,
+            "none" => Expect::None,
+            _ => {
+                let mut endpoints = self.endpoints.clone();
+                endpoints.sort();
+                // Where the source is the only endpoint, the hairpin is masqueraded and nothing else is said.
+                let others = endpoints.iter().any(|endpoint| endpoint.ip() != row.from);
+                Expect::Endpoints { endpoints, masquerade: self.masquerade && others, affinity }
+            }
+        }
+    }
+}
+
+/// Asks the model about every row of a step.
+///
+/// # Errors
+/// `kubeferry trace` fails, or answers something else than a line for each row.
+pub fn answers(source: &Source, step: &Step) -> Result<Vec<Answer>> {
+    let questions: String = step.rows.iter().map(|row| format!("{}\n", question(row))).collect();
+    let output = output(source.offline("trace")?.args(["--stdin", "--output", "json"]), &questions)?;
+    ensure!(output.status.success(), "kubeferry trace: {}", String::from_utf8_lossy(&output.stderr));
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let answers: Vec<_> = stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    ensure!(
+        answers.len() == step.rows.len(),
+        "kubeferry trace: {} answers to {} flows",
+        answers.len(),
+        step.rows.len()
+    );
+    Ok(answers)
 }
 
 /// Asks the model about every row of a step.

@@ -65,7 +65,8 @@ impl Observer {
         let (services, endpoints) = (changes.service_changes, changes.endpoint_changes);
         self.metrics.changes_seen(services.saturating_sub(self.seen.0), endpoints.saturating_sub(self.seen.1));
         self.seen = (services, endpoints);
-        self.metrics.changes_pending(changes.services.len(), changes.endpoints_of.len());
+        let (services, endpoints) = proxy.waiting();
+        self.metrics.changes_pending(services, endpoints);
         if dirty && !self.queued {
             self.health.queued(&Family::BOTH);
             self.metrics.sync_queued(&Family::BOTH);
@@ -112,6 +113,8 @@ impl Observer {
     pub fn failed(&mut self, error: &dyn std::fmt::Display, took: Duration, retry: Option<Instant>) {
         let retry_in = retry.map(|at| at.saturating_duration_since(Instant::now()));
         tracing::error!(%error, ?retry_in, "sync failed");
+        // The sync took the changes out of the state: they are counted from 0 again.
+        self.seen = (0, 0);
         self.failures += 1;
         self.metrics.sync_failed(&Family::BOTH);
         self.last_sync = Some(LastSync {
@@ -188,7 +191,7 @@ impl Observer {
             last_sync: self.last_sync.clone(),
             syncs: self.syncs,
             failures: self.failures,
-            pending: proxy.state().changes().services.len(),
+            pending: proxy.waiting().0,
             rows: proxy.rows().iter().map(|(map, rows)| ((*map).to_owned(), *rows)).collect(),
             drift: self.drift.clone(),
             services: services(proxy),

@@ -30,6 +30,7 @@ pub struct Proxy<K> {
     pending: Changes,
     touched: Touched,
     synced: bool,
+    failed: bool,
 }
 
 /// What one sync did.
@@ -56,6 +57,7 @@ impl<K: Kernel> Proxy<K> {
             pending: Changes::default(),
             touched: Touched::default(),
             synced: false,
+            failed: false,
         }
     }
 
@@ -81,6 +83,7 @@ impl<K: Kernel> Proxy<K> {
     /// Whether something waits to be brought into force.
     pub fn is_dirty(&self) -> bool {
         !self.synced
+            || self.failed
             || !self.pending.is_empty()
             || !self.state.changes().is_empty()
             || self.view() != *self.desired.node()
@@ -102,7 +105,9 @@ impl<K: Kernel> Proxy<K> {
         let view = self.view();
         self.touched.merge(self.desired.update(&self.state, &changes, view));
         self.pending.merge(changes);
+        self.failed = true;
         let report = self.reconciler.sync(&self.desired, self.touched.clone())?;
+        self.failed = false;
         self.touched = Touched::default();
         self.synced = true;
         Ok(Synced { report, changes: std::mem::take(&mut self.pending), took: start.elapsed() })
@@ -114,6 +119,21 @@ impl<K: Kernel> Proxy<K> {
     /// The kernel or `nft` failed.
     pub fn check(&mut self) -> Result<Option<Report>, KernelError> {
         if self.synced { self.reconciler.check(&self.desired) } else { Ok(None) }
+    }
+
+    /// Whether the last sync failed: what it should have done waits for the next.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// How many Services have changes that are not in force yet, and how many of them changes of their slices.
+    pub fn waiting(&self) -> (usize, usize) {
+        let (kept, new) = (&self.pending, self.state.changes());
+        let count = |kept: &BTreeSet<ObjectName>, new: &BTreeSet<ObjectName>| match kept.is_empty() {
+            true => new.len(),
+            false => kept.union(new).count(),
+        };
+        (count(&kept.services, &new.services), count(&kept.endpoints_of, &new.endpoints_of))
     }
 
     /// Whether a sync has succeeded.

@@ -75,29 +75,31 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     loop {
         let wake = runner.wake_after();
         tokio::select! {
+            // In this order: an end is not put off by a source that never falls silent.
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            ended = &mut server => return Err(match ended {
+                Ok(Err(error)) => error.into(),
+                Ok(Ok(never)) => match never {},
+                Err(panic) => panic.into(),
+            }),
+            Some(reply) = requests.recv() => {
+                // Whoever asked may have gone.
+                let _ = reply.send(runner.observer.status(&runner.proxy, &runner.settings));
+                continue;
+            }
+            changed = addresses.changed() => {
+                changed.context("the watch of the node's addresses ended")?;
+                runner.proxy.addresses(addresses.borrow_and_update().iter().copied().collect());
+            }
             event = events.recv() => {
                 runner.proxy.apply(event.context("the source of objects ended")?);
                 while let Ok(event) = events.try_recv() {
                     runner.proxy.apply(event);
                 }
             }
-            changed = addresses.changed() => {
-                changed.context("the watch of the node's addresses ended")?;
-                runner.proxy.addresses(addresses.borrow_and_update().iter().copied().collect());
-            }
             () = tokio::time::sleep(wake) => {}
-            Some(reply) = requests.recv() => {
-                // Whoever asked may have gone.
-                let _ = reply.send(runner.observer.status(&runner.proxy, &runner.settings));
-                continue;
-            }
-            ended = &mut server => return Err(match ended {
-                Ok(Err(error)) => error.into(),
-                Ok(Ok(never)) => match never {},
-                Err(panic) => panic.into(),
-            }),
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
         }
         if block_in_place(|| runner.turn())? {
             return Ok(());
@@ -140,6 +142,10 @@ impl<K: Kernel> Runner<K> {
         let waited = now - self.started;
         let dirty = self.proxy.is_dirty();
         self.observer.took_in(&self.proxy, dirty);
+        let glance = now - self.glanced >= GLANCE;
+        if glance {
+            self.glanced = now;
+        }
         if !self.proxy.has_synced() && !self.proxy.is_ready(waited) {
             anyhow::ensure!(
                 self.settings.datapath.detect_local != DetectLocal::NodeCidr || waited < POD_CIDR_WAIT,
@@ -170,8 +176,7 @@ impl<K: Kernel> Runner<K> {
                 }
             }
         }
-        if now - self.glanced >= GLANCE {
-            self.glanced = now;
+        if glance && !self.proxy.has_failed() {
             match self.proxy.check() {
                 Ok(repair) => self.observer.checked(&self.proxy, repair.as_ref()),
                 Err(error) => self.observer.check_failed(&error),

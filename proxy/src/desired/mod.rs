@@ -95,17 +95,17 @@ impl Desired {
     /// Follows the changes of the state; `node` is this node as it is now. The cost depends on what changed.
     pub fn update(&mut self, state: &State, changes: &Changes, node: NodeView) -> Touched {
         let mut touched = Touched { node: changes.service_cidrs, ..Touched::default() };
-        let same_node = self.node == node;
+        touched.node |= self.node != node;
+        let same_targets = self.node.gives_same_targets(&node);
+        self.node = node;
         if changes.service_cidrs {
             self.service_cidrs = state.service_cidrs();
         }
-        if same_node {
+        if same_targets {
             for name in &changes.services {
                 self.service(state, name, &mut touched);
             }
         } else {
-            touched.node = true;
-            self.node = node;
             let names: BTreeSet<_> = self.services.keys().chain(state.services().keys()).cloned().collect();
             for name in &names {
                 self.service(state, name, &mut touched);

@@ -91,6 +91,15 @@ impl NodeView {
         }
     }
 
+    /// Whether services come to the same here as on `other`: addresses may differ, which come and go with every pod
+    /// (a link-local one for each new interface) and only decide where node ports answer.
+    pub fn gives_same_targets(&self, other: &Self) -> bool {
+        let Self { name, zone, addresses: _, primary, detectors, node_ports: _, masquerade_all, masquerade_mark } =
+            self;
+        (name, zone, primary, detectors) == (&other.name, &other.zone, &other.primary, &other.detectors)
+            && (masquerade_all, masquerade_mark) == (&other.masquerade_all, &other.masquerade_mark)
+    }
+
     /// Whether the node holds this address (`fib daddr type local`).
     pub fn holds(&self, ip: IpAddr) -> bool {
         ip.is_loopback() || self.addresses.contains(&ip)

@@ -137,6 +137,19 @@ impl Chain {
         name.contains("-sticky-") || name.contains("-remember-")
     }
 
+    /// The names of the chains that a policy's chain of this name picks by: `v4-internal-X` goes to `v4-X`. None for
+    /// the name of any other chain.
+    pub fn picked_by(name: &str) -> Vec<String> {
+        let keyed = if name.get(2..).is_some_and(|rest| rest.starts_with("-nodeport-")) { 11 } else { 2 };
+        let Some((keyed, rest)) = name.split_at_checked(keyed) else { return Vec::new() };
+        let choices: Vec<&str> = if let Some(choices) = rest.strip_prefix("-external-local-") {
+            choices.split("-or-").collect()
+        } else {
+            rest.strip_prefix("-internal-").or_else(|| rest.strip_prefix("-external-")).into_iter().collect()
+        };
+        choices.into_iter().map(|choice| format!("{keyed}-{choice}")).collect()
+    }
+
     /// The chains that this one goes to.
     pub fn needs(&self) -> Vec<Self> {
         match self {

@@ -180,7 +180,8 @@ fn read_map(connection: &Connection, family: Family, map: &str, found: &mut Foun
     if map.starts_with("service_cidrs") {
         let mut elements = Vec::new();
         connection.dump(TABLE, map, &mut |element| elements.push(element))?;
-        let nets = maps::intervals(family, &elements);
+        let (nets, strange) = maps::intervals(family, &elements);
+        found.strange += strange;
         found.rows.extend(nets.into_iter().map(|net| (Key::ServiceCidr(net), Value::Present)));
         return Ok(());
     }

@@ -165,27 +165,27 @@ pub fn row(map: &str, element: &Element) -> Option<(Key, Value)> {
     Some((key, value))
 }
 
-/// The plain intervals of a set, which come as starts and ends in any order, as ranges.
-pub fn intervals(family: Family, elements: &[Element]) -> Vec<IpNet> {
+/// The plain intervals of a set, which come as starts and ends in any order, as ranges; and how many are none that we
+/// would write.
+pub fn intervals(family: Family, elements: &[Element]) -> (Vec<IpNet>, usize) {
     let mut edges: Vec<(IpAddr, bool)> =
-        elements.iter().filter_map(|element| Some((Reader(&element.key).ip(family)?, element.interval_end))).collect();
+        elements.iter().filter_map(|element| Some((Reader(&element.key).ip(family)?, !element.interval_end))).collect();
+    // At one address the end of the interval below comes before the start of the next.
     edges.sort();
     let mut nets = Vec::new();
-    let mut start = None;
-    for (ip, end) in edges {
-        match (start, end) {
-            (_, false) => start = Some(ip),
-            (Some(first), true) => {
-                nets.extend(before(ip).and_then(|last| range(first, last)));
-                start = None;
-            }
-            (None, true) => {}
+    let mut start: Option<IpAddr> = None;
+    for (ip, is_start) in edges {
+        // nft leaves the end of an interval out where the next begins right there.
+        if let Some(first) = start.take() {
+            nets.push(before(ip).and_then(|last| range(first, last)));
         }
+        start = is_start.then_some(ip);
     }
     let top =
         if family == Family::V4 { IpAddr::from(Ipv4Addr::BROADCAST) } else { IpAddr::from(Ipv6Addr::from(u128::MAX)) };
-    nets.extend(start.and_then(|first| range(first, top)));
-    nets
+    nets.extend(start.map(|first| range(first, top)));
+    let strange = nets.iter().filter(|net| net.is_none()).count();
+    (nets.into_iter().flatten().collect(), strange)
 }
 
 fn before(ip: IpAddr) -> Option<IpAddr> {

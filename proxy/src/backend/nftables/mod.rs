@@ -3,8 +3,12 @@
 pub mod chains;
 pub mod diff;
 mod expression;
+#[cfg(test)]
+mod fake;
 pub mod json;
 pub mod kernel;
+#[cfg(test)]
+mod laws;
 pub mod maps;
 pub mod netlink;
 pub mod nft;

@@ -1,8 +1,11 @@
 //! Keeps the kernel's rows equal to the wanted ones: what is in force, what has to be looked at, and what to do when a
 //! commit fails. The same diff serves start-up (rows read from the kernel), the steady state (rows remembered) and repair.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::desired::target::Frontend;
 use crate::desired::{Desired, Touched};
@@ -11,6 +14,7 @@ use super::chains::Chain;
 use super::diff::{Change, diff};
 use super::kernel::{ChainDigest, Kernel, KernelError};
 use super::maps::{MAPS, map_of};
+use super::nft::NftError;
 use super::rows::{Key, Part, Rows, Value, Wanted};
 use super::{skeleton, text};
 
@@ -30,6 +34,8 @@ pub struct Reconciler<K> {
     generation: Option<u32>,
     refused: BTreeMap<Frontend, String>,
     counts: BTreeMap<&'static str, usize>,
+    /// Some row went from a chain of a single service: the chain may be of no use any more.
+    unlinked: bool,
 }
 
 /// What a sync did.
@@ -61,6 +67,7 @@ impl<K: Kernel> Reconciler<K> {
             generation: None,
             refused: BTreeMap::new(),
             counts: BTreeMap::new(),
+            unlinked: false,
         }
     }
 
@@ -134,22 +141,25 @@ impl<K: Kernel> Reconciler<K> {
                 true
             }
         };
+        let mut replace = !intact;
         if intact {
             let found = found.unwrap_or_default();
             self.applied = found.rows;
             self.chains = found.chains.into_keys().collect();
-            self.commit_all(desired, &mut report)?;
-            transactions += u32::from(report.changes > 0);
-        } else {
-            let wanted = Wanted::all(desired, &Rows::new());
-            self.kernel.load(&text::replacement(&wanted, desired.node()))?;
-            report.loaded = true;
-            transactions += 1;
-            report.changes = wanted.rows.len() + wanted.chains.len();
-            self.chains = wanted.chains.into_keys().collect();
-            self.applied = wanted.rows;
+            match self.commit_all(desired, &mut report, MAX_REFUSED) {
+                Ok(()) => transactions += u32::from(report.changes > 0),
+                Err(KernelError::Refused { change, message }) => {
+                    tracing::error!(?change, %message, "the kernel refuses the changes; replacing the table");
+                    replace = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if replace {
+            transactions += self.replace(desired, &mut report)?;
         }
         self.program = Some(program);
+        self.unlinked = true;
         self.pending = Touched::default();
         self.known = true;
         // Filled in order, a BTreeMap's nodes are half empty: build it again.
@@ -162,12 +172,36 @@ impl<K: Kernel> Reconciler<K> {
         Ok(report)
     }
 
-    /// Compares every row and commits the difference; a frontend whose row is refused is left out and the rest tried
-    /// again.
-    fn commit_all(&mut self, desired: &Desired, report: &mut Report) -> Result<(), KernelError> {
+    /// Writes the table anew, in one transaction. Where `nft` refuses that for a row, which it does not name, the table
+    /// is emptied and the rows follow by netlink: new connections fail for that moment, and not until somebody mends
+    /// the row. Gives the number of transactions.
+    fn replace(&mut self, desired: &Desired, report: &mut Report) -> Result<u32, KernelError> {
+        self.refused.clear();
+        let wanted = Wanted::all(desired, &Rows::new());
+        report.loaded = true;
+        match self.kernel.load(&text::replacement(&wanted, desired.node())) {
+            Ok(()) => {
+                report.changes = wanted.rows.len() + wanted.chains.len();
+                self.chains = wanted.chains.into_keys().collect();
+                self.applied = wanted.rows;
+                Ok(1)
+            }
+            Err(KernelError::Nft(NftError::Refused { complaint })) => {
+                tracing::error!(%complaint, "nft refuses the table; loading it without rows");
+                self.kernel.load(&text::replacement(&Wanted::default(), desired.node()))?;
+                (self.chains, self.applied) = Default::default();
+                self.commit_all(desired, report, usize::MAX)?;
+                Ok(1 + u32::from(report.changes > 0))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Compares every row and commits the difference; frontends whose row or chain is refused are left out, `most` of
+    /// them, and the rest tried again.
+    fn commit_all(&mut self, desired: &Desired, report: &mut Report, most: usize) -> Result<(), KernelError> {
         loop {
-            let mut wanted = Wanted::all(desired, &self.applied);
-            wanted.rows.retain(|key, _| !matches!(key, Key::Of(frontend, _) if self.refused.contains_key(frontend)));
+            let wanted = Wanted::without(desired, &self.applied, &self.refused);
             let changes = diff(self.applied.iter(), &wanted.rows, &wanted.chains, &self.chains);
             match self.kernel.commit(&changes, &wanted.chains, desired.node()) {
                 Ok(()) => {
@@ -176,12 +210,19 @@ impl<K: Kernel> Reconciler<K> {
                     self.applied = wanted.rows;
                     return Ok(());
                 }
-                Err(KernelError::Refused { change: Some(index), message }) if self.refused.len() < MAX_REFUSED => {
-                    let Some(Change::Add(Key::Of(frontend, _), _)) = changes.get(index) else {
-                        return Err(KernelError::Refused { change: Some(index), message });
+                Err(KernelError::Refused { change: Some(index), message }) => {
+                    let blamed = match changes.get(index) {
+                        Some(Change::Add(Key::Of(frontend, _), _)) => BTreeSet::from([*frontend]),
+                        Some(Change::AddChain(name)) => wanted.frontends_through(name),
+                        _ => BTreeSet::new(),
                     };
-                    tracing::error!(%frontend, %message, "the kernel refuses a row; its frontend is left out");
-                    self.refused.insert(*frontend, message);
+                    if blamed.is_empty() || self.refused.len().saturating_add(blamed.len()) > most {
+                        return Err(KernelError::Refused { change: Some(index), message });
+                    }
+                    for frontend in blamed {
+                        tracing::error!(%frontend, %message, "the kernel refuses a row; its frontend is left out");
+                        self.refused.insert(frontend, message.clone());
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -211,8 +252,9 @@ impl<K: Kernel> Reconciler<K> {
         }
         if touched.node {
             wanted.node(desired);
-            let of_node = |key: &Key| matches!(key, Key::ServiceCidr(_) | Key::NodePortAddress(_));
-            old.extend(self.applied.iter().filter(|(key, _)| of_node(key)).map(|(key, value)| (*key, value.clone())));
+            // They are the last of all keys.
+            let first = Key::ServiceCidr(IpNet::V4(Ipv4Net::default()));
+            old.extend(self.applied.range(first..).map(|(key, value)| (*key, value.clone())));
         }
         let changes = diff(old.iter().map(|(key, value)| (key, value)), &wanted.rows, &wanted.chains, &self.chains);
         let mut report = Report { changes: changes.len(), ..Report::default() };
@@ -235,7 +277,8 @@ impl<K: Kernel> Reconciler<K> {
                     new_chains = true;
                     self.chains.insert(name);
                 }
-                Change::Delete(key, _) => {
+                Change::Delete(key, value) => {
+                    self.unlinked |= chain_of(&value).is_some_and(|name| Chain::is_transient(name));
                     *self.counts.entry(map_of(&key)).or_default() -= 1;
                     self.applied.remove(&key);
                 }
@@ -267,27 +310,27 @@ impl<K: Kernel> Reconciler<K> {
     /// Deletes chains of single services that no row goes to any more. Called a while after the commit that freed them:
     /// before Linux 6.2 a chain cannot be deleted in the same breath as the row that went to it.
     fn drop_unused_chains(&mut self) {
-        if !self.chains.iter().any(|name| Chain::is_transient(name)) {
+        if !self.unlinked {
             return;
         }
-        let mut used: BTreeSet<Arc<str>> = self.applied.values().filter_map(chain_of).cloned().collect();
-        let transient = |name: &&Arc<str>| Chain::is_transient(name) && !used.contains(*name);
-        let policies: BTreeSet<Arc<str>> = self.chains.iter().filter(transient).cloned().collect();
-        // A policy's chain goes to the chain that picks: that one is used while its policy's is.
-        let reached: Vec<Arc<str>> =
-            policies.iter().filter(|name| used.iter().any(|used| reaches(used, name))).cloned().collect();
-        used.extend(reached);
-        let mut unused: Vec<Arc<str>> = policies.into_iter().filter(|name| !used.contains(name)).collect();
+        let mut used: BTreeSet<Cow<'_, str>> = BTreeSet::new();
+        for name in self.applied.values().filter_map(chain_of).filter(|name| Chain::is_transient(name)) {
+            used.extend(Chain::picked_by(name).into_iter().map(Cow::Owned));
+            used.insert(Cow::Borrowed(name));
+        }
+        let is_unused = |name: &&Arc<str>| Chain::is_transient(name) && !used.contains(&***name);
+        let mut unused: Vec<Arc<str>> = self.chains.iter().filter(is_unused).cloned().collect();
         // Those that go to others first.
-        unused.sort_by_key(|name| !(name.contains("-internal-") || name.contains("-external-")));
-        if unused.is_empty() {
-            return;
-        }
-        match self.kernel.delete_chains(&unused) {
+        unused.sort_by_key(|name| Chain::picked_by(name).is_empty());
+        match if unused.is_empty() { Ok(()) } else { self.kernel.delete_chains(&unused) } {
             Ok(()) => {
-                self.chains.retain(|name| !unused.contains(name));
-                self.digests.retain(|name, _| !unused.contains(name));
-                self.generation = self.kernel.generation().ok();
+                self.unlinked = false;
+                for name in &unused {
+                    self.chains.remove(name);
+                    self.digests.remove(name);
+                }
+                let expected = self.generation.map(|generation| generation.wrapping_add(u32::from(!unused.is_empty())));
+                self.generation = self.kernel.generation().ok().filter(|now| Some(*now) == expected);
             }
             Err(error) => tracing::debug!(%error, "unused chains stay until the next check"),
         }
@@ -344,15 +387,6 @@ fn chain_of(value: &Value) -> Option<&Arc<str>> {
         Value::Chain(name) => Some(name),
         _ => None,
     }
-}
-
-/// Whether the chain `from` goes to the chain `to`, by their names: `v4-internal-X` goes to `v4-X`.
-fn reaches(from: &str, to: &str) -> bool {
-    let (keyed, choice) = match to.strip_prefix("v4-nodeport-").or_else(|| to.strip_prefix("v6-nodeport-")) {
-        Some(choice) => (&to[..11], choice),
-        None => (&to[..3.min(to.len())], to.get(3..).unwrap_or_default()),
-    };
-    from.starts_with(keyed) && from.contains(choice)
 }
 
 fn count_differences(ours: &Rows, theirs: &Rows) -> usize {

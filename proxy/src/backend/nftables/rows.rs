@@ -1,6 +1,6 @@
 //! The rows of every map as typed values: what [`Desired`] comes to, and what is read back from the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use crate::desired::target::{Frontend, Role};
 use crate::state::objects::Family;
 
 use super::chains::{Chain, Choice, Keyed, LOCAL_OFFSET, List, Sticky, fnv1a};
+use super::diff::in_order;
 
 /// The key of a row: which map, and the key in it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -76,14 +77,34 @@ pub struct Wanted {
 impl Wanted {
     /// The whole of a node's rows. `applied` is what the kernel has: an endpoint keeps its slot.
     pub fn all(desired: &Desired, applied: &Rows) -> Self {
+        Self::without(desired, applied, &BTreeMap::new())
+    }
+
+    /// As [`Wanted::all`], but for these frontends.
+    pub fn without(desired: &Desired, applied: &Rows, left_out: &BTreeMap<Frontend, String>) -> Self {
         let mut wanted = Self::default();
-        for frontend in desired.frontends() {
+        for frontend in desired.frontends().filter(|frontend| !left_out.contains_key(frontend)) {
             wanted.frontend(desired, &frontend, applied);
         }
         wanted.rows.extend(desired.endpoint_ips().map(|ip| (Key::Hairpin(ip), Value::Present)));
         wanted.rows.extend(desired.cluster_ips().map(|ip| (Key::ClusterIp(ip), Value::Present)));
         wanted.node(desired);
         wanted
+    }
+
+    /// The frontends whose packets may pass a chain.
+    pub fn frontends_through(&self, chain: &Arc<str>) -> BTreeSet<Frontend> {
+        let mut through = BTreeSet::from([chain.clone()]);
+        for name in in_order(&self.chains) {
+            if self.chains[name].needs().iter().any(|needed| through.contains(needed.to_string().as_str())) {
+                through.insert(name.clone());
+            }
+        }
+        let goes = |(key, value): (&Key, &Value)| match (key, value) {
+            (Key::Of(frontend, _), Value::Chain(name)) if through.contains(name) => Some(*frontend),
+            _ => None,
+        };
+        self.rows.iter().filter_map(goes).collect()
     }
 
     /// The rows that follow from the node and the ServiceCIDRs.
@@ -198,7 +219,7 @@ fn place(frontend: &Frontend, offset: u32, endpoints: &[SocketAddr], applied: &R
     let end = offset + u32::try_from(endpoints.len()).unwrap_or(LOCAL_OFFSET);
     let slots = Key::Of(*frontend, Part::Endpoint(offset))..Key::Of(*frontend, Part::Endpoint(end));
     let mut placed: Vec<Option<SocketAddr>> = vec![None; endpoints.len()];
-    let mut waiting: std::collections::BTreeSet<_> = endpoints.iter().copied().collect();
+    let mut waiting: BTreeSet<_> = endpoints.iter().copied().collect();
     for (key, value) in applied.range(slots) {
         if let (Key::Of(_, Part::Endpoint(slot)), Value::Endpoint(endpoint)) = (key, value)
             && waiting.remove(endpoint)

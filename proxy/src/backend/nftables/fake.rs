@@ -1,0 +1,278 @@
+//! A kernel in memory that fails on request: for what a real one cannot be made to do in a test.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::desired::node_view::NodeView;
+use crate::desired::target::Frontend;
+use crate::state::objects::{Family, Protocol};
+
+use super::chains::fnv1a;
+use super::diff::Change;
+use super::kernel::{ChainDigest, Found, Kernel, KernelError};
+use super::maps::{self, MAPS};
+use super::netlink::Error;
+use super::nft::NftError;
+use super::rows::{Chains, Key, Part, Rows, Value};
+
+/// What goes wrong.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Faults {
+    /// So many of the next commits are refused as a whole.
+    pub commits: usize,
+    /// So many of the next reads fail.
+    pub reads: usize,
+    /// So many of the next scripts are refused.
+    pub loads: usize,
+    /// So many of the next commits are in force, but their answer is lost.
+    pub answers: usize,
+    /// Rows of these keys are refused.
+    pub keys: BTreeSet<Key>,
+    /// Chains of these names are refused.
+    pub chains: BTreeSet<Arc<str>>,
+}
+
+/// A chain: its rules as text.
+type Rules = Vec<String>;
+
+/// One table.
+#[derive(Clone, Debug, Default)]
+struct Table {
+    comment: Option<String>,
+    chains: BTreeMap<Arc<str>, Rules>,
+    rows: Rows,
+}
+
+/// The fake kernel.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Fake {
+    table: Option<Table>,
+    generation: u32,
+    /// What goes wrong from now on.
+    pub faults: Faults,
+    /// Every change that came into force by a commit.
+    pub log: Vec<Change>,
+    /// What a real kernel would have refused, and no fault asked for.
+    pub complaints: Vec<String>,
+}
+
+impl Fake {
+    /// The rows in force.
+    pub fn rows(&self) -> Rows {
+        self.table.as_ref().map(|table| table.rows.clone()).unwrap_or_default()
+    }
+
+    /// The names of the chains.
+    pub fn chain_names(&self) -> BTreeSet<Arc<str>> {
+        self.table.iter().flat_map(|table| table.chains.keys().cloned()).collect()
+    }
+
+    fn refuse(&mut self, change: usize, message: String) -> KernelError {
+        self.complaints.push(message.clone());
+        KernelError::Refused { change: Some(change), message }
+    }
+
+    fn lost() -> KernelError {
+        Error::Unanswered { bytes: 0 }.into()
+    }
+}
+
+/// The chains that rules go to.
+fn goes_to(rules: &[String]) -> impl Iterator<Item = &str> {
+    rules.iter().filter_map(|rule| {
+        let mut words = rule.split_whitespace().skip_while(|word| *word != "goto" && *word != "jump").skip(1);
+        words.next().filter(|_| !rule.contains('{'))
+    })
+}
+
+impl Kernel for Fake {
+    fn generation(&mut self) -> Result<u32, KernelError> {
+        Ok(self.generation)
+    }
+
+    fn read(&mut self) -> Result<Option<Found>, KernelError> {
+        if self.faults.reads > 0 {
+            self.faults.reads -= 1;
+            return Err(Self::lost());
+        }
+        let chains = self.chains()?;
+        let Some(table) = &self.table else { return Ok(None) };
+        let mut found = Found { comment: table.comment.clone(), chains, ..Found::default() };
+        // By way of the bytes, as from a real kernel.
+        for (map, family) in MAPS.iter().flat_map(|maps| maps.iter().zip(Family::BOTH)) {
+            let of_map = table.rows.iter().filter(|(key, _)| maps::map_of(key) == *map);
+            let elements: Vec<_> = of_map.flat_map(|(key, value)| maps::elements(key, value)).collect();
+            if map.starts_with("service_cidrs") {
+                let (nets, strange) = maps::intervals(family, &elements);
+                found.rows.extend(nets.into_iter().map(|net| (Key::ServiceCidr(net), Value::Present)));
+                found.strange += strange;
+            } else {
+                for element in &elements {
+                    match maps::row(map, element) {
+                        Some((key, value)) => drop(found.rows.insert(key, value)),
+                        None => found.strange += 1,
+                    }
+                }
+            }
+        }
+        Ok(Some(found))
+    }
+
+    fn chains(&mut self) -> Result<BTreeMap<Arc<str>, ChainDigest>, KernelError> {
+        let digest = |rules: &Rules| ChainDigest { rules: rules.len(), digest: fnv1a(rules.join("\n").as_bytes()) };
+        let chains = self.table.iter().flat_map(|table| &table.chains);
+        Ok(chains.map(|(name, rules)| (name.clone(), digest(rules))).collect())
+    }
+
+    fn load(&mut self, script: &str) -> Result<(), KernelError> {
+        let refused = |complaint: &str| Err(NftError::Refused { complaint: complaint.into() }.into());
+        if self.faults.loads > 0 {
+            self.faults.loads -= 1;
+            return refused("asked for");
+        }
+        let table = parse(script);
+        if table.rows.keys().any(|key| self.faults.keys.contains(key))
+            || table.chains.keys().any(|name| self.faults.chains.contains(name))
+        {
+            return refused("asked for");
+        }
+        let known = |name: &str| table.chains.contains_key(name);
+        if !table.rows.values().all(|value| !matches!(value, Value::Chain(name) if !known(name)))
+            || !table.chains.values().all(|rules| goes_to(rules).all(known))
+        {
+            self.complaints.push("a script goes to a chain that is not there".into());
+            return refused("no such chain");
+        }
+        self.table = Some(table);
+        self.generation = self.generation.wrapping_add(1);
+        Ok(())
+    }
+
+    fn commit(&mut self, changes: &[Change], chains: &Chains, node: &NodeView) -> Result<(), KernelError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        if self.faults.commits > 0 {
+            self.faults.commits -= 1;
+            return Err(KernelError::Refused { change: None, message: "asked for".into() });
+        }
+        let Some(mut table) = self.table.clone() else { return Err(self.refuse(0, "no table".into())) };
+        for (index, change) in changes.iter().enumerate() {
+            let asked = match change {
+                Change::AddChain(name) => self.faults.chains.contains(name),
+                Change::Add(key, _) => self.faults.keys.contains(key),
+                Change::Delete(..) => false,
+            };
+            if asked {
+                return Err(KernelError::Refused { change: Some(index), message: "asked for".into() });
+            }
+            let fault = match change {
+                Change::AddChain(name) => {
+                    let rules = chains.get(name).and_then(|chain| chain.rules(node)).unwrap_or_default();
+                    let rules: Rules = rules.iter().map(|rule| rule.text()).collect();
+                    let missing = goes_to(&rules).find(|name| !table.chains.contains_key(*name)).map(str::to_owned);
+                    let twice = table.chains.insert(name.clone(), rules).is_some();
+                    missing
+                        .map(|missing| format!("{name} goes to {missing}"))
+                        .or(twice.then(|| format!("{name} is there")))
+                }
+                Change::Delete(key, value) => {
+                    (table.rows.remove(key).as_ref() != Some(value)).then(|| format!("{key:?} is not there"))
+                }
+                Change::Add(key, value) => match value {
+                    Value::Chain(name) if !table.chains.contains_key(name) => Some(format!("{key:?} goes to {name}")),
+                    _ => table.rows.insert(*key, value.clone()).map(|old| format!("{key:?} is there: {old:?}")),
+                },
+            };
+            if let Some(fault) = fault {
+                return Err(self.refuse(index, fault));
+            }
+        }
+        self.table = Some(table);
+        self.generation = self.generation.wrapping_add(1);
+        self.log.extend_from_slice(changes);
+        if self.faults.answers > 0 {
+            self.faults.answers -= 1;
+            return Err(Self::lost());
+        }
+        Ok(())
+    }
+
+    fn delete_chains(&mut self, names: &[Arc<str>]) -> Result<(), KernelError> {
+        let Some(mut table) = self.table.clone() else { return Err(self.refuse(0, "no table".into())) };
+        for (index, name) in names.iter().enumerate() {
+            let by_row = table.rows.values().any(|value| matches!(value, Value::Chain(chain) if chain == name));
+            let by_chain = table.chains.values().any(|rules| goes_to(rules).any(|to| to == &**name));
+            if by_row || by_chain || table.chains.remove(name).is_none() {
+                return Err(self.refuse(index, format!("chain {name} is in use, or not there")));
+            }
+        }
+        self.table = Some(table);
+        self.generation = self.generation.wrapping_add(1);
+        Ok(())
+    }
+}
+
+/// Reads a script as `text::whole` and `text::replacement` write it.
+fn parse(script: &str) -> Table {
+    let (mut table, mut chain, mut map) = (Table::default(), None::<Arc<str>>, None::<String>);
+    for line in script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        if let Some(rest) = line.strip_prefix("comment \"") {
+            table.comment = Some(rest.trim_end_matches('"').to_owned());
+        } else if let Some(name) = line.strip_prefix("chain ").and_then(|rest| rest.strip_suffix(" {")) {
+            table.chains.insert(name.into(), Vec::new());
+            chain = Some(name.into());
+        } else if let Some(rest) = line.strip_prefix("add element inet kubeferry ") {
+            map = rest.strip_suffix(" {").map(str::to_owned);
+        } else if line == "}" {
+            (chain, map) = (None, None);
+        } else if let Some(map) = &map {
+            let row = line.trim_end_matches(',');
+            let (key, value) = parse_row(map, row).unwrap_or_else(|| panic!("{map}: {row:?} is no row"));
+            table.rows.insert(key, value);
+        } else if let (Some(chain), false) = (&chain, line.starts_with("type ")) {
+            table.chains.entry(chain.clone()).or_default().push(line.to_owned());
+        }
+    }
+    table
+}
+
+/// Reads a row as `maps::row_text` writes it.
+pub(super) fn parse_row(map: &str, text: &str) -> Option<(Key, Value)> {
+    let (index, family) = MAPS
+        .iter()
+        .enumerate()
+        .find_map(|(index, maps)| Some((index, Family::BOTH[maps.iter().position(|name| *name == map)?])))?;
+    let (key, value) = text.split_once(" : ").map_or((text, None), |(key, value)| (key, Some(value)));
+    let value = match value.map(|value| value.split_once(' ').unwrap_or((value, ""))) {
+        None => Value::Present,
+        Some(("goto" | "jump", chain)) => Value::Chain(chain.into()),
+        Some((ip, port)) => {
+            Value::Endpoint((ip.parse::<std::net::IpAddr>().ok()?, port.strip_prefix(". ")?.parse().ok()?).into())
+        }
+    };
+    let parts: Vec<&str> = key.split(" . ").collect();
+    let address = |parts: &[&str]| -> Option<Frontend> {
+        let protocol: Protocol = parts.get(1)?.parse().ok()?;
+        Some(Frontend::Address { ip: parts[0].parse().ok()?, protocol, port: parts.get(2)?.parse().ok()? })
+    };
+    let node_port = |parts: &[&str]| -> Option<Frontend> {
+        let protocol: Protocol = parts[0].parse().ok()?;
+        Some(Frontend::NodePort { family, protocol, port: parts.get(1)?.parse().ok()? })
+    };
+    let key = match index {
+        0 => Key::Of(address(&parts)?, Part::Verdict),
+        1 => Key::Of(node_port(&parts)?, Part::Verdict),
+        2 => Key::Of(address(&parts)?, Part::Endpoint(parts.get(3)?.parse().ok()?)),
+        3 => Key::Of(node_port(&parts)?, Part::Endpoint(parts.get(2)?.parse().ok()?)),
+        4 => Key::Of(address(&parts)?, Part::Ranged),
+        5 => Key::Of(address(&parts)?, Part::SourceRange(parts.get(3)?.parse().ok()?)),
+        6 => Key::Of(address(&parts)?, Part::Remember),
+        7 => Key::Of(node_port(&parts)?, Part::Remember),
+        8 => Key::Hairpin(parts[0].parse().ok().filter(|_| parts.get(1) == Some(&parts[0]))?),
+        9 => Key::ClusterIp(parts[0].parse().ok()?),
+        10 => Key::ServiceCidr(parts[0].parse().ok()?),
+        _ => Key::NodePortAddress(parts[0].parse().ok()?),
+    };
+    Some((key, value))
+}

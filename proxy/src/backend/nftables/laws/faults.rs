@@ -1,0 +1,126 @@
+//! What fails is repaired by the next sync, and a row that the kernel refuses costs its own frontend alone.
+
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+use crate::backend::nftables::fake::{Fake, Faults};
+use crate::backend::nftables::reconciler::Reconciler;
+use crate::backend::nftables::rows::{Key, Part, Rows, Value};
+use crate::desired::Touched;
+use crate::desired::target::Frontend;
+
+use super::World;
+use super::cluster::{history, settings};
+
+fn fault() -> impl Strategy<Value = Faults> {
+    let none = Faults::default;
+    select(vec![
+        none(),
+        Faults { commits: 1, ..none() },
+        Faults { commits: 2, ..none() },
+        Faults { commits: 1, loads: 1, ..none() },
+        Faults { commits: 1, reads: 1, ..none() },
+        Faults { answers: 1, ..none() },
+        Faults { answers: 1, reads: 1, ..none() },
+        Faults { loads: 1, reads: 1, ..none() },
+    ])
+}
+
+fn others(rows: &Rows, frontend: Frontend) -> Vec<(Key, Value)> {
+    let is_other = |key: &Key| !matches!(key, Key::Of(of, _) if *of == frontend);
+    let slotless = |key: Key| match key {
+        Key::Of(frontend, Part::Endpoint(_)) => Key::Of(frontend, Part::Endpoint(0)),
+        key => key,
+    };
+    let rows = rows.iter().filter(|(key, _)| is_other(key));
+    let mut rows: Vec<_> = rows.map(|(key, value)| (slotless(*key), value.clone())).collect();
+    rows.sort();
+    rows
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_next_sync_repairs_what_failed(settings in settings(), history in history(), faults in prop::collection::vec(fault(), 24)) {
+        let mut world = World::new(settings);
+        for (event, faults) in history.into_iter().zip(faults) {
+            world.fake().faults = faults;
+            let _ = world.step(event);
+            world.fake().faults = Faults::default();
+            world.reconciler.sync(&world.desired, Touched::default()).unwrap();
+            world.assert_in_force();
+        }
+    }
+
+    #[test]
+    fn a_check_repairs_what_failed_too(settings in settings(), history in history(), fault in fault()) {
+        let mut world = World::new(settings);
+        let count = history.len();
+        for (index, event) in history.into_iter().enumerate() {
+            if index + 1 == count {
+                world.fake().faults = fault.clone();
+            }
+            let _ = world.step(event);
+        }
+        world.fake().faults = Faults::default();
+        world.reconciler.check(&world.desired).unwrap();
+        world.assert_in_force();
+    }
+
+    #[test]
+    fn a_refused_row_costs_only_its_own_frontend(
+        settings in settings(), history in history(), which in any::<Index>(), at_start in any::<bool>(), chain in any::<bool>(),
+    ) {
+        let mut world = World::new(settings);
+        for event in history {
+            world.follow(event);
+        }
+        let wanted = world.anew(&Rows::new());
+        let of_frontends: Vec<_> = wanted.rows.iter().filter(|(key, _)| matches!(key, Key::Of(..))).collect();
+        prop_assume!(!of_frontends.is_empty());
+        let (key, value) = which.get(&of_frontends);
+        let Key::Of(frontend, _) = **key else { unreachable!() };
+        let by_chain = match value {
+            Value::Chain(name) if chain && wanted.frontends_through(name).len() == 1 && wanted.chains.contains_key(name) => {
+                Some(name.clone())
+            }
+            _ => None,
+        };
+        if at_start {
+            // Nothing is there yet.
+        } else {
+            // A table of another version: it is replaced by nft, which names no row.
+            *world.fake() = Fake::default();
+            let script = "table inet kubeferry {\n comment \"other\"\n }\n";
+            crate::backend::nftables::kernel::Kernel::load(world.fake(), script).unwrap();
+        }
+        match by_chain {
+            Some(name) => drop(world.fake().faults.chains.insert(name)),
+            None => drop(world.fake().faults.keys.insert(**key)),
+        }
+        let report = world.reconciler.sync(&world.desired, Touched::default()).unwrap();
+        prop_assert_eq!(report.refused.keys().copied().collect::<Vec<_>>(), vec![frontend]);
+        let rows = world.fake().rows();
+        prop_assert!(rows.keys().all(|key| !matches!(key, Key::Of(of, _) if *of == frontend)));
+        prop_assert_eq!(others(&rows, frontend), others(&wanted.rows, frontend));
+        world.fake().faults = Faults::default();
+        let touched = Touched { frontends: [frontend].into(), ..Touched::default() };
+        let report = world.reconciler.sync(&world.desired, touched).unwrap();
+        prop_assert!(report.refused.is_empty());
+        world.assert_in_force();
+    }
+
+    #[test]
+    fn a_restart_changes_nothing(settings in settings(), history in history()) {
+        let mut world = World::new(settings);
+        for event in history {
+            world.step(event).unwrap();
+        }
+        let before = world.fake().clone();
+        world.reconciler = Reconciler::new(before.clone());
+        let report = world.reconciler.sync(&world.desired, Touched::default()).unwrap();
+        prop_assert_eq!((report.changes, report.loaded), (0, false));
+        prop_assert_eq!(world.fake().rows(), before.rows());
+    }
+}

@@ -1,0 +1,79 @@
+//! Laws of the way from events to rows, tried with generated histories over a kernel in memory.
+
+mod cluster;
+mod faults;
+mod following;
+mod rows;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::desired::node_view::NodeView;
+use crate::desired::{Desired, Touched};
+use crate::settings::DatapathSettings;
+use crate::state::State;
+use crate::state::event::Event;
+
+use super::fake::Fake;
+use super::kernel::KernelError;
+use super::reconciler::{Reconciler, Report};
+use super::rows::{Rows, Wanted};
+
+/// The stages from events to rows.
+struct World {
+    settings: DatapathSettings,
+    held: BTreeSet<IpAddr>,
+    state: State,
+    desired: Desired,
+    reconciler: Reconciler<Fake>,
+}
+
+impl World {
+    fn new(settings: DatapathSettings) -> Self {
+        let held = ["192.168.0.2", "192.168.0.3", "fd00:1::2"].map(|ip| ip.parse().unwrap()).into();
+        let desired = Desired::new(NodeView::new("here".into(), &settings, None, &held));
+        let reconciler = Reconciler::new(Fake::default());
+        Self { settings, held, state: State::default(), desired, reconciler }
+    }
+
+    fn view(&self) -> NodeView {
+        NodeView::new("here".into(), &self.settings, self.state.node(), &self.held)
+    }
+
+    /// Takes an event in and follows it as far as `desired`.
+    fn follow(&mut self, event: Event) -> Touched {
+        self.state.apply(event);
+        let changes = self.state.take_changes();
+        self.desired.update(&self.state, &changes, self.view())
+    }
+
+    fn step(&mut self, event: Event) -> Result<Report, KernelError> {
+        let touched = self.follow(event);
+        self.reconciler.sync(&self.desired, touched)
+    }
+
+    /// The rows of this cluster, computed anew; endpoints keep the slots that they have.
+    fn anew(&self, applied: &Rows) -> Wanted {
+        Wanted::all(&Desired::of(&self.state, self.view()), applied)
+    }
+
+    fn fake(&mut self) -> &mut Fake {
+        self.reconciler.kernel()
+    }
+
+    /// The kernel holds what is wanted, by the fewest words: slots aside, everything is compared.
+    fn assert_in_force(&mut self) {
+        let rows = self.fake().rows();
+        assert_eq!(rows, self.anew(&rows).rows);
+        assert_eq!(self.fake().complaints, Vec::<String>::new());
+        let mut counted = std::collections::BTreeMap::new();
+        for key in rows.keys() {
+            *counted.entry(super::maps::map_of(key)).or_default() += 1;
+        }
+        let counts = self.reconciler.rows().iter().filter(|(_, count)| **count > 0);
+        assert_eq!(
+            counts.map(|(map, count)| (*map, *count)).collect::<std::collections::BTreeMap<_, usize>>(),
+            counted
+        );
+    }
+}

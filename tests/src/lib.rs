@@ -1,5 +1,6 @@
 //! The test harness: network namespaces, packets, the flow table and its executors.
 
+pub mod apiserver;
 pub mod binary;
 pub mod client;
 pub mod conformance;

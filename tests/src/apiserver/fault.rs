@@ -1,0 +1,75 @@
+//! What can be made to go wrong.
+
+use std::time::Duration;
+
+use super::resource::Resource;
+
+/// A way to go wrong. What is for a number of requests hits lists and watches alike, the next that come; what is open goes
+/// on unless [`Fault::CutConnections`] ends it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// Every open connection is closed, in the middle of whatever it carries.
+    CutConnections,
+    /// The history is forgotten and every open watch is told so by an ERROR event with code 410; lists and watches that
+    /// ask to go on from before are refused with 410.
+    Gone410,
+    /// This many requests are refused with this code, as an API server words it.
+    Status(u16, usize),
+    /// This many requests are answered with something that is no JSON, with code 200.
+    Garbage(usize),
+    /// This many requests are answered in full length announced but half length sent; then the connection is closed. A
+    /// watch gets half of its first event.
+    HalfJson(usize),
+    /// From now on answers come in pieces of 256 bytes with this delay before each; zero ends it.
+    Slow(Duration),
+    /// Connections are refused and the open ones closed.
+    Down,
+    /// Connections are accepted again, at the same port.
+    Up,
+}
+
+/// How one request goes wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wrong {
+    Status(u16),
+    Garbage,
+    HalfJson,
+}
+
+/// The faults that wait for requests.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    waiting: Vec<(Option<Resource>, Wrong, usize)>,
+}
+
+impl Faults {
+    /// Adds a fault for requests about `resource`, or all; ignores those that are not about requests.
+    pub fn add(&mut self, resource: Option<Resource>, fault: Fault) {
+        let (wrong, times) = match fault {
+            Fault::Status(code, times) => (Wrong::Status(code), times),
+            Fault::Garbage(times) => (Wrong::Garbage, times),
+            Fault::HalfJson(times) => (Wrong::HalfJson, times),
+            Fault::CutConnections | Fault::Gone410 | Fault::Slow(_) | Fault::Down | Fault::Up => return,
+        };
+        self.waiting.push((resource, wrong, times));
+    }
+
+    /// What goes wrong with a request, which is counted.
+    pub fn take(&mut self, resource: Resource) -> Option<Wrong> {
+        self.waiting.retain(|(_, _, times)| *times > 0);
+        let hits = |only: &Option<Resource>| only.is_none_or(|only| only == resource);
+        let (_, wrong, times) = self.waiting.iter_mut().find(|(only, _, _)| hits(only))?;
+        *times -= 1;
+        Some(*wrong)
+    }
+
+    /// Requests that are still to go wrong.
+    pub fn left(&self) -> usize {
+        self.waiting.iter().map(|(_, _, times)| times).sum()
+    }
+
+    /// From now on nothing goes wrong.
+    pub fn clear(&mut self) {
+        self.waiting.clear();
+    }
+}

@@ -33,7 +33,8 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Builds a node that holds `addresses` on `eth0`, and a host for each name with its addresses.
+    /// Builds a node that holds `addresses` on `eth0`, and a host for each name with its addresses. The node's default
+    /// route goes to the last of them.
     ///
     /// # Errors
     /// `ip` is missing or refuses, or the right to make namespaces is missing.
@@ -42,16 +43,13 @@ impl Hosts {
         node.sysctl("net/ipv4/ip_forward", "1")?;
         node.sysctl("net/ipv6/conf/all/forwarding", "1")?;
         node.sysctl("net/ipv4/conf/all/rp_filter", "0")?;
-        // A veth whose other end nobody listens at: a dummy device needs a kernel module.
+        // The addresses need an interface, and not every kernel has dummies.
         node.ip(&[
-            "link add eth0 type veth peer name unused",
+            "link add eth0 type veth peer name unplugged",
             "link set eth0 addrgenmode none",
-            "link set unused addrgenmode none",
+            "link set eth0 up",
         ])?;
-        node.ip(&["link set eth0 up", "link set unused up"])?;
         node.ip(&addresses.iter().map(|ip| address(*ip, "eth0")).collect::<Vec<_>>())?;
-        // Without a route the node's own connections to services would fail before our rules see them.
-        node.ip(&["route add default dev eth0", "route add ::/0 dev eth0"])?;
         let mut built = Vec::new();
         for (number, (name, addresses)) in hosts.iter().enumerate() {
             let namespace = Netns::new(name)?;
@@ -66,6 +64,12 @@ impl Hosts {
             namespace.ip(&lines)?;
             let mut lines = neighbours(far, name);
             lines.extend(addresses.iter().map(|ip| route(*ip, name)));
+            if usize::from(number) + 1 == hosts.len() {
+                lines.extend(
+                    [("default", GATEWAY.0), ("::/0", GATEWAY.1)]
+                        .map(|(to, gateway)| format!("route add {to} via {gateway} dev {name} onlink")),
+                );
+            }
             node.ip(&lines)?;
             built.push(Host { name: (*name).into(), addresses: addresses.to_vec(), namespace });
         }

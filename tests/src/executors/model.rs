@@ -127,8 +127,9 @@ fn judge(row: &Row, answer: &Answer, before: &[SocketAddr]) -> Result<()> {
     ensure!(!answer.service.is_empty(), "the service is not named");
     for endpoint in &answer.endpoints {
         let expected = Expect::masquerades(masquerade, row.from, *endpoint);
-        // `hairpin` names one endpoint; one address may have several, with other ports.
-        let said = answer.masquerade || answer.hairpin.is_some_and(|hairpin| hairpin.ip() == endpoint.ip());
+        // Two endpoints may share the source's address; the answer names one of them.
+        let hairpin = answer.hairpin.is_some_and(|hairpin| hairpin.ip() == endpoint.ip());
+        let said = answer.masquerade || hairpin;
         ensure!(said == expected, "masquerade towards {endpoint} is {said}");
     }
     Ok(())

@@ -28,7 +28,9 @@ pub(super) fn watch(
 ) -> Kept {
     let initial = asked.parameter("sendInitialEvents");
     let from = asked.parameter("resourceVersion").parse().ok().filter(|revision: &u64| *revision > 0);
-    let (streaming, gone_inside) = (shared.lock().streaming_lists, shared.lock().gone_inside);
+    // One after the other: both in one statement would hold the lock twice.
+    let streaming = shared.lock().streaming_lists;
+    let gone_inside = shared.lock().gone_inside;
     if !initial.is_empty() && !streaming {
         let message = "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature \
                        gate is enabled";

@@ -185,6 +185,12 @@ impl<K: Kernel> Proxy<K> {
         &self.desired
     }
 
+    /// The kernel, for tests to make it fail.
+    #[cfg(test)]
+    pub(crate) fn kernel(&mut self) -> &mut K {
+        self.reconciler.kernel()
+    }
+
     /// Rows in force, by map.
     pub fn rows(&self) -> &BTreeMap<&'static str, usize> {
         self.reconciler.rows()

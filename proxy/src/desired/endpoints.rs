@@ -67,6 +67,11 @@ pub(super) fn merge<'a>(
 }
 
 impl EndpointLists {
+    /// The endpoints of both lists; those of both come twice.
+    pub fn used(&self) -> impl Iterator<Item = SocketAddr> {
+        self.cluster.iter().chain(self.local.iter()).copied()
+    }
+
     /// Sorts the merged endpoints into lists (kube-proxy's `CategorizeEndpoints`).
     pub(super) fn new(merged: &BTreeMap<SocketAddr, Candidate<'_>>, uses: Uses, node: &NodeView) -> Self {
         let ready = |candidate: &Candidate<'_>| candidate.endpoint.ready;

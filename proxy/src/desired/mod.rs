@@ -5,11 +5,13 @@ mod endpoints;
 mod frontends;
 pub mod node_view;
 pub mod target;
+#[cfg(test)]
+mod tests;
 mod topology;
 pub mod trace;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -18,7 +20,7 @@ pub use endpoints::EndpointLists;
 pub use frontends::Claim;
 use frontends::Frontends;
 use node_view::NodeView;
-use target::{Frontend, Target, targets};
+use target::{Frontend, ServicePortName, Target, targets};
 
 use crate::state::objects::{Ignored, ObjectName};
 use crate::state::{Changes, State};
@@ -55,6 +57,8 @@ pub struct Touched {
     pub cluster_ips: BTreeSet<IpAddr>,
     /// Addresses that may have become, or stopped being, an endpoint's.
     pub endpoint_ips: BTreeSet<IpAddr>,
+    /// Endpoints that a service port with ClientIP affinity has no more: their clients are to be forgotten.
+    pub left: BTreeSet<(ServicePortName, SocketAddr)>,
     /// ServiceCIDRs or the node's addresses changed.
     pub node: bool,
 }
@@ -65,6 +69,7 @@ impl Touched {
         self.frontends.extend(later.frontends);
         self.cluster_ips.extend(later.cluster_ips);
         self.endpoint_ips.extend(later.endpoint_ips);
+        self.left.extend(later.left);
         self.node |= later.node;
     }
 }
@@ -130,6 +135,11 @@ impl Desired {
         }
         for (target, claimed) in self.services.remove(name).unwrap_or_default() {
             self.without_local.count(&target, usize::wrapping_sub);
+            if target.affinity.is_some() {
+                let now = wanted.iter().map(|(new, _)| new).find(|new| new.is_same_port(&target));
+                let left = target.endpoints.used().filter(|endpoint| !now.is_some_and(|now| now.remembers(*endpoint)));
+                touched.left.extend(left.map(|endpoint| (target.name.clone(), endpoint)));
+            }
             for ip in hairpin_ips(&target) {
                 touched.endpoint_ips.insert(ip);
                 if let Some(count) = self.endpoint_ips.get_mut(&ip) {
@@ -207,6 +217,11 @@ impl Desired {
         })
     }
 
+    /// Whether clients of this endpoint of a service port are to be remembered.
+    pub fn remembers(&self, name: &ServicePortName, endpoint: SocketAddr) -> bool {
+        self.targets_of(&name.service).any(|(_, target, _)| target.name == *name && target.remembers(endpoint))
+    }
+
     /// Service ports whose Local policy finds nothing here.
     pub fn without_local(&self) -> WithoutLocal {
         self.without_local
@@ -229,5 +244,5 @@ impl WithoutLocal {
 }
 
 fn hairpin_ips(target: &Target) -> BTreeSet<IpAddr> {
-    target.endpoints.cluster.iter().chain(target.endpoints.local.iter()).map(std::net::SocketAddr::ip).collect()
+    target.endpoints.used().map(|endpoint| endpoint.ip()).collect()
 }

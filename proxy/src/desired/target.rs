@@ -1,7 +1,7 @@
 //! What a service port comes to on this node, and at which frontends it wants to be reached.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -132,6 +132,16 @@ pub struct Target {
 }
 
 impl Target {
+    /// Whether both are the same service port in the same family.
+    pub(super) fn is_same_port(&self, other: &Self) -> bool {
+        self.family == other.family && self.name == other.name
+    }
+
+    /// Whether clients of this endpoint are remembered: ClientIP affinity is asked for and the endpoint is in use.
+    pub fn remembers(&self, endpoint: SocketAddr) -> bool {
+        self.affinity.is_some() && self.endpoints.used().any(|used| used == endpoint)
+    }
+
     /// Whether the load balancer address `vip` is itself an allowed source: so if a range holds this node's primary
     /// address (the node may send from the address).
     pub fn allows_own_address(&self, node: &NodeView) -> bool {

@@ -52,6 +52,8 @@ pub(super) struct Fake {
     pub faults: Faults,
     /// Every change that came into force by a commit.
     pub log: Vec<Change>,
+    /// The numbers of endpoints whose clients were forgotten.
+    pub forgotten: BTreeSet<u32>,
     /// What a real kernel would have refused, and no fault asked for.
     pub complaints: Vec<String>,
 }
@@ -210,6 +212,11 @@ impl Kernel for Fake {
         self.table = Some(table);
         self.generation = self.generation.wrapping_add(1);
         Ok(())
+    }
+
+    fn forget_clients(&mut self, numbers: &BTreeSet<u32>) -> Result<u32, KernelError> {
+        self.forgotten.extend(numbers);
+        Ok(0)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The kernel as the reconciler sees it: a table with a comment, chains and rows. IO only; nothing is decided here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::desired::node_view::NodeView;
@@ -8,12 +8,15 @@ use crate::state::objects::Family;
 
 use super::diff::Change;
 use super::maps::{self, MAPS};
-use super::netlink::{CommitError, Connection, Error, Op};
+use super::netlink::{CommitError, Connection, Data, Element, Error, Op};
 use super::nft::{Nft, NftError};
 use super::rows::{Chains, Key, Rows, Value};
 use super::skeleton::TABLE;
 
 pub use super::netlink::Chain as ChainDigest;
+
+/// How many clients are forgotten in one transaction: if one of them expires meanwhile, the others are tried again.
+const FORGET_AT_ONCE: usize = 256;
 
 /// What the kernel has of our table.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -84,6 +87,13 @@ pub trait Kernel {
     /// # Errors
     /// [`KernelError::Refused`] if something still does.
     fn delete_chains(&mut self, names: &[Arc<str>]) -> Result<(), KernelError>;
+
+    /// Forgets the clients of endpoints with these numbers, in `affinity4` and `affinity6`. Gives the number of
+    /// transactions. Best effort: packets change the maps meanwhile.
+    ///
+    /// # Errors
+    /// The socket fails, or the kernel keeps refusing.
+    fn forget_clients(&mut self, numbers: &BTreeSet<u32>) -> Result<u32, KernelError>;
 }
 
 /// The kernel of this process's network namespace: rows by netlink, whole tables by `nft`.
@@ -174,6 +184,45 @@ impl Kernel for Netfilter {
             })
         })
     }
+
+    fn forget_clients(&mut self, numbers: &BTreeSet<u32>) -> Result<u32, KernelError> {
+        self.with(|connection| {
+            let mut transactions = 0;
+            for map in ["affinity4", "affinity6"] {
+                let mut clients = BTreeSet::new();
+                connection.dump(TABLE, map, &mut |element| {
+                    // client . number
+                    let number = element.key.last_chunk().copied().map(u32::from_ne_bytes);
+                    if number.is_some_and(|number| numbers.contains(&number)) {
+                        clients.insert(element.key);
+                    }
+                })?;
+                let clients: Vec<_> = clients.into_iter().map(|key| Element::new(key, Data::None)).collect();
+                for some in clients.chunks(FORGET_AT_ONCE) {
+                    transactions += delete_all(connection, map, some.iter().collect())?;
+                }
+            }
+            Ok(transactions)
+        })
+    }
+}
+
+/// Deletes elements of which some may expire meanwhile. Gives the number of transactions.
+fn delete_all(connection: &Connection, map: &str, mut elements: Vec<&Element>) -> Result<u32, KernelError> {
+    while !elements.is_empty() {
+        let ops: Vec<_> = elements.iter().map(|element| Op::Delete { map, element }).collect();
+        match connection.commit(TABLE, &ops) {
+            Ok(()) => return Ok(1),
+            Err(CommitError::Refused(refused)) if refused.errno == libc::ENOENT && refused.ops.len() == 1 => {
+                let _ = elements.remove(refused.ops.start);
+            }
+            Err(CommitError::Refused(refused)) => {
+                return Err(KernelError::Refused { change: None, message: refused.to_string() });
+            }
+            Err(CommitError::Netlink(error)) => return Err(error.into()),
+        }
+    }
+    Ok(0)
 }
 
 fn read_map(connection: &Connection, family: Family, map: &str, found: &mut Found) -> Result<(), Error> {

@@ -3,11 +3,12 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::desired::target::Frontend;
+use crate::desired::target::{Frontend, ServicePortName};
 use crate::desired::{Desired, Touched};
 
 use super::chains::Chain;
@@ -15,7 +16,7 @@ use super::diff::{Change, diff};
 use super::kernel::{ChainDigest, Kernel, KernelError};
 use super::maps::{MAPS, map_of};
 use super::nft::NftError;
-use super::rows::{Key, Part, Rows, Value, Wanted};
+use super::rows::{Key, Part, Rows, Value, Wanted, client_number};
 use super::{skeleton, text};
 
 /// How many frontends may be left out of one sync because the kernel refuses their rows.
@@ -30,6 +31,7 @@ pub struct Reconciler<K> {
     digests: BTreeMap<Arc<str>, ChainDigest>,
     program: Option<String>,
     pending: Touched,
+    left: BTreeSet<(ServicePortName, SocketAddr)>,
     known: bool,
     generation: Option<u32>,
     refused: BTreeMap<Frontend, String>,
@@ -63,6 +65,7 @@ impl<K: Kernel> Reconciler<K> {
             digests: BTreeMap::new(),
             program: None,
             pending: Touched::default(),
+            left: BTreeSet::new(),
             known: false,
             generation: None,
             refused: BTreeMap::new(),
@@ -77,6 +80,13 @@ impl<K: Kernel> Reconciler<K> {
     /// The kernel or `nft` failed as a whole; a row that the kernel refuses only costs its own frontend.
     pub fn sync(&mut self, desired: &Desired, touched: Touched) -> Result<Report, KernelError> {
         self.pending.merge(touched);
+        self.left.append(&mut self.pending.left);
+        let report = self.sync_rows(desired)?;
+        self.forget_clients(desired);
+        Ok(report)
+    }
+
+    fn sync_rows(&mut self, desired: &Desired) -> Result<Report, KernelError> {
         if self.known && self.program.as_deref() == Some(skeleton::comment(desired.node()).as_str()) {
             let touched = std::mem::take(&mut self.pending);
             match self.incremental(desired, &touched) {
@@ -293,6 +303,24 @@ impl<K: Kernel> Reconciler<K> {
         self.generation = self.kernel.generation().ok().filter(|now| Some(*now) == expected);
         if new_chains && let Ok(digests) = self.kernel.chains() {
             self.digests = digests;
+        }
+    }
+
+    /// Forgets the clients of endpoints that left, so that one that comes back does not take them from where they are
+    /// now. If it fails, the kernel forgets them by their timeout.
+    fn forget_clients(&mut self, desired: &Desired) {
+        let left =
+            std::mem::take(&mut self.left).into_iter().filter(|(name, endpoint)| !desired.remembers(name, *endpoint));
+        let numbers: BTreeSet<u32> = left.map(|(name, endpoint)| client_number(&name, endpoint)).collect();
+        if numbers.is_empty() {
+            return;
+        }
+        match self.kernel.forget_clients(&numbers) {
+            Ok(transactions) => {
+                let expected = self.generation.map(|generation| generation.wrapping_add(transactions));
+                self.generation = self.kernel.generation().ok().filter(|now| Some(*now) == expected);
+            }
+            Err(error) => tracing::debug!(%error, "clients of endpoints that left are remembered until their timeout"),
         }
     }
 

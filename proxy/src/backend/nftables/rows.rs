@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use crate::desired::Desired;
 use crate::desired::node_view::NodePorts;
-use crate::desired::target::{Frontend, Role};
+use crate::desired::target::{Frontend, Role, ServicePortName};
 use crate::state::objects::Family;
 
 use super::chains::{Chain, Choice, Keyed, LOCAL_OFFSET, List, Sticky, fnv1a};
@@ -125,7 +125,7 @@ impl Wanted {
         let keyed = Keyed { family: frontend.family(), node_port: matches!(frontend, Frontend::NodePort { .. }) };
         let sticky = |endpoints: &[SocketAddr]| {
             target.affinity.map(|_| {
-                let number = |endpoint: &SocketAddr| (*endpoint, client_number(&target.name.to_string(), *endpoint));
+                let number = |endpoint: &SocketAddr| (*endpoint, client_number(&target.name, *endpoint));
                 Arc::new(Sticky { protocol: frontend.protocol(), endpoints: endpoints.iter().map(number).collect() })
             })
         };
@@ -233,8 +233,8 @@ fn place(frontend: &Frontend, offset: u32, endpoints: &[SocketAddr], applied: &R
 
 /// The number by which `affinity4` and `affinity6` know an endpoint of a service port. Two with one number (one chance
 /// in four thousand million) would share their clients' memory, never their endpoints.
-fn client_number(service_port: &str, endpoint: SocketAddr) -> u32 {
-    let digest = fnv1a(format!("{service_port} {endpoint}").as_bytes());
+pub fn client_number(service_port: &ServicePortName, endpoint: SocketAddr) -> u32 {
+    let digest = fnv1a(format!("{service_port} {} {endpoint}", service_port.protocol).as_bytes());
     // The kernel wants offset + modulus to fit in 32 bits.
     ((digest ^ (digest >> 32)) as u32).min(u32::MAX - 1)
 }

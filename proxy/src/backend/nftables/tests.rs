@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::backend::nftables::kernel::{Kernel, Netfilter};
 use crate::backend::nftables::nft::{Nft, TIMEOUT};
 use crate::backend::nftables::reconciler::{Preview, Reconciler};
-use crate::backend::nftables::rows::{Rows, Wanted};
+use crate::backend::nftables::rows::{Rows, Wanted, client_number};
 use crate::backend::nftables::text;
 use crate::desired::node_view::NodeView;
 use crate::desired::{Desired, Touched};
@@ -263,4 +263,62 @@ fn another_version_is_replaced_and_other_settings_too() {
         assert_eq!(reconciler.sync(&desired, Touched::default()).unwrap().changes, 0);
         assert_eq!(reconciler.kernel().generation().unwrap(), generation);
     });
+}
+
+#[test]
+fn clients_of_an_endpoint_that_left_are_forgotten() {
+    with_kernel(|mut reconciler| {
+        let mut state = cluster();
+        let mut desired = Desired::of(&state, view(&[]));
+        state.take_changes();
+        reconciler.sync(&desired, Touched::default()).unwrap();
+        let number = |text: &str| {
+            let (_, target, _) = desired.targets_of(&ObjectName::new("default", "sticky")).next().unwrap();
+            client_number(&target.name, text.parse().unwrap())
+        };
+        let (leaves, stays) = (number("10.244.1.2:8080"), number("10.244.1.3:8080"));
+        for client in 1..=20 {
+            for number in [leaves, stays] {
+                let element =
+                    format!("add element inet kubeferry affinity4 {{ 192.0.2.{client} . {number} timeout 1h }}");
+                run("nft", &[&element], "");
+            }
+        }
+        let clients = || {
+            let text = run("nft", &["list", "set", "inet", "kubeferry", "affinity4"], "");
+            [leaves, stays].map(|number| text.matches(&format!(" . {number} ")).count())
+        };
+        assert_eq!(clients(), [20, 20]);
+        state.apply(Event::Slice(slice("sticky", Family::V4, &["10.244.0.1", "10.244.1.3"])));
+        let changes = state.take_changes();
+        let touched = desired.update(&state, &changes, view(&[]));
+        reconciler.sync(&desired, touched).unwrap();
+        assert_eq!(clients(), [0, 20]);
+        assert_eq!(reconciler.check(&desired).unwrap().map(|report| report.repaired), None);
+    });
+}
+
+#[test]
+fn neighbouring_service_cidrs_come_and_go_however_they_were_written() {
+    let steps: [&[&str]; 4] =
+        [&["10.1.0.0/16", "10.2.0.0/15", "0.0.0.0/8"], &["10.2.0.0/15"], &["10.1.0.0/16", "10.2.0.0/15"], &[]];
+    for by_nft in [false, true] {
+        with_kernel(|mut reconciler| {
+            if by_nft {
+                run("nft", &["-f", "-"], "table inet kubeferry { comment \"kubeferry 0.0.1\"\n }");
+            }
+            let mut state = State::default();
+            let mut desired = Desired::new(view(&[]));
+            for nets in steps {
+                let cidrs = nets.iter().map(|net| net.parse().unwrap()).collect();
+                state.apply(Event::ServiceCidr(ServiceCidr { name: "kubernetes".into(), cidrs }));
+                let changes = state.take_changes();
+                let touched = desired.update(&state, &changes, view(&[]));
+                reconciler.sync(&desired, touched).unwrap();
+                let preview = reconciler.preview(&desired).unwrap();
+                assert!(matches!(&preview, Preview::Changes(changes) if changes.is_empty()), "{nets:?}: {preview:?}");
+                assert_eq!(reconciler.check(&desired).unwrap(), None, "{nets:?}");
+            }
+        });
+    }
 }

@@ -39,7 +39,7 @@ fn others(rows: &Rows, frontend: Frontend) -> Vec<(Key, Value)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
 
     #[test]
     fn the_next_sync_repairs_what_failed(settings in settings(), history in history(), faults in prop::collection::vec(fault(), 24)) {

@@ -52,7 +52,7 @@ fn reach(desired: &Desired, state: &State, service: &ObjectName) -> (BTreeSet<Fr
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
 
     #[test]
     fn following_equals_starting_anew(settings in settings(), history in history()) {

@@ -3,6 +3,7 @@
 mod cluster;
 mod faults;
 mod following;
+mod proxy;
 mod rows;
 
 use std::collections::BTreeSet;

@@ -1,0 +1,140 @@
+//! The proxy over a kernel that fails: nothing is lost, and nothing is written too early.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use crate::backend::nftables::fake::{Fake, Faults};
+use crate::backend::nftables::kernel::Kernel;
+use crate::backend::nftables::laws::World;
+use crate::proxy::{NODE_WAIT, Proxy};
+use crate::settings::{DatapathSettings, DetectLocal, LogSettings, Settings, Source};
+use crate::state::event::{Event, Kind};
+use crate::state::objects::{Family, Protocol};
+
+use super::cluster::{event, history};
+
+fn settings(detect_local: DetectLocal) -> Settings {
+    Settings {
+        node_name: "here".into(),
+        source: Source::Manifests("manifests".into()),
+        datapath: DatapathSettings { detect_local, ..DatapathSettings::default() },
+        node_addresses: Vec::new(),
+        sync_period: Duration::from_secs(30),
+        min_sync_period: Duration::ZERO,
+        healthz: None,
+        metrics: None,
+        bind_hard_fail: false,
+        once: false,
+        log: LogSettings::default(),
+    }
+}
+
+fn held(addresses: &[&str]) -> BTreeSet<IpAddr> {
+    addresses.iter().map(|ip| ip.parse().unwrap()).collect()
+}
+
+fn proxy(fake: Fake) -> Proxy<Fake> {
+    let settings = settings(DetectLocal::ClusterCidr(Vec::new()));
+    Proxy::new(settings, fake, held(&["192.168.0.2"]))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_a_failed_sync_should_have_done_is_kept(history in history(), next in event(), new_address in any::<bool>()) {
+        let mut proxy = proxy(Fake::default());
+        history.into_iter().for_each(|event| proxy.apply(event));
+        prop_assert!(proxy.is_dirty() && !proxy.has_synced());
+        proxy.sync().unwrap();
+        prop_assert!(!proxy.is_dirty() && proxy.has_synced());
+        proxy.apply(next);
+        if new_address {
+            proxy.addresses(held(&["192.168.0.2", "172.18.0.2"]));
+        }
+        let (dirty, expected) = (proxy.is_dirty(), proxy.state().changes().clone());
+        proxy.kernel().faults = Faults { commits: 2, reads: 1, ..Faults::default() };
+        if proxy.sync().is_err() {
+            prop_assert!(dirty && proxy.is_dirty() && proxy.has_failed());
+            prop_assert_eq!(proxy.waiting(), (expected.services.len(), expected.endpoints_of.len()));
+            proxy.kernel().faults = Faults::default();
+            let synced = proxy.sync().unwrap();
+            prop_assert_eq!(synced.changes, expected);
+        }
+        prop_assert!(!proxy.is_dirty() && !proxy.has_failed());
+        prop_assert_eq!(proxy.waiting(), (0, 0));
+    }
+
+    #[test]
+    fn stale_udp_flows_are_held_to_every_claimed_address_and_serving_endpoint(history in history()) {
+        let mut proxy = proxy(Fake::default());
+        history.into_iter().for_each(|event| proxy.apply(event));
+        let changed = proxy.state().changes().endpoints_of.clone();
+        proxy.sync().unwrap();
+        let services = proxy.udp_services(&changed);
+        let mut addresses = BTreeSet::new();
+        for service in changed.iter().filter_map(|name| proxy.state().services().get(name)) {
+            for port in service.ports.iter().filter(|port| port.protocol == Protocol::Udp) {
+                let served = |ip: &&IpAddr| service.cluster_ips.iter().any(|other| Family::of(*other) == Family::of(**ip));
+                let ips = service.cluster_ips.iter().chain(&service.external_ips).chain(&service.load_balancer_ips);
+                addresses.extend(ips.filter(served).map(|ip| (*ip, port.port)));
+            }
+        }
+        let found = services.iter().flat_map(|service| &service.addresses).map(|address| (address.ip(), address.port()));
+        prop_assert_eq!(found.collect::<BTreeSet<_>>(), addresses);
+        for service in &services {
+            let of_slices = changed.iter().flat_map(|name| proxy.state().slices_of(name)).flat_map(|slice| &slice.endpoints);
+            let serving: BTreeSet<IpAddr> =
+                of_slices.filter(|endpoint| endpoint.serving || endpoint.ready).map(|endpoint| endpoint.ip).collect();
+            prop_assert!(service.serving.iter().all(|endpoint| serving.contains(&endpoint.ip())));
+        }
+    }
+}
+
+#[test]
+fn nothing_is_written_before_everything_is_listed() {
+    let mut proxy = proxy(Fake::default());
+    let mut known = |kind: Option<Kind>, waited: Duration| {
+        kind.into_iter().for_each(|kind| proxy.apply(Event::Listed(kind)));
+        proxy.is_ready(waited)
+    };
+    assert!(!known(None, NODE_WAIT));
+    assert!(!known(Some(Kind::Service), NODE_WAIT), "half of it is worse than the rules of before");
+    assert!(!known(Some(Kind::EndpointSlice), Duration::ZERO));
+    assert!(known(None, NODE_WAIT), "the Node does not keep us waiting for good");
+    assert!(!known(Some(Kind::Node), Duration::ZERO));
+    assert!(known(Some(Kind::ServiceCidr), Duration::ZERO));
+    let mut by_node_ranges = Proxy::new(settings(DetectLocal::NodeCidr), Fake::default(), BTreeSet::new());
+    for kind in [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr] {
+        by_node_ranges.apply(Event::Listed(kind));
+    }
+    assert!(!by_node_ranges.is_ready(NODE_WAIT), "pods could not be told apart");
+}
+
+#[test]
+fn a_check_before_the_first_sync_leaves_old_rules_alone() {
+    let mut fake = Fake::default();
+    fake.load("table inet kubeferry {\n comment \"an earlier run\"\n }\n").unwrap();
+    let generation = fake.generation().unwrap();
+    let mut proxy = proxy(fake);
+    assert_eq!(proxy.check().unwrap(), None);
+    assert_eq!(proxy.kernel().generation().unwrap(), generation);
+}
+
+#[test]
+fn an_address_that_comes_or_goes_looks_at_no_service_again() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let history = proptest::strategy::ValueTree::current(&history().new_tree(&mut runner).unwrap());
+    let mut world = World::new(DatapathSettings::default());
+    for event in history {
+        world.step(event).unwrap();
+    }
+    world.held.insert("fe80::1".parse().unwrap());
+    let touched = world.desired.update(&world.state, &Default::default(), world.view());
+    assert!(touched.node && touched.frontends.is_empty(), "{touched:?}");
+    assert!(!world.reconciler.sync(&world.desired, touched).unwrap().full);
+    world.assert_in_force();
+}

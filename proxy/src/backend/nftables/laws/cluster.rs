@@ -44,7 +44,8 @@ fn port_name() -> impl Strategy<Value = &'static str> + Clone {
     select(vec!["", "http", "dns"])
 }
 
-fn service() -> impl Strategy<Value = Service> {
+/// A Service with one to three ports.
+pub(super) fn service() -> impl Strategy<Value = Service> {
     let port = (port_name(), protocol(), select(vec![80u16, 53]), select(vec![0u16, 0, 30001, 30002]));
     let ips = (0..4usize, 0..4usize, 0..3u8);
     // With repetition: an address may be listed twice.
@@ -84,7 +85,8 @@ fn service() -> impl Strategy<Value = Service> {
 }
 
 fn endpoint(family: Family) -> impl Strategy<Value = SliceEndpoint> {
-    let words = |of: [&'static str; 2]| subsequence(of.to_vec(), 0..=2);
+    // Hints count only where every endpoint has one.
+    let words = |of: [&'static str; 2]| prop_oneof![1 => Just(Vec::new()), 4 => subsequence(of.to_vec(), 1..=2)];
     (
         select(PODS[family as usize].to_vec()),
         prop_oneof![4 => Just((true, true, false)), 1 => any::<(bool, bool, bool)>()],
@@ -147,7 +149,7 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
         2 => select(SERVICES.to_vec()).prop_map(|service| Event::ServiceGone(name(service))),
         10 => slice().prop_map(Event::Slice),
         2 => (0..5u8).prop_map(|slice| Event::SliceGone(name(&format!("slice-{slice}")))),
-        1 => node().prop_map(Event::Node),
+        3 => node().prop_map(Event::Node),
         1 => cidr,
         1 => (0..2u8).prop_map(|name| Event::ServiceCidrGone(ObjectName::new("", &format!("cidr-{name}")))),
     ]

@@ -5,18 +5,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use proptest::sample::Index;
 
 use crate::backend::nftables::chains::Chain;
 use crate::backend::nftables::diff::Change;
+use crate::backend::nftables::reconciler::Report;
 use crate::backend::nftables::rows::Key;
 use crate::desired::target::{Frontend, Role};
 use crate::desired::{Desired, WithoutLocal};
 use crate::state::State;
 use crate::state::event::Event;
-use crate::state::objects::ObjectName;
+use crate::state::objects::{EndpointSlice, Family, ObjectName, SliceEndpoint, SlicePort};
 
 use super::World;
-use super::cluster::{event, history, object, settings};
+use super::cluster::{event, history, object, service, settings};
 
 /// The answers that `desired` keeps up to date, counted again.
 fn assert_recounted(state: &State, desired: &Desired) {
@@ -126,6 +128,51 @@ proptest! {
                 prop_assert!(ours, "{frontend} has nothing to do with {services:?}");
             }
         }
+    }
+
+    #[test]
+    fn an_endpoint_more_or_less_changes_few_rows(settings in settings(), service in service(), count in 1..60u8, gone in any::<Index>()) {
+        let mut world = World::new(settings);
+        let cost = |report: Report, world: &mut World| -> Result<(), TestCaseError> {
+            let frontends = world.desired.frontends().count();
+            // Of each frontend: a slot written, or deleted and another moved there, in two lists; the verdict and the
+            // chain of affinity replaced. The address itself, once in each family. Chains of the new number of slots:
+            // at most a policy's, two that pick and two behind affinity, and one that remembers, for each kind of key.
+            let rows = frontends * (2 * 3 + 6) + 2;
+            prop_assert!(!report.full && report.changes <= rows + frontends * 6, "{} frontends: {report:?}", frontends);
+            Ok(())
+        };
+        let name = service.name.clone();
+        let port = service.ports[0].clone();
+        world.step(Event::Service(service)).unwrap();
+        let slice = |ends: &[u8]| {
+            let endpoint = |last: &u8| SliceEndpoint {
+                ip: IpAddr::from([10, 244, 0, *last]),
+                ready: true,
+                serving: true,
+                terminating: false,
+                node: Some(if last % 2 == 0 { "here".into() } else { "there".into() }),
+                zone_hints: Vec::new(),
+                node_hints: Vec::new(),
+            };
+            Event::Slice(EndpointSlice {
+                name: name.clone(),
+                service: name.clone(),
+                family: Family::V4,
+                ports: vec![SlicePort { name: port.name.clone(), protocol: port.protocol, port: 8080 }],
+                endpoints: ends.iter().map(endpoint).collect(),
+                trigger_time: None,
+            })
+        };
+        let mut ends: Vec<u8> = (1..=count).collect();
+        world.step(slice(&ends)).unwrap();
+        ends.push(count + 1);
+        let report = world.step(slice(&ends)).unwrap();
+        cost(report, &mut world)?;
+        ends.remove(gone.index(ends.len()));
+        let report = world.step(slice(&ends)).unwrap();
+        cost(report, &mut world)?;
+        world.assert_in_force();
     }
 
     #[test]

@@ -10,15 +10,17 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::desired::node_view::NodeView;
+use crate::desired::target::Frontend;
 use crate::desired::{Desired, Touched};
 use crate::settings::DatapathSettings;
 use crate::state::State;
 use crate::state::event::Event;
 
+use super::chains::LOCAL_OFFSET;
 use super::fake::Fake;
 use super::kernel::KernelError;
 use super::reconciler::{Reconciler, Report};
-use super::rows::{Rows, Wanted};
+use super::rows::{Key, Part, Rows, Value, Wanted};
 
 /// The stages from events to rows.
 struct World {
@@ -62,11 +64,30 @@ impl World {
         self.reconciler.kernel()
     }
 
+    /// A frontend's lists stand in slots without a gap, each endpoint once.
+    fn assert_slots(&self, rows: &Rows, frontend: Frontend) {
+        let lists = &self.desired.holder(&frontend).unwrap().target.endpoints;
+        for (offset, list) in [(0, &lists.cluster), (LOCAL_OFFSET, &lists.local)] {
+            let [first, end] = [offset, offset + LOCAL_OFFSET].map(|slot| Key::Of(frontend, Part::Endpoint(slot)));
+            let mut found = Vec::new();
+            for (slot, (key, value)) in (offset..).zip(rows.range(first..end)) {
+                assert_eq!(*key, Key::Of(frontend, Part::Endpoint(slot)));
+                found.push(value.clone());
+            }
+            found.sort();
+            let wanted: Vec<_> = list.iter().map(|endpoint| Value::Endpoint(*endpoint)).collect();
+            assert!(found.is_empty() || found == wanted, "{frontend}: {found:?}, not {wanted:?}");
+        }
+    }
+
     /// The kernel holds what is wanted, by the fewest words: slots aside, everything is compared.
     fn assert_in_force(&mut self) {
         let rows = self.fake().rows();
         assert_eq!(rows, self.anew(&rows).rows);
         assert_eq!(self.fake().complaints, Vec::<String>::new());
+        for frontend in self.desired.frontends() {
+            self.assert_slots(&rows, frontend);
+        }
         let mut counted = std::collections::BTreeMap::new();
         for key in rows.keys() {
             *counted.entry(super::maps::map_of(key)).or_default() += 1;

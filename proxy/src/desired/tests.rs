@@ -83,13 +83,10 @@ fn with_detector() -> DatapathSettings {
     DatapathSettings { detect_local: pods, ..DatapathSettings::default() }
 }
 
-fn desired(settings: &DatapathSettings, service: Service, slices: Vec<EndpointSlice>) -> Desired {
-    let mut state = State::default();
-    state.apply(Event::Service(service));
-    slices.into_iter().for_each(|slice| state.apply(Event::Slice(slice)));
+fn view(settings: &DatapathSettings, zone: &str) -> NodeView {
     let node = Node {
         name: "here".into(),
-        zone: Some("zone-a".into()),
+        zone: Some(zone.into()),
         primary_ips: vec![ip(NODE)],
         addresses: Vec::new(),
         pod_cidrs: Vec::new(),
@@ -97,7 +94,14 @@ fn desired(settings: &DatapathSettings, service: Service, slices: Vec<EndpointSl
         to_be_deleted: false,
     };
     let held: BTreeSet<IpAddr> = [NODE, "172.19.0.2", "fd00:1::2"].map(ip).into();
-    Desired::of(&state, NodeView::new("here".into(), settings, Some(&node), &held))
+    NodeView::new("here".into(), settings, Some(&node), &held)
+}
+
+fn desired(settings: &DatapathSettings, service: Service, slices: Vec<EndpointSlice>) -> Desired {
+    let mut state = State::default();
+    state.apply(Event::Service(service));
+    slices.into_iter().for_each(|slice| state.apply(Event::Slice(slice)));
+    Desired::of(&state, view(settings, "zone-a"))
 }
 
 /// With a detector, and these endpoints at port 8080.
@@ -244,6 +248,20 @@ fn hints_count_only_if_every_ready_endpoint_has_one_and_one_is_for_us() {
     let local = Service { internal_local: true, ..service() };
     let endpoints = vec![hinted(HERE, "here", "zone-b", ""), hinted(THERE, "there", "zone-a", "")];
     assert_eq!(go(&with(local, endpoints), POD, CLUSTER_IP), to(&[HERE], false));
+}
+
+#[test]
+fn another_zone_of_this_node_looks_at_every_service_again() {
+    let hinted =
+        |address: &str, zone: &str| SliceEndpoint { zone_hints: vec![zone.into()], ..endpoint(address, "there") };
+    let mut desired = with(service(), vec![hinted(HERE, "zone-a"), hinted(THERE, "zone-b")]);
+    assert_eq!(go(&desired, POD, CLUSTER_IP), to(&[HERE], false));
+    let mut state = State::default();
+    state.apply(Event::Service(service()));
+    state.apply(Event::Slice(slice("web-1", 8080, vec![hinted(HERE, "zone-a"), hinted(THERE, "zone-b")])));
+    let touched = desired.update(&state, &Default::default(), view(&with_detector(), "zone-b"));
+    assert_eq!(go(&desired, POD, CLUSTER_IP), to(&[THERE], false));
+    assert_eq!(touched.frontends.len(), 4);
 }
 
 #[test]

@@ -151,7 +151,7 @@ proptest! {
                 ready: true,
                 serving: true,
                 terminating: false,
-                node: Some(if last % 2 == 0 { "here".into() } else { "there".into() }),
+                node: Some(if last.is_multiple_of(2) { "here".into() } else { "there".into() }),
                 zone_hints: Vec::new(),
                 node_hints: Vec::new(),
             };

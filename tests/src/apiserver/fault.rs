@@ -65,7 +65,7 @@ impl Faults {
 
     /// Requests that are still to go wrong.
     pub fn left(&self) -> usize {
-        self.waiting.iter().map(|(_, _, times)| times).sum()
+        self.waiting.iter().fold(0, |sum, (_, _, times)| sum.saturating_add(*times))
     }
 
     /// From now on nothing goes wrong.

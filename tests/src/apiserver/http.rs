@@ -31,6 +31,8 @@ pub(super) struct Asked {
     /// What stands after `Bearer`.
     pub token: Option<String>,
     pub body: Vec<u8>,
+    /// The client takes the end of the connection for the end of the answer, as HTTP/1.0 has it.
+    pub is_last: bool,
 }
 
 impl Asked {
@@ -68,7 +70,13 @@ impl Connection {
         let (Some(method), Some(target)) = (words.next(), words.next()) else { return Err(bad("no request line")) };
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let query = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-        let mut asked = Asked { method: method.into(), path: path.into(), query, ..Asked::default() };
+        let mut asked = Asked {
+            method: method.into(),
+            path: path.into(),
+            query,
+            is_last: words.next() == Some("HTTP/1.0"),
+            ..Asked::default()
+        };
         let mut length = 0;
         loop {
             let mut line = String::new();

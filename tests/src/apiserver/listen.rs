@@ -63,7 +63,7 @@ fn converse(shared: &Shared, stream: TcpStream, tls: Option<Arc<ServerConfig>>) 
     // How a client or the network ends a connection is their affair: what matters is in the log of requests.
     if let (true, Ok(mut connection)) = (is_wanted, Connection::new(stream, tls)) {
         while let Ok(Some(asked)) = connection.ask() {
-            if !matches!(answer(shared, &mut connection, &asked, cuts), Ok(true)) {
+            if !matches!(answer(shared, &mut connection, &asked, cuts), Ok(true)) || asked.is_last {
                 break;
             }
         }

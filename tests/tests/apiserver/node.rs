@@ -22,12 +22,12 @@ pub struct Node {
 impl Node {
     /// A node with a server that speaks plain HTTP and serves the Node object; nothing runs yet.
     pub fn new() -> Self {
-        Self::with(Netns::new("node").unwrap(), ApiServer::start)
+        Self::with(namespace(), ApiServer::start)
     }
 
     /// The same with TLS and a token.
     pub fn with_tls() -> Self {
-        Self::with(Netns::new("node").unwrap(), ApiServer::start_tls)
+        Self::with(namespace(), ApiServer::start_tls)
     }
 
     pub fn with(namespace: Netns, start: fn() -> anyhow::Result<ApiServer>) -> Self {
@@ -40,7 +40,7 @@ impl Node {
     /// `kubeferry SUBCOMMAND --node-name n1` with the source's flags.
     pub fn command(&self, subcommand: &str) -> Command {
         let mut command = Command::new(binary::path().unwrap());
-        command.arg(subcommand).args(["--node-name", "n1"]);
+        command.arg(subcommand).args(["--node-name", "n1", "--cluster-cidr", "10.244.0.0/16"]);
         command
     }
 
@@ -155,6 +155,14 @@ impl Drop for Node {
             drop(process.wait());
         }
     }
+}
+
+/// A namespace that holds the node's address.
+fn namespace() -> Netns {
+    let namespace = Netns::new("node").unwrap();
+    let lines = ["link add eth0 type veth peer name unplugged", "addr add 192.0.2.1/32 dev eth0", "link set eth0 up"];
+    namespace.ip(&lines).unwrap();
+    namespace
 }
 
 fn concat(value: &Value) -> Vec<Value> {

@@ -23,12 +23,20 @@ pub fn scrape(namespace: &Namespace) -> anyhow::Result<String> {
 
 /// The sum of a metric over its label sets, `None` if there is none.
 pub fn sum(text: &str, name: &str) -> Option<f64> {
-    let value = |line: &str| {
+    values(text, name).reduce(|a, b| a + b)
+}
+
+/// The largest of a metric's label sets, e.g. where each IP family tells the duration of the sync that they share.
+pub fn most(text: &str, name: &str) -> Option<f64> {
+    values(text, name).reduce(f64::max)
+}
+
+fn values(text: &str, name: &str) -> impl Iterator<Item = f64> {
+    text.lines().filter_map(move |line| {
         let rest = line.strip_prefix(name)?;
         let rest = if rest.starts_with('{') { rest.split_once('}')?.1 } else { rest };
-        rest.strip_prefix(' ')?.split(' ').next()?.parse::<f64>().ok()
-    };
-    text.lines().filter_map(value).reduce(|a, b| a + b)
+        rest.strip_prefix(' ')?.split(' ').next()?.parse().ok()
+    })
 }
 
 /// Megabytes (2^20) of a line of /proc/PID/status, e.g. `VmRSS`.
@@ -49,6 +57,7 @@ mod tests {
     fn label_sets_are_summed_and_names_are_whole() {
         let text = "# TYPE rows gauge\nrows{map=\"a b\"} 3\nrows{map=\"c\"} 4\nrows_total 9\nplain 0.5 1700\n";
         assert_eq!((sum(text, "rows"), sum(text, "plain"), sum(text, "none")), (Some(7.0), Some(0.5), None));
+        assert_eq!(most(text, "rows"), Some(4.0));
     }
 
     #[test]

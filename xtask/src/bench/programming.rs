@@ -94,7 +94,7 @@ pub fn measure(
 
     proxy.clear()?;
     let process = proxy.start(&cluster)?;
-    let text = metrics::scrape(node).unwrap_or_default();
+    let text = metrics::scrape(node)?;
     step::note(format!("{size}: {} single changes", rounds.changes));
     let monitor = Monitor::open(node)?;
     let mut change = Vec::new();
@@ -118,7 +118,7 @@ pub fn measure(
         nft_f,
         start,
         restart,
-        first_sync: metrics::sum(&text, "kubeproxy_sync_full_proxy_rules_duration_seconds_sum"),
+        first_sync: metrics::most(&text, "kubeproxy_sync_full_proxy_rules_duration_seconds_sum"),
         change,
         change_rows,
         burst,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use super::generate::{Cluster, NODE, PORT};
+use super::metrics;
 use crate::netns::Namespace;
 use crate::process::{Process, wait_until};
 use crate::step;
@@ -41,6 +42,7 @@ impl Proxy<'_> {
             ]))
             .is_ok())
         })?;
+        wait_until("kubeferry's metrics", PATIENCE, || Ok(metrics::scrape(self.node).is_ok()))?;
         Ok(process)
     }
 

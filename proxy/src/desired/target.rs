@@ -129,6 +129,8 @@ pub struct Target {
     pub affinity: Option<Duration>,
     /// Sources that may reach the load balancer addresses; empty: all may.
     pub source_ranges: Arc<[IpNet]>,
+    /// The load balancer addresses of the Service, where it has source ranges: see [`Target::allows_own_addresses`].
+    pub ranged_ips: Arc<[IpAddr]>,
 }
 
 impl Target {
@@ -142,9 +144,9 @@ impl Target {
         self.affinity.is_some() && self.endpoints.used().any(|used| used == endpoint)
     }
 
-    /// Whether the load balancer address `vip` is itself an allowed source: so if a range holds this node's primary
-    /// address (the node may send from the address).
-    pub fn allows_own_address(&self, node: &NodeView) -> bool {
+    /// Whether the Service's load balancer addresses are themselves allowed sources: so if a range holds this node's
+    /// primary address (the node may send from them).
+    pub fn allows_own_addresses(&self, node: &NodeView) -> bool {
         self.source_ranges.iter().any(|range| node.primary.iter().any(|ip| range.contains(ip)))
     }
 }
@@ -184,6 +186,7 @@ pub(super) fn targets<'a>(
                 accessible,
                 affinity: service.affinity,
                 source_ranges: ranges.clone(),
+                ranged_ips: if ranges.is_empty() { Arc::default() } else { balancer.as_slice().into() },
             });
             let address = |ip, role| {
                 (Frontend::Address { ip, protocol: port.protocol, port: port.port }, rank(service, port, role))

@@ -138,7 +138,7 @@ impl Desired {
     fn source_allowed(&self, flow: &Flow, target: &Target) -> bool {
         target.source_ranges.is_empty()
             || target.source_ranges.iter().any(|range| range.contains(&flow.from))
-            || (flow.from == flow.to.ip() && target.allows_own_address(&self.node))
+            || (target.ranged_ips.contains(&flow.from) && target.allows_own_addresses(&self.node))
     }
 }
 

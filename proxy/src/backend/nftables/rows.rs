@@ -160,8 +160,8 @@ impl Wanted {
         }
         if claim.role == Role::LoadBalancer && !target.source_ranges.is_empty() {
             let mut ranges = target.source_ranges.to_vec();
-            if let (Frontend::Address { ip, .. }, true) = (frontend, target.allows_own_address(node)) {
-                ranges.push(IpNet::from(*ip));
+            if target.allows_own_addresses(node) {
+                ranges.extend(target.ranged_ips.iter().copied().map(IpNet::from));
             }
             for range in IpNet::aggregate(&ranges) {
                 self.rows.insert(Key::Of(*frontend, Part::SourceRange(range)), Value::Present);

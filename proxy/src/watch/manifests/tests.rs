@@ -89,7 +89,12 @@ fn a_broken_file_keeps_its_last_good_content_and_is_reported_with_its_line() {
     fs::write(watched.path().join("a.yaml"), "apiVersion: v1\nkind: [\n").unwrap();
     watched.until("the fault", |state| state.faults().any(|fault| fault.what.contains("a.yaml:2")));
     assert_eq!(watched.state.services().len(), 2);
-    assert_eq!(watched.stats.of(Kind::Manifest).errors(), 1);
+    // Counted a moment after it is said.
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while watched.stats.of(Kind::Manifest).errors() != 1 {
+        assert!(std::time::Instant::now() < deadline, "waited for the error to be counted");
+        std::thread::yield_now();
+    }
     fs::write(watched.path().join("a.yaml"), service("z", 3)).unwrap();
     watched.until_services("the mended file", &["b", "z"]);
     watched.until("no fault", |state| state.faults().next().is_none());

@@ -72,6 +72,7 @@ impl Observer {
             self.metrics.sync_queued(&Family::BOTH);
         }
         self.queued |= dirty;
+        self.faults(proxy);
         for (kind, seen) in WatchStats::KINDS.into_iter().zip(&mut self.watch_errors) {
             let now = self.stats.of(kind).errors();
             (*seen..now).for_each(|_| self.metrics.watch_error(kind.as_str()));
@@ -166,7 +167,15 @@ impl Observer {
             self.metrics.no_local_endpoints(family, Policy::Internal, without.internal[family as usize]);
             self.metrics.no_local_endpoints(family, Policy::External, without.external[family as usize]);
         }
+        self.faults(proxy);
+    }
+
+    /// Says what has become wrong with the objects, or right again.
+    fn faults<K: Kernel>(&mut self, proxy: &Proxy<K>) {
         let ignored: BTreeSet<Ignored> = proxy.ignored().into_iter().collect();
+        if ignored == self.ignored {
+            return;
+        }
         for fault in ignored.difference(&self.ignored) {
             tracing::warn!(what = %fault.what, why = %fault.why, "ignored");
         }

@@ -150,7 +150,11 @@ impl<K: Kernel> Proxy<K> {
             }
             let mut service =
                 UdpService { serving: target.endpoints.serving.iter().copied().collect(), ..UdpService::default() };
-            for frontend in frontends {
+            // What another Service holds is not ours to clean.
+            let held = |frontend: &&Frontend| {
+                self.desired.holder(frontend).is_some_and(|claim| claim.target.name == target.name)
+            };
+            for frontend in frontends.iter().filter(held) {
                 match frontend {
                     Frontend::Address { ip, port, .. } => drop(service.addresses.insert(SocketAddr::new(*ip, *port))),
                     Frontend::NodePort { port, .. } => drop(service.node_ports.insert(*port)),

@@ -70,7 +70,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut runner = Runner::new(Proxy::new(settings.clone(), kernel, held), settings, observer);
     once.into_iter().for_each(|event| runner.proxy.apply(event));
     if runner.settings.once {
-        return block_in_place(|| runner.turn()).map(drop);
+        return block_in_place(|| runner.turn()).and_then(|done| {
+            anyhow::ensure!(
+                done,
+                "nothing was synced: the Node {} is not among the objects, or has no spec.podCIDRs, which \
+                 --detect-local-mode NodeCIDR needs",
+                runner.settings.node_name
+            );
+            Ok(())
+        });
     }
     loop {
         let wake = runner.wake_after();

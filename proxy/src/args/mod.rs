@@ -102,7 +102,8 @@ pub struct PlanArgs {
     /// Sources and settings, shared with `run` and `trace`.
     #[command(flatten)]
     pub common: CommonArgs,
-    /// Form of the output: `nft` can be loaded with `nft -f`, `json` holds the rows of every map
+    /// Form of the output: `nft` can be loaded with `nft -f`, `json` holds the
+    /// skeleton and chains as text, and under `rows` commands for `nft -j`
     #[arg(long, value_enum, value_name = "FORM", default_value_t)]
     pub output: PlanOutput,
     /// Compare with the kernel and print only what `run` would change

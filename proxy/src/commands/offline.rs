@@ -1,6 +1,8 @@
 //! The wanted state without a kernel: from the same sources and settings as `run`, for `plan` and `trace`.
 
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::net::IpAddr;
 
 use crate::desired::Desired;
 use crate::desired::node_view::NodeView;
@@ -15,14 +17,26 @@ use crate::watch;
 /// # Errors
 /// The source cannot be read.
 pub async fn desired(settings: &Settings) -> anyhow::Result<Desired> {
+    on_node(settings, None).await
+}
+
+/// As [`desired`], for the node whose interfaces hold `addresses`, as `run` sees it.
+///
+/// # Errors
+/// The source cannot be read.
+pub async fn on_node(settings: &Settings, addresses: Option<Vec<IpAddr>>) -> anyhow::Result<Desired> {
     let events = watch::load_once(settings).await?;
     let state = state_of(events);
     let mut held: BTreeSet<_> = settings.node_addresses.iter().copied().collect();
-    held.extend(state.node().into_iter().flat_map(|node| &node.addresses));
+    match addresses {
+        Some(addresses) => held.extend(addresses),
+        None => held.extend(state.node().into_iter().flat_map(|node| &node.addresses)),
+    }
     let view = NodeView::new(settings.node_name.clone(), &settings.datapath, state.node(), &held);
     let desired = Desired::of(&state, view);
     for ignored in state.faults().cloned().chain(desired.conflicts()) {
-        eprintln!("ignored: {ignored}");
+        // Nobody may listen any more.
+        let _ = writeln!(std::io::stderr(), "ignored: {ignored}");
     }
     Ok(desired)
 }

@@ -12,6 +12,7 @@ use crate::backend::nftables::rows::{Rows, Wanted};
 use crate::backend::nftables::{diff, json, skeleton, text};
 use crate::commands::offline;
 use crate::desired::Desired;
+use crate::node;
 use crate::settings::Settings;
 
 /// Prints the ruleset, or with `--diff` what would change in the kernel.
@@ -19,8 +20,12 @@ use crate::settings::Settings;
 /// # Errors
 /// The source cannot be read; with `--diff`, the kernel cannot.
 pub async fn plan(args: &PlanArgs, settings: &Settings) -> anyhow::Result<()> {
-    let desired = offline::desired(settings).await?;
-    let out = if args.diff { difference(&desired)? } else { whole(&desired, args.output)? };
+    let out = if args.diff {
+        let addresses = node::addresses().await.context("cannot read the node's addresses")?;
+        difference(&offline::on_node(settings, Some(addresses)).await?)?
+    } else {
+        whole(&offline::desired(settings).await?, args.output)?
+    };
     std::io::stdout().write_all(out.as_bytes()).context("cannot write to standard output")
 }
 
@@ -38,7 +43,7 @@ fn whole(desired: &Desired, output: PlanOutput) -> anyhow::Result<String> {
     let wanted = Wanted::all(desired, &Rows::new());
     let node = desired.node();
     Ok(match output {
-        PlanOutput::Nft => text::whole(&wanted, node),
+        PlanOutput::Nft => text::replacement(&wanted, node),
         PlanOutput::Json => {
             let rules = |name: &std::sync::Arc<str>| {
                 let rules = wanted.chains[name].rules(node).unwrap_or_default();

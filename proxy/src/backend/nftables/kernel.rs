@@ -132,7 +132,9 @@ impl Kernel for Netfilter {
     fn read(&mut self) -> Result<Option<Found>, KernelError> {
         self.with(|connection| {
             let Some(table) = connection.table(TABLE)? else { return Ok(None) };
-            let mut found = Found { comment: table.comment, ..Found::default() };
+            // We set no flag: a table with one (dormant: all its chains are off) is not as we made it.
+            let comment = table.comment.filter(|_| table.flags == 0);
+            let mut found = Found { comment, ..Found::default() };
             found.chains = connection.chains(TABLE)?.into_iter().map(|(name, chain)| (name.into(), chain)).collect();
             for (family, map) in MAPS.iter().flat_map(|names| Family::BOTH.into_iter().zip(names)) {
                 match read_map(connection, family, map, &mut found) {

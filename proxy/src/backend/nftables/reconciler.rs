@@ -19,6 +19,9 @@ use super::nft::NftError;
 use super::rows::{Key, Part, Rows, Value, Wanted, client_number};
 use super::{skeleton, text};
 
+/// How many checks may pass without a look at the rows while other programs keep committing: with one check every two
+/// seconds, about a minute.
+const MOST_SKIPPED: u32 = 31;
 /// How many frontends may be left out of one sync because the kernel refuses their rows.
 const MAX_REFUSED: usize = 16;
 
@@ -34,6 +37,9 @@ pub struct Reconciler<K> {
     left: BTreeSet<(ServicePortName, SocketAddr)>,
     known: bool,
     generation: Option<u32>,
+    /// How many calls of [`Reconciler::check`] pass between two looks, and how many are left, while others commit.
+    quiet: u32,
+    skip: u32,
     refused: BTreeMap<Frontend, String>,
     counts: BTreeMap<&'static str, usize>,
     /// Some row went from a chain of a single service: the chain may be of no use any more.
@@ -68,6 +74,8 @@ impl<K: Kernel> Reconciler<K> {
             left: BTreeSet::new(),
             known: false,
             generation: None,
+            quiet: 0,
+            skip: 0,
             refused: BTreeMap::new(),
             counts: BTreeMap::new(),
             unlinked: false,
@@ -109,6 +117,13 @@ impl<K: Kernel> Reconciler<K> {
         let generation = self.kernel.generation()?;
         if self.known && self.generation == Some(generation) {
             self.drop_unused_chains();
+            (self.quiet, self.skip) = (self.quiet / 2, 0);
+            return Ok(None);
+        }
+        // Somebody committed something, most often elsewhere. Programs that do so all the time must not make us read all
+        // rows all the time: after each look that finds nothing, twice as many calls pass before the next.
+        if self.known && self.skip > 0 {
+            self.skip -= 1;
             return Ok(None);
         }
         let whole = match self.kernel.read()? {
@@ -122,8 +137,11 @@ impl<K: Kernel> Reconciler<K> {
         };
         if self.known && whole == 0 {
             self.generation = Some(generation);
+            self.quiet = (self.quiet * 2 + 1).min(MOST_SKIPPED);
+            self.skip = self.quiet;
             return Ok(None);
         }
+        self.quiet = 0;
         let mut report = self.full(desired)?;
         report.repaired = whole;
         Ok(Some(report))

@@ -14,6 +14,7 @@ const NFT_MSG_GETCHAIN: u16 = NFTABLES | 4;
 const NFT_MSG_GETRULE: u16 = NFTABLES | 7;
 const NFT_MSG_GETGEN: u16 = NFTABLES | 16;
 const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_TABLE_FLAGS: u16 = 2;
 const NFTA_TABLE_HANDLE: u16 = 4;
 const NFTA_TABLE_USERDATA: u16 = 6;
 const NFTA_CHAIN_TABLE: u16 = 1;
@@ -35,6 +36,8 @@ const STATEFUL: [&str; 4] = ["counter", "quota", "limit", "last"];
 pub struct Table {
     /// The kernel's number of the table: another one after it was deleted and made again.
     pub handle: u64,
+    /// `NFT_TABLE_F_…`: 1 is dormant, all its chains are off.
+    pub flags: u32,
     /// `comment "…"` of the table.
     pub comment: Option<String>,
 }
@@ -75,7 +78,8 @@ impl Connection {
         };
         let handle = find(&body, NFTA_TABLE_HANDLE)?.and_then(|value| value.try_into().ok());
         let comment = find(&body, NFTA_TABLE_USERDATA)?.and_then(comment);
-        Ok(Some(Table { handle: handle.map_or(0, u64::from_be_bytes), comment }))
+        let flags = find(&body, NFTA_TABLE_FLAGS)?.map(u32_be).transpose()?.unwrap_or_default();
+        Ok(Some(Table { handle: handle.map_or(0, u64::from_be_bytes), comment, flags }))
     }
 
     /// The chains of a table of family inet; empty where there is no such table.

@@ -16,6 +16,12 @@ pub(super) fn is_unserved(kind: Kind, error: &watcher::Error) -> bool {
     }
 }
 
+/// Whether a watch cannot go on from its version because that is gone (410). kube's watcher lists anew only where the watch
+/// itself tells so; where the server refuses to begin it, it would ask for the same version for ever.
+pub(super) fn is_gone(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(Error::Api(status)) if status.code == 410)
+}
+
 /// As [`is_unserved`], for a plain request.
 pub(super) fn lacks(kind: Kind, error: &Error) -> bool {
     kind == Kind::ServiceCidr && matches!(error, Error::Api(status) if matches!(status.code, 403 | 404))

@@ -9,7 +9,7 @@ mod kinds;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, pin_mut};
+use futures::{Stream, StreamExt};
 use kube::api::{DynamicObject, ListParams};
 use kube::runtime::watcher;
 use tokio::sync::mpsc;
@@ -54,20 +54,21 @@ pub(super) async fn start(
             field_selector: watched.fields.clone(),
             ..watcher::Config::default().page_size(PAGE)
         };
-        let stream = watcher(watched.api(&client), config);
-        tasks.spawn(follow(watched.kind, stream, tx.clone(), stats.clone()));
+        let api = watched.api(&client);
+        let begin = move || watcher(api.clone(), config.clone());
+        tasks.spawn(follow(watched.kind, begin, tx.clone(), stats.clone()));
     }
     Ok(Watching { _tasks: tasks })
 }
 
-/// Turns one kind's stream into events, until their receiver is gone.
-async fn follow(
+/// Turns one kind's stream into events, until their receiver is gone. `begin` makes a stream that begins with a list.
+async fn follow<S: Stream<Item = watcher::Result<watcher::Event<DynamicObject>>>>(
     kind: Kind,
-    stream: impl Stream<Item = watcher::Result<watcher::Event<DynamicObject>>>,
+    begin: impl Fn() -> S,
     tx: mpsc::Sender<Event>,
     stats: Arc<WatchStats>,
 ) {
-    pin_mut!(stream);
+    let mut stream = Box::pin(begin());
     let mut known = Known::default();
     let mut failures = 0;
     let stats = stats.of(kind);
@@ -111,6 +112,9 @@ async fn follow(
                 failures += 1;
                 tracing::warn!(kind = kind.as_str(), retry_in = ?pause, "{}", explain::watching(kind, &error));
                 tokio::time::sleep(pause).await;
+                if explain::is_gone(&error) {
+                    stream = Box::pin(begin());
+                }
             }
         }
         if deliver(&tx, &mut events).await.is_err() {

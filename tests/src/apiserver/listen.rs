@@ -34,17 +34,18 @@ fn listener(shared: &Shared, address: SocketAddr) -> Option<Arc<TcpListener>> {
         if state.has_ended {
             return None;
         }
-        if state.is_up {
-            if let Some(listener) = state.listener.clone() {
-                return Some(listener);
+        if !state.is_up {
+            // It may have gone down before the first accept.
+            if state.listener.take().is_some() {
+                shared.tell();
             }
-            if let Ok(bound) = TcpListener::bind(address) {
-                let bound = Arc::new(bound);
-                state.listener = Some(bound.clone());
-                drop(state);
-                shared.change(|_| ());
-                return Some(bound);
-            }
+        } else if let Some(listener) = state.listener.clone() {
+            return Some(listener);
+        } else if let Ok(bound) = TcpListener::bind(address) {
+            let bound = Arc::new(bound);
+            state.listener = Some(bound.clone());
+            shared.tell();
+            return Some(bound);
         }
         state = shared.wait(state, AGAIN);
     }

@@ -101,6 +101,11 @@ impl Shared {
         result
     }
 
+    /// Tells who waits of a change that was made under [`Shared::lock`].
+    pub fn tell(&self) {
+        self.changed.notify_all();
+    }
+
     /// Waits for a change, `longest` at most.
     pub fn wait<'a>(&self, state: MutexGuard<'a, State>, longest: Duration) -> MutexGuard<'a, State> {
         self.changed.wait_timeout(state, longest).unwrap_or_else(PoisonError::into_inner).0

@@ -1,5 +1,5 @@
 //! `kubeferry run` against an API server: the scripted one of [`kubeferry_tests::apiserver`] in a network namespace, over
-//! HTTP and TLS; and a real one as far as its objects go, where `KUBEFERRY_TEST_KUBECONFIG` names one.
+//! HTTP and TLS. Each test prints which server it used.
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
 mod faults;

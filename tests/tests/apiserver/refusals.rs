@@ -6,12 +6,13 @@ use kubeferry_tests::apiserver::{ApiServer, Fault, Resource};
 
 use crate::node::{Node, service};
 
-/// What a command that failed has said, in one line.
+/// The one line, after what it has logged, that a command that failed has said last.
 fn complaint(output: &Output) -> String {
-    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{output:?}");
-    assert_eq!(text.lines().count(), 1, "more than one line:\n{text}");
-    text
+    let said: Vec<_> = text.lines().skip_while(|line| !line.starts_with("kubeferry: ")).collect();
+    assert_eq!(said.len(), 1, "not one line:\n{text}");
+    said.concat()
 }
 
 fn logged(node: &Node, words: &[&str]) {

@@ -21,7 +21,6 @@ pub const NETWORK: &[Program] = &[
     Program { name: "nft", package: "nftables", purpose: "the datapath" },
     Program { name: "ip", package: "iproute2", purpose: "network namespaces" },
     Program { name: "conntrack", package: "conntrack", purpose: "looking at and clearing UDP flows" },
-    Program { name: "ping", package: "iputils-ping", purpose: "reachability in network namespaces" },
 ];
 
 /// What `demo --keep` tells its user to call.

@@ -12,7 +12,7 @@ use crate::{interrupt, packages, step};
 /// Check formatting, lints and documentation, build, and run every test
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only this part: `check` (formatting, lints, documentation), `unit` (needs no root), or a file of tests/tests
+    /// Only this part: `check` (formatting, lints, documentation), `unit` (needs no root), or a file or folder of tests/tests
     part: Option<String>,
     /// Passed on to the test binaries, e.g. a filter or --nocapture
     #[arg(last = true)]
@@ -127,13 +127,13 @@ impl Sum {
     }
 }
 
-/// The names of the files in tests/tests: each is a part of its own.
+/// The names of the files and folders in tests/tests: each is a test binary, and a part of its own.
 fn test_files() -> anyhow::Result<Vec<String>> {
     let folder = workspace().join("tests/tests");
     let mut names = Vec::new();
     for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "rs")
+        if (path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").is_file())
             && let Some(name) = path.file_stem()
         {
             names.push(name.to_string_lossy().into_owned());

@@ -10,7 +10,7 @@ use crate::settings::LogSettings;
 pub fn start(settings: &LogSettings) {
     let filter = EnvFilter::try_new(&settings.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     // kube says every failed request once more, as an error, beside what we say of it.
-    let quiet = "kube_client::client::builder=off".parse();
+    let quiet = "kube_client=off".parse();
     let filter = quiet.into_iter().fold(filter, EnvFilter::add_directive);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     // Another subscriber is only there in tests; it stays.

@@ -109,7 +109,9 @@ fn exchange(target: &str, host: &str, path: &str, timeout: Duration) -> io::Resu
     let mut stream = stream.ok_or(last)?;
     stream.set_write_timeout(Some(left()?))?;
     // HTTP/1.0: the answer is not in chunks, and ends where the connection does.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\nAccept: application/json, text/plain\r\n\r\n")?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\nAccept: application/json, text/plain\r\n\r\n");
+    // In one piece: whoever answers before all of it has come must not break the rest.
+    stream.write_all(request.as_bytes())?;
     let mut bytes = Vec::new();
     let mut part = vec![0; 64 << 10];
     loop {

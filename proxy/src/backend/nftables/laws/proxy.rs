@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use crate::backend::nftables::fake::{Fake, Faults};
 use crate::backend::nftables::kernel::Kernel;
 use crate::backend::nftables::laws::World;
+use crate::desired::target::Frontend;
 use crate::proxy::{NODE_WAIT, Proxy};
 use crate::settings::{DatapathSettings, DetectLocal, LogSettings, Settings, Source};
 use crate::state::event::{Event, Kind};
@@ -69,7 +70,7 @@ proptest! {
     }
 
     #[test]
-    fn stale_udp_flows_are_held_to_every_claimed_address_and_serving_endpoint(history in history()) {
+    fn stale_udp_flows_are_held_to_every_held_address_and_serving_endpoint(history in history()) {
         let mut proxy = proxy(Fake::default());
         history.into_iter().for_each(|event| proxy.apply(event));
         let changed = proxy.state().changes().endpoints_of.clone();
@@ -80,7 +81,14 @@ proptest! {
             for port in service.ports.iter().filter(|port| port.protocol == Protocol::Udp) {
                 let served = |ip: &&IpAddr| service.cluster_ips.iter().any(|other| Family::of(*other) == Family::of(**ip));
                 let ips = service.cluster_ips.iter().chain(&service.external_ips).chain(&service.load_balancer_ips);
-                addresses.extend(ips.filter(served).map(|ip| (*ip, port.port)));
+                // What another Service won is none of ours.
+                let held = |ip: &&IpAddr| {
+                    let frontend = Frontend::Address { ip: **ip, protocol: Protocol::Udp, port: port.port };
+                    proxy.desired().holder(&frontend).is_some_and(|claim| {
+                        claim.target.name.service == service.name && claim.target.name.port == port.name
+                    })
+                };
+                addresses.extend(ips.filter(served).filter(held).map(|ip| (*ip, port.port)));
             }
         }
         let found = services.iter().flat_map(|service| &service.addresses).map(|address| (address.ip(), address.port()));

@@ -21,6 +21,27 @@ pub(super) fn lacks(kind: Kind, error: &Error) -> bool {
     kind == Kind::ServiceCidr && matches!(error, Error::Api(status) if matches!(status.code, 403 | 404))
 }
 
+/// Whether the account lacks a right.
+pub(super) fn is_forbidden(error: &watcher::Error) -> bool {
+    matches!(
+        error,
+        watcher::Error::InitialListFailed(Error::Api(status)) | watcher::Error::WatchStartFailed(Error::Api(status))
+            if status.code == 403
+    )
+}
+
+/// Whether only a new list can help, where kube's watcher would go on: it asks for a version that is gone for ever where
+/// 410 comes as the status of the answer and not as an event, and it passes over an event that is no JSON, with the change
+/// that it told of.
+pub(super) fn needs_list(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
+            matches!(error, Error::Api(status) if status.code == 410) || matches!(error, Error::SerdeError(_))
+        }
+        _ => false,
+    }
+}
+
 /// An error of a watch, which will be tried again.
 pub(super) fn watching(kind: Kind, error: &watcher::Error) -> String {
     match error {

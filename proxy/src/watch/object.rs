@@ -48,15 +48,6 @@ impl Object {
         }
     }
 
-    pub fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        match self {
-            Self::Service(object) => &mut object.metadata,
-            Self::Slice(object) => &mut object.metadata,
-            Self::Node(object) => &mut object.metadata,
-            Self::ServiceCidr(object) => &mut object.metadata,
-        }
-    }
-
     /// The compact form. Cluster-wide objects lose a namespace that somebody wrote.
     pub fn report(&self) -> Reported {
         let named = convert::object_name(self.metadata());

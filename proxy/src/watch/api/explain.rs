@@ -16,15 +16,30 @@ pub(super) fn is_unserved(kind: Kind, error: &watcher::Error) -> bool {
     }
 }
 
-/// Whether a watch cannot go on from its version because that is gone (410). kube's watcher lists anew only where the watch
-/// itself tells so; where the server refuses to begin it, it would ask for the same version for ever.
-pub(super) fn is_gone(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::WatchStartFailed(Error::Api(status)) if status.code == 410)
-}
-
 /// As [`is_unserved`], for a plain request.
 pub(super) fn lacks(kind: Kind, error: &Error) -> bool {
     kind == Kind::ServiceCidr && matches!(error, Error::Api(status) if matches!(status.code, 403 | 404))
+}
+
+/// Whether the account lacks a right.
+pub(super) fn is_forbidden(error: &watcher::Error) -> bool {
+    matches!(
+        error,
+        watcher::Error::InitialListFailed(Error::Api(status)) | watcher::Error::WatchStartFailed(Error::Api(status))
+            if status.code == 403
+    )
+}
+
+/// Whether only a new list can help, where kube's watcher would go on: it asks for a version that is gone for ever where
+/// 410 comes as the status of the answer and not as an event, and it passes over an event that is no JSON, with the change
+/// that it told of.
+pub(super) fn needs_list(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
+            matches!(error, Error::Api(status) if status.code == 410) || matches!(error, Error::SerdeError(_))
+        }
+        _ => false,
+    }
 }
 
 /// An error of a watch, which will be tried again.

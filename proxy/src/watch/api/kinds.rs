@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking};
-use kube::api::{Api, ApiResource, DynamicObject};
+use kube::api::{Api, ApiResource};
 use kube::{Client, Resource};
 
+use super::lenient::Lenient;
 use crate::state::event::Kind;
 
 /// One kind to watch.
@@ -51,7 +52,7 @@ impl Watched {
     }
 
     /// The objects of all namespaces.
-    pub fn api(&self, client: &Client) -> Api<DynamicObject> {
+    pub fn api(&self, client: &Client) -> Api<Lenient> {
         Api::all_with(client.clone(), &self.resource)
     }
 }

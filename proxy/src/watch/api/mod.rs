@@ -1,16 +1,19 @@
 //! The API server as a source: one watch for each kind, with selectors that keep away what is not ours. kube's watcher
-//! lists by pages, watches with bookmarks, and lists anew after 410 Gone; errors are tried again with growing, jittered
-//! pauses. Each object becomes its compact form in the stream and is dropped.
+//! lists by pages, watches with bookmarks, and goes on where it was after a cut; errors are tried again with growing,
+//! jittered pauses. Each object becomes its compact form in the stream and is dropped.
 
 mod connect;
 mod explain;
 mod kinds;
+mod lenient;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use kube::api::{DynamicObject, ListParams};
+use kube::Client;
+use kube::api::ListParams;
 use kube::runtime::watcher;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -22,6 +25,7 @@ use crate::settings::Settings;
 use crate::state::event::{Event, Kind};
 use crate::state::objects::{Ignored, ObjectName};
 use kinds::Watched;
+use lenient::Lenient;
 
 /// How many objects come in one answer to a list.
 const PAGE: u32 = 500;
@@ -30,6 +34,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How soon a kind that the server does not have is asked for again.
 const UNSERVED: Duration = Duration::from_secs(300);
+/// How long a page of a list may take; a connection that has died without a word would never end.
+const PAGE_PATIENCE: Duration = Duration::from_secs(90);
+/// How long [`load_once`] may take.
+const ONCE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The running watches; they stop when this is dropped.
 #[derive(Debug)]
@@ -49,77 +57,123 @@ pub(super) async fn start(
     let client = connect::client(settings).await?;
     let mut tasks = JoinSet::new();
     for watched in Watched::all(&settings.node_name) {
-        let config = watcher::Config {
-            label_selector: watched.labels.map(str::to_owned),
-            field_selector: watched.fields.clone(),
-            ..watcher::Config::default().page_size(PAGE)
-        };
-        let api = watched.api(&client);
-        let begin = move || watcher(api.clone(), config.clone());
-        tasks.spawn(follow(watched.kind, begin, tx.clone(), stats.clone()));
+        tasks.spawn(watch(watched, client.clone(), tx.clone(), stats.clone()));
     }
     Ok(Watching { _tasks: tasks })
 }
 
-/// Turns one kind's stream into events, until their receiver is gone. `begin` makes a stream that begins with a list.
-async fn follow<S: Stream<Item = watcher::Result<watcher::Event<DynamicObject>>>>(
+/// Why a stream of kube's has come to its end for us.
+enum Ended {
+    /// Nobody listens.
+    Unheard,
+    /// Only a new list can say what there is.
+    ListAnew,
+}
+
+/// Turns one kind's watch into events, until their receiver is gone.
+async fn watch(watched: Watched, client: Client, tx: mpsc::Sender<Event>, stats: Arc<WatchStats>) {
+    let config = watcher::Config {
+        label_selector: watched.labels.map(str::to_owned),
+        field_selector: watched.fields.clone(),
+        ..watcher::Config::default().page_size(PAGE)
+    };
+    let mut follower = Follower { kind: watched.kind, known: Known::default(), failures: 0, tx, stats };
+    loop {
+        let stream = watcher(watched.api(&client), config.clone());
+        match follower.follow(stream).await {
+            Ended::Unheard => return,
+            Ended::ListAnew => tracing::info!(kind = watched.kind.as_str(), "listing anew"),
+        }
+    }
+}
+
+/// What outlives a list and a watch of one kind.
+struct Follower {
     kind: Kind,
-    begin: impl Fn() -> S,
+    known: Known,
+    failures: u32,
     tx: mpsc::Sender<Event>,
     stats: Arc<WatchStats>,
-) {
-    let mut stream = Box::pin(begin());
-    let mut known = Known::default();
-    let mut failures = 0;
-    let stats = stats.of(kind);
-    while let Some(item) = stream.next().await {
-        let mut events = Vec::new();
-        let mut send = |event| events.push(event);
-        match item {
-            Ok(watcher::Event::Init) => known.begin_list(),
-            Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
-                stats.event();
-                failures = failures.min(1);
-                take(kind, object, &mut known, &mut send);
-            }
-            Ok(watcher::Event::Delete(object)) => {
-                stats.event();
-                known.remove(kind, &name_of(kind, &object), &mut send);
-            }
-            Ok(watcher::Event::InitDone) => {
-                known.listed(kind, &mut send);
-                send(Event::Listed(kind));
-                stats.list();
-                if std::mem::take(&mut failures) > 0 {
-                    tracing::info!(kind = kind.as_str(), "listed again");
+}
+
+impl Follower {
+    async fn follow(&mut self, stream: impl Stream<Item = watcher::Result<watcher::Event<Lenient>>>) -> Ended {
+        let kind = self.kind;
+        let mut stream = pin!(stream);
+        let mut listing = true;
+        loop {
+            // kube bounds the silence of a watch, and not that of a list.
+            let patience = if listing { PAGE_PATIENCE } else { Duration::MAX };
+            let Ok(item) = tokio::time::timeout(patience, stream.next()).await else {
+                self.fail(&format!(
+                    "the API server has not answered for {PAGE_PATIENCE:?} when asked for {}s",
+                    kind.as_str()
+                ))
+                .await;
+                return Ended::ListAnew;
+            };
+            let Some(item) = item else { return Ended::ListAnew };
+            let mut events = Vec::new();
+            let mut send = |event| events.push(event);
+            let mut pause = Duration::ZERO;
+            match item {
+                Ok(watcher::Event::Init) => {
+                    listing = true;
+                    self.known.begin_list();
+                }
+                Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
+                    self.stats.of(kind).event();
+                    self.failures = self.failures.min(1);
+                    take(kind, object, &mut self.known, &mut send);
+                }
+                Ok(watcher::Event::Delete(object)) => {
+                    self.stats.of(kind).event();
+                    self.known.remove(kind, &name_of(kind, &object), &mut send);
+                }
+                Ok(watcher::Event::InitDone) => {
+                    listing = false;
+                    self.listed(&mut send);
+                    if std::mem::take(&mut self.failures) > 0 {
+                        tracing::info!(kind = kind.as_str(), "listed again");
+                    }
+                }
+                Err(error) if explain::is_unserved(kind, &error) => {
+                    // An older cluster has no ServiceCIDRs; then there are none.
+                    if explain::is_forbidden(&error) {
+                        tracing::warn!(kind = kind.as_str(), retry_in = ?UNSERVED, "{}", explain::watching(kind, &error));
+                    }
+                    self.known.begin_list();
+                    self.listed(&mut send);
+                    pause = UNSERVED;
+                }
+                Err(error) => {
+                    self.fail(&explain::watching(kind, &error)).await;
+                    if explain::needs_list(&error) {
+                        return Ended::ListAnew;
+                    }
                 }
             }
-            Err(error) if explain::is_unserved(kind, &error) => {
-                // An older cluster has no ServiceCIDRs; then there are none.
-                tracing::debug!(kind = kind.as_str(), %error, "not served");
-                known.begin_list();
-                known.listed(kind, &mut send);
-                send(Event::Listed(kind));
-                stats.list();
-                if deliver(&tx, &mut events).await.is_err() {
-                    return;
-                }
-                tokio::time::sleep(UNSERVED).await;
-            }
-            Err(error) => {
-                stats.error();
-                let pause = pause(failures);
-                failures += 1;
-                tracing::warn!(kind = kind.as_str(), retry_in = ?pause, "{}", explain::watching(kind, &error));
-                tokio::time::sleep(pause).await;
-                if explain::is_gone(&error) {
-                    stream = Box::pin(begin());
+            for event in events {
+                if self.tx.send(event).await.is_err() {
+                    return Ended::Unheard;
                 }
             }
+            tokio::time::sleep(pause).await;
         }
-        if deliver(&tx, &mut events).await.is_err() {
-            return;
-        }
+    }
+
+    fn listed(&mut self, send: &mut dyn FnMut(Event)) {
+        self.known.listed(self.kind, send);
+        send(Event::Listed(self.kind));
+        self.stats.of(self.kind).list();
+    }
+
+    async fn fail(&mut self, why: &str) {
+        self.stats.of(self.kind).error();
+        let pause = pause(self.failures);
+        self.failures += 1;
+        tracing::warn!(kind = self.kind.as_str(), retry_in = ?pause, "{why}");
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -130,19 +184,18 @@ fn pause(failures: u32) -> Duration {
     longest.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
-async fn deliver(tx: &mpsc::Sender<Event>, events: &mut Vec<Event>) -> Result<(), mpsc::error::SendError<Event>> {
-    for event in events.drain(..) {
-        tx.send(event).await?;
-    }
-    Ok(())
-}
-
 /// The source's present content.
 ///
 /// # Errors
 /// The server cannot be reached or refuses Services, EndpointSlices or the Node; one sentence says what to do.
 pub(super) async fn load_once(settings: &Settings) -> anyhow::Result<Vec<Event>> {
     let client = connect::client(settings).await?;
+    tokio::time::timeout(ONCE_PATIENCE, list_all(settings, client)).await.unwrap_or_else(|_| {
+        anyhow::bail!("the API server has not answered within {ONCE_PATIENCE:?}: is the address right, and is it well?")
+    })
+}
+
+async fn list_all(settings: &Settings, client: Client) -> anyhow::Result<Vec<Event>> {
     let mut events = Vec::new();
     for watched in Watched::all(&settings.node_name) {
         let (kind, api) = (watched.kind, watched.api(&client));
@@ -172,21 +225,18 @@ pub(super) async fn load_once(settings: &Settings) -> anyhow::Result<Vec<Event>>
     Ok(events)
 }
 
-fn name_of(kind: Kind, object: &DynamicObject) -> ObjectName {
+fn name_of(kind: Kind, object: &Lenient) -> ObjectName {
     let name = object.metadata.name.as_deref().unwrap_or_default();
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
     super::object::scoped(kind, ObjectName::new(namespace, name))
 }
 
 /// Takes an object in. One that cannot be decoded is a fault of that object and of no other.
-fn take(kind: Kind, object: DynamicObject, known: &mut Known, send: &mut dyn FnMut(Event)) {
+fn take(kind: Kind, object: Lenient, known: &mut Known, send: &mut dyn FnMut(Event)) {
     let name = name_of(kind, &object);
     let version = version_of(object.metadata.resource_version.as_deref());
     match Object::decode(kind, object.data) {
-        Ok(mut decoded) => {
-            *decoded.metadata_mut() = object.metadata;
-            known.put(version, decoded.report(), send);
-        }
+        Ok(decoded) => known.put(version, decoded.report(), send),
         Err(error) => {
             let what = format!("{} {name}", kind.as_str());
             let why =

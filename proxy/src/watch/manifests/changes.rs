@@ -31,6 +31,7 @@ pub(super) struct Changes {
     seen: BTreeMap<Arc<str>, Stamp>,
     /// When each changed file is to be read.
     due: BTreeMap<Arc<str>, Instant>,
+    unreadable: bool,
 }
 
 /// What the thread that waits here is woken by.
@@ -55,8 +56,10 @@ struct Stamp {
 pub(super) enum Woken {
     /// These files are to be read.
     Changed(Vec<Arc<str>>),
-    /// The folder cannot be read at present.
+    /// The folder cannot be read at present; said once.
     Unreadable(io::Error),
+    /// It can be read again.
+    Readable,
     Stopped,
 }
 
@@ -69,9 +72,11 @@ impl Changes {
     pub fn new(dir: &Path, rescan: Duration) -> io::Result<Self> {
         std::fs::read_dir(dir)?;
         let (sender, notices) = channel();
-        let (watcher, watched, seen, due) = (None, None, BTreeMap::new(), BTreeMap::new());
+        let (watcher, watched, unreadable) = (None, None, false);
+        let (seen, due) = (BTreeMap::new(), BTreeMap::new());
         let next_rescan = Instant::now() + rescan;
-        let mut changes = Self { dir: dir.into(), rescan, next_rescan, notices, sender, watcher, watched, seen, due };
+        let mut changes =
+            Self { dir: dir.into(), rescan, next_rescan, notices, sender, watcher, watched, seen, due, unreadable };
         changes.watch_again();
         Ok(changes)
     }
@@ -91,10 +96,18 @@ impl Changes {
     pub fn wait(&mut self) -> Woken {
         loop {
             let now = Instant::now();
-            if now >= self.next_rescan
-                && let Err(error) = self.rescan()
-            {
-                return Woken::Unreadable(error);
+            if now >= self.next_rescan {
+                let result = self.rescan();
+                match (result, std::mem::replace(&mut self.unreadable, false)) {
+                    (Err(error), before) => {
+                        self.unreadable = true;
+                        if !before {
+                            return Woken::Unreadable(error);
+                        }
+                    }
+                    (Ok(()), true) => return Woken::Readable,
+                    (Ok(()), false) => {}
+                }
             }
             let changed: Vec<Arc<str>> =
                 self.due.iter().filter(|(_, due)| **due <= now).map(|(f, _)| f.clone()).collect();
@@ -159,8 +172,9 @@ impl Changes {
         let present = list(&self.dir)?;
         let now = Instant::now();
         for (file, stamp) in &present {
-            if self.seen.get(file) != Some(stamp) && !self.due.contains_key(file) {
-                self.due.insert(file.clone(), now);
+            if self.seen.get(file) != Some(stamp) {
+                // It may be in the middle of being written; the notice of that may still be on its way.
+                self.due.entry(file.clone()).or_insert(now + WRITING);
             }
         }
         for file in self.seen.keys().filter(|file| !present.contains_key(*file)) {

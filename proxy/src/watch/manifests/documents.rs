@@ -43,11 +43,16 @@ pub(super) struct Unparsable {
 pub(super) fn read(file: &str, text: &str, node: &str) -> Result<Content, Unparsable> {
     let mut reader = Reader { file, node, content: Content::default() };
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if text.trim_start().starts_with('{') && reader.json(text).is_ok() {
-        return Ok(reader.content);
+    if text.trim_start().starts_with('{') {
+        match reader.json(text) {
+            Ok(()) => return Ok(reader.content),
+            Err(error) if file.ends_with(".json") => {
+                return Err(Unparsable { line: error.line(), why: without_location(&error.to_string()) });
+            }
+            // What looks like JSON and is not may still be YAML's flow style.
+            Err(_) => reader.content = Content::default(),
+        }
     }
-    // What looks like JSON and is not may still be YAML's flow style.
-    reader.content = Content::default();
     reader.yaml(text)?;
     Ok(reader.content)
 }

@@ -56,9 +56,9 @@ impl Folder {
         &self.dir
     }
 
-    /// Whether the folder's index knows this file.
-    pub fn has(&self, file: &str) -> bool {
-        self.files.contains_key(file)
+    /// The files that the index knows.
+    pub fn files(&self) -> impl Iterator<Item = Arc<str>> {
+        self.files.keys().cloned()
     }
 
     /// Reads these files and sends what differs from before. An object that moves from one file to another is never gone in
@@ -123,8 +123,10 @@ impl Folder {
                     continue;
                 }
                 Some(holder) if holder > file => {
-                    batch.touched.insert(holder.clone());
-                    self.waiting.entry(key.clone()).or_default().insert(holder.clone());
+                    let waiting = self.waiting.entry(key.clone()).or_default();
+                    waiting.insert(holder.clone());
+                    // All of them name the holder in their faults.
+                    batch.touched.extend(waiting.iter().cloned());
                 }
                 _ => {}
             }
@@ -204,3 +206,7 @@ fn parse(path: &Path, bytes: Vec<u8>, node: &str) -> Result<Content, Ignored> {
         why: format!("does not parse: {}", error.why),
     })
 }
+
+#[cfg(test)]
+#[path = "folder_tests.rs"]
+mod tests;

@@ -86,16 +86,10 @@ fn unreadable(dir: &Path) -> String {
 /// Runs until it is stopped or nobody listens.
 fn follow(mut folder: Folder, mut changes: Changes, tx: &mpsc::Sender<Event>, stats: &WatchStats) {
     let mut outbox = Outbox { tx, stats, open: true };
-    let mut missing = match changes.all() {
-        Ok(files) => {
-            update(&mut folder, files, &mut outbox);
-            false
-        }
-        Err(error) => {
-            outbox.folder(&folder, Some(&error));
-            true
-        }
-    };
+    match changes.all() {
+        Ok(files) => update(&mut folder, files, &mut outbox),
+        Err(error) => outbox.folder(&folder, Some(&error)),
+    }
     for kind in KINDS {
         stats.of(kind).list();
         outbox.send(Event::Listed(kind));
@@ -103,22 +97,16 @@ fn follow(mut folder: Folder, mut changes: Changes, tx: &mpsc::Sender<Event>, st
     while outbox.open {
         match changes.wait() {
             Woken::Stopped => return,
-            Woken::Unreadable(error) => {
-                if !std::mem::replace(&mut missing, true) {
-                    outbox.folder(&folder, Some(&error));
-                }
+            Woken::Unreadable(error) => outbox.folder(&folder, Some(&error)),
+            Woken::Readable => {
+                outbox.folder(&folder, None);
+                let mut files: Vec<_> = folder.files().collect();
+                files.extend(changes.all().unwrap_or_default());
+                update(&mut folder, files, &mut outbox);
             }
-            Woken::Changed(files) => {
-                // With the folder gone its files are "removed"; that is a mishap and not a wish.
-                if folder.dir().is_dir() {
-                    if std::mem::take(&mut missing) {
-                        outbox.folder(&folder, None);
-                    }
-                    let files: Vec<_> =
-                        files.into_iter().filter(|f| folder.has(f) || folder.dir().join(&**f).exists()).collect();
-                    update(&mut folder, files, &mut outbox);
-                }
-            }
+            // With the folder gone its files are "removed"; that is a mishap and not a wish.
+            Woken::Changed(files) if folder.dir().is_dir() => update(&mut folder, files, &mut outbox),
+            Woken::Changed(_) => {}
         }
     }
 }
@@ -167,3 +155,7 @@ impl Outbox<'_> {
 #[cfg(test)]
 #[path = "tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "notice_tests.rs"]
+mod notice_tests;

@@ -1,0 +1,120 @@
+//! What is seen of a folder, event by event: nothing is gone in between, and nothing is missed.
+
+use super::*;
+use std::os::unix::fs::symlink;
+use std::time::Instant;
+
+const SLOW: Duration = Duration::from_secs(3600);
+
+struct Run {
+    _watching: Watching,
+    rx: mpsc::Receiver<Event>,
+}
+
+fn start(dir: &Path, rescan: Duration) -> Run {
+    let (tx, rx) = mpsc::channel(100);
+    let stats = Arc::new(WatchStats::default());
+    let mut run = Run { _watching: start_with(dir.into(), "n1".into(), tx, stats.clone(), rescan).unwrap(), rx };
+    run.until("Listed(EndpointSlice)");
+    assert!(WatchStats::KINDS[..4].iter().all(|kind| stats.of(*kind).is_listed()));
+    run
+}
+
+fn short(event: &Event) -> String {
+    match event {
+        Event::Service(service) => format!("+{} {}", service.name.name, service.cluster_ips[0]),
+        Event::ServiceGone(name) => format!("-{}", name.name),
+        Event::Ignored { name, faults, .. } => format!("!{name} {}", faults.len()),
+        other => format!("{other:?}"),
+    }
+}
+
+impl Run {
+    /// Every event until the one that is waited for.
+    fn until(&mut self, wanted: &str) -> Vec<String> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut seen = Vec::new();
+        while Instant::now() < deadline {
+            match self.rx.try_recv() {
+                Ok(event) => {
+                    seen.push(short(&event));
+                    if seen.last().is_some_and(|last| last == wanted) {
+                        return seen;
+                    }
+                }
+                Err(mpsc::error::TryRecvError::Empty) => std::thread::sleep(Duration::from_millis(2)),
+                Err(error) => panic!("{error} before {wanted:?}; seen {seen:?}"),
+            }
+        }
+        panic!("no {wanted:?} in time; seen {seen:?}");
+    }
+}
+
+fn service(ip: &str) -> String {
+    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{clusterIP: {ip}, ports: [{{port: 80}}]}}\n")
+}
+
+#[test]
+fn edits_renames_and_removals_are_seen_by_notice_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.yaml");
+    let mut run = start(dir.path(), SLOW);
+    std::fs::write(&file, service("10.0.0.1")).unwrap();
+    run.until("+a 10.0.0.1");
+    std::fs::write(&file, service("10.0.0.2")).unwrap();
+    assert_eq!(run.until("+a 10.0.0.2"), ["+a 10.0.0.2"], "the moment in which the file was empty is not seen");
+    let new = dir.path().join(".new");
+    std::fs::write(&new, service("10.0.0.3")).unwrap();
+    std::fs::rename(&new, &file).unwrap();
+    assert_eq!(run.until("+a 10.0.0.3"), ["+a 10.0.0.3"]);
+    // As vim saves: the old file is moved away, a new one is written under its name.
+    std::fs::rename(&file, dir.path().join("a.yaml~")).unwrap();
+    std::fs::write(&file, service("10.0.0.4")).unwrap();
+    assert_eq!(run.until("+a 10.0.0.4"), ["+a 10.0.0.4"]);
+    std::fs::write(&file, "kind: [\n").unwrap();
+    assert_eq!(run.until("!a.yaml 1"), ["!a.yaml 1"]);
+    std::fs::remove_file(&file).unwrap();
+    run.until("-a");
+}
+
+#[test]
+fn what_no_notice_tells_of_is_found_by_looking() {
+    let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let target = elsewhere.path().join("target");
+    std::fs::write(&target, service("10.0.0.1")).unwrap();
+    symlink(&target, dir.path().join("a.yaml")).unwrap();
+    let mut run = start(dir.path(), Duration::from_millis(50));
+    std::fs::write(&target, service("10.0.0.2")).unwrap();
+    run.until("+a 10.0.0.2");
+}
+
+#[test]
+fn a_folder_that_goes_and_comes_back_loses_nothing_meanwhile() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, away) = (parent.path().join("dir"), parent.path().join("away"));
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("a.yaml"), service("10.0.0.1")).unwrap();
+    let mut run = start(&dir, Duration::from_millis(50));
+    std::fs::rename(&dir, &away).unwrap();
+    let name = dir.display();
+    assert_eq!(run.until(&format!("!{name} 1")), [format!("!{name} 1")]);
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("b.yaml"), service("10.0.0.2")).unwrap();
+    let seen = run.until("+a 10.0.0.2");
+    assert!(seen.contains(&format!("!{name} 0")), "{seen:?}");
+    std::fs::write(dir.join("b.yaml"), service("10.0.0.3")).unwrap();
+    run.until("+a 10.0.0.3");
+}
+
+#[test]
+fn it_ends_when_nobody_listens() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = start(dir.path(), SLOW);
+    let Run { _watching: watching, rx } = run;
+    drop(watching);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !rx.is_closed() && Instant::now() < deadline && rx.sender_strong_count() > 0 {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(rx.sender_strong_count(), 0, "the thread has not let go of its channel");
+}

@@ -55,9 +55,10 @@ enum Part {
 pub fn run(args: Args) -> anyhow::Result<()> {
     packages::ensure(&[packages::BUILD, packages::NETWORK])?;
     packages::need_root("bench")?;
+    let machine = Machine::this()?;
     let binary = cargo::kubeferry(true)?;
     let home = tempfile::Builder::new().prefix(&format!("{PREFIX}-{}-", std::process::id())).tempdir()?;
-    let mut report = Report { machine: Machine::this()?, programming: Vec::new(), connections: None };
+    let mut report = Report { machine, programming: Vec::new(), connections: None };
 
     if args.part != Some(Part::Datapath) {
         let sizes = args.sizes.iter().copied().chain(HUGE.into_iter().filter(|_| args.huge));

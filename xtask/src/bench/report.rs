@@ -25,6 +25,8 @@ pub struct Machine {
     pub cpus: usize,
     pub kernel: String,
     pub nft: String,
+    /// Tasks that wanted a CPU in the minute before: with others at work the figures are worth little.
+    pub load_before: f64,
 }
 
 impl Machine {
@@ -34,6 +36,7 @@ impl Machine {
             cpus: std::thread::available_parallelism()?.get(),
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             nft: step::output(Command::new("nft").arg("--version"))?.trim().to_owned(),
+            load_before: load_average()?,
         })
     }
 }
@@ -41,8 +44,8 @@ impl Machine {
 impl Report {
     /// Prints the tables in Markdown.
     pub fn print(&self) {
-        let Machine { cpus, kernel, nft } = &self.machine;
-        println!("\n{cpus} CPUs, Linux {kernel}, {nft}\n");
+        let Machine { cpus, kernel, nft, load_before } = &self.machine;
+        println!("\n{cpus} CPUs, Linux {kernel}, {nft}, load average before: {load_before}\n");
         if !self.programming.is_empty() {
             self.print_programming();
         }
@@ -136,6 +139,11 @@ pub fn median(values: &[f64]) -> f64 {
         length if length % 2 == 1 => sorted[middle],
         _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
     }
+}
+
+fn load_average() -> anyhow::Result<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    text.split(' ').next().and_then(|load| load.parse().ok()).context("no number in /proc/loadavg")
 }
 
 fn seconds(value: f64) -> String {

@@ -1,0 +1,90 @@
+//! What the programs have to know of the node.
+
+use crate::{Address, Prefix};
+
+/// Ranges of ServiceCIDR objects, at most: what is beyond is reported and not dropped.
+pub const MAX_SERVICE_CIDRS: usize = 8;
+
+/// The one value of `config`, an array.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// SO_NETNS_COOKIE of the node's own network namespace.
+    pub host_netns: u64,
+    /// Bits of [`Config::MASQUERADE_ALL`] and so on.
+    pub flags: u32,
+    /// First port of masqueraded connections, in the machine's byte order.
+    pub masquerade_first: u16,
+    /// How many ports masqueraded connections may take; not 0.
+    pub masquerade_ports: u16,
+    /// Pods by source address: IPv4, IPv6; [`Prefix::EMPTY`] where there is none.
+    pub pods: [Prefix; 2],
+    /// How many of `service_cidrs` count.
+    pub service_cidr_count: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Addresses in here that nobody has are dropped.
+    pub service_cidrs: [Prefix; MAX_SERVICE_CIDRS],
+}
+
+impl Config {
+    /// All traffic to ClusterIPs is masqueraded.
+    pub const MASQUERADE_ALL: u32 = 1;
+    /// IPv4 has a detector of pods.
+    pub const DETECTOR4: u32 = 2;
+    /// IPv6 has a detector of pods.
+    pub const DETECTOR6: u32 = 4;
+    /// Pods are detected by [`Device::POD`].
+    pub const BY_DEVICE: u32 = 8;
+    /// Node ports of IPv4 answer at every address of the node.
+    pub const ALL_NODE_PORTS4: u32 = 16;
+    /// Node ports of IPv6 answer at every address of the node.
+    pub const ALL_NODE_PORTS6: u32 = 32;
+    /// Sockets of pods may be translated at connect: pods are told by address, and every pod of this node has one there.
+    pub const PODS_AT_CONNECT: u32 = 64;
+    /// `--socket-lb=all`: translate at connect whatever has an endpoint.
+    pub const ALL_AT_CONNECT: u32 = 128;
+
+    /// Nothing is known yet.
+    pub const EMPTY: Self = Self {
+        host_netns: 0,
+        flags: 0,
+        masquerade_first: 0,
+        masquerade_ports: 1,
+        pods: [Prefix::EMPTY; 2],
+        service_cidr_count: 0,
+        reserved: 0,
+        service_cidrs: [Prefix::EMPTY; MAX_SERVICE_CIDRS],
+    };
+}
+
+/// Value of `addresses`: bits of what an address is to this node.
+pub mod address_is {
+    /// An interface of the node holds it. Loopback addresses are held without being listed.
+    pub const HELD: u32 = 1;
+    /// Node ports answer there.
+    pub const NODE_PORTS: u32 = 2;
+    /// Some Service's ClusterIP.
+    pub const CLUSTER_IP: u32 = 4;
+}
+
+/// Value of `devices`, by interface index.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Device {
+    /// The source address of masqueraded IPv4 packets that leave here; [`Address::ZERO`] for none.
+    pub masquerade4: Address,
+    /// The same for IPv6.
+    pub masquerade6: Address,
+    /// Bits of [`Device::POD`].
+    pub flags: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+impl Device {
+    /// What comes in here comes from a pod (detectors by interface).
+    pub const POD: u32 = 1;
+    /// Packets begin with the IP header (tunnels): no Ethernet header.
+    pub const NO_ETHERNET: u32 = 2;
+}

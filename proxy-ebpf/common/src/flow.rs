@@ -1,0 +1,194 @@
+//! Connections under way. Packets that come in get another destination, packets that go out another source, as with the
+//! kernel's own NAT, so that routing and the check of the reverse path see what they would see there.
+//!
+//! A connection from `client` to `service`, carried to `endpoint`, has these entries; the last two only if its source is
+//! rewritten, to `masquerade`, or if the client is the node itself:
+//!
+//! | entry | hook | source → destination | becomes |
+//! | --- | --- | --- | --- |
+//! | forward | in | client → service | destination `endpoint` |
+//! | backward | out | endpoint → client | source `service` |
+//! | forward | out | client → endpoint | source `masquerade` |
+//! | backward | in | endpoint → masquerade | destination `client` |
+//!
+//! The others can be found from the first: see [`FlowKey::siblings`].
+
+use crate::{Address, TCP};
+
+/// Key of `flows`, an LRU hash.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FlowKey {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Source port, in network byte order.
+    pub source_port: u16,
+    /// Destination port, in network byte order.
+    pub destination_port: u16,
+    /// Protocol number.
+    pub protocol: u8,
+    /// [`FlowKey::IN`] or [`FlowKey::OUT`].
+    pub hook: u8,
+    /// 0.
+    pub reserved: u16,
+}
+
+impl FlowKey {
+    /// Packets that come in to the node, or that it makes itself: their destination is rewritten.
+    pub const IN: u8 = 0;
+    /// Packets that leave through a device: their source is rewritten.
+    pub const OUT: u8 = 1;
+
+    /// The same two ends the other way round, at a hook.
+    #[inline(always)]
+    pub const fn reversed(&self, hook: u8) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            protocol: self.protocol,
+            hook,
+            reserved: 0,
+        }
+    }
+
+    /// This packet after its destination was rewritten, at the out hook.
+    #[inline(always)]
+    pub const fn translated(&self, to: &Flow) -> Self {
+        Self { destination: to.address, destination_port: to.port, hook: Self::OUT, ..*self }
+    }
+
+    /// For the forward-in entry of a connection: the keys of its backward-out and of its forward-out entry.
+    #[inline(always)]
+    pub const fn siblings(&self, flow: &Flow) -> (Self, Self) {
+        let forward_out = self.translated(flow);
+        (forward_out.reversed(Self::OUT), forward_out)
+    }
+
+    /// For the forward-out entry of a connection: the key of its backward-in entry.
+    #[inline(always)]
+    pub const fn answer(&self, flow: &Flow) -> Self {
+        Self { source: flow.address, source_port: flow.port, ..*self }.reversed(Self::IN)
+    }
+}
+
+/// Value of `flows`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flow {
+    /// The new address.
+    pub address: Address,
+    /// The new port, in network byte order.
+    pub port: u16,
+    /// Bits of [`Flow::FORWARD`] and so on; only packets of this entry's direction change them.
+    pub flags: u16,
+    /// Seconds since boot (CLOCK_MONOTONIC) of the last packet of this direction.
+    pub seen: u32,
+    /// For connections of the node itself: the interface that packets to the service's address leave by.
+    pub device: u32,
+    /// Number of the endpoint, for counters.
+    pub backend: u32,
+}
+
+impl Flow {
+    /// Packets from the client.
+    pub const FORWARD: u16 = 1;
+    /// Forward-out: the source is to be rewritten, and to what is decided by the first packet that gets here.
+    pub const PENDING: u16 = 2;
+    /// The client is the node itself: answers get both rewrites where they come in, since nothing lets them out again.
+    pub const OWN: u16 = 4;
+    /// A FIN went by in this direction.
+    pub const FIN: u16 = 8;
+    /// A RST went by in this direction.
+    pub const RST: u16 = 16;
+    /// A packet of this direction has been seen.
+    pub const SEEN: u16 = 32;
+    /// The entry leaves packets as they are: a connection whose own source stays (see [`Flow::OWN`]).
+    pub const KEEPS: u16 = 64;
+}
+
+/// Seconds for which a connection is kept without a packet.
+pub mod timeout {
+    /// TCP, both sides heard (kube-proxy sets the kernel's to the same).
+    pub const ESTABLISHED: u32 = 86_400;
+    /// TCP, not answered yet.
+    pub const OPENING: u32 = 60;
+    /// TCP, closed by both sides, or reset.
+    pub const CLOSED: u32 = 10;
+    /// TCP, closed by one side (kube-proxy's `tcpCloseWaitTimeout`).
+    pub const HALF_CLOSED: u32 = 3_600;
+    /// UDP and SCTP, not answered yet.
+    pub const ONE_WAY: u32 = 30;
+    /// UDP, both sides heard.
+    pub const STREAM: u32 = 120;
+    /// SCTP, both sides heard.
+    pub const ASSOCIATION: u32 = 210;
+}
+
+/// For how many seconds after its last packet a connection is kept, by the flags of all of its entries, together for each
+/// direction.
+#[inline(always)]
+pub const fn timeout(protocol: u8, forward: u16, backward: u16) -> u32 {
+    let both = forward & backward;
+    let either = forward | backward;
+    match protocol {
+        TCP if either & Flow::RST != 0 || both & Flow::FIN != 0 => timeout::CLOSED,
+        TCP if backward & Flow::SEEN == 0 => timeout::OPENING,
+        TCP if either & Flow::FIN != 0 => timeout::HALF_CLOSED,
+        TCP => timeout::ESTABLISHED,
+        _ if backward & Flow::SEEN == 0 => timeout::ONE_WAY,
+        crate::SCTP => timeout::ASSOCIATION,
+        _ => timeout::STREAM,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::IpAddr;
+
+    use super::*;
+    use crate::UDP;
+
+    fn key(source: (&str, u16), destination: (&str, u16), hook: u8) -> FlowKey {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap().into();
+        FlowKey {
+            source: address(source.0),
+            destination: address(destination.0),
+            source_port: source.1.to_be(),
+            destination_port: destination.1.to_be(),
+            protocol: TCP,
+            hook,
+            reserved: 0,
+        }
+    }
+
+    fn flow(to: (&str, u16)) -> Flow {
+        let address = to.0.parse::<IpAddr>().unwrap().into();
+        Flow { address, port: to.1.to_be(), flags: 0, seen: 0, device: 0, backend: 0 }
+    }
+
+    #[test]
+    fn all_entries_are_found_from_the_first() {
+        let (client, service, endpoint, node) =
+            (("10.0.0.1", 5000), ("10.96.0.1", 80), ("10.244.0.9", 8080), ("172.18.0.2", 20_000));
+        let first = key(client, service, FlowKey::IN);
+        let (backward, forward) = first.siblings(&flow(endpoint));
+        assert_eq!(backward, key(endpoint, client, FlowKey::OUT));
+        assert_eq!(forward, key(client, endpoint, FlowKey::OUT));
+        assert_eq!(forward.answer(&flow(node)), key(endpoint, node, FlowKey::IN));
+    }
+
+    #[test]
+    fn timeouts_follow_the_state() {
+        let seen = Flow::SEEN;
+        assert_eq!(timeout(TCP, seen, 0), timeout::OPENING);
+        assert_eq!(timeout(TCP, seen, seen), timeout::ESTABLISHED);
+        assert_eq!(timeout(TCP, seen | Flow::FIN, seen), timeout::HALF_CLOSED);
+        assert_eq!(timeout(TCP, seen | Flow::FIN, seen | Flow::FIN), timeout::CLOSED);
+        assert_eq!(timeout(TCP, seen, seen | Flow::RST), timeout::CLOSED);
+        assert_eq!((timeout(UDP, seen, 0), timeout(UDP, seen, seen)), (timeout::ONE_WAY, timeout::STREAM));
+    }
+}

@@ -1,0 +1,33 @@
+//! What the BPF programs and the userspace of Kubeferry agree on: the keys and values of every map, and the arithmetic
+//! that needs no kernel helper. Both sides compile this crate; plain `cargo test` tests it.
+//!
+//! Every type here is `#[repr(C)]` without padding between or after its fields, and every bit pattern of it is valid, so
+//! that a map's bytes are the value. Addresses and ports are in network byte order, as packets have them; everything else
+//! is in the machine's.
+#![no_std]
+
+pub mod address;
+pub mod config;
+pub mod flow;
+pub mod frontend;
+pub mod policy;
+pub mod stats;
+
+pub use address::{Address, Prefix};
+pub use config::{Config, Device};
+pub use flow::{Flow, FlowKey};
+pub use frontend::{Affinity, AffinityKey, Frontend, FrontendKey, Member, MemberKey, RangeKey, Slot};
+
+/// IPPROTO_ICMP.
+pub const ICMP: u8 = 1;
+/// IPPROTO_TCP.
+pub const TCP: u8 = 6;
+/// IPPROTO_UDP.
+pub const UDP: u8 = 17;
+/// IPPROTO_ICMPV6.
+pub const ICMPV6: u8 = 58;
+/// IPPROTO_SCTP.
+pub const SCTP: u8 = 132;
+
+/// Changes whenever a map's layout or the meaning of a value does: pinned state of another version is not adopted.
+pub const LAYOUT: u32 = 1;

@@ -1,0 +1,51 @@
+//! Every map. Sizes here are the defaults; userspace sets them when it loads the object.
+
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::macros::btf_map;
+use kubeferry_ebpf_common::{
+    Address, Affinity, AffinityKey, Config, Device, Flow, FlowKey, Frontend, FrontendKey, Member, MemberKey, RangeKey,
+    Slot, stats::Counter,
+};
+
+/// Hash maps whose rows come one by one take memory for the rows that they have.
+const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
+
+/// The node.
+#[btf_map(name = "config")]
+pub static CONFIG: Array<Config, 1> = Array::new();
+
+/// Where services are reached.
+#[btf_map(name = "frontends")]
+pub static FRONTENDS: HashMap<FrontendKey, Frontend, 65_536, NO_PREALLOC> = HashMap::new();
+
+/// Endpoints; a list is a range of slots.
+#[btf_map(name = "slots")]
+pub static SLOTS: Array<Slot, 262_144> = Array::new();
+
+/// What addresses are to this node.
+#[btf_map(name = "addresses")]
+pub static ADDRESSES: HashMap<Address, u32, 32_768, NO_PREALLOC> = HashMap::new();
+
+/// Interfaces.
+#[btf_map(name = "devices")]
+pub static DEVICES: HashMap<u32, Device, 4_096, NO_PREALLOC> = HashMap::new();
+
+/// Sources that may reach a load balancer address.
+#[btf_map(name = "source_ranges")]
+pub static SOURCE_RANGES: LpmTrie<RangeKey, u32, 65_536> = LpmTrie::new();
+
+/// Connections under way; written by packets.
+#[btf_map(name = "flows")]
+pub static FLOWS: LruHashMap<FlowKey, Flow, 1_048_576> = LruHashMap::new();
+
+/// Clients of services with affinity; written by packets.
+#[btf_map(name = "affinity")]
+pub static AFFINITY: LruHashMap<AffinityKey, Affinity, 65_536> = LruHashMap::new();
+
+/// Endpoints of services with affinity.
+#[btf_map(name = "members")]
+pub static MEMBERS: HashMap<MemberKey, Member, 65_536, NO_PREALLOC> = HashMap::new();
+
+/// Counters.
+#[btf_map(name = "stats")]
+pub static STATS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();

@@ -5,12 +5,11 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns}
 use kubeferry_ebpf_common::policy::{Choice, Source, choose};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{
-    Address, AffinityKey, Config, Device, FlowKey, Frontend, FrontendKey, Member, RangeKey, Slot,
-    config::address_is,
+    Address, AffinityKey, Config, Device, FlowKey, Frontend, FrontendKey, Member, RangeKey, Slot, config::address_is,
 };
 
-use crate::work::Work;
 use crate::maps::{ADDRESSES, AFFINITY, CONFIG, DEVICES, FRONTENDS, MEMBERS, SLOTS, SOURCE_RANGES};
+use crate::work::Work;
 
 /// What becomes of a new connection.
 #[derive(Clone, Copy)]
@@ -18,7 +17,9 @@ pub enum Answer {
     /// Nobody's address: it goes on.
     NotOurs,
     /// It goes to the endpoint in `work.slot`; the source is rewritten if `masquerade`.
-    Endpoint { masquerade: bool },
+    Endpoint {
+        masquerade: bool,
+    },
     Refuse(Counter),
     Drop(Counter),
 }

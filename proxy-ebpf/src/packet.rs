@@ -70,6 +70,16 @@ impl Skb {
         }
     }
 
+    /// Mends the IPv4 header's checksum at `at` for half a word that changes.
+    #[inline(always)]
+    pub fn replace_header_sum16(&self, at: u32, from: u16, to: u16) -> Result<(), Unreadable> {
+        // SAFETY: a helper without pointers of ours.
+        match unsafe { bpf_l3_csum_replace(self.raw.cast(), at, from.into(), to.into(), 2) } {
+            0 => Ok(()),
+            _ => Err(Unreadable),
+        }
+    }
+
     /// Mends a transport checksum at `at`; `flags` as of `bpf_l4_csum_replace`.
     #[inline(always)]
     pub fn replace_sum(&self, at: u32, from: u64, to: u64, flags: u32) -> Result<(), Unreadable> {
@@ -308,6 +318,19 @@ impl Packet {
     #[inline(always)]
     pub fn is_icmp(&self) -> bool {
         self.key.protocol == if self.v4 { ICMP } else { ICMPV6 }
+    }
+
+    /// An ICMP or ICMPv6 error: those tell of other packets, and are never answered.
+    #[inline(always)]
+    pub fn is_icmp_error(&self, skb: &Skb) -> bool {
+        let mut kind = [0_u8];
+        if !self.is_icmp() || self.later || skb.load(self.l4, &mut kind).is_err() {
+            return false;
+        }
+        match self.v4 {
+            true => matches!(kind[0], 3 | 4 | 5 | 11 | 12),
+            false => kind[0] < 128,
+        }
     }
 
     /// A connection's first packet.

@@ -68,14 +68,7 @@ fn replace_address_sum(
 
 /// Writes an address into the IP header at `l3`, with the header's own checksum.
 #[inline(always)]
-pub fn write_address(
-    skb: &Skb,
-    v4: bool,
-    l3: u32,
-    end: End,
-    old: &Address,
-    new: &Address,
-) -> Result<(), Unreadable> {
+pub fn write_address(skb: &Skb, v4: bool, l3: u32, end: End, old: &Address, new: &Address) -> Result<(), Unreadable> {
     if v4 {
         skb.replace_header_sum(l3 + 10, old.words[3], new.words[3])?;
         skb.store(l3 + if end == End::Source { 12 } else { 16 }, &new.words[3])

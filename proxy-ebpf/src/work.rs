@@ -6,6 +6,7 @@ use kubeferry_ebpf_common::{Affinity, AffinityKey, Flow, FlowKey, FrontendKey, M
 
 use crate::maps::WORK;
 use crate::packet::{FragmentKey, Headers, Packet};
+use crate::refuse::Refusal;
 
 /// What a program has in hand.
 #[repr(C)]
@@ -26,6 +27,7 @@ pub struct Work {
     /// The entry that belongs to it.
     pub other_key: FlowKey,
     pub other: Flow,
+    pub refusal: Refusal,
     pub lookup: aya_ebpf::bindings::bpf_fib_lookup,
 }
 

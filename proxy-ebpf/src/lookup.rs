@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns}
 use kubeferry_ebpf_common::policy::{Choice, Source, choose};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{
-    Address, AffinityKey, Config, Device, FlowKey, Frontend, FrontendKey, Member, RangeKey, Slot, config::address_is,
+    Address, AffinityKey, Config, Device, Frontend, FrontendKey, Member, RangeKey, Slot, config::address_is,
 };
 
 use crate::maps::{ADDRESSES, AFFINITY, CONFIG, DEVICES, FRONTENDS, MEMBERS, SLOTS, SOURCE_RANGES};
@@ -49,22 +49,19 @@ pub fn address(ip: &Address) -> u32 {
     }
 }
 
-/// The frontend of a destination. Without one: what the address is to the node.
+/// The frontend at an address, whose key is `at`, or at a node port. Without one: what the address is to the node.
 #[inline(always)]
-pub fn frontend(key: &FlowKey, at: &mut FrontendKey, config: &Config) -> Result<&'static Frontend, u32> {
-    at.address = key.destination;
-    at.port = key.destination_port;
-    at.protocol = key.protocol;
+pub fn frontend(at: &mut FrontendKey, config: &Config) -> Result<&'static Frontend, u32> {
     at.kind = FrontendKey::ADDRESS;
     // SAFETY: a row is replaced as a whole, and an old one stays readable until the program ends (RCU).
     if let Some(frontend) = unsafe { FRONTENDS.get(&*at) } {
         return Ok(frontend);
     }
-    let is = address(&key.destination);
-    let v4 = key.destination.is_v4();
+    let is = address(&at.address);
+    let v4 = at.address.is_v4();
     let all = if v4 { Config::ALL_NODE_PORTS4 } else { Config::ALL_NODE_PORTS6 };
     let answers = is & address_is::NODE_PORTS != 0 || (is & address_is::HELD != 0 && config.flags & all != 0);
-    if answers && !key.destination.is_loopback() {
+    if answers && !at.address.is_loopback() {
         at.address = Address::ZERO;
         at.kind = if v4 { FrontendKey::NODE_PORT4 } else { FrontendKey::NODE_PORT6 };
         // SAFETY: as above.
@@ -98,7 +95,10 @@ pub fn without_frontend(destination: &Address, is: u32, config: &Config) -> Answ
 #[inline(always)]
 pub fn answer(work: &mut Work, origin: Origin) -> Answer {
     let Some(config) = config() else { return Answer::NotOurs };
-    match frontend(&work.packet.key, &mut work.frontend, config) {
+    work.frontend.address = work.packet.key.destination;
+    work.frontend.port = work.packet.key.destination_port;
+    work.frontend.protocol = work.packet.key.protocol;
+    match frontend(&mut work.frontend, config) {
         Ok(frontend) => endpoint(work, origin, frontend, config),
         Err(is) => without_frontend(&work.packet.key.destination, is, config),
     }

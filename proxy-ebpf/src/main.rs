@@ -3,6 +3,7 @@
 #![no_main]
 
 mod connection;
+mod icmp;
 mod lookup;
 mod maps;
 mod packet;

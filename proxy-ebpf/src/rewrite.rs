@@ -56,14 +56,19 @@ fn replace_address_sum(
     new: &Address,
 ) -> Result<(), Unreadable> {
     let flags = flags | BPF_F_PSEUDO_HDR as u32;
-    if v4 {
-        skb.replace_sum(at, old.words[3].into(), new.words[3].into(), flags | 4)
-    } else {
-        let (from, to) = (old.words.as_ptr().cast_mut(), new.words.as_ptr().cast_mut());
-        // SAFETY: both are 16 bytes, and only read.
-        let difference = unsafe { bpf_csum_diff(from, 16, to, 16, 0) };
-        skb.replace_sum(at, 0, difference as u64, flags)
+    match v4 {
+        true => skb.replace_sum(at, old.words[3].into(), new.words[3].into(), flags | 4),
+        false => replace_words(skb, at, old, new, flags),
     }
+}
+
+/// Mends a transport checksum at `at` for an IPv6 address that changes; `flags` as of `bpf_l4_csum_replace`.
+#[inline(always)]
+pub fn replace_words(skb: &Skb, at: u32, old: &Address, new: &Address, flags: u32) -> Result<(), Unreadable> {
+    let (from, to) = (old.words.as_ptr().cast_mut(), new.words.as_ptr().cast_mut());
+    // SAFETY: both are 16 bytes, and only read.
+    let difference = unsafe { bpf_csum_diff(from, 16, to, 16, 0) };
+    skb.replace_sum(at, 0, difference as u64, flags)
 }
 
 /// Writes an address into the IP header at `l3`, with the header's own checksum.

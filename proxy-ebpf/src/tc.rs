@@ -6,6 +6,7 @@ use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Flow, FlowKey};
 
 use crate::connection::{find, forget, is_over, masquerade, now, open, touch};
+use crate::icmp;
 use crate::lookup::{Answer, Origin, answer};
 use crate::packet::{RST, Skb, Unreadable, read};
 use crate::refuse::refuse;
@@ -60,6 +61,9 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
     if work.packet.later && !work.packet.recall_ports(&mut work.fragment) {
         return Action::Next;
     }
+    if work.packet.is_icmp_error(&skb) {
+        return error_comes(&skb, work);
+    }
     let now = now();
     let Some(flow) = current(work, now) else {
         return match answer(work, Origin::Device(skb.device())) {
@@ -81,6 +85,28 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
     work.packet.key.destination = flow.address;
     work.packet.key.destination_port = flow.port;
     answer_own(&skb, work, now)
+}
+
+/// An ICMP error comes in.
+#[inline(always)]
+fn error_comes(skb: &Skb, work: &mut Work) -> Action {
+    match icmp::translate(skb, work, FlowKey::IN) {
+        // A connection of the node itself: see `answer_own`.
+        Ok(Some(flow)) if flow.flags & (Flow::OWN | Flow::FORWARD) == Flow::OWN => {
+            work.packet.key.destination = flow.address;
+            if icmp::translate(skb, work, FlowKey::OUT).is_err() {
+                return Action::Drop(Counter::Rewrite);
+            }
+            match flow.device == skb.device() {
+                true => Action::Next,
+                // SAFETY: no pointers.
+                false => Action::Redirect(unsafe { bpf_redirect(flow.device, BPF_F_INGRESS.into()) } as i32),
+            }
+        }
+        Ok(_) => Action::Next,
+        // Too short to be about anything of ours.
+        Err(_) => Action::Next,
+    }
 }
 
 /// The entry of the packet in `work`, unless its connection is over; then it is forgotten.
@@ -152,6 +178,11 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
         return Action::Next;
     }
     if work.packet.later && !work.packet.recall_ports(&mut work.fragment) {
+        return Action::Next;
+    }
+    if work.packet.is_icmp_error(&skb) {
+        // One that cannot be read is about nothing of ours.
+        let _ = icmp::translate(&skb, work, FlowKey::OUT);
         return Action::Next;
     }
     let now = now();

@@ -12,6 +12,8 @@ use crate::refuse::Refusal;
 #[repr(C)]
 pub struct Work {
     pub packet: Packet,
+    /// The packet that an ICMP error quotes.
+    pub quoted: Packet,
     pub headers: Headers,
     pub fragment: FragmentKey,
     pub frontend: FrontendKey,

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use kubeferry_ebpf_common::flow::{TICK, limits, timeout};
 use kubeferry_ebpf_common::stats::Counter;
-use kubeferry_ebpf_common::{Flow, FlowKey, SCTP, TCP};
+use kubeferry_ebpf_common::{Flow, FlowKey, SCTP, Slot, TCP};
 
 use crate::lookup::config;
 use crate::maps::{DEVICES, FLOWS};
@@ -70,6 +70,10 @@ pub fn is_over(packet: &Packet, flow: &Flow, backward: &mut FlowKey, now: u32) -
 #[inline(always)]
 pub fn forget(work: &mut Work, flow: &Flow) {
     let key = &work.packet.key;
+    if flow.flags & Flow::LOOPS != 0 {
+        key.write_looped(flow, &mut work.key);
+        let _ = FLOWS.remove(&work.key);
+    }
     key.write_forward(flow, &mut work.key);
     if let Some(out) = find(&work.key) {
         work.key.write_answer(out, &mut work.other_key);
@@ -112,7 +116,13 @@ pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32) -> Result<
         }
         FLOWS.insert(&work.key, &*other, BPF_ANY.into()).map_err(|_| Counter::FlowTable)?;
     }
-    if masquerade || device != 0 {
+    if device != 0 && work.slot.flags & Slot::HOST != 0 {
+        flow.flags |= Flow::LOOPS;
+        key.write_looped(flow, &mut work.other_key);
+        other.address = key.source;
+        other.port = key.source_port;
+        FLOWS.insert(&work.other_key, &*other, BPF_ANY.into()).map_err(|_| Counter::FlowTable)?;
+    } else if masquerade || device != 0 {
         key.write_forward(flow, &mut work.key);
         other.address = key.source;
         other.port = key.source_port;

@@ -75,7 +75,7 @@ pub fn refuse(skb: &Skb, work: &mut Work, own: bool) -> Action {
     if made.is_err() {
         return Action::Drop(Counter::Rewrite);
     }
-    if work.packet.l3 != 0 && swap_ethernet(skb, work).is_err() {
+    if swap_ethernet(skb, work).is_err() {
         return Action::Drop(Counter::Rewrite);
     }
     let flags = if own { BPF_F_INGRESS.into() } else { 0 };
@@ -85,7 +85,10 @@ pub fn refuse(skb: &Skb, work: &mut Work, own: bool) -> Action {
 
 /// Back to the sender on the link.
 #[inline(always)]
-fn swap_ethernet(skb: &Skb, work: &mut Work) -> Result<(), Unreadable> {
+pub fn swap_ethernet(skb: &Skb, work: &mut Work) -> Result<(), Unreadable> {
+    if work.packet.l3 == 0 {
+        return Ok(());
+    }
     let words = &mut work.refusal.addresses;
     skb.load(0, words)?;
     for at in 0..3 {

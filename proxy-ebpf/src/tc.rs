@@ -9,7 +9,7 @@ use crate::connection::{find, forget, is_over, masquerade, now, open, touch};
 use crate::icmp;
 use crate::lookup::{Answer, Origin, answer};
 use crate::packet::{RST, Skb, Unreadable, read};
-use crate::refuse::refuse;
+use crate::refuse::{refuse, swap_ethernet};
 use crate::rewrite::{End, rewrite};
 use crate::route;
 use crate::stats::count;
@@ -97,11 +97,7 @@ fn error_comes(skb: &Skb, work: &mut Work) -> Action {
             if icmp::translate(skb, work, FlowKey::OUT).is_err() {
                 return Action::Drop(Counter::Rewrite);
             }
-            match flow.device == skb.device() {
-                true => Action::Next,
-                // SAFETY: no pointers.
-                false => Action::Redirect(unsafe { bpf_redirect(flow.device, BPF_F_INGRESS.into()) } as i32),
-            }
+            if flow.device == skb.device() { Action::Next } else { come_in(flow.device) }
         }
         Ok(_) => Action::Next,
         // Too short to be about anything of ours.
@@ -124,17 +120,28 @@ fn current(work: &mut Work, now: u32) -> Option<&'static mut Flow> {
 /// come from where the connection left, as the check of the reverse path wants.
 #[inline(always)]
 fn answer_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
+    match restore_source(skb, work, now) {
+        Ok(device) if device == skb.device() => Action::Next,
+        Ok(device) => come_in(device),
+        Err(action) => action,
+    }
+}
+
+/// Gives an answer its source back. Gives the device that the connection left by.
+#[inline(always)]
+fn restore_source(skb: &Skb, work: &mut Work, now: u32) -> Result<u32, Action> {
     work.packet.key.hook = FlowKey::OUT;
-    let Some(flow) = find(&work.packet.key) else { return Action::Drop(Counter::FlowTable) };
+    let Some(flow) = find(&work.packet.key) else { return Err(Action::Drop(Counter::FlowTable)) };
     touch(flow, &work.packet, now);
-    if let Err(error) = rewrite(skb, &work.packet, End::Source, &flow.address, flow.port) {
-        return error.into();
-    }
-    match flow.device == skb.device() {
-        true => Action::Next,
-        // SAFETY: no pointers.
-        false => Action::Redirect(unsafe { bpf_redirect(flow.device, BPF_F_INGRESS.into()) } as i32),
-    }
+    rewrite(skb, &work.packet, End::Source, &flow.address, flow.port)?;
+    Ok(flow.device)
+}
+
+/// The packet comes in by a device.
+#[inline(always)]
+fn come_in(device: u32) -> Action {
+    // SAFETY: no pointers.
+    Action::Redirect(unsafe { bpf_redirect(device, BPF_F_INGRESS.into()) } as i32)
 }
 
 /// Opens a connection to the endpoint that was chosen.
@@ -207,25 +214,55 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
 #[inline(always)]
 fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
     work.packet.key.hook = FlowKey::IN;
-    match current(work, now) {
+    let loops = match current(work, now) {
+        Some(flow) if flow.flags & Flow::FORWARD == 0 => {
+            touch(flow, &work.packet, now);
+            return answer_loops(skb, work, flow, now);
+        }
         Some(flow) => {
             touch(flow, &work.packet, now);
             work.slot.address = flow.address;
             work.slot.port = flow.port;
+            flow.flags & Flow::LOOPS != 0
         }
         None => match answer(work, Origin::Node) {
-            Answer::Endpoint { masquerade } => {
-                if let Err(counter) = connect(work, masquerade, skb.device(), now) {
-                    return Action::Drop(counter);
-                }
-            }
+            Answer::Endpoint { masquerade } => match connect(work, masquerade, skb.device(), now) {
+                Ok(()) => work.flow.flags & Flow::LOOPS != 0,
+                Err(counter) => return Action::Drop(counter),
+            },
             other => return without(skb, work, other, true),
         },
+    };
+    if loops {
+        let (service, port) = (&work.packet.key.destination, work.packet.key.source_port);
+        if let Err(error) = rewrite(skb, &work.packet, End::Source, service, port) {
+            return error.into();
+        }
     }
     if let Err(error) = rewrite(skb, &work.packet, End::Destination, &work.slot.address, work.slot.port) {
         return error.into();
     }
+    if loops {
+        return match swap_ethernet(skb, work) {
+            Ok(()) => come_in(skb.device()),
+            Err(error) => error.into(),
+        };
+    }
     work.packet.key.destination = work.slot.address;
     work.packet.key.destination_port = work.slot.port;
     route::send(skb, work)
+}
+
+/// An answer of an endpoint on this node to a connection of the node itself: see [`Flow::LOOPS`].
+#[inline(always)]
+fn answer_loops(skb: &Skb, work: &mut Work, flow: &Flow, now: u32) -> Action {
+    if let Err(error) = rewrite(skb, &work.packet, End::Destination, &flow.address, flow.port) {
+        return error.into();
+    }
+    work.packet.key.destination = flow.address;
+    work.packet.key.destination_port = flow.port;
+    match restore_source(skb, work, now).and_then(|device| Ok(swap_ethernet(skb, work).map(|()| device)?)) {
+        Ok(device) => come_in(device),
+        Err(action) => action,
+    }
 }

@@ -11,7 +11,8 @@
 //! | forward | out | client → endpoint | source `masquerade` |
 //! | backward | in | endpoint → masquerade | destination `client` |
 //!
-//! The others can be found from the first: see [`FlowKey::siblings`].
+//! The others can be found from the first: see [`FlowKey::siblings`]. If the node itself is the client and the endpoint is
+//! on the node, too, `masquerade` is the service's address with the client's port, and there is no forward-out entry.
 
 use crate::{Address, TCP};
 
@@ -80,6 +81,19 @@ impl FlowKey {
         to.reserved = 0;
     }
 
+    /// Writes the key of the backward-in entry of a connection with [`Flow::LOOPS`], whose forward-in entry is this, with
+    /// value `flow`.
+    #[inline(always)]
+    pub fn write_looped(&self, flow: &Flow, to: &mut Self) {
+        to.source = flow.address;
+        to.destination = self.destination;
+        to.source_port = flow.port;
+        to.destination_port = self.source_port;
+        to.protocol = self.protocol;
+        to.hook = Self::IN;
+        to.reserved = 0;
+    }
+
     /// For the forward-in entry of a connection: the keys of its backward-out and of its forward-out entry.
     pub fn siblings(&self, flow: &Flow) -> (Self, Self) {
         let (mut backward, mut forward) = (*self, *self);
@@ -127,6 +141,9 @@ impl Flow {
     pub const RST: u16 = 16;
     /// A packet of this direction has been seen.
     pub const SEEN: u16 = 32;
+    /// Forward-in, of the node itself: the endpoint is on this node, too. What comes from one's own address is refused
+    /// where it comes in, so the packet's source becomes the service's address, with the client's port.
+    pub const LOOPS: u16 = 128;
     /// The entry leaves packets as they are: a connection whose own source stays (see [`Flow::OWN`]).
     pub const KEEPS: u16 = 64;
 }

@@ -29,6 +29,8 @@ pub(super) struct Faults {
     pub loads: usize,
     /// So many of the next commits are in force, but their answer is lost.
     pub answers: usize,
+    /// Scripts say the rules of dynamic chains in other expressions than we do, as another version of `nft` may.
+    pub dialect: bool,
     /// Rows of these keys are refused.
     pub keys: BTreeSet<Key>,
     /// Chains of these names are refused.
@@ -220,6 +222,11 @@ impl Kernel for Fake {
         {
             self.complaints.push("a script goes to a chain that is not there".into());
             return refused("no such chain");
+        }
+        let mut table = table;
+        if self.faults.dialect {
+            let dynamic = table.chains.iter_mut().filter(|(name, _)| Chain::is_dynamic(name));
+            dynamic.flat_map(|(_, rules)| rules).for_each(|rule| rule.push_str(" in other words"));
         }
         self.table = Some(table);
         self.generation = self.generation.wrapping_add(1);

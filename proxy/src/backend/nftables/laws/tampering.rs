@@ -88,6 +88,24 @@ proptest! {
     }
 
     #[test]
+    fn another_version_of_nft_makes_no_restart_write_anything(settings in settings(), history in history()) {
+        let mut world = World::new(settings);
+        for event in history {
+            world.follow(event);
+        }
+        world.fake().load("table inet kubeferry {\n comment \"an earlier version\"\n }\n").unwrap();
+        world.fake().faults.dialect = true;
+        let report = world.reconciler.sync(&world.desired, Touched::default()).unwrap();
+        prop_assert!(report.loaded && report.repaired == 0, "{:?}", report);
+        world.assert_in_force();
+        world.restart();
+        let generation = world.fake().generation().unwrap();
+        let report = world.reconciler.sync(&world.desired, Touched::default()).unwrap();
+        prop_assert_eq!((report.changes, report.repaired, report.loaded), (0, 0, false));
+        prop_assert_eq!(world.fake().generation().unwrap(), generation);
+    }
+
+    #[test]
     fn a_refused_frontend_is_tried_again_once_in_a_while(
         settings in settings(), history in history(), which in prop::collection::vec(any::<Index>(), 1..3),
     ) {

@@ -10,6 +10,7 @@ mod packet;
 mod refuse;
 mod rewrite;
 mod route;
+mod skb;
 mod socket;
 mod stats;
 mod tc;
@@ -18,7 +19,7 @@ mod work;
 use aya_ebpf::macros::{cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, TcContext};
 
-use packet::Skb;
+use skb::Skb;
 use socket::Socket;
 
 /// What the programs for socket addresses return: the call goes on.

@@ -9,7 +9,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect_neigh};
 use kubeferry_ebpf_common::stats::Counter;
 
-use crate::packet::Skb;
+use crate::skb::Skb;
 use crate::tc::Action;
 use crate::work::Work;
 

@@ -8,10 +8,11 @@ use kubeferry_ebpf_common::{Flow, FlowKey};
 use crate::connection::{find, forget, is_over, masquerade, now, open, touch};
 use crate::icmp;
 use crate::lookup::{Answer, Origin, answer};
-use crate::packet::{RST, Skb, Unreadable, read};
+use crate::packet::{RST, Unreadable, read};
 use crate::refuse::{refuse, swap_ethernet};
 use crate::rewrite::{End, rewrite};
 use crate::route;
+use crate::skb::Skb;
 use crate::stats::count;
 use crate::work::Work;
 

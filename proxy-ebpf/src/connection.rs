@@ -50,7 +50,7 @@ pub fn touch(flow: &mut Flow, packet: &Packet, now: u32) {
 
 /// Whether a connection is over: its forward-in entry is `flow`, and now a packet of it comes again.
 #[inline(always)]
-pub fn is_over(packet: &Packet, flow: &Flow, backward: &mut FlowKey, now: u32) -> bool {
+fn is_over(packet: &Packet, flow: &Flow, backward: &mut FlowKey, now: u32) -> bool {
     let idle = now.wrapping_sub(flow.seen);
     let may_be = if packet.key.protocol == TCP { packet.opens_tcp() } else { idle > limits::ONE_WAY };
     if !may_be {
@@ -66,9 +66,20 @@ pub fn is_over(packet: &Packet, flow: &Flow, backward: &mut FlowKey, now: u32) -
     limit == limits::CLOSED || (idle > limit && now.wrapping_sub(seen) > limit)
 }
 
+/// The entry of the packet in `work`, unless its connection is over; then it is forgotten.
+#[inline(always)]
+pub fn current(work: &mut Work, now: u32) -> Option<&'static mut Flow> {
+    let flow = find(&work.packet.key)?;
+    if flow.flags & Flow::FORWARD != 0 && is_over(&work.packet, flow, &mut work.key, now) {
+        forget(work, flow);
+        return None;
+    }
+    Some(flow)
+}
+
 /// Forgets the connection of a packet, by its forward-in entry.
 #[inline(always)]
-pub fn forget(work: &mut Work, flow: &Flow) {
+fn forget(work: &mut Work, flow: &Flow) {
     let key = &work.packet.key;
     if flow.flags & Flow::LOOPS != 0 {
         key.write_looped(flow, &mut work.key);

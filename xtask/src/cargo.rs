@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use crate::step;
+use crate::{ebpf, step};
 
 /// The workspace's folder.
 pub fn workspace() -> PathBuf {
@@ -28,11 +28,12 @@ pub fn cargo() -> Command {
     command
 }
 
-/// Builds the binary `kubeferry` and gives its path.
+/// Builds the binary `kubeferry`, with the eBPF datapath, and gives its path.
 pub fn kubeferry(release: bool) -> anyhow::Result<PathBuf> {
+    ebpf::build()?;
     step::start(if release { "building kubeferry (release)" } else { "building kubeferry" });
     let mut build = cargo();
-    build.args(["build", "--quiet", "--package", "kubeferry"]);
+    build.args(["build", "--quiet", "--package", "kubeferry", "--features", "ebpf"]);
     if release {
         build.arg("--release");
     }

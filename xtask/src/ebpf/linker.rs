@@ -24,7 +24,7 @@ pub fn find_or_install() -> anyhow::Result<PathBuf> {
     if !llvm.join("bin/llvm-config").is_file() {
         packages::ensure(&[packages::LLVM])?;
     }
-    step::start(format!("installing bpf-linker {VERSION}: compiling it takes about two minutes, once on a machine"));
+    step::start(format!("installing bpf-linker {VERSION}: compiling it takes minutes, once on a machine"));
     let feature = format!("llvm-{LLVM}");
     let mut path = vec![llvm.join("bin")];
     path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));

@@ -14,6 +14,12 @@ pub fn workspace() -> PathBuf {
     package.parent().map_or_else(PathBuf::new, Path::to_path_buf)
 }
 
+/// Where cargo keeps what it downloads and installs.
+pub fn home() -> Option<PathBuf> {
+    let of = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    of("CARGO_HOME").or_else(|| Some(of("HOME")?.join(".cargo")))
+}
+
 /// The cargo that runs us, in the workspace's folder, and without what `cargo run` tells us about ourselves: build scripts
 /// that look at these variables would run again whenever cargo is called by xtask and by hand in turn.
 pub fn cargo() -> Command {

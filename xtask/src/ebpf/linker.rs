@@ -66,9 +66,8 @@ fn find() -> Option<PathBuf> {
 
 /// Where `cargo install` puts programs, unless its configuration says otherwise.
 fn install_folders() -> Vec<PathBuf> {
-    let of = |name: &str| env::var_os(name).map(PathBuf::from);
-    let home = of("CARGO_HOME").or_else(|| Some(of("HOME")?.join(".cargo")));
-    [of("CARGO_INSTALL_ROOT"), home].into_iter().flatten().map(|folder| folder.join("bin")).collect()
+    let root = env::var_os("CARGO_INSTALL_ROOT").map(PathBuf::from);
+    [root, cargo::home()].into_iter().flatten().map(|folder| folder.join("bin")).collect()
 }
 
 /// `0.13.0` of `bpf-linker 0.13.0`; nothing where there is no such program, or it does not run.

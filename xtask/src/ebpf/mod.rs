@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 
 use crate::cargo::workspace;
-use crate::{packages, step};
+use crate::{cargo, packages, step};
 
 mod linker;
 mod object;
@@ -67,7 +67,7 @@ fn build_and_check() -> anyhow::Result<(PathBuf, object::Checked)> {
 
 /// Flags for the compiler, which go through the environment: a configuration file of cargo would be everybody's.
 fn rust_flags(linker: &Path) -> anyhow::Result<Vec<String>> {
-    Ok(vec![
+    let mut flags = vec![
         // BTF is made of debug information.
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
@@ -77,9 +77,11 @@ fn rust_flags(linker: &Path) -> anyhow::Result<Vec<String>> {
         "--check-cfg=cfg(bpf_target_arch,values(any()))".to_owned(),
         // Debian's compiler comes without clippy: warnings are what stands between us and a slip.
         "-Dwarnings".to_owned(),
-        // The same object wherever the workspace is.
-        format!("--remap-path-prefix={}=.", workspace().display()),
-    ])
+    ];
+    // The same object wherever workspace and crates are.
+    flags.push(format!("--remap-path-prefix={}=.", workspace().display()));
+    flags.extend(cargo::home().map(|home| format!("--remap-path-prefix={}=cargo", home.display())));
+    Ok(flags)
 }
 
 /// aya's name for the machine's architecture.

@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::merge::{Given, Inputs};
 use super::{DatapathSettings, DetectLocal, LogSettings, NodePortAddresses, Settings, Source};
+use crate::backend::HAS_EBPF;
 use crate::config::{Problem, go_duration, go_duration_text};
 use crate::state::convert::sloppy::{parse_cidr, parse_ip};
 use crate::state::objects::Family;
@@ -103,10 +104,13 @@ impl Check<'_> {
             None | Some("") if self.given.has_file => Mode::Iptables,
             None | Some("") => Mode::Nftables,
             Some(other) => {
-                let why = if other == "ebpf" {
-                    "is not available in this build yet: use nftables"
-                } else {
-                    "must be nftables (iptables and ipvs are accepted and mean nftables)"
+                let why = match other {
+                    "ebpf" if HAS_EBPF => "is not available yet: use nftables",
+                    "ebpf" => {
+                        "is not in this binary, which was built without eBPF: build one with `cargo xtask build-ebpf`, \
+                         then `cargo build --features ebpf`"
+                    }
+                    _ => "must be nftables (iptables and ipvs are accepted and mean nftables)",
                 };
                 self.problems.extend(given.map(|g| g.problem(why)));
                 return Mode::Nftables;

@@ -11,13 +11,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
+use crate::backend::Backend;
 use crate::backend::nftables::kernel::{Kernel, Netfilter};
 use crate::backend::nftables::nft::{Nft, TIMEOUT};
+use crate::backend::nftables::reconciler::Reconciler;
 use crate::health::server::{self, Serving};
 use crate::node;
 use crate::observe::Observer;
 use crate::pacing::Pacing;
-use crate::proxy::{Proxy, Synced, clean_conntrack};
+use crate::proxy::{Proxy, Synced};
 use crate::settings::{DetectLocal, Settings};
 use crate::status;
 use crate::watch::{self, WatchStats};
@@ -40,6 +42,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tracing::info!(node = %settings.node_name, nft = %version, "starting");
     let mut kernel = Netfilter::new(nft, tokio::runtime::Handle::current());
     block_in_place(|| kernel.read()).context("cannot read the kernel's tables")?;
+    serve(settings, Reconciler::new(kernel)).await
+}
+
+/// Serves by this backend.
+async fn serve(settings: Settings, backend: impl Backend) -> anyhow::Result<()> {
     let mut addresses = node::watch_addresses().await.context("cannot watch the node's addresses")?;
     let held: BTreeSet<IpAddr> = addresses.borrow_and_update().iter().copied().collect();
     let stats = Arc::new(WatchStats::default());
@@ -57,7 +64,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         health: observer.health.clone(),
         metrics: observer.metrics.clone(),
         status: handle,
-        mode: "nftables",
+        mode: backend.name(),
     };
     let served = settings.clone();
     let once_only = settings.once;
@@ -67,7 +74,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             false => server::serve(&served, serving).await,
         }
     });
-    let mut runner = Runner::new(Proxy::new(settings.clone(), kernel, held), settings, observer);
+    let mut runner = Runner::new(Proxy::new(settings.clone(), backend, held), settings, observer);
     once.into_iter().for_each(|event| runner.proxy.apply(event));
     if runner.settings.once {
         return block_in_place(|| runner.turn()).and_then(|done| {
@@ -118,8 +125,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 }
 
 /// The proxy and its sense of time.
-struct Runner<K> {
-    proxy: Proxy<K>,
+struct Runner<B> {
+    proxy: Proxy<B>,
     settings: Settings,
     observer: Observer,
     started: Instant,
@@ -127,8 +134,8 @@ struct Runner<K> {
     glanced: Instant,
 }
 
-impl<K: Kernel> Runner<K> {
-    fn new(proxy: Proxy<K>, settings: Settings, observer: Observer) -> Self {
+impl<B: Backend> Runner<B> {
+    fn new(proxy: Proxy<B>, settings: Settings, observer: Observer) -> Self {
         let now = Instant::now();
         let pacing = Pacing::new(settings.min_sync_period, settings.sync_period);
         Self { proxy, settings, observer, started: now, pacing, glanced: now }
@@ -199,10 +206,9 @@ impl<K: Kernel> Runner<K> {
             release_memory();
         }
         let start = Instant::now();
-        let udp = self.proxy.udp_services(&synced.changes.endpoints_of);
-        match clean_conntrack(&udp) {
+        match self.proxy.clean_udp(&synced.changes.endpoints_of) {
             Ok(cleaned) => self.observer.cleaned(cleaned, start.elapsed()),
-            Err(error) => tracing::error!(%error, "cannot delete stale UDP entries of connection tracking"),
+            Err(error) => tracing::error!(%error, "cannot delete stale UDP flows"),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use groups::{CommonArgs, DatapathArgs, LogArgs, ServeArgs, SourceArgs};
+pub use groups::{CommonArgs, DatapathArgs, EbpfArgs, LogArgs, ServeArgs, SourceArgs};
 pub use parse::parse;
 
 /// The whole command line of `kubeferry`. [`parse`] reads it with better messages than [`Parser::parse`].

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use super::merge::{Given, Inputs};
-use super::{DatapathSettings, DetectLocal, LogSettings, NodePortAddresses, Settings, Source};
+use super::{BackendName, DatapathSettings, DetectLocal, LogSettings, NodePortAddresses, Settings, Source, ebpf};
 use crate::config::{Problem, go_duration, go_duration_text};
 use crate::state::convert::sloppy::{parse_cidr, parse_ip};
 use crate::state::objects::Family;
@@ -21,7 +21,7 @@ const MASQUERADE_BIT: u8 = 14;
 /// The settings (of no use where there are problems), the problems, and warnings.
 pub(super) fn check(given: &Inputs) -> (Settings, Vec<Problem>, Vec<String>) {
     let mut check = Check { given, problems: Vec::new(), warnings: Vec::new() };
-    let mode = check.mode();
+    let (backend, mode) = check.mode();
     let bind_address = check.bind_address();
     let is_v6 = bind_address.is_some_and(|ip| ip.is_ipv6());
     let (any, loopback): (IpAddr, IpAddr) = if is_v6 {
@@ -32,6 +32,8 @@ pub(super) fn check(given: &Inputs) -> (Settings, Vec<Problem>, Vec<String>) {
     let (serve, config) = (given.serve, given.config);
     let (sync_period, min_sync_period) = check.periods(mode);
     let settings = Settings {
+        backend,
+        ebpf: ebpf::check(&given.common.ebpf, &mut check.problems),
         node_name: check.node_name(),
         source: check.source(),
         datapath: DatapathSettings {
@@ -93,7 +95,7 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn mode(&mut self) -> Mode {
+    fn mode(&mut self) -> (BackendName, Mode) {
         let given = self.given.text(self.given.datapath().backend.as_ref(), "--backend", "mode");
         let from = given.as_ref().map_or_else(|| "mode is not set".to_owned(), |g| format!("{} {}", g.what, g.value));
         let mode = match given.as_ref().map(|g| g.value.as_str()) {
@@ -102,14 +104,15 @@ impl Check<'_> {
             Some("iptables") => Mode::Iptables,
             None | Some("") if self.given.has_file => Mode::Iptables,
             None | Some("") => Mode::Nftables,
+            Some("ebpf") if cfg!(feature = "ebpf") => return (BackendName::Ebpf, Mode::Nftables),
             Some(other) => {
                 let why = if other == "ebpf" {
-                    "is not available in this build yet: use nftables"
+                    "is not in this build: build with `--features ebpf`, or use nftables"
                 } else {
-                    "must be nftables (iptables and ipvs are accepted and mean nftables)"
+                    "must be nftables or ebpf (iptables and ipvs are accepted and mean nftables)"
                 };
                 self.problems.extend(given.map(|g| g.problem(why)));
-                return Mode::Nftables;
+                return (BackendName::Nftables, Mode::Nftables);
             }
         };
         if mode != Mode::Nftables {
@@ -119,7 +122,7 @@ impl Check<'_> {
                 mode.name()
             ));
         }
-        mode
+        (BackendName::Nftables, mode)
     }
 
     fn node_name(&mut self) -> Arc<str> {

@@ -27,6 +27,8 @@ fn bad(flags: &[&str], file: Option<&str>) -> Vec<String> {
 fn nothing_given_is_kube_proxys_nftables_mode() {
     let (got, warnings) = settings(&[], None).unwrap();
     let wanted = Settings {
+        backend: BackendName::Nftables,
+        ebpf: EbpfSettings::default(),
         node_name: "worker-1.example".into(),
         source: Source::Api { kubeconfig: None, server: None },
         datapath: DatapathSettings::default(),

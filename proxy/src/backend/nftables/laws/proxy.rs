@@ -12,7 +12,7 @@ use crate::backend::nftables::laws::World;
 use crate::backend::nftables::reconciler::Reconciler;
 use crate::desired::target::Frontend;
 use crate::proxy::{NODE_WAIT, Proxy};
-use crate::settings::{DatapathSettings, DetectLocal, LogSettings, Settings, Source};
+use crate::settings::{BackendName, DatapathSettings, DetectLocal, EbpfSettings, LogSettings, Settings, Source};
 use crate::state::event::{Event, Kind};
 use crate::state::objects::{Family, Protocol};
 
@@ -20,6 +20,8 @@ use super::cluster::{event, history};
 
 fn settings(detect_local: DetectLocal) -> Settings {
     Settings {
+        backend: BackendName::Nftables,
+        ebpf: EbpfSettings::default(),
         node_name: "here".into(),
         source: Source::Manifests("manifests".into()),
         datapath: DatapathSettings { detect_local, ..DatapathSettings::default() },

@@ -30,6 +30,9 @@ fn find() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build.args(["build", "--quiet", "--package", "kubeferry", "--bin", "kubeferry"]);
+    if kubeferry::backend::HAS_EBPF {
+        build.args(["--features", "ebpf"]);
+    }
     build.current_dir(env!("CARGO_MANIFEST_DIR"));
     if folder.ends_with("release") {
         build.arg("--release");

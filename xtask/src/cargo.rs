@@ -5,13 +5,19 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use crate::step;
+use crate::{ebpf, step};
 
 /// The workspace's folder.
 pub fn workspace() -> PathBuf {
     let package =
         std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     package.parent().map_or_else(PathBuf::new, Path::to_path_buf)
+}
+
+/// Where cargo keeps what it downloads and installs.
+pub fn home() -> Option<PathBuf> {
+    let of = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    of("CARGO_HOME").or_else(|| Some(of("HOME")?.join(".cargo")))
 }
 
 /// The cargo that runs us, in the workspace's folder, and without what `cargo run` tells us about ourselves: build scripts
@@ -28,11 +34,12 @@ pub fn cargo() -> Command {
     command
 }
 
-/// Builds the binary `kubeferry` and gives its path.
+/// Builds the binary `kubeferry`, with the eBPF datapath, and gives its path.
 pub fn kubeferry(release: bool) -> anyhow::Result<PathBuf> {
+    ebpf::build()?;
     step::start(if release { "building kubeferry (release)" } else { "building kubeferry" });
     let mut build = cargo();
-    build.args(["build", "--quiet", "--package", "kubeferry"]);
+    build.args(["build", "--quiet", "--package", "kubeferry", "--features", "ebpf"]);
     if release {
         build.arg("--release");
     }

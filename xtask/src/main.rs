@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod cargo;
 mod demo;
+mod ebpf;
 mod interrupt;
 mod netns;
 mod packages;
@@ -26,6 +27,7 @@ enum Command {
     Test(test::Args),
     Demo(demo::Args),
     Bench(bench::Args),
+    BuildEbpf(ebpf::Args),
     #[command(hide = true)]
     Web(demo::web::Args),
 }
@@ -49,6 +51,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Test(args) => test::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::BuildEbpf(args) => ebpf::run(args),
         Command::Web(args) => demo::web::run(args),
     }
 }

@@ -8,7 +8,8 @@ use anyhow::{Context as _, bail};
 
 use crate::step;
 
-/// A program, the Debian package that has it, and what we want it for.
+/// A program, the Debian package that has it, and what we want it for. A name with its whole path is looked for there alone,
+/// and may be a folder's.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
     name: &'static str,
@@ -28,6 +29,17 @@ pub const LOOKING_AROUND: &[Program] = &[Program { name: "curl", package: "curl"
 
 /// What compiling needs beside Rust: a linker, and a C compiler for the TLS library.
 pub const BUILD: &[Program] = &[Program { name: "cc", package: "gcc libc6-dev", purpose: "linking" }];
+
+/// A compiler for BPF: rustc, where rustup's does not hide it, and core for BPF, which tells it from Debian's older rustc.
+pub const BPF_COMPILER: &[Program] = &[Program {
+    name: "/usr/lib/rustlib/bpfel-unknown-none",
+    package: "rustc-web libstd-rust-web-dev-bpf",
+    purpose: "compiling for BPF",
+}];
+
+/// What bpf-linker is compiled with and runs with.
+pub const LLVM: &[Program] =
+    &[Program { name: "/usr/lib/llvm-22/bin/llvm-config", package: "llvm-22-dev", purpose: "compiling bpf-linker" }];
 
 /// Makes sure that the programs are there, installing their packages with apt-get where we are root.
 ///
@@ -62,13 +74,13 @@ pub fn ensure(wanted: &[&[Program]]) -> anyhow::Result<()> {
     }
 }
 
-/// Network namespaces need root. `command` is what the user typed after `cargo xtask`.
+/// Network namespaces and BPF programs need root. `command` is what the user typed after `cargo xtask`.
 ///
 /// # Errors
 /// Not root: the message says what to run.
 pub fn need_root(command: &str) -> anyhow::Result<()> {
     if !is_root() {
-        bail!("network namespaces need root; run `sudo env \"PATH=$PATH\" cargo xtask {command}`");
+        bail!("`cargo xtask {command}` needs root; run `sudo env \"PATH=$PATH\" cargo xtask {command}`");
     }
     Ok(())
 }
@@ -85,6 +97,9 @@ fn apt_get(args: &[&str]) -> anyhow::Result<()> {
 fn present(name: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/sbin", "/sbin"].map(|folder| Path::new(folder).to_path_buf());
+    if name.starts_with('/') {
+        return Path::new(name).exists();
+    }
     env::split_paths(&path).chain(sbin).any(|folder| folder.join(name).is_file())
 }
 
@@ -95,6 +110,7 @@ mod tests {
     #[test]
     fn present_programs_need_nothing() {
         assert!(present("sh") && !present("no-such-program"));
+        assert!(present("/bin/sh") && present("/usr/bin") && !present("/no/such/folder"));
         ensure(&[&[Program { name: "sh", package: "dash", purpose: "this test" }]]).unwrap();
     }
 }

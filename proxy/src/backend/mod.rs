@@ -12,6 +12,9 @@ use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::{Desired, Touched};
 use crate::state::objects::Ignored;
 
+/// Whether this build has the eBPF datapath: cargo's feature `ebpf`.
+pub const HAS_EBPF: bool = cfg!(feature = "ebpf");
+
 /// A datapath that follows the wanted state.
 pub trait Backend {
     /// Why something could not be done.

@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::merge::{Given, Inputs};
 use super::{BackendName, DatapathSettings, DetectLocal, LogSettings, NodePortAddresses, Settings, Source, ebpf};
+use crate::backend::HAS_EBPF;
 use crate::config::{Problem, go_duration, go_duration_text};
 use crate::state::convert::sloppy::{parse_cidr, parse_ip};
 use crate::state::objects::Family;
@@ -104,12 +105,14 @@ impl Check<'_> {
             Some("iptables") => Mode::Iptables,
             None | Some("") if self.given.has_file => Mode::Iptables,
             None | Some("") => Mode::Nftables,
-            Some("ebpf") if cfg!(feature = "ebpf") => return (BackendName::Ebpf, Mode::Nftables),
+            Some("ebpf") if HAS_EBPF => return (BackendName::Ebpf, Mode::Nftables),
             Some(other) => {
-                let why = if other == "ebpf" {
-                    "is not in this build: build with `--features ebpf`, or use nftables"
-                } else {
-                    "must be nftables or ebpf (iptables and ipvs are accepted and mean nftables)"
+                let why = match other {
+                    "ebpf" => {
+                        "is not in this binary, which was built without eBPF: build one with `cargo xtask build-ebpf`, \
+                         then `cargo build --features ebpf`"
+                    }
+                    _ => "must be nftables or ebpf (iptables and ipvs are accepted and mean nftables)",
                 };
                 self.problems.extend(given.map(|g| g.problem(why)));
                 return (BackendName::Nftables, Mode::Nftables);

@@ -1,5 +1,6 @@
 use super::*;
 use crate::args::{Command, parse};
+use crate::backend::HAS_EBPF;
 
 const HEADER: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
 
@@ -237,7 +238,6 @@ fn single_rules_of_kube_proxys_validation() {
         (&["--backend=userspace"], "must be nftables"),
         (&["--metrics-bind-address=:10249"], "IP:PORT"),
         (&["--healthz-bind-address=1.2.3.4:70000"], "from 1 to 65535"),
-        (&["--backend=ebpf"], "not available in this build yet"),
     ] {
         let got = bad(flags, None);
         assert!(got.len() == 1 && got[0].contains(part), "{flags:?}: {got:?}");

@@ -1,4 +1,4 @@
-//! The object with the BPF programs, as it was built.
+//! The BPF object: the programs and maps of `proxy-ebpf`, compiled.
 
-/// The ELF file.
-pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("KUBEFERRY_EBPF_OBJECT"));
+/// The object that `cargo xtask build-ebpf` built (an ELF file, aligned as aya reads it): build.rs put it here.
+pub const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kubeferry.bpf.o"));

@@ -2,24 +2,98 @@
 #![no_std]
 #![no_main]
 
+mod connection;
+mod icmp;
+mod lookup;
 mod maps;
+mod packet;
+mod refuse;
+mod rewrite;
+mod route;
+mod socket;
+mod stats;
+mod tc;
+mod work;
 
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::macros::{cgroup_sock_addr, classifier};
+use aya_ebpf::programs::{SockAddrContext, TcContext};
+
+use packet::Skb;
+use socket::Socket;
+
+/// What the programs for socket addresses return: the call goes on.
+const ALLOWED: i32 = 1;
+/// Bytes of an Ethernet header.
+const ETHERNET: u32 = 14;
 
 #[classifier]
-pub fn ingress(_context: TcContext) -> i32 {
-    match unsafe {
-        maps::FRONTENDS.get(kubeferry_ebpf_common::FrontendKey {
-            address: kubeferry_ebpf_common::Address::v4(1),
-            port: 1,
-            protocol: 6,
-            kind: 0,
-        })
-    } {
-        Some(f) => f.flags as i32,
-        None => -1,
-    }
+pub fn tc_ingress(context: TcContext) -> i32 {
+    tc::ingress(Skb { raw: context.skb.skb }, ETHERNET).verdict()
+}
+
+#[classifier]
+pub fn tc_egress(context: TcContext) -> i32 {
+    tc::egress(Skb { raw: context.skb.skb }, ETHERNET).verdict()
+}
+
+/// For devices whose packets begin with the IP header.
+#[classifier]
+pub fn tc_ingress_l3(context: TcContext) -> i32 {
+    tc::ingress(Skb { raw: context.skb.skb }, 0).verdict()
+}
+
+/// For devices whose packets begin with the IP header.
+#[classifier]
+pub fn tc_egress_l3(context: TcContext) -> i32 {
+    tc::egress(Skb { raw: context.skb.skb }, 0).verdict()
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(context: SockAddrContext) -> i32 {
+    socket::connect(Socket { raw: context.sock_addr, v6: false });
+    ALLOWED
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(context: SockAddrContext) -> i32 {
+    socket::connect(Socket { raw: context.sock_addr, v6: true });
+    ALLOWED
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(context: SockAddrContext) -> i32 {
+    socket::send(Socket { raw: context.sock_addr, v6: false });
+    ALLOWED
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(context: SockAddrContext) -> i32 {
+    socket::send(Socket { raw: context.sock_addr, v6: true });
+    ALLOWED
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(context: SockAddrContext) -> i32 {
+    socket::reveal(Socket { raw: context.sock_addr, v6: false });
+    ALLOWED
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(context: SockAddrContext) -> i32 {
+    socket::reveal(Socket { raw: context.sock_addr, v6: true });
+    ALLOWED
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(context: SockAddrContext) -> i32 {
+    socket::reveal(Socket { raw: context.sock_addr, v6: false });
+    ALLOWED
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(context: SockAddrContext) -> i32 {
+    socket::reveal(Socket { raw: context.sock_addr, v6: true });
+    ALLOWED
 }
 
 #[panic_handler]

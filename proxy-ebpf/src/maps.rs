@@ -4,7 +4,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use kubeferry_ebpf_common::{
     Address, Affinity, AffinityKey, Config, Device, Flow, FlowKey, Frontend, FrontendKey, Member, MemberKey, RangeKey,
-    Slot, stats::Counter,
+    Slot, SocketKey, SocketPeer, stats::Counter,
 };
 
 /// Hash maps whose rows come one by one take memory for the rows that they have.
@@ -49,3 +49,19 @@ pub static MEMBERS: HashMap<MemberKey, Member, 65_536, NO_PREALLOC> = HashMap::n
 /// Counters.
 #[btf_map(name = "stats")]
 pub static STATS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
+
+/// Ports (source, destination) of datagrams that come in fragments; written by their first fragments.
+#[btf_map(name = "fragments")]
+pub static FRAGMENTS: LruHashMap<crate::packet::FragmentKey, [u16; 2], 8_192> = LruHashMap::new();
+
+/// Room to work in: see `work.rs`.
+#[btf_map(name = "work")]
+pub static WORK: PerCpuArray<crate::work::Work, 1> = PerCpuArray::new();
+
+/// What translated sockets believe to be connected to: by socket and endpoint.
+#[btf_map(name = "socket_services")]
+pub static SOCKET_SERVICES: LruHashMap<SocketKey, SocketPeer, 65_536> = LruHashMap::new();
+
+/// Where datagrams of unconnected sockets go: by socket and service address.
+#[btf_map(name = "socket_endpoints")]
+pub static SOCKET_ENDPOINTS: LruHashMap<SocketKey, SocketPeer, 65_536> = LruHashMap::new();

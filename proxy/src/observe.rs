@@ -106,6 +106,7 @@ impl Observer {
             rows_written: report.changes,
             error: None,
         });
+        self.repaired(report.repaired, now);
         self.tables(proxy);
     }
 
@@ -126,17 +127,27 @@ impl Observer {
         });
     }
 
-    /// The kernel was looked at; `repair` is what had to be mended.
-    pub fn checked<B: Backend>(&mut self, proxy: &Proxy<B>, repair: Option<&Report>) {
-        self.drift.last_check = Some(Timestamp::now());
+    /// The kernel was looked at; `report` tells what had to be mended, or that it took what it had refused.
+    pub fn checked<B: Backend>(&mut self, proxy: &Proxy<B>, report: Option<&Report>) {
+        let now = Timestamp::now();
+        self.drift.last_check = Some(now);
         self.drift.unrepaired = 0;
-        let Some(report) = repair else { return };
-        tracing::warn!(rows = report.repaired, "somebody changed the kernel's table; repaired");
-        self.drift.repairs += 1;
-        self.drift.rows += report.repaired as u64;
-        self.drift.last_repair = self.drift.last_check;
-        self.metrics.drift_repaired(report.repaired);
+        let Some(report) = report else { return };
+        if report.repaired == 0 {
+            tracing::info!(ops = report.changes, "the kernel takes rows that it refused before");
+        }
+        self.repaired(report.repaired, now);
         self.tables(proxy);
+    }
+
+    fn repaired(&mut self, rows: usize, now: Timestamp) {
+        if rows > 0 {
+            tracing::warn!(rows, "somebody changed the kernel's table; repaired");
+            self.drift.repairs += 1;
+            self.drift.rows += rows as u64;
+            self.drift.last_repair = Some(now);
+            self.metrics.drift_repaired(rows);
+        }
     }
 
     /// The kernel cannot be looked at, or not be repaired.

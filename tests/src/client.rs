@@ -28,7 +28,15 @@ impl Connection {
     /// # Errors
     /// As the client's socket is told: refused, or no answer.
     pub fn open(from: &Netns, to: SocketAddr) -> std::io::Result<Self> {
-        let stream = from.run(|| TcpStream::connect_timeout(&to, DEADLINE)).map_err(std::io::Error::other)??;
+        Self::open_within(from, to, DEADLINE)
+    }
+
+    /// As [`Connection::open`], with other patience: for what is not expected to answer.
+    ///
+    /// # Errors
+    /// As [`Connection::open`].
+    pub fn open_within(from: &Netns, to: SocketAddr, patience: Duration) -> std::io::Result<Self> {
+        let stream = from.run(|| TcpStream::connect_timeout(&to, patience)).map_err(std::io::Error::other)??;
         stream.set_read_timeout(Some(DEADLINE))?;
         Ok(Self { reader: BufReader::new(stream.try_clone()?), stream })
     }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use kubeferry::backend::nftables::netlink;
 use kubeferry_tests::binary;
 use kubeferry_tests::client::{Connection, Running, ask_once, datagrams, until};
 use kubeferry_tests::executors::Source;
@@ -75,6 +76,20 @@ impl Cluster {
 
     fn list(&self) -> String {
         self.hosts.node.nft(&["-a", "list", "table", "inet", "kubeferry"], "").unwrap()
+    }
+
+    /// What the table says, in no order: a table made anew may list its rows and chains in another.
+    fn words(&self) -> Vec<String> {
+        let list = self.hosts.node.nft(&["list", "table", "inet", "kubeferry"], "").unwrap();
+        let mut words: Vec<_> = list.split(['\n', ',', '{', '}', '=']).map(|word| word.trim().to_owned()).collect();
+        words.retain(|word| !word.is_empty());
+        words.sort();
+        words
+    }
+
+    /// Counts the transactions of the node's namespace.
+    fn generation(&self) -> u32 {
+        self.hosts.node.run(|| netlink::Connection::open().unwrap().generation().unwrap()).unwrap()
     }
 
     /// Opens connections one after the other while `work` runs; every one has to be answered.
@@ -178,14 +193,85 @@ fn a_deleted_table_and_a_deleted_row_are_healed() {
     }
 }
 
+/// Harm that leaves the number of rules of every chain as it was, but for the last.
+const TAMPERING: [(&str, &str); 8] = [
+    ("a rule of the skeleton", "flush chain inet kubeferry discard; add rule inet kubeferry discard accept"),
+    (
+        "a rule that picks",
+        "flush chain inet kubeferry v4-cluster-random-2; add rule inet kubeferry v4-cluster-random-2 drop",
+    ),
+    (
+        "a rule that goes on",
+        "flush chain inet kubeferry v4-internal-cluster-random-2; add rule inet kubeferry v4-internal-cluster-random-2 \
+         ip saddr != 10.244.0.0/16 meta mark set meta mark | 0x8000; \
+         add rule inet kubeferry v4-internal-cluster-random-2 goto v4-cluster-random-2",
+    ),
+    ("a policy", "add chain inet kubeferry prerouting { policy drop; }"),
+    (
+        "a priority",
+        "delete chain inet kubeferry input; add chain inet kubeferry input { type nat hook input priority 90; }; \
+         add rule inet kubeferry input ct status dnat jump remember",
+    ),
+    (
+        "a set within a rule",
+        "flush chain inet kubeferry prerouting; \
+         add rule inet kubeferry prerouting meta nfproto vmap { ipv4 : goto services4, ipv6 : goto discard }",
+    ),
+    (
+        "a set made again",
+        "flush chain inet kubeferry ranged4; delete set inet kubeferry source_ranges4; \
+         add set inet kubeferry source_ranges4 { type ipv4_addr . inet_proto . inet_service . ipv4_addr; flags interval; size 1; }; \
+         add rule inet kubeferry ranged4 ip daddr . meta l4proto . th dport . ip saddr != @source_ranges4 drop; \
+         add rule inet kubeferry ranged4 ip daddr . meta l4proto . th dport vmap @ranged4",
+    ),
+    ("a chain of its own", "add chain inet kubeferry other { type filter hook input priority 0; policy drop; }"),
+];
+
+#[test]
+fn what_was_tampered_with_while_no_proxy_ran_is_healed_by_the_next() {
+    let cluster = Cluster::build();
+    assert!(run(&cluster, |_| ()).status.success());
+    let before = cluster.words();
+    for (what, harm) in TAMPERING {
+        cluster.hosts.node.nft(&["-f", "-"], harm).unwrap_or_else(|error| panic!("{what}: {error:#}"));
+        assert_ne!(cluster.words(), before, "{what} was tampered with");
+        let output = run(&cluster, |_| ());
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{what}: {log}");
+        assert_eq!(cluster.words(), before, "{what} is as before");
+        assert!(log.contains("somebody changed the kernel's table; repaired"), "{what} is reported: {log}");
+        let (generation, again) = (cluster.generation(), run(&cluster, |_| ()));
+        let log = String::from_utf8_lossy(&again.stderr);
+        assert!(!log.contains("somebody changed"), "{what} is healed for good: {log}");
+        assert_eq!(cluster.generation(), generation, "{what}: a restart on a healed table changes nothing");
+    }
+    cluster.until_served();
+}
+
+#[test]
+fn a_restart_is_no_transaction_whoever_wrote_the_table() {
+    let cluster = Cluster::build();
+    for how in ["from nothing", "by replacing another version's"] {
+        assert!(run(&cluster, |_| ()).status.success());
+        let (before, list) = (cluster.generation(), cluster.list());
+        let output = run(&cluster, |_| ());
+        assert!(output.status.success());
+        assert_eq!(cluster.generation(), before, "{how}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(cluster.list(), list, "{how}");
+        let other = "delete table inet kubeferry; table inet kubeferry { comment \"kubeferry 0.0.1\"; chain old { }; }";
+        cluster.hosts.node.nft(&["-f", "-"], other).unwrap();
+    }
+}
+
 #[test]
 fn cleanup_removes_the_table_and_says_so_twice() {
     let cluster = Cluster::build();
     assert!(run(&cluster, |_| ()).status.success());
     for expected in ["removed table inet kubeferry\n", "nothing to remove: there is no table inet kubeferry\n"] {
         let mut command = Command::new(binary::path().unwrap());
-        let output = cluster.hosts.node.output(command.arg("cleanup"), "").unwrap();
-        assert!(output.status.success());
+        command.arg("cleanup").env("PATH", "/nonexistent");
+        let output = cluster.hosts.node.output(&mut command, "").unwrap();
+        assert!(output.status.success(), "no other program is needed: {output:?}");
         assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
     }
 }

@@ -11,9 +11,13 @@
 //! | forward | out | client → endpoint | source `masquerade` |
 //! | backward | in | endpoint → masquerade | destination `client` |
 //!
-//! The others can be found from the first: see [`FlowKey::siblings`].
+//! The others can be found from the first: see [`FlowKey::siblings`]. If the node itself is the client and the endpoint is
+//! on the node, too, `masquerade` is the service's address with the client's port, and there is no forward-out entry.
 
 use crate::{Address, TCP};
+
+/// The clock of flows: CLOCK_MONOTONIC in nanoseconds, shifted right by this. A unit is 2^30 ns, 1.07 seconds.
+pub const TICK: u32 = 30;
 
 /// Key of `flows`, an LRU hash.
 #[repr(C)]
@@ -41,37 +45,68 @@ impl FlowKey {
     /// Packets that leave through a device: their source is rewritten.
     pub const OUT: u8 = 1;
 
-    /// The same two ends the other way round, at a hook.
+    /// Writes the key of the backward-out entry of a connection whose forward-in entry is this, with value `flow`.
     #[inline(always)]
-    pub const fn reversed(&self, hook: u8) -> Self {
-        Self {
-            source: self.destination,
-            destination: self.source,
-            source_port: self.destination_port,
-            destination_port: self.source_port,
-            protocol: self.protocol,
-            hook,
-            reserved: 0,
-        }
+    pub fn write_backward(&self, flow: &Flow, to: &mut Self) {
+        to.source = flow.address;
+        to.destination = self.source;
+        to.source_port = flow.port;
+        to.destination_port = self.source_port;
+        to.protocol = self.protocol;
+        to.hook = Self::OUT;
+        to.reserved = 0;
     }
 
-    /// This packet after its destination was rewritten, at the out hook.
+    /// Writes the key of the forward-out entry of a connection whose forward-in entry is this, with value `flow`.
     #[inline(always)]
-    pub const fn translated(&self, to: &Flow) -> Self {
-        Self { destination: to.address, destination_port: to.port, hook: Self::OUT, ..*self }
+    pub fn write_forward(&self, flow: &Flow, to: &mut Self) {
+        to.source = self.source;
+        to.destination = flow.address;
+        to.source_port = self.source_port;
+        to.destination_port = flow.port;
+        to.protocol = self.protocol;
+        to.hook = Self::OUT;
+        to.reserved = 0;
+    }
+
+    /// Writes the key of the backward-in entry of a connection whose forward-out entry is this, with value `flow`.
+    #[inline(always)]
+    pub fn write_answer(&self, flow: &Flow, to: &mut Self) {
+        to.source = self.destination;
+        to.destination = flow.address;
+        to.source_port = self.destination_port;
+        to.destination_port = flow.port;
+        to.protocol = self.protocol;
+        to.hook = Self::IN;
+        to.reserved = 0;
+    }
+
+    /// Writes the key of the backward-in entry of a connection with [`Flow::LOOPS`], whose forward-in entry is this, with
+    /// value `flow`.
+    #[inline(always)]
+    pub fn write_looped(&self, flow: &Flow, to: &mut Self) {
+        to.source = flow.address;
+        to.destination = self.destination;
+        to.source_port = flow.port;
+        to.destination_port = self.source_port;
+        to.protocol = self.protocol;
+        to.hook = Self::IN;
+        to.reserved = 0;
     }
 
     /// For the forward-in entry of a connection: the keys of its backward-out and of its forward-out entry.
-    #[inline(always)]
-    pub const fn siblings(&self, flow: &Flow) -> (Self, Self) {
-        let forward_out = self.translated(flow);
-        (forward_out.reversed(Self::OUT), forward_out)
+    pub fn siblings(&self, flow: &Flow) -> (Self, Self) {
+        let (mut backward, mut forward) = (*self, *self);
+        self.write_backward(flow, &mut backward);
+        self.write_forward(flow, &mut forward);
+        (backward, forward)
     }
 
     /// For the forward-out entry of a connection: the key of its backward-in entry.
-    #[inline(always)]
-    pub const fn answer(&self, flow: &Flow) -> Self {
-        Self { source: flow.address, source_port: flow.port, ..*self }.reversed(Self::IN)
+    pub fn answer(&self, flow: &Flow) -> Self {
+        let mut answer = *self;
+        self.write_answer(flow, &mut answer);
+        answer
     }
 }
 
@@ -85,7 +120,7 @@ pub struct Flow {
     pub port: u16,
     /// Bits of [`Flow::FORWARD`] and so on; only packets of this entry's direction change them.
     pub flags: u16,
-    /// Seconds since boot (CLOCK_MONOTONIC) of the last packet of this direction.
+    /// When the last packet of this direction went by, in units of [`TICK`].
     pub seen: u32,
     /// For connections of the node itself: the interface that packets to the service's address leave by.
     pub device: u32,
@@ -106,12 +141,15 @@ impl Flow {
     pub const RST: u16 = 16;
     /// A packet of this direction has been seen.
     pub const SEEN: u16 = 32;
+    /// Forward-in, of the node itself: the endpoint is on this node, too. What comes from one's own address is refused
+    /// where it comes in, so the packet's source becomes the service's address, with the client's port.
+    pub const LOOPS: u16 = 128;
     /// The entry leaves packets as they are: a connection whose own source stays (see [`Flow::OWN`]).
     pub const KEEPS: u16 = 64;
 }
 
-/// Seconds for which a connection is kept without a packet.
-pub mod timeout {
+/// For how many units of [`super::TICK`] a connection is kept without a packet.
+pub mod limits {
     /// TCP, both sides heard (kube-proxy sets the kernel's to the same).
     pub const ESTABLISHED: u32 = 86_400;
     /// TCP, not answered yet.
@@ -128,20 +166,20 @@ pub mod timeout {
     pub const ASSOCIATION: u32 = 210;
 }
 
-/// For how many seconds after its last packet a connection is kept, by the flags of all of its entries, together for each
+/// For how many units of [`TICK`] after its last packet a connection is kept, by the flags of all of its entries, together for each
 /// direction.
 #[inline(always)]
 pub const fn timeout(protocol: u8, forward: u16, backward: u16) -> u32 {
     let both = forward & backward;
     let either = forward | backward;
     match protocol {
-        TCP if either & Flow::RST != 0 || both & Flow::FIN != 0 => timeout::CLOSED,
-        TCP if backward & Flow::SEEN == 0 => timeout::OPENING,
-        TCP if either & Flow::FIN != 0 => timeout::HALF_CLOSED,
-        TCP => timeout::ESTABLISHED,
-        _ if backward & Flow::SEEN == 0 => timeout::ONE_WAY,
-        crate::SCTP => timeout::ASSOCIATION,
-        _ => timeout::STREAM,
+        TCP if either & Flow::RST != 0 || both & Flow::FIN != 0 => limits::CLOSED,
+        TCP if backward & Flow::SEEN == 0 => limits::OPENING,
+        TCP if either & Flow::FIN != 0 => limits::HALF_CLOSED,
+        TCP => limits::ESTABLISHED,
+        _ if backward & Flow::SEEN == 0 => limits::ONE_WAY,
+        crate::SCTP => limits::ASSOCIATION,
+        _ => limits::STREAM,
     }
 }
 
@@ -184,11 +222,11 @@ mod tests {
     #[test]
     fn timeouts_follow_the_state() {
         let seen = Flow::SEEN;
-        assert_eq!(timeout(TCP, seen, 0), timeout::OPENING);
-        assert_eq!(timeout(TCP, seen, seen), timeout::ESTABLISHED);
-        assert_eq!(timeout(TCP, seen | Flow::FIN, seen), timeout::HALF_CLOSED);
-        assert_eq!(timeout(TCP, seen | Flow::FIN, seen | Flow::FIN), timeout::CLOSED);
-        assert_eq!(timeout(TCP, seen, seen | Flow::RST), timeout::CLOSED);
-        assert_eq!((timeout(UDP, seen, 0), timeout(UDP, seen, seen)), (timeout::ONE_WAY, timeout::STREAM));
+        assert_eq!(timeout(TCP, seen, 0), limits::OPENING);
+        assert_eq!(timeout(TCP, seen, seen), limits::ESTABLISHED);
+        assert_eq!(timeout(TCP, seen | Flow::FIN, seen), limits::HALF_CLOSED);
+        assert_eq!(timeout(TCP, seen | Flow::FIN, seen | Flow::FIN), limits::CLOSED);
+        assert_eq!(timeout(TCP, seen, seen | Flow::RST), limits::CLOSED);
+        assert_eq!((timeout(UDP, seen, 0), timeout(UDP, seen, seen)), (limits::ONE_WAY, limits::STREAM));
     }
 }

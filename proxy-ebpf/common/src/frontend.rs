@@ -122,10 +122,12 @@ pub struct Member {
     pub since: u64,
     /// Bits of [`Member::CLUSTER`] and [`Member::LOCAL`]: the lists it is in.
     pub lists: u32,
+    /// Its slot's [`Slot::backend`].
+    pub backend: u32,
     /// Its slot's [`Slot::flags`].
     pub flags: u16,
     /// 0.
-    pub reserved: u16,
+    pub reserved: [u16; 3],
 }
 
 impl Member {

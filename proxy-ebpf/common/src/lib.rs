@@ -11,11 +11,13 @@ pub mod config;
 pub mod flow;
 pub mod frontend;
 pub mod policy;
+pub mod socket;
 pub mod stats;
 
 pub use address::{Address, Prefix};
 pub use config::{Config, Device};
 pub use flow::{Flow, FlowKey};
+pub use socket::{SocketKey, SocketPeer};
 pub use frontend::{Affinity, AffinityKey, Frontend, FrontendKey, Member, MemberKey, RangeKey, Slot};
 
 /// IPPROTO_ICMP.

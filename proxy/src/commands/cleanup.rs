@@ -1,27 +1,21 @@
 //! `kubeferry cleanup`: removes everything that Kubeferry put into the kernel.
 
-use nftables::batch::Batch;
-use nftables::helper;
-use nftables::schema::{NfListObject, Table};
-use nftables::types::NfFamily;
+use anyhow::Context;
 
 use crate::backend::nftables::netlink::Connection;
 use crate::backend::nftables::skeleton::TABLE;
 
-/// Deletes our table. Connections that are established go on: their translation lives in connection tracking.
+/// Deletes our table. Connections that are established go on: their translation lives in connection tracking. Needs no
+/// other program.
 ///
 /// # Errors
 /// The kernel cannot be asked, or refuses: CAP_NET_ADMIN is needed.
 pub fn cleanup() -> anyhow::Result<()> {
-    if Connection::open()?.table(TABLE)?.is_none() {
-        println!("nothing to remove: there is no table inet {TABLE}");
-        return Ok(());
+    let deleted =
+        Connection::open()?.delete_table(TABLE).with_context(|| format!("cannot delete table inet {TABLE}"))?;
+    match deleted {
+        true => println!("removed table inet {TABLE}"),
+        false => println!("nothing to remove: there is no table inet {TABLE}"),
     }
-    let mut batch = Batch::new();
-    batch.delete(NfListObject::Table(Table { family: NfFamily::INet, name: TABLE.into(), handle: None }));
-    helper::apply_ruleset(&batch.to_nftables()).map_err(|error| {
-        anyhow::anyhow!("cannot delete table inet {TABLE}: {error} (CAP_NET_ADMIN and the program nft are needed)")
-    })?;
-    println!("removed table inet {TABLE}");
     Ok(())
 }

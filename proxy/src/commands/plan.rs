@@ -33,7 +33,10 @@ fn difference(desired: &Desired) -> anyhow::Result<String> {
     let kernel = Netfilter::new(Nft::new("nft", TIMEOUT), tokio::runtime::Handle::current());
     Ok(match Reconciler::new(kernel).preview(desired).context("cannot read the kernel's table")? {
         Preview::Replace => {
-            format!("replace table inet {}: none of this version and these settings is there\n", skeleton::TABLE)
+            format!(
+                "replace table inet {}: none of this version and these settings is there as it was left\n",
+                skeleton::TABLE
+            )
         }
         Preview::Changes(changes) => text::changes(&changes),
     })

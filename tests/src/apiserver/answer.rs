@@ -4,6 +4,7 @@ use std::io;
 
 use serde_json::{Value, json};
 
+use super::admit::admit;
 use super::fault::Wrong;
 use super::http::{Asked, Connection, reason};
 use super::resource::{Resource, Target};
@@ -84,7 +85,7 @@ fn name_of(target: &Target) -> String {
     target.name.clone().unwrap_or_default()
 }
 
-fn not_found(target: &Target) -> String {
+pub(super) fn not_found(target: &Target) -> String {
     format!("{} \"{}\" not found", target.resource.plural(), name_of(target))
 }
 
@@ -149,7 +150,7 @@ fn list(shared: &Shared, asked: &Asked, target: &Target, selector: &Selector) ->
     Ok(json!({"kind": kind, "apiVersion": version, "metadata": metadata, "items": items}))
 }
 
-/// Creates, replaces (also for what asks to merge) or deletes.
+/// Creates, replaces, merges or deletes.
 fn write(shared: &Shared, connection: &mut Connection, asked: &Asked, target: &Target) -> Kept {
     if asked.method == "DELETE" {
         let key = Key::new(target.resource, target.namespace.as_deref().unwrap_or_default(), &name_of(target));
@@ -159,17 +160,19 @@ fn write(shared: &Shared, connection: &mut Connection, asked: &Asked, target: &T
         }
         .map(|()| true);
     }
-    let Ok(mut object) = serde_yaml_ng::from_slice::<Value>(&asked.body) else {
+    let Ok(body) = serde_yaml_ng::from_slice::<Value>(&asked.body) else {
         return refuse(connection, 400, "the body is no object");
     };
-    object["kind"] = target.resource.kind().into();
-    if let Some(namespace) = &target.namespace {
-        object["metadata"]["namespace"] = namespace.as_str().into();
-    }
-    let text = object.to_string();
-    match shared.change(|state| state.store.apply(object)) {
-        Ok(()) => connection.answer(if asked.method == "POST" { 201 } else { 200 }, JSON, "", &text).map(|()| true),
-        Err(error) => refuse(connection, 422, &error.to_string()),
+    let written = shared.change(|state| {
+        let object = admit(&state.store, &asked.method, target, body)?;
+        state.store.apply(object).map_err(|error| (422, error.to_string()))
+    });
+    match written {
+        Ok(object) => {
+            connection.answer(if asked.method == "POST" { 201 } else { 200 }, JSON, "", &object.to_string())?;
+            Ok(true)
+        }
+        Err((code, message)) => refuse(connection, code, &message),
     }
 }
 
@@ -180,7 +183,7 @@ fn about(shared: &Shared, connection: &mut Connection, path: &str) -> Kept {
         .filter(|resource| resource.group_path() == path && !shared.lock().absent.contains(resource))
         .map(|resource| {
             json!({"name": resource.plural(), "singularName": "", "kind": resource.kind(),
-                "namespaced": resource.is_namespaced(), "verbs": ["get", "list", "watch"]})
+                "namespaced": resource.is_namespaced(), "verbs": ["create", "delete", "get", "list", "patch", "update", "watch"]})
         })
         .collect();
     match path {

@@ -2,8 +2,12 @@
 //! wanted. It lists (in pages), watches (with bookmarks, streaming lists, selectors and a history) and can be made to go
 //! wrong in the ways that API servers and networks do.
 //!
+//! What a test applies is served as it is. What comes over HTTP (POST, PUT, merging PATCH, DELETE, the status subresource) is
+//! treated as an API server does: ClusterIPs and node ports are allotted.
+//!
 //! It lives in the network namespace of the thread that starts it, and ends when its value is dropped.
 
+mod admit;
 mod answer;
 mod fault;
 mod http;
@@ -55,7 +59,7 @@ impl ApiServer {
     /// # Errors
     /// No port can be bound, or no temporary folder made.
     pub fn start() -> Result<Self> {
-        Self::serve(None)
+        Self::serve(None, None)
     }
 
     /// Serves with TLS, to those who show [`TOKEN`].
@@ -63,16 +67,29 @@ impl ApiServer {
     /// # Errors
     /// As [`ApiServer::start`]; a certificate cannot be made.
     pub fn start_tls() -> Result<Self> {
-        Self::serve(Some(Certificates::new()?))
+        let addresses = ["127.0.0.1", "::1", "localhost"];
+        Self::serve(Some(Certificates::new(&addresses)?), None)
     }
 
-    fn serve(certificates: Option<Certificates>) -> Result<Self> {
+    /// The same with a certificate, and a URL in the kubeconfig, for `localhost` alone: whoever comes to the address has to
+    /// know the name.
+    ///
+    /// # Errors
+    /// As [`ApiServer::start_tls`].
+    pub fn start_tls_by_name() -> Result<Self> {
+        Self::serve(Some(Certificates::new(&["localhost"])?), Some("localhost"))
+    }
+
+    fn serve(certificates: Option<Certificates>, name: Option<&str>) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot bind a port of the loopback")?;
         let address = listener.local_addr()?;
         let (tls, authority) = certificates.map(|made| (made.server, made.authority_pem)).unzip();
         let token = authority.as_ref().map(|_| TOKEN);
         let folder = tempfile::Builder::new().prefix("kubeferry-test-apiserver-").tempdir()?;
-        let url = url_of(address, authority.is_some());
+        let mut url = url_of(address, authority.is_some());
+        if let Some(name) = name {
+            url = url.replace(&address.ip().to_string(), name);
+        }
         let kubeconfig = write_kubeconfig(folder.path(), &url, authority.as_deref(), token)?;
         let shared = Arc::new(Shared::new(token.map(str::to_owned), listener.into()));
         let for_acceptor = shared.clone();

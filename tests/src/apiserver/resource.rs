@@ -11,11 +11,15 @@ pub enum Resource {
     Node,
     /// `networking.k8s.io/v1` ServiceCIDRs, which older clusters do not serve.
     ServiceCidr,
+    /// `v1` Namespaces. Objects may lie in one that nobody has made.
+    Namespace,
 }
 
 impl Resource {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Service, Self::EndpointSlice, Self::Node, Self::ServiceCidr];
+    pub const ALL: [Self; 5] = [Self::Service, Self::EndpointSlice, Self::Node, Self::ServiceCidr, Self::Namespace];
+    /// Those that a proxy watches.
+    pub const WATCHED: [Self; 4] = [Self::Service, Self::EndpointSlice, Self::Node, Self::ServiceCidr];
 
     /// `kind` of an object.
     pub fn kind(self) -> &'static str {
@@ -24,13 +28,14 @@ impl Resource {
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
             Self::ServiceCidr => "ServiceCIDR",
+            Self::Namespace => "Namespace",
         }
     }
 
     /// `apiVersion` of an object.
     pub fn api_version(self) -> &'static str {
         match self {
-            Self::Service | Self::Node => "v1",
+            Self::Service | Self::Node | Self::Namespace => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::ServiceCidr => "networking.k8s.io/v1",
         }
@@ -43,6 +48,7 @@ impl Resource {
             Self::EndpointSlice => "endpointslices",
             Self::Node => "nodes",
             Self::ServiceCidr => "servicecidrs",
+            Self::Namespace => "namespaces",
         }
     }
 
@@ -73,6 +79,8 @@ pub(super) struct Target {
     pub namespace: Option<String>,
     /// `None`: the collection.
     pub name: Option<String>,
+    /// Its `status` alone.
+    pub is_status: bool,
 }
 
 impl Target {
@@ -85,12 +93,13 @@ impl Target {
                 ["namespaces", namespace, rest @ ..] if resource.is_namespaced() => (Some(*namespace), rest),
                 rest => (None, rest),
             };
-            let name = match rest {
-                [plural] if *plural == resource.plural() => None,
-                [plural, name] if *plural == resource.plural() => Some((*name).to_owned()),
+            let (name, is_status) = match rest {
+                [plural] if *plural == resource.plural() => (None, false),
+                [plural, name] if *plural == resource.plural() => (Some((*name).to_owned()), false),
+                [plural, name, "status"] if *plural == resource.plural() => (Some((*name).to_owned()), true),
                 _ => return None,
             };
-            Some(Self { resource, namespace: namespace.map(str::to_owned), name })
+            Some(Self { resource, namespace: namespace.map(str::to_owned), name, is_status })
         })
     }
 }
@@ -102,7 +111,8 @@ mod tests {
     #[test]
     fn paths_name_collections_and_objects() {
         let target = |resource, namespace: Option<&str>, name: Option<&str>| {
-            Some(Target { resource, namespace: namespace.map(Into::into), name: name.map(Into::into) })
+            let (namespace, name) = (namespace.map(Into::into), name.map(Into::into));
+            Some(Target { resource, namespace, name, is_status: false })
         };
         assert_eq!(Target::of_path("/api/v1/services"), target(Resource::Service, None, None));
         assert_eq!(Target::of_path("/api/v1/nodes/n1"), target(Resource::Node, None, Some("n1")));
@@ -110,6 +120,10 @@ mod tests {
             Target::of_path("/apis/discovery.k8s.io/v1/namespaces/a/endpointslices/b"),
             target(Resource::EndpointSlice, Some("a"), Some("b"))
         );
+        assert_eq!(Target::of_path("/api/v1/namespaces/a"), target(Resource::Namespace, None, Some("a")));
+        let status = Target::of_path("/api/v1/namespaces/a/services/b/status").unwrap();
+        assert!(status.is_status);
+        assert_eq!(Some(Target { is_status: false, ..status }), target(Resource::Service, Some("a"), Some("b")));
         assert_eq!(Target::of_path("/api/v1/pods"), None);
         assert_eq!(Target::of_path("/apis/networking.k8s.io/v1"), None);
     }

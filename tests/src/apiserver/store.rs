@@ -79,8 +79,13 @@ impl Store {
         self.objects.get(key)
     }
 
+    /// The objects of a kind, in all namespaces.
+    pub fn all(&self, resource: Resource) -> impl Iterator<Item = &Object> {
+        self.objects.iter().filter(move |(key, _)| key.resource == resource).map(|(_, object)| object)
+    }
+
     /// Creates or replaces an object; the metadata that an API server gives is given.
-    pub fn apply(&mut self, mut object: Value) -> Result<()> {
+    pub fn apply(&mut self, mut object: Value) -> Result<Object> {
         let resource = object["kind"].as_str().and_then(Resource::of_kind).context("no kind that is served here")?;
         let metadata = object["metadata"].as_object_mut().context("no metadata")?;
         let name = metadata.get("name").and_then(Value::as_str).context("no metadata.name")?.to_owned();
@@ -100,13 +105,18 @@ impl Store {
         }
         metadata.insert("resourceVersion".into(), revision.to_string().into());
         object["apiVersion"] = resource.api_version().into();
-        self.change(key, Some(Arc::new(object)), false);
-        Ok(())
+        let object = Arc::new(object);
+        self.change(key, Some(object.clone()), false);
+        Ok(object)
     }
 
-    /// Removes an object; `false`: there is none. `silent`: no watch is told.
+    /// Removes an object; `false`: there is none. `silent`: no watch is told. A namespace goes with all that is in it.
     pub fn delete(&mut self, key: &Key, silent: bool) -> bool {
         let is_there = self.objects.contains_key(key);
+        if is_there && key.resource == Resource::Namespace {
+            let inside: Vec<_> = self.objects.keys().filter(|inside| inside.namespace == key.name).cloned().collect();
+            inside.into_iter().for_each(|inside| self.change(inside, None, silent));
+        }
         if is_there {
             self.change(key.clone(), None, silent);
         }

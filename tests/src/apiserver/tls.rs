@@ -16,16 +16,15 @@ pub(super) struct Certificates {
 }
 
 impl Certificates {
-    /// Makes an authority and a certificate of it for the loopback addresses and `localhost`.
-    pub fn new() -> Result<Self> {
+    /// Makes an authority and a certificate of it for these names and addresses.
+    pub fn new(names: &[&str]) -> Result<Self> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "kubeferry test authority");
         let key = KeyPair::generate()?;
         let authority = params.self_signed(&key)?;
         let issuer = Issuer::new(params, key);
-        let names = ["127.0.0.1", "::1", "localhost"].map(str::to_owned).to_vec();
-        let mut params = CertificateParams::new(names)?;
+        let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
         params.distinguished_name.push(DnType::CommonName, "kube-apiserver");
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &issuer)?;

@@ -13,7 +13,7 @@ fn started() -> Node {
     node.server.apply(&service("gone", "10.96.0.2", &["10.244.1.2"])).unwrap();
     node.run();
     node.expect("those that were there", &["10.96.0.1:80", "10.96.0.2:80"]);
-    let watched = || Resource::ALL.into_iter().all(|kind| node.server.count(Verb::Watch, kind) > 0).then_some(());
+    let watched = || Resource::WATCHED.into_iter().all(|kind| node.server.count(Verb::Watch, kind) > 0).then_some(());
     node.until("a watch of every kind", watched);
     node
 }

@@ -1,7 +1,9 @@
-//! `kubeferry run` against an API server: the scripted one of [`kubeferry_tests::apiserver`] in a network namespace, over
-//! HTTP and TLS. Each test prints which server it used.
+//! `kubeferry run` against an API server: the scripted one of [`kubeferry_tests::apiserver`], over HTTP and TLS. What holds for
+//! any server (`any_server`, `traffic`) is asked of the scripted one by the same means as of a real one, and of the cluster
+//! that `KUBEFERRY_TEST_KUBECONFIG` names, too. Each test prints which server it used.
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
+mod any_server;
 mod faults;
 mod node;
 mod objects;

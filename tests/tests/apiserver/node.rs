@@ -1,53 +1,110 @@
-//! A node in a namespace with the scripted server on its loopback, and a running `kubeferry` that is watched from outside.
+//! A node in a namespace with an API server on its loopback, the scripted one or the way to any, and a running `kubeferry` that
+//! is watched from outside.
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
-use kubeferry_tests::apiserver::ApiServer;
+use kubeferry_tests::apiserver::{ApiServer, Resource};
 use kubeferry_tests::binary;
 use kubeferry_tests::client::until;
+use kubeferry_tests::cluster::{Cluster, Relay};
 use kubeferry_tests::netns::Netns;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The node, `n1`. The process ends first, the namespace last.
-pub struct Node {
+/// The node, `n1` for the scripted server. The process ends first, the namespace last.
+pub struct Node<S = ApiServer> {
     process: Option<Child>,
-    pub server: ApiServer,
+    name: String,
+    pub server: S,
     pub namespace: Netns,
     folder: TempDir,
+}
+
+/// A cluster of which nothing but the kubeconfig is known, and the way there.
+pub struct Reached {
+    relay: Relay,
+    pub cluster: Cluster,
 }
 
 impl Node {
     /// A node with a server that speaks plain HTTP and serves the Node object; nothing runs yet.
     pub fn new() -> Self {
-        Self::with(namespace(), ApiServer::start)
+        Self::with(ApiServer::start)
     }
 
     /// The same with TLS and a token.
     pub fn with_tls() -> Self {
-        Self::with(namespace(), ApiServer::start_tls)
+        Self::with(ApiServer::start_tls)
     }
 
-    pub fn with(namespace: Netns, start: fn() -> anyhow::Result<ApiServer>) -> Self {
+    fn with(start: fn() -> anyhow::Result<ApiServer>) -> Self {
+        let namespace = namespace();
         let server = namespace.run(start).unwrap().unwrap();
         println!("the API server is the scripted one at {}", server.url());
         server.apply(NODE).unwrap();
-        Self { process: None, server, namespace, folder: tempfile::tempdir().unwrap() }
-    }
-
-    /// `kubeferry SUBCOMMAND --node-name n1` with the source's flags.
-    pub fn command(&self, subcommand: &str) -> Command {
-        let mut command = Command::new(binary::path().unwrap());
-        command.arg(subcommand).args(["--node-name", "n1", "--cluster-cidr", "10.244.0.0/16"]);
-        command
+        Self { process: None, name: "n1".into(), server, namespace, folder: tempfile::tempdir().unwrap() }
     }
 
     /// Starts `kubeferry run --server URL`.
     pub fn run(&mut self) {
         let url = self.server.url();
         self.start(&["--server", &url]);
+    }
+
+    /// Waits until exactly these frontends are in the kernel.
+    pub fn expect(&self, what: &str, frontends: &[&str]) {
+        self.expect_among(what, frontends.iter().map(|text| socket(text)).collect(), |_| true);
+    }
+}
+
+impl Node<Reached> {
+    /// A node of a cluster, which serves its Node object; nothing runs yet.
+    pub fn of(cluster: Cluster) -> Self {
+        Self::of_at(cluster, namespace())
+    }
+
+    /// The same with a namespace that holds 192.0.2.1 and 2001:db8:2::1.
+    pub fn of_at(cluster: Cluster, namespace: Netns) -> Self {
+        println!("the API server is {}", cluster.server);
+        let name = cluster.name.clone();
+        // Nobody is to place anything on it.
+        let spec = "{unschedulable: true, taints: [{key: kubeferry-test, effect: NoExecute}]}";
+        let labels = format!("{{kubernetes.io/hostname: {name}}}");
+        cluster.create(&format!("{{kind: Node, metadata: {{name: {name}, labels: {labels}}}, spec: {spec}}}")).unwrap();
+        let addresses = "[{type: InternalIP, address: 192.0.2.1}, {type: InternalIP, address: '2001:db8:2::1'}]";
+        cluster.change_status(Resource::Node, &name, &format!("{{addresses: {addresses}}}")).unwrap();
+        let relay = cluster.relay(&namespace).unwrap();
+        let server = Reached { relay, cluster };
+        Self { process: None, name, server, namespace, folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// The flags that lead to the server.
+    pub fn source(&self) -> [String; 2] {
+        ["--kubeconfig".into(), self.server.relay.kubeconfig().display().to_string()]
+    }
+
+    /// Starts `kubeferry run --kubeconfig FILE`.
+    pub fn run(&mut self) {
+        let source = self.source();
+        self.start(&source.each_ref().map(String::as_str));
+    }
+
+    /// Waits until exactly these of the ClusterIPs that the test's Services have been given are in the kernel.
+    pub fn expect(&self, what: &str, frontends: &[SocketAddr]) {
+        let ours = self.server.cluster.cluster_ips();
+        self.expect_among(what, frontends.iter().copied().collect(), |frontend| ours.contains(&frontend.ip()));
+    }
+}
+
+impl<S> Node<S> {
+    /// `kubeferry SUBCOMMAND --node-name NAME` with settings, without a source.
+    pub fn command(&self, subcommand: &str) -> Command {
+        let mut command = Command::new(binary::path().unwrap());
+        command.arg(subcommand).args(["--node-name", &self.name, "--cluster-cidr", "10.244.0.0/16,fd00:10:244::/48"]);
+        command
     }
 
     /// Starts `kubeferry run` with flags; its log goes to a file.
@@ -107,16 +164,17 @@ impl Node {
         self.namespace.nft(&["list", "tables"], "").unwrap().contains("inet kubeferry")
     }
 
-    /// The addresses in the keys of `frontends4`, with their ports: `10.96.0.1:80`. Empty without a table.
-    pub fn frontends(&self) -> BTreeSet<String> {
-        self.rows("frontends4").iter().map(|row| format!("{}:{}", text(&row[0]), text(&row[2]))).collect()
+    /// The addresses in the keys of the frontends of both families, with their ports. Empty without a table.
+    pub fn frontends(&self) -> BTreeSet<SocketAddr> {
+        let rows = ["frontends4", "frontends6"].into_iter().flat_map(|map| self.rows(map));
+        rows.map(|row| pair(&row[0], &row[2])).collect()
     }
 
-    /// The endpoints of all Services: `10.244.1.1:8080`.
-    pub fn endpoints(&self) -> BTreeSet<String> {
-        let map = self.listed("endpoints4");
-        let pairs = map.iter().filter_map(|element| Some(concat(element.get(1)?)));
-        pairs.map(|parts| format!("{}:{}", text(&parts[0]), text(&parts[1]))).collect()
+    /// The endpoints of all Services.
+    pub fn endpoints(&self) -> BTreeSet<SocketAddr> {
+        let elements = ["endpoints4", "endpoints6"].into_iter().flat_map(|map| self.listed(map));
+        let values = elements.filter_map(|element| Some(concat(element.get(1)?)));
+        values.map(|parts| pair(&parts[0], &parts[1])).collect()
     }
 
     fn rows(&self, map: &str) -> Vec<Vec<Value>> {
@@ -133,12 +191,10 @@ impl Node {
         map["elem"].as_array().cloned().unwrap_or_default()
     }
 
-    /// Waits until exactly these frontends are in the kernel.
-    pub fn expect(&self, what: &str, frontends: &[&str]) {
-        let wanted: BTreeSet<String> = frontends.iter().map(|text| (*text).to_owned()).collect();
+    fn expect_among(&self, what: &str, wanted: BTreeSet<SocketAddr>, is_ours: impl Fn(&SocketAddr) -> bool) {
         let mut last = BTreeSet::new();
         let attempt = || {
-            last = self.frontends();
+            last = self.frontends().into_iter().filter(&is_ours).collect();
             (last == wanted).then_some(())
         };
         if let Err(error) = until(&format!("the frontends {wanted:?}: {what}"), attempt) {
@@ -147,7 +203,7 @@ impl Node {
     }
 }
 
-impl Drop for Node {
+impl<S> Drop for Node<S> {
     fn drop(&mut self) {
         if let Some(process) = &mut self.process {
             // It may have ended by itself; either way nothing of it is left.
@@ -157,11 +213,12 @@ impl Drop for Node {
     }
 }
 
-/// A namespace that holds the node's address.
+/// A namespace that holds the node's addresses.
 fn namespace() -> Netns {
     let namespace = Netns::new("node").unwrap();
-    let lines = ["link add eth0 type veth peer name unplugged", "addr add 192.0.2.1/32 dev eth0", "link set eth0 up"];
-    namespace.ip(&lines).unwrap();
+    let addresses = ["addr add 192.0.2.1/32 dev eth0", "addr add 2001:db8:2::1/128 dev eth0 nodad"];
+    let link = ["link add eth0 type veth peer name unplugged", "link set eth0 up"];
+    namespace.ip(&[link, addresses].concat()).unwrap();
     namespace
 }
 
@@ -172,8 +229,14 @@ fn concat(value: &Value) -> Vec<Value> {
     }
 }
 
-fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+fn pair(ip: &Value, port: &Value) -> SocketAddr {
+    let ip: IpAddr = ip.as_str().unwrap().parse().unwrap();
+    SocketAddr::new(ip, u16::try_from(port.as_u64().unwrap()).unwrap())
+}
+
+/// Reads `IP:PORT`.
+pub fn socket(text: &str) -> SocketAddr {
+    text.parse().unwrap()
 }
 
 const NODE: &str = "

@@ -131,6 +131,11 @@ impl fmt::Display for Chain {
 }
 
 impl Chain {
+    /// Whether this is the name of a chain that rows need, not of one of the skeleton's.
+    pub fn is_dynamic(name: &str) -> bool {
+        name.starts_with("v4-") || name.starts_with("v6-")
+    }
+
     /// Whether a chain of this name belongs to one service's endpoints and goes when no row needs it; the others are
     /// shared by every service and stay.
     pub fn is_transient(name: &str) -> bool {

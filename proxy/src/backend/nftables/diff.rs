@@ -10,19 +10,22 @@ use super::rows::{Chains, Key, Rows, Value};
 pub enum Change {
     /// Write a chain that is not there.
     AddChain(Arc<str>),
+    /// Write the rules of a chain anew that somebody changed.
+    RewriteChain(Arc<str>),
     /// Delete a row.
     Delete(Key, Value),
     /// Add a row whose key is free.
     Add(Key, Value),
 }
 
-/// The changes that turn `applied` into `wanted`, where both hold only the keys that matter. Chains come first, then
-/// deletions, then additions: a replaced row is deleted and added in one transaction, which no packet sees.
+/// The changes that turn `applied` into `wanted`, where both hold only the keys that matter. Chains come first (new
+/// ones, then those `altered`), then deletions, then additions: a replaced row is deleted and added in one transaction, which no packet sees.
 pub fn diff<'a>(
     applied: impl Iterator<Item = (&'a Key, &'a Value)>,
     wanted: &Rows,
     chains: &Chains,
     known_chains: &BTreeSet<Arc<str>>,
+    altered: &BTreeSet<Arc<str>>,
 ) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut added: BTreeSet<&Arc<str>> = BTreeSet::new();
@@ -31,6 +34,8 @@ pub fn diff<'a>(
             changes.push(Change::AddChain(name.clone()));
         }
     }
+    let is_altered = |name: &&Arc<str>| chains.contains_key(*name) && known_chains.contains(*name);
+    changes.extend(altered.iter().filter(is_altered).cloned().map(Change::RewriteChain));
     let mut additions = Vec::new();
     let mut same = BTreeSet::new();
     for (key, value) in applied {

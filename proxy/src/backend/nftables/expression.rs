@@ -16,6 +16,16 @@ impl Register {
     /// `NFT_REG32_00`.
     pub const FIRST: Self = Self(8);
 
+    /// The number by which the kernel reports the register, and takes it too: that of the 128-bit register which begins
+    /// there, if one does.
+    fn number(self) -> u32 {
+        const NFT_REG32_00: u32 = 8;
+        match self.0 - NFT_REG32_00 {
+            offset if offset % 4 == 0 => 1 + offset / 4,
+            _ => self.0,
+        }
+    }
+
     /// The register after a value of up to 4 bytes.
     pub fn next(self) -> Self {
         Self(self.0 + 1)
@@ -193,10 +203,12 @@ impl Expression {
         }
     }
 
+    /// Every attribute that the kernel reports is written, defaults too: what is read back can be compared.
     fn write_data(&self, writer: &mut Writer) {
         const NFTA_META_DREG: u16 = 1;
         const NFTA_META_SREG: u16 = 3;
-        let mut meta = |key: u32, kind: u16, register: Register| numbers(writer, &[(kind, register.0), (2, key)]);
+        let mut meta =
+            |key: u32, kind: u16, register: Register| numbers(writer, &[(kind, register.number()), (2, key)]);
         match self {
             Self::LoadMark(to) => meta(3, NFTA_META_DREG, *to),
             Self::StoreMark(from) => meta(3, NFTA_META_SREG, *from),
@@ -211,28 +223,31 @@ impl Expression {
                     (Field::Destination, Family::V6) => 24,
                 };
                 // NFTA_PAYLOAD_DREG, _BASE (1: network header), _OFFSET, _LEN
-                numbers(writer, &[(1, to.0), (2, 1), (3, offset), (4, u32::try_from(*length).unwrap_or(16))]);
+                numbers(writer, &[(1, to.number()), (2, 1), (3, offset), (4, u32::try_from(*length).unwrap_or(16))]);
             }
             // Base 2: transport header; the same two bytes in TCP, UDP and SCTP.
-            Self::DestinationPort(to) => numbers(writer, &[(1, to.0), (2, 2), (3, 2), (4, 2)]),
+            Self::DestinationPort(to) => numbers(writer, &[(1, to.number()), (2, 2), (3, 2), (4, 2)]),
             Self::Compare { register, compare, value } => {
-                numbers(writer, &[(1, register.0), (2, *compare as u32)]);
+                numbers(writer, &[(1, register.number()), (2, *compare as u32)]);
                 data_value(writer, 3, value);
             }
             Self::Mask { register, mask } => bitwise(writer, *register, mask, &vec![0; mask.len()]),
             Self::Or { register, bits } => bitwise(writer, *register, &(!bits).to_ne_bytes(), &bits.to_ne_bytes()),
             // NFTA_NG_DREG, _MODULUS, _TYPE (0 incremental, 1 random), _OFFSET
-            Self::Random { modulus, offset, to } => numbers(writer, &[(1, to.0), (2, *modulus), (3, 1), (4, *offset)]),
-            Self::Constant { value, to } => numbers(writer, &[(1, to.0), (2, 1), (3, 0), (4, *value)]),
+            Self::Random { modulus, offset, to } => {
+                numbers(writer, &[(1, to.number()), (2, *modulus), (3, 1), (4, *offset)])
+            }
+            Self::Constant { value, to } => numbers(writer, &[(1, to.number()), (2, 1), (3, 0), (4, *value)]),
             Self::Lookup { set, from, to } => {
                 writer.text(1, set);
-                numbers(writer, &[(2, from.0)]);
+                numbers(writer, &[(2, from.number())]);
                 if let Some(to) = to {
-                    numbers(writer, &[(3, to.0)]);
+                    numbers(writer, &[(3, to.number())]);
                 }
+                numbers(writer, &[(5, 0)]); // NFTA_LOOKUP_FLAGS: not turned around
             }
             Self::Immediate { value, to } => {
-                numbers(writer, &[(1, to.0)]);
+                numbers(writer, &[(1, to.number())]);
                 data_value(writer, 2, value);
             }
             Self::Goto(chain) => {
@@ -246,22 +261,25 @@ impl Expression {
             }
             Self::Nat { family, address, port } => {
                 let family = if *family == Family::V4 { 2 } else { 10 };
-                // NFTA_NAT_TYPE (1: destination), _FAMILY, _REG_ADDR_MIN, _REG_PROTO_MIN
-                numbers(writer, &[(1, 1), (2, family), (3, address.0), (5, port.0)]);
+                let (address, port) = (address.number(), port.number());
+                // NFTA_NAT_TYPE (1: destination), _FAMILY, _REG_ADDR_MIN and _MAX, _REG_PROTO_MIN and _MAX, _FLAGS (an
+                // address and a port)
+                numbers(writer, &[(1, 1), (2, family), (3, address), (4, address), (5, port), (6, port), (7, 3)]);
             }
             // NFTA_FIB_DREG, _RESULT (3: address type), _FLAGS (1: of the source address)
-            Self::SourceType(to) => numbers(writer, &[(1, to.0), (2, 3), (3, 1)]),
+            Self::SourceType(to) => numbers(writer, &[(1, to.number()), (2, 3), (3, 1)]),
             Self::OriginalSource { family, to } => {
                 let key = if *family == Family::V4 { 19 } else { 21 };
-                numbers(writer, &[(1, to.0), (2, key)]);
+                numbers(writer, &[(1, to.number()), (2, key)]);
                 writer.value(3, &[0]); // NFTA_CT_DIRECTION: original
             }
             Self::Update { set, key, timeout } => {
                 writer.text(1, set);
                 // NFTA_DYNSET_OP (1: update), _SREG_KEY
-                numbers(writer, &[(3, 1), (4, key.0)]);
+                numbers(writer, &[(3, 1), (4, key.number())]);
                 let milliseconds = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
                 writer.value(6, &milliseconds.to_be_bytes());
+                numbers(writer, &[(9, 0)]); // NFTA_DYNSET_FLAGS: not turned around
             }
         }
     }
@@ -281,7 +299,8 @@ fn data_value(writer: &mut Writer, kind: u16, value: &[u8]) {
 
 fn bitwise(writer: &mut Writer, register: Register, mask: &[u8], xor: &[u8]) {
     let length = u32::try_from(mask.len()).unwrap_or(16);
-    numbers(writer, &[(1, register.0), (2, register.0), (3, length)]);
+    numbers(writer, &[(1, register.number()), (2, register.number()), (3, length)]);
     data_value(writer, 4, mask);
     data_value(writer, 5, xor);
+    numbers(writer, &[(6, 0)]); // NFTA_BITWISE_OP: mask and xor
 }

@@ -3,17 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use proptest::sample::Index;
+
 use crate::desired::node_view::NodeView;
 use crate::desired::target::Frontend;
 use crate::state::objects::{Family, Protocol};
 
-use super::chains::fnv1a;
+use super::chains::{Chain, fnv1a};
 use super::diff::Change;
 use super::kernel::{ChainDigest, Found, Kernel, KernelError};
 use super::maps::{self, MAPS};
 use super::netlink::Error;
 use super::nft::NftError;
 use super::rows::{Chains, Key, Part, Rows, Value};
+use super::seal::Structure;
 
 /// What goes wrong.
 #[derive(Clone, Debug, Default)]
@@ -26,10 +29,27 @@ pub(super) struct Faults {
     pub loads: usize,
     /// So many of the next commits are in force, but their answer is lost.
     pub answers: usize,
+    /// Scripts say the rules of dynamic chains in other expressions than we do, as another version of `nft` may.
+    pub dialect: bool,
     /// Rows of these keys are refused.
     pub keys: BTreeSet<Key>,
     /// Chains of these names are refused.
     pub chains: BTreeSet<Arc<str>>,
+}
+
+/// What another program does to the table.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Harm {
+    /// Puts another rule in the place of a chain's first.
+    Rule,
+    /// Changes a base chain's policy.
+    Hook,
+    /// Declares a set in another way.
+    Set,
+    /// Deletes the seal.
+    Seal,
+    /// Adds a base chain.
+    Base,
 }
 
 /// A chain: its rules as text.
@@ -40,6 +60,10 @@ type Rules = Vec<String>;
 struct Table {
     comment: Option<String>,
     chains: BTreeMap<Arc<str>, Rules>,
+    /// Type, hook, priority and policy of base chains.
+    hooks: BTreeMap<Arc<str>, String>,
+    /// Declarations of sets and maps.
+    sets: BTreeMap<Arc<str>, String>,
     rows: Rows,
 }
 
@@ -69,6 +93,44 @@ impl Fake {
         self.table.iter().flat_map(|table| table.chains.keys().cloned()).collect()
     }
 
+    /// The rules of a chain.
+    pub fn rules(&self, name: &str) -> Option<&Vec<String>> {
+        self.table.as_ref()?.chains.get(name)
+    }
+
+    /// Does harm to the table, as another program would: `which` of the chains, sets and hooks it is about.
+    pub fn tamper(&mut self, harm: Harm, which: &Index) {
+        let Some(table) = &mut self.table else { return };
+        match harm {
+            Harm::Rule => {
+                let chains: Vec<_> = table.chains.values_mut().filter(|rules| !rules.is_empty()).collect();
+                let count = chains.len();
+                for rules in chains.into_iter().skip(which.index(count)).take(1) {
+                    rules[0] = "another rule".into();
+                }
+            }
+            Harm::Hook => {
+                let count = table.hooks.len();
+                table
+                    .hooks
+                    .values_mut()
+                    .skip(which.index(count))
+                    .take(1)
+                    .for_each(|hook| hook.push_str(" policy drop"));
+            }
+            Harm::Set => {
+                let count = table.sets.len();
+                table.sets.values_mut().skip(which.index(count)).take(1).for_each(|set| set.push_str(" size 1;"));
+            }
+            Harm::Seal => table.chains.retain(|name, _| !name.starts_with("sealed-")),
+            Harm::Base => drop(table.hooks.insert("other".into(), "type filter hook input".into())),
+        }
+        for name in table.hooks.keys() {
+            table.chains.entry(name.clone()).or_default();
+        }
+        self.generation = self.generation.wrapping_add(1);
+    }
+
     fn refuse(&mut self, change: usize, message: String) -> KernelError {
         self.complaints.push(message.clone());
         KernelError::Refused { change: Some(change), message }
@@ -77,6 +139,11 @@ impl Fake {
     fn lost() -> KernelError {
         Error::Unanswered { bytes: 0 }.into()
     }
+}
+
+/// The rules of a dynamic chain as text.
+pub(super) fn chain_rules(chain: &Chain, node: &NodeView) -> Option<Rules> {
+    Some(chain.rules(node)?.iter().map(|rule| rule.text()).collect())
 }
 
 /// The chains that rules go to.
@@ -97,9 +164,9 @@ impl Kernel for Fake {
             self.faults.reads -= 1;
             return Err(Self::lost());
         }
-        let chains = self.chains()?;
+        let structure = self.structure()?;
         let Some(table) = &self.table else { return Ok(None) };
-        let mut found = Found { comment: table.comment.clone(), chains, ..Found::default() };
+        let mut found = Found { comment: table.comment.clone(), structure, ..Found::default() };
         // By way of the bytes, as from a real kernel.
         for (map, family) in MAPS.iter().flat_map(|maps| maps.iter().zip(Family::BOTH)) {
             let of_map = table.rows.iter().filter(|(key, _)| maps::map_of(key) == *map);
@@ -120,10 +187,21 @@ impl Kernel for Fake {
         Ok(Some(found))
     }
 
-    fn chains(&mut self) -> Result<BTreeMap<Arc<str>, ChainDigest>, KernelError> {
-        let digest = |rules: &Rules| ChainDigest { rules: rules.len(), digest: fnv1a(rules.join("\n").as_bytes()) };
-        let chains = self.table.iter().flat_map(|table| &table.chains);
-        Ok(chains.map(|(name, rules)| (name.clone(), digest(rules))).collect())
+    fn structure(&mut self) -> Result<Structure, KernelError> {
+        let Some(table) = &self.table else { return Ok(Structure::default()) };
+        let chain = |(name, rules): (&Arc<str>, &Rules)| {
+            let hook = table.hooks.get(name);
+            let text = format!("{hook:?} {}", rules.join("\n"));
+            let digest = ChainDigest { rules: rules.len(), base: hook.is_some(), digest: fnv1a(text.as_bytes()) };
+            (name.clone(), digest)
+        };
+        let sets = table.sets.iter().map(|(name, text)| (name.clone(), fnv1a(text.as_bytes())));
+        Ok(Structure { chains: table.chains.iter().map(chain).collect(), sets: sets.collect() })
+    }
+
+    fn altered(&mut self, chains: &Chains, node: &NodeView) -> Result<BTreeSet<Arc<str>>, KernelError> {
+        let is_altered = |(name, chain): &(&Arc<str>, &Chain)| self.rules(name) != chain_rules(chain, node).as_ref();
+        Ok(chains.iter().filter(is_altered).map(|(name, _)| name.clone()).collect())
     }
 
     fn load(&mut self, script: &str) -> Result<(), KernelError> {
@@ -145,6 +223,11 @@ impl Kernel for Fake {
             self.complaints.push("a script goes to a chain that is not there".into());
             return refused("no such chain");
         }
+        let mut table = table;
+        if self.faults.dialect {
+            let dynamic = table.chains.iter_mut().filter(|(name, _)| Chain::is_dynamic(name));
+            dynamic.flat_map(|(_, rules)| rules).for_each(|rule| rule.push_str(" in other words"));
+        }
         self.table = Some(table);
         self.generation = self.generation.wrapping_add(1);
         Ok(())
@@ -161,7 +244,7 @@ impl Kernel for Fake {
         let Some(mut table) = self.table.clone() else { return Err(self.refuse(0, "no table".into())) };
         for (index, change) in changes.iter().enumerate() {
             let asked = match change {
-                Change::AddChain(name) => self.faults.chains.contains(name),
+                Change::AddChain(name) | Change::RewriteChain(name) => self.faults.chains.contains(name),
                 Change::Add(key, _) => self.faults.keys.contains(key),
                 Change::Delete(..) => false,
             };
@@ -169,14 +252,14 @@ impl Kernel for Fake {
                 return Err(KernelError::Refused { change: Some(index), message: "asked for".into() });
             }
             let fault = match change {
-                Change::AddChain(name) => {
-                    let rules = chains.get(name).and_then(|chain| chain.rules(node)).unwrap_or_default();
-                    let rules: Rules = rules.iter().map(|rule| rule.text()).collect();
+                Change::AddChain(name) | Change::RewriteChain(name) => {
+                    let rules = chains.get(name).and_then(|chain| chain_rules(chain, node)).unwrap_or_default();
                     let missing = goes_to(&rules).find(|name| !table.chains.contains_key(*name)).map(str::to_owned);
-                    let twice = table.chains.insert(name.clone(), rules).is_some();
+                    let was = table.chains.insert(name.clone(), rules).is_some();
+                    let twice = was == matches!(change, Change::AddChain(_));
                     missing
                         .map(|missing| format!("{name} goes to {missing}"))
-                        .or(twice.then(|| format!("{name} is there")))
+                        .or(twice.then(|| format!("{name} is there, or not")))
                 }
                 Change::Delete(key, value) => {
                     (table.rows.remove(key).as_ref() != Some(value)).then(|| format!("{key:?} is not there"))
@@ -229,6 +312,10 @@ fn parse(script: &str) -> Table {
         } else if let Some(name) = line.strip_prefix("chain ").and_then(|rest| rest.strip_suffix(" {")) {
             table.chains.insert(name.into(), Vec::new());
             chain = Some(name.into());
+        } else if let Some((name, rest)) =
+            line.strip_prefix("map ").or(line.strip_prefix("set ")).and_then(|rest| rest.split_once(" {"))
+        {
+            table.sets.insert(name.into(), rest.to_owned());
         } else if let Some(rest) = line.strip_prefix("add element inet kubeferry ") {
             map = rest.strip_suffix(" {").map(str::to_owned);
         } else if line == "}" {
@@ -237,7 +324,9 @@ fn parse(script: &str) -> Table {
             let row = line.trim_end_matches(',');
             let (key, value) = parse_row(map, row).unwrap_or_else(|| panic!("{map}: {row:?} is no row"));
             table.rows.insert(key, value);
-        } else if let (Some(chain), false) = (&chain, line.starts_with("type ")) {
+        } else if let (Some(chain), true) = (&chain, line.starts_with("type ")) {
+            table.hooks.insert(chain.clone(), line.to_owned());
+        } else if let Some(chain) = &chain {
             table.chains.entry(chain.clone()).or_default().push(line.to_owned());
         }
     }

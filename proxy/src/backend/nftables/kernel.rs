@@ -1,6 +1,6 @@
 //! The kernel as the reconciler sees it: a table with a comment, chains and rows. IO only; nothing is decided here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::desired::node_view::NodeView;
@@ -11,6 +11,8 @@ use super::maps::{self, MAPS};
 use super::netlink::{CommitError, Connection, Data, Element, Error, Op};
 use super::nft::{Nft, NftError};
 use super::rows::{Chains, Key, Rows, Value};
+use super::rule::Rule;
+use super::seal::Structure;
 use super::skeleton::TABLE;
 
 pub use super::netlink::Chain as ChainDigest;
@@ -23,8 +25,8 @@ const FORGET_AT_ONCE: usize = 256;
 pub struct Found {
     /// The table's comment: which version of the program it is.
     pub comment: Option<String>,
-    /// The chains by name.
-    pub chains: BTreeMap<Arc<str>, ChainDigest>,
+    /// Chains and sets.
+    pub structure: Structure,
     /// The rows.
     pub rows: Rows,
     /// How many rows no version of us would write.
@@ -64,11 +66,17 @@ pub trait Kernel {
     /// The socket fails, or the right is missing.
     fn read(&mut self) -> Result<Option<Found>, KernelError>;
 
-    /// The chains of our table as they are now.
+    /// The chains and sets of our table as they are now.
     ///
     /// # Errors
     /// The socket fails.
-    fn chains(&mut self) -> Result<BTreeMap<Arc<str>, ChainDigest>, KernelError>;
+    fn structure(&mut self) -> Result<Structure, KernelError>;
+
+    /// Those of `chains` whose rules in the kernel are not the ones that we would write, or that are not there.
+    ///
+    /// # Errors
+    /// The socket fails.
+    fn altered(&mut self, chains: &Chains, node: &NodeView) -> Result<BTreeSet<Arc<str>>, KernelError>;
 
     /// Runs a script in nft's language: one transaction.
     ///
@@ -135,7 +143,7 @@ impl Kernel for Netfilter {
             // We set no flag: a table with one (dormant: all its chains are off) is not as we made it.
             let comment = table.comment.filter(|_| table.flags == 0);
             let mut found = Found { comment, ..Found::default() };
-            found.chains = connection.chains(TABLE)?.into_iter().map(|(name, chain)| (name.into(), chain)).collect();
+            found.structure = structure(connection)?;
             for (family, map) in MAPS.iter().flat_map(|names| Family::BOTH.into_iter().zip(names)) {
                 match read_map(connection, family, map, &mut found) {
                     // Somebody deleted a map: the comparison of rows will tell.
@@ -147,9 +155,34 @@ impl Kernel for Netfilter {
         })
     }
 
-    fn chains(&mut self) -> Result<BTreeMap<Arc<str>, ChainDigest>, KernelError> {
+    fn structure(&mut self) -> Result<Structure, KernelError> {
+        self.with(|connection| Ok(structure(connection)?))
+    }
+
+    fn altered(&mut self, chains: &Chains, node: &NodeView) -> Result<BTreeSet<Arc<str>>, KernelError> {
         self.with(|connection| {
-            Ok(connection.chains(TABLE)?.into_iter().map(|(name, chain)| (name.into(), chain)).collect())
+            let mut altered: BTreeSet<Arc<str>> = chains.keys().cloned().collect();
+            // The kernel gives the rules of a chain one after the other.
+            let (mut name, mut wanted, mut same) = (String::new(), Vec::<Rule>::new().into_iter(), false);
+            let mut close = |name: &str, same: bool| {
+                if same {
+                    altered.remove(name);
+                }
+            };
+            connection.rules(TABLE, &mut |rule| {
+                if name != rule.chain {
+                    close(&name, same && wanted.len() == 0);
+                    let rules = chains.get(rule.chain.as_str()).and_then(|chain| chain.rules(node));
+                    same = rules.is_some();
+                    (name, wanted) = (rule.chain.clone(), rules.unwrap_or_default().into_iter());
+                }
+                if same {
+                    same = wanted.next().map_or(Ok(false), |wanted| rule.says(wanted.expressions()))?;
+                }
+                Ok(())
+            })?;
+            close(&name, same && wanted.len() == 0);
+            Ok(altered)
         })
     }
 
@@ -227,6 +260,12 @@ fn delete_all(connection: &Connection, map: &str, mut elements: Vec<&Element>) -
     Ok(0)
 }
 
+fn structure(connection: &Connection) -> Result<Structure, Error> {
+    let chains = connection.chains(TABLE)?.into_iter().map(|(name, chain)| (name.into(), chain));
+    let sets = connection.sets(TABLE)?.into_iter().map(|(name, digest)| (name.into(), digest));
+    Ok(Structure { chains: chains.collect(), sets: sets.collect() })
+}
+
 fn read_map(connection: &Connection, family: Family, map: &str, found: &mut Found) -> Result<(), Error> {
     if map.starts_with("service_cidrs") {
         let mut elements = Vec::new();
@@ -245,8 +284,11 @@ fn read_map(connection: &Connection, family: Family, map: &str, found: &mut Foun
 /// The operations of a change, made one at a time so that a large transaction is in memory only as bytes.
 fn push_ops(change: &Change, chains: &Chains, node: &NodeView, push: &mut dyn FnMut(Op<'_>)) {
     match change {
-        Change::AddChain(chain) => {
-            push(Op::AddChain { chain });
+        Change::AddChain(chain) | Change::RewriteChain(chain) => {
+            push(match change {
+                Change::AddChain(_) => Op::AddChain { chain },
+                _ => Op::FlushChain { chain },
+            });
             for rule in chains.get(chain).and_then(|chain| chain.rules(node)).unwrap_or_default() {
                 push(Op::AddRule { chain, expressions: rule.expressions() });
             }

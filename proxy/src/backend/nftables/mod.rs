@@ -16,6 +16,7 @@ pub mod nft;
 pub mod reconciler;
 pub mod rows;
 pub mod rule;
+pub mod seal;
 pub mod skeleton;
 #[cfg(test)]
 mod tests;

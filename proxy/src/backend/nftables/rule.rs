@@ -155,7 +155,8 @@ impl Rule {
     pub fn dnat(self, endpoint: SocketAddr) -> Self {
         let family = Family::of(endpoint.ip());
         let ip = if family == Family::V4 { "ip" } else { "ip6" };
-        let (first, second) = (Register::FIRST, Register::FIRST.after_address(family));
+        // As nft does, the port in the next register of 16 bytes, also after an IPv4 address.
+        let (first, second) = (Register::FIRST, Register::FIRST.after_address(Family::V6));
         let expressions = [
             Expression::Immediate { value: octets(endpoint.ip()), to: first },
             Expression::Immediate { value: endpoint.port().to_be_bytes().to_vec(), to: second },

@@ -71,21 +71,3 @@ fn specimens(node: &NodeView) -> Vec<Chain> {
     chains.retain(|chain| !matches!(chain, Chain::Internal(keyed, _) if !masquerades(keyed.family)));
     chains
 }
-
-/// How many rules each chain of the program has.
-pub fn rule_counts(node: &NodeView) -> std::collections::BTreeMap<String, usize> {
-    let text = text(node);
-    let mut counts = std::collections::BTreeMap::new();
-    let mut chain = None;
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        if let Some(name) = line.strip_prefix("chain ").and_then(|rest| rest.strip_suffix(" {")) {
-            counts.insert(name.to_owned(), 0);
-            chain = Some(name.to_owned());
-        } else if line == "}" {
-            chain = None;
-        } else if let (Some(chain), false) = (&chain, line.starts_with("type ")) {
-            *counts.entry(chain.clone()).or_default() += 1;
-        }
-    }
-    counts
-}

@@ -123,9 +123,10 @@ fn with_kernel(test: impl FnOnce(Reconciler<Netfilter>) + Send) {
 
 fn list() -> String {
     let text = run("nft", &["list", "table", "inet", "kubeferry"], "");
-    // Rows and chains come in the order of their making.
+    // Rows and chains come in the order of their making; text has no seal.
     let mut blocks: Vec<String> = text
         .split("\n\n")
+        .filter(|block| !block.contains("chain sealed-"))
         .map(|block| {
             let mut words: Vec<&str> =
                 block.split(['\n', ',', '{', '}', '=']).map(str::trim).filter(|word| !word.is_empty()).collect();
@@ -153,6 +154,56 @@ fn rules_and_rows_are_the_same_as_text_and_by_netlink() {
             assert_eq!(list(), as_text);
         });
     }
+}
+
+#[test]
+fn the_kernel_reports_dynamic_chains_as_they_were_written_by_whichever_way() {
+    for detect in [vec!["10.244.0.0/16", "fd00:244::/64"], vec!["10.244.0.0/15", "fd00:244::/61"], vec![]] {
+        let desired = Desired::of(&cluster(), view(&detect));
+        let wanted = Wanted::all(&desired, &Rows::new());
+        for by_text in [false, true] {
+            with_kernel(|mut reconciler| {
+                match by_text {
+                    true => drop(run("nft", &["-f", "-"], &text::whole(&wanted, desired.node()))),
+                    false => drop(reconciler.sync(&desired, Touched::default()).unwrap()),
+                }
+                let mut altered = || reconciler.kernel().altered(&wanted.chains, desired.node()).unwrap();
+                assert_eq!(altered(), BTreeSet::new(), "by text: {by_text}");
+                let mut harms = vec!["flush chain inet kubeferry v4-cluster-random-3"];
+                harms.push("add rule inet kubeferry v6-cluster-random-2 accept");
+                harms.iter().for_each(|harm| drop(run("nft", &[harm], "")));
+                assert_eq!(altered(), ["v4-cluster-random-3", "v6-cluster-random-2"].map(Into::into).into());
+            });
+        }
+    }
+}
+
+#[test]
+fn a_chain_that_nobody_looked_at_is_looked_at_before_a_row_goes_to_it() {
+    with_kernel(|mut first| {
+        let mut state = cluster();
+        let mut desired = Desired::of(&state, view(&[]));
+        state.take_changes();
+        first.sync(&desired, Touched::default()).unwrap();
+        let two = |ips: &[&str]| ["plain", "local", "ranged"].map(|name| Event::Slice(slice(name, Family::V4, ips)));
+        let mut follow = |reconciler: &mut Reconciler<Netfilter>, ips: &[&str]| {
+            two(ips).into_iter().for_each(|event| state.apply(event));
+            let changes = state.take_changes();
+            let touched = desired.update(&state, &changes, view(&[]));
+            reconciler.sync(&desired, touched).unwrap()
+        };
+        follow(&mut first, &["10.244.0.1", "10.244.1.2"]);
+        let whole = list();
+        follow(&mut first, &["10.244.0.1", "10.244.1.2", "10.244.1.3"]);
+        let chain = "inet kubeferry v4-cluster-random-2";
+        run("nft", &[&format!("flush chain {chain}; add rule {chain} drop")], "");
+        let runtime = runtime();
+        let mut second = Reconciler::new(Netfilter::new(Nft::new("nft", TIMEOUT), runtime.handle().clone()));
+        let report = follow(&mut second, &["10.244.0.1", "10.244.1.2", "10.244.1.3"]);
+        assert_eq!((report.changes, report.repaired), (0, 0), "no row needs it");
+        assert!(!follow(&mut second, &["10.244.0.1", "10.244.1.2"]).full);
+        assert_eq!(list(), whole);
+    });
 }
 
 #[test]
@@ -215,6 +266,10 @@ fn drift_is_noticed_and_repaired() {
             "flush set inet kubeferry service_cidrs4",
             "flush chain inet kubeferry postrouting",
             "flush chain inet kubeferry v4-cluster-random-3",
+            "add rule inet kubeferry v4-cluster-random-3 drop",
+            "add chain inet kubeferry output { policy drop; }",
+            "add chain inet kubeferry other { type filter hook input priority 0; policy drop; }",
+            "add set inet kubeferry other { type ipv4_addr; }",
             "add rule inet kubeferry services4 drop",
             "flush table inet kubeferry",
             "flush ruleset",

@@ -52,12 +52,13 @@ pub fn replacement(wanted: &Wanted, node: &NodeView) -> String {
     format!("add table inet {TABLE}\ndelete table inet {TABLE}\n{}", whole(wanted, node))
 }
 
-/// A list of changes as a person reads it: `+` and `-`, the map, the row.
+/// A list of changes as a person reads it: `+` and `-`, the map, the row; `~` for a chain whose rules were others.
 pub fn changes(changes: &[Change]) -> String {
     let mut text = String::new();
     for change in changes {
         let _ = match change {
             Change::AddChain(name) => writeln!(text, "+ chain {name}"),
+            Change::RewriteChain(name) => writeln!(text, "~ chain {name}"),
             Change::Delete(key, value) => writeln!(text, "- {} {}", map_of(key), row_text(key, value)),
             Change::Add(key, value) => writeln!(text, "+ {} {}", map_of(key), row_text(key, value)),
         };

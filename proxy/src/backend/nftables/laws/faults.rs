@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use crate::backend::nftables::fake::{Fake, Faults};
+use crate::backend::nftables::kernel::Kernel;
 use crate::backend::nftables::reconciler::Reconciler;
 use crate::backend::nftables::rows::{Key, Part, Rows, Value};
 use crate::desired::Touched;
@@ -120,7 +121,8 @@ proptest! {
         let before = world.fake().clone();
         world.reconciler = Reconciler::new(before.clone());
         let report = world.reconciler.sync(&world.desired, Touched::default()).unwrap();
-        prop_assert_eq!((report.changes, report.loaded), (0, false));
+        prop_assert_eq!((report.changes, report.loaded, report.repaired), (0, false, 0));
+        prop_assert_eq!(world.fake().generation().unwrap(), before.clone().generation().unwrap());
         prop_assert_eq!(world.fake().rows(), before.rows());
     }
 }

@@ -5,6 +5,7 @@ mod faults;
 mod following;
 mod proxy;
 mod rows;
+mod tampering;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,7 +18,7 @@ use crate::state::State;
 use crate::state::event::Event;
 
 use super::chains::LOCAL_OFFSET;
-use super::fake::Fake;
+use super::fake::{Fake, chain_rules};
 use super::kernel::KernelError;
 use super::reconciler::{Reconciler, Report};
 use super::rows::{Key, Part, Rows, Value, Wanted};
@@ -83,7 +84,12 @@ impl World {
     /// The kernel holds what is wanted, by the fewest words: slots aside, everything is compared.
     fn assert_in_force(&mut self) {
         let rows = self.fake().rows();
-        assert_eq!(rows, self.anew(&rows).rows);
+        let wanted = self.anew(&rows);
+        assert_eq!(rows, wanted.rows);
+        for (name, chain) in &wanted.chains {
+            let rules = chain_rules(chain, self.desired.node());
+            assert_eq!(self.fake().rules(name), rules.as_ref(), "{name}");
+        }
         assert_eq!(self.fake().complaints, Vec::<String>::new());
         for frontend in self.desired.frontends() {
             self.assert_slots(&rows, frontend);

@@ -128,6 +128,11 @@ pub(crate) fn value<'a>(attribute: &NlaBuffer<&'a [u8]>) -> &'a [u8] {
     &attribute.into_inner()[4..length]
 }
 
+/// Whether the writer marked an attribute as one that holds attributes; the kernel does not always.
+pub(crate) fn is_nested(attribute: &NlaBuffer<&[u8]>) -> bool {
+    u16::from_ne_bytes([attribute.into_inner()[2], attribute.into_inner()[3]]) & NLA_F_NESTED != 0
+}
+
 /// Text of an attribute, without its zero byte.
 pub(crate) fn text(value: &[u8]) -> String {
     let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());

@@ -21,6 +21,8 @@ const NFT_MSG_DELSETELEM: u16 = NFTABLES | 14;
 const NFT_MSG_NEWCHAIN: u16 = NFTABLES | 3;
 const NFT_MSG_DELCHAIN: u16 = NFTABLES | 5;
 const NFT_MSG_NEWRULE: u16 = NFTABLES | 6;
+const NFT_MSG_DELRULE: u16 = NFTABLES | 8;
+const NFT_MSG_DELTABLE: u16 = NFTABLES | 2;
 const NFTA_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_RULE_CHAIN: u16 = 2;
@@ -65,6 +67,13 @@ pub enum Op<'a> {
         /// The rule.
         expressions: &'a [Expression],
     },
+    /// Delete the rules of a chain.
+    FlushChain {
+        /// The chain.
+        chain: &'a str,
+    },
+    /// Delete the table with everything in it.
+    DeleteTable,
     /// Delete a chain with its rules. One that a row or rule still goes to is an error (`EBUSY`).
     DeleteChain {
         /// Its name.
@@ -86,6 +95,8 @@ impl<'a> Op<'a> {
         let (kind, flags) = match self {
             Op::AddChain { .. } => (NFT_MSG_NEWCHAIN, NLM_F_CREATE),
             Op::AddRule { .. } => (NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND),
+            Op::FlushChain { .. } => (NFT_MSG_DELRULE, 0),
+            Op::DeleteTable => (NFT_MSG_DELTABLE, 0),
             _ => (NFT_MSG_DELCHAIN, 0),
         };
         let message = writer.message(kind, NLM_F_REQUEST | flags, number, NFPROTO_INET, 0);
@@ -100,15 +111,21 @@ impl<'a> Op<'a> {
                 }
                 writer.end(list);
             }
-            Op::Add { .. } | Op::Delete { .. } => {}
+            Op::FlushChain { chain } => writer.text(NFTA_RULE_CHAIN, chain),
+            Op::Add { .. } | Op::Delete { .. } | Op::DeleteTable => {}
         }
         writer.end_message(message);
     }
 
-    fn chain(&self) -> &'a str {
+    fn about(&self) -> About {
         match *self {
-            Op::AddChain { chain } | Op::AddRule { chain, .. } | Op::DeleteChain { chain } => chain,
-            Op::Add { map, .. } | Op::Delete { map, .. } => map,
+            Op::AddChain { chain }
+            | Op::AddRule { chain, .. }
+            | Op::FlushChain { chain }
+            | Op::DeleteChain { chain } => About::Chain(chain.to_owned()),
+            Op::Add { map, .. } => About::Rows { add: true, map: map.to_owned() },
+            Op::Delete { map, .. } => About::Rows { add: false, map: map.to_owned() },
+            Op::DeleteTable => About::Table,
         }
     }
 }
@@ -140,6 +157,7 @@ struct Sent {
 enum About {
     Rows { add: bool, map: String },
     Chain(String),
+    Table,
 }
 
 /// A batch that grows; neighbouring rows of one kind and map share the open message.
@@ -159,7 +177,7 @@ impl Builder<'_> {
             self.close();
             let at = self.writer.len();
             op.write_chain(&mut self.writer, self.table, sequence_of(self.sequence, self.messages.len()));
-            let (about, end) = (About::Chain(op.chain().to_owned()), self.writer.len());
+            let (about, end) = (op.about(), self.writer.len());
             self.messages.push(Sent { ops: self.next..self.next + 1, about, begin: at, elements: at, end });
             self.next += 1;
             return;
@@ -178,9 +196,8 @@ impl Builder<'_> {
             self.writer.text(NFTA_SET_ELEM_LIST_TABLE, self.table);
             self.writer.text(NFTA_SET_ELEM_LIST_SET, map);
             self.open = Some((message, self.writer.nest(NFTA_SET_ELEM_LIST_ELEMENTS)));
-            let about = About::Rows { add, map: map.to_owned() };
             let elements = self.writer.len();
-            self.messages.push(Sent { ops: self.next..self.next, about, begin, elements, end: elements });
+            self.messages.push(Sent { ops: self.next..self.next, about: op.about(), begin, elements, end: elements });
         }
         element.write(&mut self.writer, add);
         self.next += 1;
@@ -242,6 +259,9 @@ impl Batch {
             About::Rows { add, map } => (*add, map.clone()),
             About::Chain(chain) => {
                 return Refused { errno, ops: sent.ops.clone(), part: RefusedPart::Chain(chain.clone()) };
+            }
+            About::Table => {
+                return Refused { errno, ops: sent.ops.clone(), part: RefusedPart::Table(table.to_owned()) };
             }
         };
         let element = |index: usize| {

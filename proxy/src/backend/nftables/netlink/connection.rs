@@ -90,6 +90,18 @@ impl Connection {
         if acknowledged { Ok(()) } else { Err(Error::Unanswered { bytes: batch.bytes.len() }.into()) }
     }
 
+    /// Deletes a table of family inet with everything in it; false where there is none.
+    ///
+    /// # Errors
+    /// As [`Connection::commit`].
+    pub fn delete_table(&self, table: &str) -> Result<bool, CommitError> {
+        match self.commit(table, &[Op::DeleteTable]) {
+            Ok(()) => Ok(true),
+            Err(CommitError::Refused(refused)) if refused.errno == libc::ENOENT => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Gives every row of a map or set of `table` (family inet) to `each`, in the kernel's order. Nothing is given
     /// before the whole map was read. Rows that expire (those that packets add) may lack or come twice where packets
     /// change the map meanwhile.
@@ -98,6 +110,19 @@ impl Connection {
     /// [`Error::is_not_found`] where there is no such table or map; [`Error::Interrupted`] where the map never stands
     /// still for a whole list.
     pub fn dump(&self, table: &str, map: &str, each: &mut dyn FnMut(Element)) -> Result<(), Error> {
+        self.dump_raw(table, map, &mut |bytes| {
+            each(Element::read(bytes)?);
+            Ok(())
+        })
+    }
+
+    /// As [`Connection::dump`], for the bytes of each row.
+    pub(super) fn dump_raw(
+        &self,
+        table: &str,
+        map: &str,
+        each: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let what = || format!("map {map} of table inet {table}");
         for attempt in 0..ATTEMPTS {
             let dump = self.socket.dump(&what(), NFT_MSG_GETSETELEM, NFPROTO_INET, |writer| {
@@ -106,10 +131,7 @@ impl Connection {
             })?;
             self.complete(&dump, what)?;
             if is_whole(&dump)? {
-                return for_each_element(&dump, |bytes| {
-                    each(Element::read(bytes)?);
-                    Ok(())
-                });
+                return for_each_element(&dump, each);
             }
             std::thread::sleep(Duration::from_millis(1 << attempt));
         }

@@ -1,7 +1,7 @@
 //! Rows of nftables maps, written and read over netlink instead of by starting `nft` (about 4 ms for each start).
 //!
-//! `element` and `batch` are pure: rows to bytes and back. `kernel` holds the socket; `ruleset` reads what is not rows
-//! (generation, chains, the table's comment), for noticing drift.
+//! `element` and `batch` are pure: rows to bytes and back. `kernel` holds the socket; `ruleset` (generation, the
+//! table's comment, chains), `rules` and `sets` read what is not rows, for noticing drift.
 //!
 //! The messages are written and read here rather than through `netlink-packet-netfilter`: its readers render the whole
 //! buffer as text once for each element (error contexts are built eagerly), its writers measure nested attributes again
@@ -14,7 +14,9 @@ mod connection;
 mod element;
 mod error;
 pub(crate) mod kernel;
+mod rules;
 mod ruleset;
+mod sets;
 #[cfg(test)]
 mod tests;
 
@@ -22,4 +24,5 @@ pub use batch::{Op, Ops};
 pub use connection::Connection;
 pub use element::{Data, Element};
 pub use error::{CommitError, Error, Refused, RefusedPart};
+pub use rules::FoundRule;
 pub use ruleset::{Chain, Table};

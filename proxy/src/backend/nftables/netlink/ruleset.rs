@@ -1,8 +1,8 @@
-//! What of a table is not rows: whether it is there, its comment, its chains. For noticing that somebody changed it.
+//! Whether a table is there, its comment, its chains. For noticing that somebody changed it.
 
 use std::collections::BTreeMap;
 
-use super::attribute::{attributes, find, text, u32_be, value};
+use super::attribute::{find, text, u32_be};
 use super::batch::{NFPROTO_INET, NFTABLES};
 use super::connection::Connection;
 use super::error::Error;
@@ -11,7 +11,6 @@ use super::kernel::Dump;
 // enum nf_tables_msg_types and the attributes of tables, chains, rules, expressions; include/uapi/linux/netfilter/nf_tables.h
 const NFT_MSG_GETTABLE: u16 = NFTABLES | 1;
 const NFT_MSG_GETCHAIN: u16 = NFTABLES | 4;
-const NFT_MSG_GETRULE: u16 = NFTABLES | 7;
 const NFT_MSG_GETGEN: u16 = NFTABLES | 16;
 const NFTA_TABLE_NAME: u16 = 1;
 const NFTA_TABLE_FLAGS: u16 = 2;
@@ -22,14 +21,9 @@ const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
 const NFTA_CHAIN_POLICY: u16 = 5;
 const NFTA_CHAIN_TYPE: u16 = 7;
-const NFTA_RULE_TABLE: u16 = 1;
-const NFTA_RULE_CHAIN: u16 = 2;
-const NFTA_RULE_EXPRESSIONS: u16 = 4;
-const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_CHAIN_FLAGS: u16 = 10;
 const NFTA_GEN_ID: u16 = 1;
 const NFTNL_UDATA_TABLE_COMMENT: u8 = 0;
-/// Expressions that hold state: their bytes change with packets.
-const STATEFUL: [&str; 4] = ["counter", "quota", "limit", "last"];
 
 /// A table that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +41,9 @@ pub struct Table {
 pub struct Chain {
     /// How many rules.
     pub rules: usize,
-    /// A digest (FNV-1a) of its hook and policy and of its rules' expressions in order, without handles, comments and
+    /// Whether it hangs on a hook, so that packets come to it without a rule or row that says so.
+    pub base: bool,
+    /// A digest (FNV-1a) of its hook, priority and policy and of its rules' expressions in order, without handles, comments and
     /// counters. Compare it with one taken from the same kernel after loading: the bytes of a rule may differ between
     /// kernels and between versions of `nft`.
     pub digest: u64,
@@ -89,11 +85,8 @@ impl Connection {
     pub fn chains(&self, table: &str) -> Result<BTreeMap<String, Chain>, Error> {
         let what = || format!("chains of table inet {table}");
         let chains = self.socket.dump(&what(), NFT_MSG_GETCHAIN, NFPROTO_INET, |_| {})?;
-        let rules =
-            self.socket.dump(&what(), NFT_MSG_GETRULE, NFPROTO_INET, |writer| writer.text(NFTA_RULE_TABLE, table))?;
         self.complete(&chains, what)?;
-        self.complete(&rules, what)?;
-        let mut found = BTreeMap::new();
+        let mut found: BTreeMap<String, (Chain, Fnv)> = BTreeMap::new();
         for message in chains.messages() {
             let (_, body) = message?;
             // The kernel lists the chains of all tables.
@@ -101,26 +94,23 @@ impl Connection {
                 continue;
             }
             let mut digest = Fnv::default();
-            for attribute in [NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE] {
+            for attribute in [NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE, NFTA_CHAIN_FLAGS] {
                 digest.add(find(body, attribute)?.unwrap_or_default());
             }
             if let Some(name) = find(body, NFTA_CHAIN_NAME)? {
-                found.insert(text(name), (0, digest));
+                let base = find(body, NFTA_CHAIN_HOOK)?.is_some();
+                found.insert(text(name), (Chain { rules: 0, base, digest: 0 }, digest));
             }
         }
-        for message in rules.messages() {
-            let (_, body) = message?;
-            let name = find(body, NFTA_RULE_CHAIN)?.map(text).unwrap_or_default();
-            let (count, digest): &mut (usize, Fnv) = found.entry(name).or_default();
-            *count += 1;
-            for expression in attributes(find(body, NFTA_RULE_EXPRESSIONS)?.unwrap_or_default()) {
-                let expression = expression?;
-                let expression = value(&expression);
-                let name = find(expression, NFTA_EXPR_NAME)?.unwrap_or_default();
-                digest.add(if STATEFUL.contains(&text(name).as_str()) { name } else { expression });
+        self.rules(table, &mut |rule| {
+            // A chain that came between the two questions counts as changed.
+            if let Some((chain, digest)) = found.get_mut(&rule.chain) {
+                chain.rules += 1;
+                rule.expressions_without_state(|bytes| digest.add(bytes))?;
             }
-        }
-        Ok(found.into_iter().map(|(name, (rules, digest))| (name, Chain { rules, digest: digest.0 })).collect())
+            Ok(())
+        })?;
+        Ok(found.into_iter().map(|(name, (chain, digest))| (name, Chain { digest: digest.0, ..chain })).collect())
     }
 
     pub(super) fn complete(&self, dump: &Dump, what: impl Fn() -> String) -> Result<(), Error> {
@@ -141,7 +131,7 @@ fn comment(mut data: &[u8]) -> Option<String> {
 }
 
 /// FNV-1a, 64 bits: the same for the same bytes in every build.
-struct Fnv(u64);
+pub(super) struct Fnv(pub u64);
 
 impl Default for Fnv {
     fn default() -> Self {
@@ -151,7 +141,7 @@ impl Default for Fnv {
 
 impl Fnv {
     /// Adds bytes, with their length, so that neighbours cannot run together.
-    fn add(&mut self, bytes: &[u8]) {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
         for byte in (bytes.len() as u64).to_be_bytes().iter().chain(bytes) {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
         }

@@ -1,0 +1,34 @@
+//! Sockets whose connections were translated before their first packet.
+
+use crate::Address;
+
+/// Key of `socket_services` and `socket_endpoints`, LRU hashes: a socket and an address of its peer.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SocketKey {
+    /// SO_COOKIE of the socket.
+    pub cookie: u64,
+    /// In `socket_services` the endpoint's address, in `socket_endpoints` the service's.
+    pub address: Address,
+    /// Its port, in network byte order.
+    pub port: u16,
+    /// [`crate::TCP`] or [`crate::UDP`].
+    pub protocol: u16,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// Value of `socket_services`: the service's address and port that the program that has the socket knows. Value of
+/// `socket_endpoints` (datagrams of unconnected sockets): the endpoint that they go to.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SocketPeer {
+    /// The address.
+    pub address: Address,
+    /// Its port, in network byte order.
+    pub port: u16,
+    /// 0.
+    pub reserved: u16,
+    /// When it was last used, in units of [`crate::flow::TICK`].
+    pub seen: u32,
+}

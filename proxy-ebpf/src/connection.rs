@@ -1,0 +1,181 @@
+//! Connections: the entries of `flows`, made and kept.
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
+use kubeferry_ebpf_common::flow::{TICK, limits, timeout};
+use kubeferry_ebpf_common::stats::Counter;
+use kubeferry_ebpf_common::{Flow, FlowKey, SCTP, Slot, TCP};
+
+use crate::lookup::config;
+use crate::maps::{DEVICES, FLOWS};
+use crate::packet::{FIN, Packet, RST};
+use crate::work::Work;
+
+/// Ports that are tried to masquerade with.
+const MASQUERADE_TRIES: usize = 24;
+
+/// Now, in the clock of flows.
+#[inline(always)]
+pub fn now() -> u32 {
+    // SAFETY: no arguments.
+    (unsafe { bpf_ktime_get_coarse_ns() } >> TICK) as u32
+}
+
+/// The entry of a packet.
+#[inline(always)]
+pub fn find(key: &FlowKey) -> Option<&'static mut Flow> {
+    // SAFETY: entries are written by packets of this direction only, each field as a whole.
+    FLOWS.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+}
+
+/// Notes that a packet went by.
+#[inline(always)]
+pub fn touch(flow: &mut Flow, packet: &Packet, now: u32) {
+    let mut flags = flow.flags | Flow::SEEN;
+    if packet.key.protocol == TCP {
+        if packet.tcp_flags & FIN != 0 {
+            flags |= Flow::FIN;
+        }
+        if packet.tcp_flags & RST != 0 {
+            flags |= Flow::RST;
+        }
+    }
+    if flags != flow.flags {
+        flow.flags = flags;
+    }
+    if flow.seen != now {
+        flow.seen = now;
+    }
+}
+
+/// Whether a connection is over: its forward-in entry is `flow`, and now a packet of it comes again.
+#[inline(always)]
+pub fn is_over(packet: &Packet, flow: &Flow, backward: &mut FlowKey, now: u32) -> bool {
+    let idle = now.wrapping_sub(flow.seen);
+    let may_be = if packet.key.protocol == TCP { packet.opens_tcp() } else { idle > limits::ONE_WAY };
+    if !may_be {
+        return false;
+    }
+    packet.key.write_backward(flow, backward);
+    let (flags, seen) = match find(backward) {
+        Some(answers) => (answers.flags, answers.seen),
+        None => (0, flow.seen),
+    };
+    let limit = timeout(packet.key.protocol, flow.flags, flags);
+    // A connection that both sides have closed is over for whoever opens it again.
+    limit == limits::CLOSED || (idle > limit && now.wrapping_sub(seen) > limit)
+}
+
+/// Forgets the connection of a packet, by its forward-in entry.
+#[inline(always)]
+pub fn forget(work: &mut Work, flow: &Flow) {
+    let key = &work.packet.key;
+    if flow.flags & Flow::LOOPS != 0 {
+        key.write_looped(flow, &mut work.key);
+        let _ = FLOWS.remove(&work.key);
+    }
+    key.write_forward(flow, &mut work.key);
+    if let Some(out) = find(&work.key) {
+        work.key.write_answer(out, &mut work.other_key);
+        let _ = FLOWS.remove(&work.other_key);
+        let _ = FLOWS.remove(&work.key);
+    }
+    key.write_backward(flow, &mut work.key);
+    let _ = FLOWS.remove(&work.key);
+    let _ = FLOWS.remove(key);
+}
+
+/// Makes the entries of a new connection to `work.slot`; its first packet is in `work.packet`. `device` is where packets to
+/// the service's address leave by, for connections of the node itself; otherwise 0. The forward-in entry is left in
+/// `work.flow`.
+#[inline(always)]
+pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32) -> Result<(), Counter> {
+    let own = if device != 0 { Flow::OWN } else { 0 };
+    let key = &work.packet.key;
+    let (flow, other) = (&mut work.flow, &mut work.other);
+    flow.address = work.slot.address;
+    flow.port = work.slot.port;
+    flow.flags = Flow::FORWARD | Flow::SEEN | own;
+    flow.seen = now;
+    flow.device = device;
+    flow.backend = work.slot.backend;
+    *other = *flow;
+    key.write_backward(flow, &mut work.key);
+    other.address = key.destination;
+    other.port = key.destination_port;
+    other.flags = own;
+    if FLOWS.insert(&work.key, &*other, BPF_NOEXIST.into()).is_err() {
+        // The same two ends talk already, perhaps by way of another service.
+        if let Some(old) = find(&work.key)
+            && (old.address != other.address || old.port != other.port)
+        {
+            let limit = timeout(key.protocol, old.flags, old.flags);
+            if limit != limits::CLOSED && now.wrapping_sub(old.seen) <= limit {
+                return Err(Counter::FlowTable);
+            }
+        }
+        FLOWS.insert(&work.key, &*other, BPF_ANY.into()).map_err(|_| Counter::FlowTable)?;
+    }
+    if device != 0 && work.slot.flags & Slot::HOST != 0 {
+        flow.flags |= Flow::LOOPS;
+        key.write_looped(flow, &mut work.other_key);
+        other.address = key.source;
+        other.port = key.source_port;
+        FLOWS.insert(&work.other_key, &*other, BPF_ANY.into()).map_err(|_| Counter::FlowTable)?;
+    } else if masquerade || device != 0 {
+        key.write_forward(flow, &mut work.key);
+        other.address = key.source;
+        other.port = key.source_port;
+        other.flags = Flow::FORWARD | own | if masquerade { Flow::PENDING } else { Flow::KEEPS };
+        FLOWS.insert(&work.key, &*other, BPF_ANY.into()).map_err(|_| Counter::FlowTable)?;
+        if !masquerade {
+            work.key.write_answer(other, &mut work.other_key);
+            other.flags = own | Flow::KEEPS;
+            FLOWS.insert(&work.other_key, &*other, BPF_ANY.into()).map_err(|_| Counter::FlowTable)?;
+        }
+    }
+    FLOWS.insert(key, &*flow, BPF_ANY.into()).map_err(|_| Counter::FlowTable)
+}
+
+/// Decides what a connection is masqueraded as. Its packet is in `work.packet`, with the key of its forward-out entry
+/// `flow`; it leaves by `device`.
+#[inline(always)]
+pub fn masquerade(work: &mut Work, flow: &mut Flow, device: u32, now: u32) -> Result<(), Counter> {
+    let config = config().ok_or(Counter::NoMasqueradePort)?;
+    let key = &work.packet.key;
+    work.flow = *flow;
+    // SAFETY: read at once.
+    match unsafe { DEVICES.get(device) } {
+        Some(device) if work.packet.v4 => work.flow.address = device.masquerade4,
+        Some(device) => work.flow.address = device.masquerade6,
+        None => return Err(Counter::NoMasqueradePort),
+    }
+    if work.flow.address.is_zero() {
+        return Err(Counter::NoMasqueradePort);
+    }
+    work.other = *flow;
+    work.other.address = key.source;
+    work.other.port = key.source_port;
+    work.other.flags = flow.flags & Flow::OWN;
+    work.other.seen = now;
+    for _ in 0..MASQUERADE_TRIES {
+        // The checksum of SCTP covers its ports: they stay.
+        work.flow.port = match key.protocol {
+            SCTP => key.source_port,
+            _ => {
+                // SAFETY: no arguments.
+                let drawn = u64::from(unsafe { bpf_get_prandom_u32() } as u32);
+                let at = (drawn * u64::from(config.masquerade_ports)) >> 32;
+                config.masquerade_first.wrapping_add(at as u16).to_be()
+            }
+        };
+        key.write_answer(&work.flow, &mut work.other_key);
+        if FLOWS.insert(&work.other_key, &work.other, BPF_NOEXIST.into()).is_ok() {
+            flow.address = work.flow.address;
+            flow.port = work.flow.port;
+            flow.flags &= !Flow::PENDING;
+            return Ok(());
+        }
+    }
+    Err(Counter::NoMasqueradePort)
+}

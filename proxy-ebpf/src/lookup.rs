@@ -1,0 +1,208 @@
+//! From a packet's destination to a frontend, and from there to an endpoint.
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
+use kubeferry_ebpf_common::policy::{Choice, Source, choose};
+use kubeferry_ebpf_common::stats::Counter;
+use kubeferry_ebpf_common::{
+    Address, AffinityKey, Config, Device, Frontend, FrontendKey, Member, RangeKey, Slot, config::address_is,
+};
+
+use crate::maps::{ADDRESSES, AFFINITY, CONFIG, DEVICES, FRONTENDS, MEMBERS, SLOTS, SOURCE_RANGES};
+use crate::work::Work;
+
+/// What becomes of a new connection.
+#[derive(Clone, Copy)]
+pub enum Answer {
+    /// Nobody's address: it goes on.
+    NotOurs,
+    /// It goes to the endpoint in `work.slot`; the source is rewritten if `masquerade`.
+    Endpoint {
+        masquerade: bool,
+    },
+    Refuse(Counter),
+    Drop(Counter),
+}
+
+/// Where a new connection comes from, beside its source address.
+#[derive(Clone, Copy)]
+pub enum Origin {
+    /// It came in by this interface.
+    Device(u32),
+    /// The node itself opened it.
+    Node,
+}
+
+#[inline(always)]
+pub fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
+}
+
+/// What an address is to the node: bits of `address_is`.
+#[inline(always)]
+pub fn address(ip: &Address) -> u32 {
+    // SAFETY: read at once.
+    match unsafe { ADDRESSES.get(ip) } {
+        Some(flags) => *flags,
+        None if ip.is_loopback() => address_is::HELD,
+        None => 0,
+    }
+}
+
+/// The frontend at an address, whose key is `at`, or at a node port. Without one: what the address is to the node.
+#[inline(always)]
+pub fn frontend(at: &mut FrontendKey, config: &Config) -> Result<&'static Frontend, u32> {
+    at.kind = FrontendKey::ADDRESS;
+    // SAFETY: a row is replaced as a whole, and an old one stays readable until the program ends (RCU).
+    if let Some(frontend) = unsafe { FRONTENDS.get(&*at) } {
+        return Ok(frontend);
+    }
+    let is = address(&at.address);
+    let v4 = at.address.is_v4();
+    let all = if v4 { Config::ALL_NODE_PORTS4 } else { Config::ALL_NODE_PORTS6 };
+    let answers = is & address_is::NODE_PORTS != 0 || (is & address_is::HELD != 0 && config.flags & all != 0);
+    if answers && !at.address.is_loopback() {
+        at.address = Address::ZERO;
+        at.kind = if v4 { FrontendKey::NODE_PORT4 } else { FrontendKey::NODE_PORT6 };
+        // SAFETY: as above.
+        if let Some(frontend) = unsafe { FRONTENDS.get(&*at) } {
+            return Ok(frontend);
+        }
+    }
+    Err(is)
+}
+
+/// What becomes of packets to an address that has no such frontend.
+#[inline(always)]
+pub fn without_frontend(destination: &Address, is: u32, config: &Config) -> Answer {
+    if is & address_is::CLUSTER_IP != 0 {
+        return Answer::Refuse(Counter::UndefinedPort);
+    }
+    if is & address_is::HELD == 0 {
+        for (at, range) in config.service_cidrs.iter().enumerate() {
+            if at as u32 >= config.service_cidr_count {
+                break;
+            }
+            if range.contains(destination) {
+                return Answer::Drop(Counter::Unallocated);
+            }
+        }
+    }
+    Answer::NotOurs
+}
+
+/// Decides about a new connection, whose packet and key are in `work`. An endpoint is left in `work.slot`.
+#[inline(always)]
+pub fn answer(work: &mut Work, origin: Origin) -> Answer {
+    let Some(config) = config() else { return Answer::NotOurs };
+    work.frontend.address = work.packet.key.destination;
+    work.frontend.port = work.packet.key.destination_port;
+    work.frontend.protocol = work.packet.key.protocol;
+    match frontend(&mut work.frontend, config) {
+        Ok(frontend) => endpoint(work, origin, frontend, config),
+        Err(is) => without_frontend(&work.packet.key.destination, is, config),
+    }
+}
+
+#[inline(always)]
+fn endpoint(work: &mut Work, origin: Origin, frontend: &Frontend, config: &Config) -> Answer {
+    if frontend.flags & Frontend::RANGED != 0 {
+        let source = RangeKey::new(frontend.service, work.packet.key.source);
+        work.range = Key::new(RangeKey::SERVICE_BITS + 128, source);
+        if SOURCE_RANGES.get(&work.range).is_none() {
+            return Answer::Drop(Counter::SourceRange);
+        }
+    }
+    if frontend.flags & Frontend::REFUSE != 0 {
+        return Answer::Refuse(Counter::Refused);
+    }
+    let choice = choose(frontend, config.flags, source(&work.packet.key.source, origin, config));
+    if choice.count == 0 {
+        return Answer::Drop(Counter::NoLocalEndpoint);
+    }
+    let chosen = match frontend.affinity {
+        0 => pick(&choice, &mut work.slot),
+        timeout => remembered(work, frontend.service, timeout, &choice),
+    };
+    match chosen {
+        true => Answer::Endpoint { masquerade: choice.masquerade || work.slot.address == work.packet.key.source },
+        false => Answer::Drop(Counter::NoLocalEndpoint),
+    }
+}
+
+/// What the source is to this node.
+#[inline(always)]
+pub fn source(ip: &Address, origin: Origin, config: &Config) -> Source {
+    let v4 = ip.is_v4();
+    let detector = config.flags & if v4 { Config::DETECTOR4 } else { Config::DETECTOR6 } != 0;
+    let is_node = matches!(origin, Origin::Node) || address(ip) & address_is::HELD != 0;
+    let is_pod = if config.flags & Config::BY_DEVICE != 0 {
+        match origin {
+            // SAFETY: read at once.
+            Origin::Device(index) if !is_node => match unsafe { DEVICES.get(index) } {
+                Some(device) => device.flags & Device::POD != 0,
+                None => false,
+            },
+            _ => false,
+        }
+    } else {
+        detector && config.pods[if v4 { 0 } else { 1 }].contains(ip)
+    };
+    Source { is_pod, is_node, detector }
+}
+
+/// Draws one of the slots: each with the same probability, but for 2^-32 of their number.
+#[inline(always)]
+pub fn pick(choice: &Choice, slot: &mut Slot) -> bool {
+    // SAFETY: no arguments.
+    let drawn = unsafe { bpf_get_prandom_u32() } as u32;
+    let at = choice.first + ((u64::from(drawn) * u64::from(choice.count)) >> 32) as u32;
+    match SLOTS.get(at) {
+        Some(drawn) => {
+            *slot = *drawn;
+            // An empty slot has no address: nothing points to it.
+            !slot.address.is_zero()
+        }
+        None => false,
+    }
+}
+
+/// ClientIP affinity: the endpoint that the client had, while it counts; otherwise one is drawn. Either is remembered.
+#[inline(always)]
+fn remembered(work: &mut Work, service: u64, timeout: u32, choice: &Choice) -> bool {
+    work.client = AffinityKey { service, client: work.packet.key.source };
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let list = if choice.local { Member::LOCAL } else { Member::CLUSTER };
+    let mut known = false;
+    // SAFETY: read at once.
+    if let Some(affinity) = unsafe { AFFINITY.get(&work.client) }
+        && now.wrapping_sub(affinity.seen) <= u64::from(timeout) * 1_000_000_000
+    {
+        work.member.service = service;
+        work.member.address = affinity.address;
+        work.member.port = affinity.port;
+        work.member.reserved = [0; 3];
+        // SAFETY: read at once.
+        if let Some(member) = unsafe { MEMBERS.get(&work.member) }
+            && member.lists & list != 0
+            && member.since <= affinity.seen
+        {
+            work.slot.address = work.member.address;
+            work.slot.port = work.member.port;
+            work.slot.flags = member.flags;
+            work.slot.backend = member.backend;
+            known = true;
+        }
+    }
+    if !known && !pick(choice, &mut work.slot) {
+        return false;
+    }
+    work.affinity.address = work.slot.address;
+    work.affinity.port = work.slot.port;
+    work.affinity.reserved = [0; 3];
+    work.affinity.seen = now;
+    // An LRU map takes every row; not remembered, the client is drawn again.
+    let _ = AFFINITY.insert(&work.client, &work.affinity, 0);
+    true
+}

@@ -1,0 +1,204 @@
+//! Connections that begin on this node, translated when the socket connects or sends, so that no packet has to be. Only
+//! those whose whole answer is known then; the others go out as they are, and TC answers them.
+//!
+//! These programs may be interrupted by others on the same CPU: they work on the stack.
+
+use core::mem::size_of_val;
+use core::ptr::{addr_of_mut, null_mut};
+
+use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock_addr, bpf_sock_tuple};
+use aya_ebpf::helpers::generated::{
+    bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
+};
+use kubeferry_ebpf_common::policy::{Source, choose};
+use kubeferry_ebpf_common::stats::Counter;
+use kubeferry_ebpf_common::{Address, Config, Frontend, FrontendKey, Slot, SocketKey, SocketPeer, TCP, flow::limits};
+
+use crate::connection::now;
+use crate::lookup::{config, frontend, pick};
+use crate::maps::{SOCKET_ENDPOINTS, SOCKET_SERVICES};
+use crate::stats::count;
+
+/// The context of a program for socket addresses.
+#[derive(Clone, Copy)]
+pub struct Socket {
+    pub raw: *mut bpf_sock_addr,
+    /// It has the address in IPv6 form, which may be an IPv4-mapped one.
+    pub v6: bool,
+}
+
+impl Socket {
+    #[inline(always)]
+    fn address(&self) -> Address {
+        // SAFETY: the context is valid while the program runs; each word is read by itself, as the verifier wants.
+        unsafe {
+            match self.v6 {
+                true => {
+                    let words = &raw const (*self.raw).user_ip6;
+                    Address::v6([0, 1, 2, 3].map(|at| words.cast::<u32>().add(at).read_volatile()))
+                }
+                false => Address::v4((*self.raw).user_ip4),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn port(&self) -> u16 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.raw).user_port as u16 }
+    }
+
+    #[inline(always)]
+    fn protocol(&self) -> u8 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.raw).protocol as u8 }
+    }
+
+    #[inline(always)]
+    fn set(&self, address: &Address, port: u16) {
+        // SAFETY: the context is valid while the program runs; each word is written by itself, as the verifier wants.
+        unsafe {
+            match self.v6 {
+                true => {
+                    let words = addr_of_mut!((*self.raw).user_ip6).cast::<u32>();
+                    words.write_volatile(address.words[0]);
+                    words.add(1).write_volatile(address.words[1]);
+                    words.add(2).write_volatile(address.words[2]);
+                    words.add(3).write_volatile(address.words[3]);
+                }
+                false => addr_of_mut!((*self.raw).user_ip4).write_volatile(address.words[3]),
+            }
+            addr_of_mut!((*self.raw).user_port).write_volatile(port.into());
+        }
+    }
+
+    #[inline(always)]
+    fn key(&self, address: Address, port: u16) -> SocketKey {
+        // SAFETY: a helper that takes the context.
+        let cookie = unsafe { bpf_get_socket_cookie(self.raw.cast()) };
+        SocketKey { cookie, address, port, protocol: self.protocol().into(), reserved: 0 }
+    }
+
+    #[inline(always)]
+    fn is_host(&self, config: &Config) -> bool {
+        // SAFETY: a helper that takes the context.
+        unsafe { bpf_get_netns_cookie(self.raw.cast()) == config.host_netns }
+    }
+
+    /// Whether a socket of this network namespace listens there: then the endpoint may be the client's own pod. More may
+    /// than are, for one that listens at all addresses.
+    #[inline(always)]
+    fn may_be_self(&self, slot: &Slot) -> bool {
+        let mut tuple = bpf_sock_tuple { __bindgen_anon_1: unsafe { core::mem::zeroed() } };
+        let size = if slot.address.is_v4() {
+            let at = unsafe { &mut tuple.__bindgen_anon_1.ipv4 };
+            at.daddr = slot.address.words[3];
+            at.dport = slot.port;
+            size_of_val(at)
+        } else {
+            let at = unsafe { &mut tuple.__bindgen_anon_1.ipv6 };
+            at.daddr = slot.address.words;
+            at.dport = slot.port;
+            size_of_val(at)
+        } as u32;
+        let (context, at, namespace) = (self.raw.cast(), &raw mut tuple, BPF_F_CURRENT_NETNS as u64);
+        // SAFETY: the tuple is as long as told; a socket that is found is given back at once.
+        unsafe {
+            let found = match self.protocol() {
+                TCP => bpf_skc_lookup_tcp(context, at, size, namespace, 0).cast(),
+                _ => bpf_sk_lookup_udp(context, at, size, namespace, 0),
+            };
+            if found == null_mut() {
+                return false;
+            }
+            bpf_sk_release(found.cast());
+        }
+        true
+    }
+}
+
+/// A socket connects.
+#[inline(always)]
+pub fn connect(socket: Socket) {
+    let (address, port) = (socket.address(), socket.port());
+    let Some(slot) = translate(&socket, address, port) else { return };
+    remember(&socket, &slot, address, port);
+    socket.set(&slot.address, slot.port);
+}
+
+/// A socket that is not connected sends a datagram.
+#[inline(always)]
+pub fn send(socket: Socket) {
+    let (address, port) = (socket.address(), socket.port());
+    let key = socket.key(address, port);
+    let now = now();
+    // SAFETY: read at once.
+    if let Some(known) = unsafe { SOCKET_ENDPOINTS.get(&key) }
+        && now.wrapping_sub(known.seen) <= limits::STREAM
+    {
+        let peer = SocketPeer { seen: now, ..*known };
+        let _ = SOCKET_ENDPOINTS.insert(&key, &peer, 0);
+        socket.set(&peer.address, peer.port);
+        return;
+    }
+    let Some(slot) = translate(&socket, address, port) else { return };
+    remember(&socket, &slot, address, port);
+    let peer = SocketPeer { address: slot.address, port: slot.port, reserved: 0, seen: now };
+    // An LRU map takes every row; not remembered, the next datagram is drawn again.
+    let _ = SOCKET_ENDPOINTS.insert(&key, &peer, 0);
+    socket.set(&slot.address, slot.port);
+}
+
+/// A datagram is received, or a program asks whom it is connected to: it sees the service's address.
+#[inline(always)]
+pub fn reveal(socket: Socket) {
+    let key = socket.key(socket.address(), socket.port());
+    // SAFETY: read at once.
+    if let Some(service) = unsafe { SOCKET_SERVICES.get(&key) } {
+        socket.set(&service.address, service.port);
+    }
+}
+
+#[inline(always)]
+fn remember(socket: &Socket, slot: &Slot, address: Address, port: u16) {
+    let peer = SocketPeer { address, port, reserved: 0, seen: now() };
+    // An LRU map takes every row.
+    let _ = SOCKET_SERVICES.insert(socket.key(slot.address, slot.port), &peer, 0);
+    count(Counter::SocketConnected);
+}
+
+/// The endpoint for a connection of a socket, if it is for this hook to choose.
+#[inline(always)]
+fn translate(socket: &Socket, address: Address, port: u16) -> Option<Slot> {
+    let config = config()?;
+    let all = config.flags & Config::ALL_AT_CONNECT != 0;
+    let mut at = FrontendKey { address, port, protocol: socket.protocol(), kind: 0 };
+    let Ok(frontend) = frontend(&mut at, config) else { return None };
+    if frontend.flags & Frontend::REFUSE != 0 || (!all && frontend.flags & Frontend::RANGED != 0) {
+        return None;
+    }
+    if !all && frontend.affinity != 0 {
+        return None;
+    }
+    let host = socket.is_host(config);
+    if !host && !all && config.flags & Config::PODS_AT_CONNECT == 0 {
+        return None;
+    }
+    let detector = config.flags & if address.is_v4() { Config::DETECTOR4 } else { Config::DETECTOR6 } != 0;
+    // Pods' sockets come here only where every pod of this node counts as one, or where none can (no detector).
+    let source = Source { is_pod: !host && detector, is_node: host, detector };
+    let choice = choose(frontend, config.flags, source);
+    // Rewritten to a node's address, the source of a node's own connection is what it was.
+    if choice.count == 0 || (choice.masquerade && !host && !all) {
+        return None;
+    }
+    let mut slot = Slot::default();
+    if !pick(&choice, &mut slot) {
+        return None;
+    }
+    // A connection of a pod to itself has to come from elsewhere: see hairpin.
+    if !host && !all && socket.may_be_self(&slot) {
+        return None;
+    }
+    Some(slot)
+}

@@ -1,0 +1,268 @@
+//! The two programs at TC: what comes in to the node gets another destination, what leaves it another source.
+
+use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT};
+use aya_ebpf::helpers::generated::bpf_redirect;
+use kubeferry_ebpf_common::stats::Counter;
+use kubeferry_ebpf_common::{Flow, FlowKey};
+
+use crate::connection::{find, forget, is_over, masquerade, now, open, touch};
+use crate::icmp;
+use crate::lookup::{Answer, Origin, answer};
+use crate::packet::{RST, Skb, Unreadable, read};
+use crate::refuse::{refuse, swap_ethernet};
+use crate::rewrite::{End, rewrite};
+use crate::route;
+use crate::stats::count;
+use crate::work::Work;
+
+/// What becomes of a packet.
+#[derive(Clone, Copy)]
+pub enum Action {
+    /// It goes on as it is.
+    Next,
+    /// It is gone.
+    Drop(Counter),
+    /// A helper has been told where it goes; this is its verdict.
+    Redirect(i32),
+}
+
+impl From<Unreadable> for Action {
+    #[inline(always)]
+    fn from(_: Unreadable) -> Self {
+        Self::Drop(Counter::Rewrite)
+    }
+}
+
+impl Action {
+    /// TC_ACT_UNSPEC, TCX_NEXT: other programs of the device run, too.
+    const NEXT: i32 = -1;
+
+    /// The verdict for the kernel.
+    #[inline(always)]
+    pub fn verdict(self) -> i32 {
+        match self {
+            Self::Next => Self::NEXT,
+            Self::Drop(counter) => {
+                count(counter);
+                TC_ACT_SHOT as i32
+            }
+            Self::Redirect(verdict) => verdict,
+        }
+    }
+}
+
+/// A packet comes in.
+#[inline(always)]
+pub fn ingress(skb: Skb, l3: u32) -> Action {
+    let Some(work) = Work::get() else { return Action::Next };
+    if !matches!(read(&skb, l3, FlowKey::IN, &mut work.packet, &mut work.headers), Ok(true)) {
+        return Action::Next;
+    }
+    if work.packet.later && !work.packet.recall_ports(&mut work.fragment) {
+        return Action::Next;
+    }
+    if work.packet.is_icmp_error(&skb) {
+        return error_comes(&skb, work);
+    }
+    let now = now();
+    let Some(flow) = current(work, now) else {
+        return match answer(work, Origin::Device(skb.device())) {
+            Answer::Endpoint { masquerade } => match connect(work, masquerade, 0, now) {
+                Ok(()) => finish(rewrite(&skb, &work.packet, End::Destination, &work.flow.address, work.flow.port)),
+                Err(counter) => Action::Drop(counter),
+            },
+            other => without(&skb, work, other, false),
+        };
+    };
+    touch(flow, &work.packet, now);
+    work.packet.leave_ports(&mut work.fragment);
+    if let Err(error) = rewrite(&skb, &work.packet, End::Destination, &flow.address, flow.port) {
+        return error.into();
+    }
+    if flow.flags & (Flow::OWN | Flow::FORWARD) != Flow::OWN {
+        return Action::Next;
+    }
+    work.packet.key.destination = flow.address;
+    work.packet.key.destination_port = flow.port;
+    answer_own(&skb, work, now)
+}
+
+/// An ICMP error comes in.
+#[inline(always)]
+fn error_comes(skb: &Skb, work: &mut Work) -> Action {
+    match icmp::translate(skb, work, FlowKey::IN) {
+        // A connection of the node itself: see `answer_own`.
+        Ok(Some(flow)) if flow.flags & (Flow::OWN | Flow::FORWARD) == Flow::OWN => {
+            work.packet.key.destination = flow.address;
+            if icmp::translate(skb, work, FlowKey::OUT).is_err() {
+                return Action::Drop(Counter::Rewrite);
+            }
+            if flow.device == skb.device() { Action::Next } else { come_in(flow.device) }
+        }
+        Ok(_) => Action::Next,
+        // Too short to be about anything of ours.
+        Err(_) => Action::Next,
+    }
+}
+
+/// The entry of the packet in `work`, unless its connection is over; then it is forgotten.
+#[inline(always)]
+fn current(work: &mut Work, now: u32) -> Option<&'static mut Flow> {
+    let flow = find(&work.packet.key)?;
+    if flow.flags & Flow::FORWARD != 0 && is_over(&work.packet, flow, &mut work.key, now) {
+        forget(work, flow);
+        return None;
+    }
+    Some(flow)
+}
+
+/// An answer to a connection of the node itself: no other hook sees it, so it gets its source back here, and then seems to
+/// come from where the connection left, as the check of the reverse path wants.
+#[inline(always)]
+fn answer_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
+    match restore_source(skb, work, now) {
+        Ok(device) if device == skb.device() => Action::Next,
+        Ok(device) => come_in(device),
+        Err(action) => action,
+    }
+}
+
+/// Gives an answer its source back. Gives the device that the connection left by.
+#[inline(always)]
+fn restore_source(skb: &Skb, work: &mut Work, now: u32) -> Result<u32, Action> {
+    work.packet.key.hook = FlowKey::OUT;
+    let Some(flow) = find(&work.packet.key) else { return Err(Action::Drop(Counter::FlowTable)) };
+    touch(flow, &work.packet, now);
+    rewrite(skb, &work.packet, End::Source, &flow.address, flow.port)?;
+    Ok(flow.device)
+}
+
+/// The packet comes in by a device.
+#[inline(always)]
+fn come_in(device: u32) -> Action {
+    // SAFETY: no pointers.
+    Action::Redirect(unsafe { bpf_redirect(device, BPF_F_INGRESS.into()) } as i32)
+}
+
+/// Opens a connection to the endpoint that was chosen.
+#[inline(always)]
+fn connect(work: &mut Work, masquerade: bool, device: u32, now: u32) -> Result<(), Counter> {
+    if !work.packet.has_ports() || work.packet.tcp_flags & RST != 0 {
+        return Err(Counter::FlowTable);
+    }
+    open(work, masquerade, device, now)?;
+    count(Counter::Connected);
+    work.packet.leave_ports(&mut work.fragment);
+    Ok(())
+}
+
+/// What becomes of a packet that gets no endpoint.
+#[inline(always)]
+fn without(skb: &Skb, work: &mut Work, answer: Answer, own: bool) -> Action {
+    match answer {
+        Answer::Drop(counter) => Action::Drop(counter),
+        Answer::Refuse(counter) => {
+            count(counter);
+            refuse(skb, work, own)
+        }
+        Answer::NotOurs | Answer::Endpoint { .. } => Action::Next,
+    }
+}
+
+#[inline(always)]
+fn finish(result: Result<(), Unreadable>) -> Action {
+    match result {
+        Ok(()) => Action::Next,
+        Err(error) => error.into(),
+    }
+}
+
+/// A packet leaves.
+#[inline(always)]
+pub fn egress(skb: Skb, l3: u32) -> Action {
+    let Some(work) = Work::get() else { return Action::Next };
+    if !matches!(read(&skb, l3, FlowKey::OUT, &mut work.packet, &mut work.headers), Ok(true)) {
+        return Action::Next;
+    }
+    if work.packet.later && !work.packet.recall_ports(&mut work.fragment) {
+        return Action::Next;
+    }
+    if work.packet.is_icmp_error(&skb) {
+        // One that cannot be read is about nothing of ours.
+        let _ = icmp::translate(&skb, work, FlowKey::OUT);
+        return Action::Next;
+    }
+    let now = now();
+    let Some(flow) = find(&work.packet.key) else {
+        return if skb.is_own() && !work.packet.later { send_own(&skb, work, now) } else { Action::Next };
+    };
+    touch(flow, &work.packet, now);
+    work.packet.leave_ports(&mut work.fragment);
+    if flow.flags & Flow::PENDING != 0
+        && let Err(counter) = masquerade(work, flow, skb.device(), now)
+    {
+        return Action::Drop(counter);
+    }
+    if flow.flags & Flow::KEEPS != 0 {
+        return Action::Next;
+    }
+    finish(rewrite(&skb, &work.packet, End::Source, &flow.address, flow.port))
+}
+
+/// A packet of the node itself, on its way to what may be a service's address: it has been routed as if that were a place,
+/// so it is sent on to where its endpoint is.
+#[inline(always)]
+fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
+    work.packet.key.hook = FlowKey::IN;
+    let loops = match current(work, now) {
+        Some(flow) if flow.flags & Flow::FORWARD == 0 => {
+            touch(flow, &work.packet, now);
+            return answer_loops(skb, work, flow, now);
+        }
+        Some(flow) => {
+            touch(flow, &work.packet, now);
+            work.slot.address = flow.address;
+            work.slot.port = flow.port;
+            flow.flags & Flow::LOOPS != 0
+        }
+        None => match answer(work, Origin::Node) {
+            Answer::Endpoint { masquerade } => match connect(work, masquerade, skb.device(), now) {
+                Ok(()) => work.flow.flags & Flow::LOOPS != 0,
+                Err(counter) => return Action::Drop(counter),
+            },
+            other => return without(skb, work, other, true),
+        },
+    };
+    if loops {
+        let (service, port) = (&work.packet.key.destination, work.packet.key.source_port);
+        if let Err(error) = rewrite(skb, &work.packet, End::Source, service, port) {
+            return error.into();
+        }
+    }
+    if let Err(error) = rewrite(skb, &work.packet, End::Destination, &work.slot.address, work.slot.port) {
+        return error.into();
+    }
+    if loops {
+        return match swap_ethernet(skb, work) {
+            Ok(()) => come_in(skb.device()),
+            Err(error) => error.into(),
+        };
+    }
+    work.packet.key.destination = work.slot.address;
+    work.packet.key.destination_port = work.slot.port;
+    route::send(skb, work)
+}
+
+/// An answer of an endpoint on this node to a connection of the node itself: see [`Flow::LOOPS`].
+#[inline(always)]
+fn answer_loops(skb: &Skb, work: &mut Work, flow: &Flow, now: u32) -> Action {
+    if let Err(error) = rewrite(skb, &work.packet, End::Destination, &flow.address, flow.port) {
+        return error.into();
+    }
+    work.packet.key.destination = flow.address;
+    work.packet.key.destination_port = flow.port;
+    match restore_source(skb, work, now).and_then(|device| Ok(swap_ethernet(skb, work).map(|()| device)?)) {
+        Ok(device) => come_in(device),
+        Err(action) => action,
+    }
+}

@@ -1,0 +1,99 @@
+//! The look at the kernel every few seconds: drift, refused frontends, chains of no use any more.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::backend::nftables::chains::Chain;
+use crate::backend::nftables::kernel::{ChainDigest, Kernel, KernelError};
+use crate::backend::nftables::rows::Rows;
+use crate::desired::Desired;
+
+use super::{Reconciler, Report, chain_of};
+
+/// How many checks may pass without a look at the rows while other programs keep committing: with one check every two
+/// seconds, about a minute.
+const MOST_SKIPPED: u32 = 31;
+
+impl<K: Kernel> Reconciler<K> {
+    /// Looks whether somebody changed our table, and repairs it. Costs one question to the kernel if nobody changed
+    /// any table since the last look. Once in a while tries frontends again that the kernel refused; a report without
+    /// repairs says that it took some.
+    ///
+    /// # Errors
+    /// As for [`Reconciler::sync`].
+    pub fn check(&mut self, desired: &Desired) -> Result<Option<Report>, KernelError> {
+        if self.known
+            && let Some(report) = self.retry_refused(desired)?
+        {
+            return Ok(Some(report));
+        }
+        let generation = self.kernel.generation()?;
+        if self.known && self.generation == Some(generation) {
+            self.drop_unused_chains();
+            (self.quiet, self.skip) = (self.quiet / 2, 0);
+            return Ok(None);
+        }
+        // Somebody committed something, most often elsewhere. Programs that do so all the time must not make us read all
+        // rows all the time: after each look that finds nothing, twice as many calls pass before the next.
+        if self.known && self.skip > 0 {
+            self.skip -= 1;
+            return Ok(None);
+        }
+        let whole = match self.kernel.read()? {
+            Some(found) => {
+                let rows = count_differences(&self.applied, &found.rows) + found.strange;
+                let changed =
+                    |(name, digest): &(&Arc<str>, &ChainDigest)| found.structure.chains.get(*name) != Some(*digest);
+                let chains = self.digests.iter().filter(changed).count();
+                let program = found.comment != self.program || !found.structure.is_sealed();
+                rows + chains.max(usize::from(program))
+            }
+            None => self.applied.len().max(1),
+        };
+        if self.known && whole == 0 {
+            self.generation = Some(generation);
+            self.quiet = (self.quiet * 2 + 1).min(MOST_SKIPPED);
+            self.skip = self.quiet;
+            return Ok(None);
+        }
+        self.quiet = 0;
+        let mut report = self.full(desired)?;
+        report.repaired = whole;
+        Ok(Some(report))
+    }
+
+    /// Deletes chains of single services that no row goes to any more. Called a while after the commit that freed them:
+    /// before Linux 6.2 a chain cannot be deleted in the same breath as the row that went to it.
+    fn drop_unused_chains(&mut self) {
+        if !self.unlinked {
+            return;
+        }
+        let mut used: BTreeSet<Cow<'_, str>> = BTreeSet::new();
+        for name in self.applied.values().filter_map(chain_of).filter(|name| Chain::is_transient(name)) {
+            used.extend(Chain::picked_by(name).into_iter().map(Cow::Owned));
+            used.insert(Cow::Borrowed(name));
+        }
+        let is_unused = |name: &&Arc<str>| Chain::is_transient(name) && !used.contains(&***name);
+        let mut unused: Vec<Arc<str>> = self.chains.iter().filter(is_unused).cloned().collect();
+        // Those that go to others first.
+        unused.sort_by_key(|name| Chain::picked_by(name).is_empty());
+        match if unused.is_empty() { Ok(()) } else { self.kernel.delete_chains(&unused) } {
+            Ok(()) => {
+                self.unlinked = false;
+                for name in &unused {
+                    self.chains.remove(name);
+                    self.digests.remove(name);
+                    self.unread.remove(name);
+                }
+                self.follow_generation(self.generation, u32::from(!unused.is_empty()));
+            }
+            Err(error) => tracing::debug!(%error, "unused chains stay until the next check"),
+        }
+    }
+}
+
+fn count_differences(ours: &Rows, theirs: &Rows) -> usize {
+    let missing = ours.iter().filter(|(key, value)| theirs.get(*key) != Some(*value)).count();
+    missing + theirs.keys().filter(|key| !ours.contains_key(*key)).count()
+}

@@ -1,0 +1,188 @@
+//! Everything read, everything compared: at the start, after a failed commit, and to repair.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::backend::nftables::chains::Chain;
+use crate::backend::nftables::diff::{Change, diff};
+use crate::backend::nftables::kernel::{Found, Kernel, KernelError};
+use crate::backend::nftables::nft::NftError;
+use crate::backend::nftables::rows::{Chains, Rows, Wanted};
+use crate::backend::nftables::{skeleton, text};
+use crate::desired::node_view::NodeView;
+use crate::desired::{Desired, Touched};
+
+use super::refused::blamed;
+use super::{Reconciler, Report};
+
+/// How many frontends may be left out of one sync because the kernel refuses their rows.
+pub(super) const MAX_REFUSED: usize = 16;
+
+/// What a sync would do.
+#[derive(Debug)]
+pub enum Preview {
+    /// There is no table, or one of another version or other settings, or somebody changed it.
+    Replace,
+    /// Changes of rows and chains; none if the kernel holds what is wanted.
+    Changes(Vec<Change>),
+}
+
+impl<K: Kernel> Reconciler<K> {
+    pub(super) fn full(&mut self, desired: &Desired) -> Result<Report, KernelError> {
+        self.known = false;
+        let before = self.kernel.generation()?;
+        let program = skeleton::comment(desired.node());
+        let mut report = Report { full: true, ..Report::default() };
+        self.refused.clear();
+        self.untried = 0;
+        let (transactions, replace) = match self.kernel.read()? {
+            Some(found) if is_intact(&found, &program) => {
+                self.applied = found.rows;
+                self.chains = found.structure.chains.into_keys().collect();
+                (0, false)
+            }
+            Some(found) => {
+                if found.comment.as_deref() == Some(&program) {
+                    report.repaired = found.strange + usize::from(!found.structure.is_sealed());
+                }
+                (0, true)
+            }
+            None => {
+                // Nothing to replace: the rows follow by netlink, which is faster than text.
+                self.kernel.load(&skeleton::text(desired.node()))?;
+                report.loaded = true;
+                self.applied = Rows::new();
+                (1 + self.seal(desired.node())?, false)
+            }
+        };
+        let committed = match replace {
+            true => None,
+            false => match self.commit_all(desired, &mut report, MAX_REFUSED) {
+                Ok(rewritten) => {
+                    report.repaired = rewritten;
+                    Some(u32::from(report.changes > 0))
+                }
+                Err(KernelError::Refused { change, message }) => {
+                    tracing::error!(?change, %message, "the kernel refuses the changes; replacing the table");
+                    None
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        let transactions = transactions
+            + match committed {
+                Some(committed) => committed,
+                None => self.replace(desired, &mut report)?,
+            };
+        self.program = Some(program);
+        self.unlinked = true;
+        self.pending = Touched::default();
+        self.known = true;
+        // Filled in order, a BTreeMap's nodes are half empty: build it again.
+        self.applied = std::mem::take(&mut self.applied).into_iter().collect();
+        self.count_rows();
+        self.digests = self.kernel.structure()?.chains;
+        self.follow_generation(Some(before), transactions);
+        report.refused = self.refused.clone();
+        Ok(report)
+    }
+
+    /// Notes in the table what the kernel makes of its chains and sets just loaded. Gives the number of transactions.
+    fn seal(&mut self, node: &NodeView) -> Result<u32, KernelError> {
+        let structure = self.kernel.structure()?;
+        let seal = structure.seal();
+        self.kernel.commit(&[Change::AddChain(seal.clone())], &Chains::new(), node)?;
+        self.chains = structure.chains.into_keys().chain([seal]).collect();
+        Ok(1)
+    }
+
+    /// Writes the table anew, in one transaction; another one seals it. Where `nft` refuses that for a row, which it
+    /// does not name, the table is emptied and the rows follow by netlink: new connections fail for that moment, and
+    /// not until somebody mends the row. Gives the number of transactions.
+    fn replace(&mut self, desired: &Desired, report: &mut Report) -> Result<u32, KernelError> {
+        self.refused.clear();
+        let wanted = Wanted::all(desired, &Rows::new());
+        report.loaded = true;
+        match self.kernel.load(&text::replacement(&wanted, desired.node())) {
+            Ok(()) => {
+                report.changes = wanted.rows.len() + wanted.chains.len();
+                self.applied = wanted.rows;
+            }
+            Err(KernelError::Nft(NftError::Refused { complaint })) => {
+                tracing::error!(%complaint, "nft refuses the table; loading it without rows");
+                self.kernel.load(&text::replacement(&Wanted::default(), desired.node()))?;
+                self.applied = Rows::new();
+            }
+            Err(error) => return Err(error),
+        }
+        let transactions = 1 + self.seal(desired.node())?;
+        // The rows that are not there yet, and chains that another version of nft has put in other expressions than
+        // ours: the next process would take them for changed.
+        let written = report.changes;
+        self.commit_all(desired, report, usize::MAX)?;
+        Ok(transactions + u32::from(report.changes > written))
+    }
+
+    /// Compares every row and chain and commits the difference; frontends whose row or chain is refused are left out,
+    /// `most` of them, and the rest tried again. Gives how many chains said something else.
+    fn commit_all(&mut self, desired: &Desired, report: &mut Report, most: usize) -> Result<usize, KernelError> {
+        let mut altered = None;
+        loop {
+            let wanted = Wanted::without(desired, &self.applied, &self.refused);
+            let altered = match &mut altered {
+                Some(altered) => altered,
+                none => none.insert(self.altered(&wanted.chains, desired.node())?),
+            };
+            let changes = diff(self.applied.iter(), &wanted.rows, &wanted.chains, &self.chains, altered);
+            match self.kernel.commit(&changes, &wanted.chains, desired.node()) {
+                Ok(()) => {
+                    report.changes += changes.len();
+                    let is_unread = |name: &&Arc<str>| Chain::is_dynamic(name) && !wanted.chains.contains_key(*name);
+                    self.unread = self.chains.iter().filter(is_unread).cloned().collect();
+                    self.chains.extend(wanted.chains.into_keys());
+                    self.applied = wanted.rows;
+                    return Ok(changes.iter().filter(|change| matches!(change, Change::RewriteChain(_))).count());
+                }
+                Err(KernelError::Refused { change: Some(index), message }) => {
+                    let blamed = blamed(changes.get(index), &wanted);
+                    if blamed.is_empty() || self.refused.len().saturating_add(blamed.len()) > most {
+                        return Err(KernelError::Refused { change: Some(index), message });
+                    }
+                    for frontend in blamed {
+                        tracing::error!(%frontend, %message, "the kernel refuses a row; its frontend is left out");
+                        self.refused.insert(frontend, message.clone());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Those of `chains` that are there and say something else than we would write.
+    fn altered(&mut self, chains: &Chains, node: &NodeView) -> Result<BTreeSet<Arc<str>>, KernelError> {
+        if !chains.keys().any(|name| self.chains.contains(name)) {
+            return Ok(BTreeSet::new());
+        }
+        self.kernel.altered(chains, node)
+    }
+
+    /// What the kernel would be told now, without telling it: a replaced table, or the changes of its rows.
+    ///
+    /// # Errors
+    /// The kernel cannot be read.
+    pub fn preview(&mut self, desired: &Desired) -> Result<Preview, KernelError> {
+        let program = skeleton::comment(desired.node());
+        let Some(found) = self.kernel.read()?.filter(|found| is_intact(found, &program)) else {
+            return Ok(Preview::Replace);
+        };
+        let wanted = Wanted::all(desired, &found.rows);
+        let chains = found.structure.chains.into_keys().collect();
+        let altered = self.kernel.altered(&wanted.chains, desired.node())?;
+        Ok(Preview::Changes(diff(found.rows.iter(), &wanted.rows, &wanted.chains, &chains, &altered)))
+    }
+}
+
+/// Whether the table is the one of this version and these settings, and as it was left but for rows and dynamic chains.
+fn is_intact(found: &Found, program: &str) -> bool {
+    found.comment.as_deref() == Some(program) && found.strange == 0 && found.structure.is_sealed()
+}

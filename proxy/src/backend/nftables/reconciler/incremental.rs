@@ -1,0 +1,123 @@
+//! The steady state: only what was touched is compared, with what is remembered to be in force.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::backend::nftables::chains::Chain;
+use crate::backend::nftables::diff::{Change, diff};
+use crate::backend::nftables::kernel::{Kernel, KernelError};
+use crate::backend::nftables::maps::map_of;
+use crate::backend::nftables::rows::{Chains, Key, Part, Value, Wanted, client_number};
+use crate::desired::node_view::NodeView;
+use crate::desired::{Desired, Touched};
+
+use super::{Reconciler, Report, chain_of};
+
+impl<K: Kernel> Reconciler<K> {
+    /// Compares and commits the rows of what was touched.
+    pub(super) fn incremental(&mut self, desired: &Desired, touched: &Touched) -> Result<Report, KernelError> {
+        touched.frontends.iter().for_each(|frontend| drop(self.refused.remove(frontend)));
+        let (wanted, changes) = self.compare(desired, touched)?;
+        let report = Report { changes: changes.len(), refused: self.refused.clone(), ..Report::default() };
+        if !changes.is_empty() {
+            self.known = false;
+            self.kernel.commit(&changes, &wanted.chains, desired.node())?;
+            self.known = true;
+        }
+        self.remember(&wanted.chains, changes);
+        Ok(report)
+    }
+
+    /// What is wanted of what was touched, and the changes that it takes.
+    pub(super) fn compare(
+        &mut self,
+        desired: &Desired,
+        touched: &Touched,
+    ) -> Result<(Wanted, Vec<Change>), KernelError> {
+        let mut wanted = Wanted::default();
+        let mut old: Vec<(Key, Value)> = Vec::new();
+        for frontend in &touched.frontends {
+            wanted.frontend(desired, frontend, &self.applied);
+            let [first, last] = Part::ALL.map(|part| Key::Of(*frontend, part));
+            old.extend(self.applied.range(first..=last).map(|(key, value)| (*key, value.clone())));
+        }
+        let mut member = |key: Key, is: bool| {
+            if is {
+                wanted.rows.insert(key, Value::Present);
+            }
+            old.extend(self.applied.get_key_value(&key).map(|(key, value)| (*key, value.clone())));
+        };
+        for ip in &touched.endpoint_ips {
+            member(Key::Hairpin(*ip), desired.is_endpoint(*ip));
+        }
+        for ip in &touched.cluster_ips {
+            member(Key::ClusterIp(*ip), desired.is_cluster_ip(*ip));
+        }
+        if touched.node {
+            wanted.node(desired);
+            // They are the last of all keys.
+            let first = Key::ServiceCidr(IpNet::V4(Ipv4Net::default()));
+            old.extend(self.applied.range(first..).map(|(key, value)| (*key, value.clone())));
+        }
+        let altered = self.altered_unread(&wanted.chains, desired.node())?;
+        let old = old.iter().map(|(key, value)| (key, value));
+        let changes = diff(old, &wanted.rows, &wanted.chains, &self.chains, &altered);
+        Ok((wanted, changes))
+    }
+
+    /// Those of `chains` that nobody has looked at yet and that say something else than we would write: the next row
+    /// that goes to them must not find what somebody put there before we came.
+    fn altered_unread(&mut self, chains: &Chains, node: &NodeView) -> Result<BTreeSet<Arc<str>>, KernelError> {
+        let unread = chains.iter().filter(|(name, _)| self.unread.contains(*name));
+        let unread: Chains = unread.map(|(name, chain)| (name.clone(), chain.clone())).collect();
+        if unread.is_empty() { Ok(BTreeSet::new()) } else { self.kernel.altered(&unread, node) }
+    }
+
+    /// Takes committed changes, and the chains that their rows go to, into what is known to be in force.
+    pub(super) fn remember(&mut self, chains: &Chains, changes: Vec<Change>) {
+        self.unread.retain(|name| !chains.contains_key(name));
+        if changes.is_empty() {
+            return;
+        }
+        let mut new_chains = false;
+        for change in changes {
+            match change {
+                Change::AddChain(name) => {
+                    new_chains = true;
+                    self.chains.insert(name);
+                }
+                Change::RewriteChain(_) => new_chains = true,
+                Change::Delete(key, value) => {
+                    self.unlinked |= chain_of(&value).is_some_and(|name| Chain::is_transient(name));
+                    *self.counts.entry(map_of(&key)).or_default() -= 1;
+                    self.applied.remove(&key);
+                }
+                Change::Add(key, value) => {
+                    *self.counts.entry(map_of(&key)).or_default() += 1;
+                    self.applied.insert(key, value);
+                }
+            }
+        }
+        self.follow_generation(self.generation, 1);
+        if new_chains && let Ok(structure) = self.kernel.structure() {
+            self.digests = structure.chains;
+        }
+    }
+
+    /// Forgets the clients of endpoints that left, so that one that comes back does not take them from where they are
+    /// now. If it fails, the kernel forgets them by their timeout.
+    pub(super) fn forget_clients(&mut self, desired: &Desired) {
+        let left =
+            std::mem::take(&mut self.left).into_iter().filter(|(name, endpoint)| !desired.remembers(name, *endpoint));
+        let numbers: BTreeSet<u32> = left.map(|(name, endpoint)| client_number(&name, endpoint)).collect();
+        if numbers.is_empty() {
+            return;
+        }
+        match self.kernel.forget_clients(&numbers) {
+            Ok(transactions) => self.follow_generation(self.generation, transactions),
+            Err(error) => tracing::debug!(%error, "clients of endpoints that left are remembered until their timeout"),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Keeps the kernel's rows equal to the wanted ones: what is in force, what has to be looked at, and what to do when a
+//! commit fails. The same diff serves start-up (rows read from the kernel), the steady state (rows remembered) and repair.
+
+mod check;
+mod full;
+mod incremental;
+mod refused;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::desired::target::{Frontend, ServicePortName};
+use crate::desired::{Desired, Touched};
+
+use super::kernel::{ChainDigest, Kernel, KernelError};
+use super::maps::{MAPS, map_of};
+use super::rows::{Rows, Value};
+use super::skeleton;
+
+pub use full::Preview;
+#[cfg(test)]
+pub(super) use refused::RETRY;
+
+/// The state of the kernel's table as this process knows it.
+#[derive(Debug)]
+pub struct Reconciler<K> {
+    kernel: K,
+    applied: Rows,
+    chains: BTreeSet<Arc<str>>,
+    /// Chains that were there when no row needed them: what they say was not looked at.
+    unread: BTreeSet<Arc<str>>,
+    digests: BTreeMap<Arc<str>, ChainDigest>,
+    program: Option<String>,
+    pending: Touched,
+    left: BTreeSet<(ServicePortName, SocketAddr)>,
+    known: bool,
+    generation: Option<u32>,
+    /// How many calls of [`Reconciler::check`] pass between two looks, and how many are left, while others commit.
+    quiet: u32,
+    skip: u32,
+    refused: BTreeMap<Frontend, String>,
+    /// How many calls of [`Reconciler::check`] have passed since refused frontends were tried.
+    untried: u32,
+    counts: BTreeMap<&'static str, usize>,
+    /// Some row went from a chain of a single service: the chain may be of no use any more.
+    unlinked: bool,
+}
+
+/// What a sync did.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// Every row was compared, not only those of changed objects.
+    pub full: bool,
+    /// Rows and chains written or deleted.
+    pub changes: usize,
+    /// The table was loaded anew.
+    pub loaded: bool,
+    /// The kernel differed from what we (or the process before us) had written, in so many rows or chains.
+    pub repaired: usize,
+    /// Frontends that the kernel refuses, and why; everything else is in force.
+    pub refused: BTreeMap<Frontend, String>,
+}
+
+impl<K: Kernel> Reconciler<K> {
+    /// Knows nothing of the kernel yet: the first sync reads it.
+    pub fn new(kernel: K) -> Self {
+        Self {
+            kernel,
+            applied: Rows::new(),
+            chains: BTreeSet::new(),
+            unread: BTreeSet::new(),
+            digests: BTreeMap::new(),
+            program: None,
+            pending: Touched::default(),
+            left: BTreeSet::new(),
+            known: false,
+            generation: None,
+            quiet: 0,
+            skip: 0,
+            refused: BTreeMap::new(),
+            untried: 0,
+            counts: BTreeMap::new(),
+            unlinked: false,
+        }
+    }
+
+    /// Brings the kernel to the wanted rows. After a failure the next call compares everything.
+    ///
+    /// # Errors
+    /// The kernel or `nft` failed as a whole; a row that the kernel refuses only costs its own frontend.
+    pub fn sync(&mut self, desired: &Desired, touched: Touched) -> Result<Report, KernelError> {
+        self.pending.merge(touched);
+        self.left.append(&mut self.pending.left);
+        let report = self.sync_rows(desired)?;
+        self.forget_clients(desired);
+        Ok(report)
+    }
+
+    fn sync_rows(&mut self, desired: &Desired) -> Result<Report, KernelError> {
+        if self.known && self.program.as_deref() == Some(skeleton::comment(desired.node()).as_str()) {
+            let touched = std::mem::take(&mut self.pending);
+            match self.incremental(desired, &touched) {
+                Ok(report) => return Ok(report),
+                Err(error) => {
+                    tracing::warn!(%error, "a commit failed; comparing every row with the kernel");
+                    self.pending.merge(touched);
+                }
+            }
+        }
+        self.full(desired)
+    }
+
+    /// After so many transactions of ours, takes the generation as seen if there was no other's: only then is there
+    /// nothing else to see.
+    fn follow_generation(&mut self, from: Option<u32>, transactions: u32) {
+        let expected = from.map(|generation| generation.wrapping_add(transactions));
+        self.generation = self.kernel.generation().ok().filter(|now| Some(*now) == expected);
+    }
+
+    /// The number of rows in force, by map.
+    pub fn rows(&self) -> &BTreeMap<&'static str, usize> {
+        &self.counts
+    }
+
+    fn count_rows(&mut self) {
+        self.counts = MAPS.iter().flatten().map(|map| (*map, 0)).collect();
+        for key in self.applied.keys() {
+            *self.counts.entry(map_of(key)).or_default() += 1;
+        }
+    }
+
+    /// Frontends that the kernel refuses, and why.
+    pub fn refused(&self) -> &BTreeMap<Frontend, String> {
+        &self.refused
+    }
+
+    /// The kernel.
+    pub fn kernel(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+}
+
+fn chain_of(value: &Value) -> Option<&Arc<str>> {
+    match value {
+        Value::Chain(name) => Some(name),
+        _ => None,
+    }
+}

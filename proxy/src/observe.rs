@@ -132,6 +132,9 @@ impl Observer {
         let now = Timestamp::now();
         self.drift.last_check = Some(now);
         self.drift.unrepaired = 0;
+        for (reason, packets) in proxy.backend().packets() {
+            self.metrics.packets(reason, packets);
+        }
         let Some(report) = report else { return };
         if report.repaired == 0 {
             tracing::info!(ops = report.changes, "the kernel takes rows that it refused before");
@@ -212,6 +215,7 @@ impl Observer {
             failures: self.failures,
             pending: proxy.waiting().0,
             rows: proxy.rows().iter().map(|(map, rows)| ((*map).to_owned(), *rows)).collect(),
+            datapath: proxy.backend().facts().into_iter().collect(),
             drift: self.drift.clone(),
             services: services(proxy),
             ignored: ignored.collect(),

@@ -15,12 +15,13 @@ use crate::backend::Backend;
 use crate::backend::nftables::kernel::{Kernel, Netfilter};
 use crate::backend::nftables::nft::{Nft, TIMEOUT};
 use crate::backend::nftables::reconciler::Reconciler;
+use crate::commands::cleanup;
 use crate::health::server::{self, Serving};
 use crate::node;
 use crate::observe::Observer;
 use crate::pacing::Pacing;
 use crate::proxy::{Proxy, Synced};
-use crate::settings::{DetectLocal, Settings};
+use crate::settings::{BackendName, DetectLocal, Settings};
 use crate::status;
 use crate::watch::{self, WatchStats};
 
@@ -36,6 +37,13 @@ const QUEUE: usize = 65_536;
 /// # Errors
 /// A missing tool or right, or a source that cannot be used; with `--once`, any failure to bring the rows into force.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    match settings.backend {
+        BackendName::Nftables => nftables(settings).await,
+        BackendName::Ebpf => ebpf(settings).await,
+    }
+}
+
+async fn nftables(settings: Settings) -> anyhow::Result<()> {
     let nft = Nft::new("nft", TIMEOUT);
     let version =
         nft.check_versions(std::env::var_os("KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK").is_some()).await?;
@@ -43,6 +51,19 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut kernel = Netfilter::new(nft, tokio::runtime::Handle::current());
     block_in_place(|| kernel.read()).context("cannot read the kernel's tables")?;
     serve(settings, Reconciler::new(kernel)).await
+}
+
+#[cfg(feature = "ebpf")]
+async fn ebpf(settings: Settings) -> anyhow::Result<()> {
+    tracing::info!(node = %settings.node_name, backend = "ebpf", "starting");
+    let backend =
+        block_in_place(|| crate::backend::ebpf::reconciler::Ebpf::open(&settings, tokio::runtime::Handle::current()))?;
+    serve(settings, backend).await
+}
+
+#[cfg(not(feature = "ebpf"))]
+async fn ebpf(_: Settings) -> anyhow::Result<()> {
+    anyhow::bail!("this binary was built without the eBPF datapath")
 }
 
 /// Serves by this backend.
@@ -132,13 +153,15 @@ struct Runner<B> {
     started: Instant,
     pacing: Pacing,
     glanced: Instant,
+    /// Another datapath may have left something, which goes once ours is in force.
+    others: bool,
 }
 
 impl<B: Backend> Runner<B> {
     fn new(proxy: Proxy<B>, settings: Settings, observer: Observer) -> Self {
         let now = Instant::now();
         let pacing = Pacing::new(settings.min_sync_period, settings.sync_period);
-        Self { proxy, settings, observer, started: now, pacing, glanced: now }
+        Self { proxy, settings, observer, started: now, pacing, glanced: now, others: true }
     }
 
     /// How long nothing needs to be done unless something happens.
@@ -202,6 +225,12 @@ impl<B: Backend> Runner<B> {
 
     fn synced(&mut self, synced: &Synced) {
         self.observer.synced(&self.proxy, synced);
+        if std::mem::take(&mut self.others) {
+            match tokio::runtime::Handle::current().block_on(cleanup::others(&self.settings)) {
+                Ok(removed) => removed.iter().for_each(|what| tracing::info!(%what, "removed another datapath's")),
+                Err(error) => tracing::error!(%error, "cannot remove what another datapath left"),
+            }
+        }
         if synced.report.full {
             release_memory();
         }

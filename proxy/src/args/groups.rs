@@ -134,7 +134,7 @@ pub struct EbpfArgs {
     pub masquerade_ports: Option<String>,
 
     /// Rows that maps have room for: frontends, slots (endpoints), addresses, devices, source_ranges, members, flows (two to
-    /// four for a connection), affinity [default: room for 10,000 Services of 10 endpoints]
+    /// four for a connection), affinity, sockets [default: room for 10,000 Services of 10 endpoints]
     #[arg(long, value_name = "MAP=ROWS,...", value_delimiter = ',')]
     pub map_sizes: Option<Vec<String>>,
 }

@@ -69,6 +69,8 @@ pub struct MapSizes {
     pub flows: u32,
     /// Clients of services with affinity.
     pub affinity: u32,
+    /// Sockets that were translated when they connected, and datagrams of sockets that are not connected.
+    pub sockets: u32,
 }
 
 impl Default for MapSizes {
@@ -82,14 +84,15 @@ impl Default for MapSizes {
             members: 65_536,
             flows: 1_048_576,
             affinity: 65_536,
+            sockets: 65_536,
         }
     }
 }
 
 impl MapSizes {
     /// The sizes by map.
-    pub fn all(&self) -> [(&'static str, u32); 8] {
-        let Self { frontends, slots, addresses, devices, source_ranges, members, flows, affinity } = *self;
+    pub fn all(&self) -> [(&'static str, u32); 9] {
+        let Self { frontends, slots, addresses, devices, source_ranges, members, flows, affinity, sockets } = *self;
         [
             ("frontends", frontends),
             ("slots", slots),
@@ -99,6 +102,7 @@ impl MapSizes {
             ("members", members),
             ("flows", flows),
             ("affinity", affinity),
+            ("sockets", sockets),
         ]
     }
 
@@ -112,6 +116,7 @@ impl MapSizes {
             "members" => &mut self.members,
             "flows" => &mut self.flows,
             "affinity" => &mut self.affinity,
+            "sockets" => &mut self.sockets,
             _ => return false,
         };
         *place = rows;

@@ -1,6 +1,5 @@
 use super::*;
 use crate::args::{Command, parse};
-use crate::backend::HAS_EBPF;
 
 const HEADER: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
 

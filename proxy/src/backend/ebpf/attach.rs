@@ -84,7 +84,7 @@ impl Devices {
         }
         let unknown: Vec<_> = self.in_force.keys().copied().filter(gone).collect();
         self.table.delete(&unknown).map_err(EbpfError::map("devices"))?;
-        unknown.iter().for_each(|index| drop(self.in_force.remove(index)));
+        self.in_force.retain(|index, _| wanted.contains_key(index));
         for (index, (interface, device)) in &wanted {
             if self.in_force.get(index) != Some(device) {
                 if !self.in_force.contains_key(index) && self.in_force.len() >= self.capacity {
@@ -215,15 +215,11 @@ impl Devices {
 
     /// Detaches the programs; `name` where the device is still there.
     fn detach(&self, index: u32, name: Option<&str>) -> Result<(), EbpfError> {
-        for [base, other] in TC {
+        for [base, _] in TC {
             remove(&self.pin(base, index))?;
-            if let (Some(name), Some(false)) = (name, self.tcx) {
-                let hook = if base == "tc_ingress" { TcAttachType::Ingress } else { TcAttachType::Egress };
-                for program in [base, other] {
-                    // Not there is what is wanted.
-                    let _ = aya::programs::tc::qdisc_detach_program(name, hook, program);
-                }
-            }
+        }
+        if let (Some(name), Some(false)) = (name, self.tcx) {
+            super::cleanup::remove_filters(name);
         }
         Ok(())
     }

@@ -67,7 +67,9 @@ bytes!(
     common::Member,
     common::MemberKey,
     common::RangeKey,
-    common::Slot
+    common::Slot,
+    common::SocketKey,
+    common::SocketPeer
 );
 // SAFETY: `repr(C)`: a u32 and a type of u32s.
 unsafe impl Bytes for super::rows::Range {}

@@ -207,9 +207,9 @@ impl InForce {
         left.source_ranges -= more_ranges;
         let service = self.services.entry(number).or_default();
         service.lists = [0, 1].map(|list| (places[list], rows.lists[list].clone()));
-        for (key, (lists, flags)) in &rows.members {
+        for (key, wanted) in &rows.members {
             let since = service.members.get(key).map_or(now, |member| member.since);
-            let member = Member { since, lists: *lists, flags: *flags, reserved: 0 };
+            let member = Member { since, ..*wanted };
             if service.members.insert(*key, member) != Some(member) {
                 writes.members.insert(*key, member);
             }

@@ -8,6 +8,7 @@ use std::path::Path;
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{
     Address, Affinity, AffinityKey, Config, Device, Flow, FlowKey, Frontend, FrontendKey, Member, MemberKey, Slot,
+    SocketKey, SocketPeer,
 };
 
 use super::bpf::{self, Definition, Table};
@@ -29,6 +30,8 @@ pub struct Maps {
     pub(super) members: Table<MemberKey, Member>,
     pub(super) flows: Table<FlowKey, Flow>,
     pub(super) affinity: Table<AffinityKey, Affinity>,
+    pub(super) socket_services: Table<SocketKey, SocketPeer>,
+    pub(super) socket_endpoints: Table<SocketKey, SocketPeer>,
     pub(super) stats: OwnedFd,
     room: Room,
 }
@@ -54,6 +57,8 @@ pub fn definitions(sizes: &MapSizes) -> Vec<(&'static str, Definition)> {
         ("members", rows::<MemberKey, Member>(HASH, sizes.members)),
         ("flows", rows::<FlowKey, Flow>(LRU_HASH, sizes.flows)),
         ("affinity", rows::<AffinityKey, Affinity>(LRU_HASH, sizes.affinity)),
+        ("socket_services", rows::<SocketKey, SocketPeer>(LRU_HASH, sizes.sockets)),
+        ("socket_endpoints", rows::<SocketKey, SocketPeer>(LRU_HASH, sizes.sockets)),
         ("stats", rows::<u32, u64>(PERCPU_ARRAY, Counter::ALL.len() as u32)),
     ]
 }
@@ -85,6 +90,8 @@ impl Maps {
             members: table(folder, "members")?,
             flows: table(folder, "flows")?,
             affinity: table(folder, "affinity")?,
+            socket_services: table(folder, "socket_services")?,
+            socket_endpoints: table(folder, "socket_endpoints")?,
             stats: bpf::open_pin(&folder.join("stats")).map_err(EbpfError::map("stats"))?,
             room: Room {
                 frontends: sizes.frontends as usize,
@@ -201,6 +208,8 @@ impl Maps {
             ("members", self.members.fd()),
             ("flows", self.flows.fd()),
             ("affinity", self.affinity.fd()),
+            ("socket_services", self.socket_services.fd()),
+            ("socket_endpoints", self.socket_endpoints.fd()),
         ];
         maps.into_iter().map(|(map, fd)| Ok((map, bpf::memory(fd).map_err(EbpfError::map(map))?))).collect()
     }

@@ -140,7 +140,9 @@ impl Ebpf {
         // Those without a place may find one now.
         frontends.extend(self.refused.keys().filter_map(rows::frontend_of));
         let mut addresses: BTreeMap<Address, u32> = BTreeMap::new();
-        let mut look = |ip: IpAddr| drop(addresses.insert(ip.into(), rows::address_bits(desired, ip)));
+        let mut look = |ip: IpAddr| {
+            addresses.insert(ip.into(), rows::address_bits(desired, ip));
+        };
         touched.cluster_ips.iter().copied().for_each(&mut look);
         self.refused_addresses.keys().map(|address| IpAddr::from(*address)).for_each(&mut look);
         if touched.node {

@@ -48,8 +48,8 @@ pub struct FrontendRow {
 pub struct ServiceRows {
     /// The Cluster list and the Local list.
     pub lists: [Vec<Slot>; 2],
-    /// With affinity: the endpoints, each with the lists that it is in and its slot's flags.
-    pub members: BTreeMap<MemberKey, (u32, u16)>,
+    /// With affinity: the endpoints. When they joined is left at 0, which the diff knows better.
+    pub members: BTreeMap<MemberKey, Member>,
     /// Keys of `source_ranges`.
     pub ranges: BTreeSet<Range>,
 }
@@ -123,7 +123,8 @@ fn service_rows(target: &Target, service: u64, node: &NodeView) -> ServiceRows {
         for (list, bit) in lists.iter().zip(LISTS) {
             for slot in list {
                 let key = MemberKey { service, address: slot.address, port: slot.port, reserved: [0; 3] };
-                members.entry(key).or_insert((0, slot.flags)).0 |= bit;
+                let new = Member { since: 0, lists: 0, backend: slot.backend, flags: slot.flags, reserved: [0; 3] };
+                members.entry(key).or_insert(new).lists |= bit;
             }
         }
     }

@@ -54,7 +54,7 @@ async fn command(cli: Cli) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::from(2));
             }
         },
-        Command::Cleanup(_) => cleanup::cleanup()?,
+        Command::Cleanup(args) => cleanup::cleanup(&args).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

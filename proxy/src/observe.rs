@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::backend::nftables::kernel::Kernel;
-use crate::backend::nftables::reconciler::Report;
+use crate::backend::{Backend, Report};
 use crate::conntrack::Cleaned;
 use crate::health::Health;
 use crate::metrics::{Metrics, Policy, SyncReport};
@@ -59,7 +58,7 @@ impl Observer {
     }
 
     /// Events were taken in; `dirty`: something waits to be brought into force.
-    pub fn took_in<K: Kernel>(&mut self, proxy: &Proxy<K>, dirty: bool) {
+    pub fn took_in<B: Backend>(&mut self, proxy: &Proxy<B>, dirty: bool) {
         self.health.node(proxy.state().node());
         let changes = proxy.state().changes();
         let (services, endpoints) = (changes.service_changes, changes.endpoint_changes);
@@ -81,7 +80,7 @@ impl Observer {
     }
 
     /// A sync succeeded.
-    pub fn synced<K: Kernel>(&mut self, proxy: &Proxy<K>, synced: &Synced) {
+    pub fn synced<B: Backend>(&mut self, proxy: &Proxy<B>, synced: &Synced) {
         let (report, now) = (&synced.report, Timestamp::now());
         tracing::info!(changed = synced.changes.services.len(), ops = report.changes, took = ?synced.took, full = report.full, "synced");
         self.queued = false;
@@ -129,10 +128,13 @@ impl Observer {
     }
 
     /// The kernel was looked at; `report` tells what had to be mended, or that it took what it had refused.
-    pub fn checked<K: Kernel>(&mut self, proxy: &Proxy<K>, report: Option<&Report>) {
+    pub fn checked<B: Backend>(&mut self, proxy: &Proxy<B>, report: Option<&Report>) {
         let now = Timestamp::now();
         self.drift.last_check = Some(now);
         self.drift.unrepaired = 0;
+        for (reason, packets) in proxy.backend().packets() {
+            self.metrics.packets(reason, packets);
+        }
         let Some(report) = report else { return };
         if report.repaired == 0 {
             tracing::info!(ops = report.changes, "the kernel takes rows that it refused before");
@@ -169,7 +171,7 @@ impl Observer {
         self.metrics.conntrack_cleaned(Family::V4, took, cleaned.deleted as u64);
     }
 
-    fn tables<K: Kernel>(&mut self, proxy: &Proxy<K>) {
+    fn tables<B: Backend>(&mut self, proxy: &Proxy<B>) {
         for (map, rows) in proxy.rows() {
             self.metrics.rows(map, *rows);
         }
@@ -182,7 +184,7 @@ impl Observer {
     }
 
     /// Says what has become wrong with the objects, or right again.
-    fn faults<K: Kernel>(&mut self, proxy: &Proxy<K>) {
+    fn faults<B: Backend>(&mut self, proxy: &Proxy<B>) {
         let ignored: BTreeSet<Ignored> = proxy.ignored().into_iter().collect();
         if ignored == self.ignored {
             return;
@@ -198,14 +200,14 @@ impl Observer {
     }
 
     /// The document of `kubeferry status`.
-    pub fn status<K: Kernel>(&self, proxy: &Proxy<K>, settings: &Settings) -> Status {
+    pub fn status<B: Backend>(&self, proxy: &Proxy<B>, settings: &Settings) -> Status {
         let kinds = [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr];
         let waiting = kinds.into_iter().filter(|kind| !proxy.state().is_listed(*kind));
         let ignored = proxy.ignored().into_iter().map(|fault| IgnoredStatus { what: fault.what, why: fault.why });
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: settings.node_name.to_string(),
-            backend: "nftables".to_owned(),
+            backend: proxy.backend().name().to_owned(),
             started: Some(self.started),
             waiting_for: waiting.map(|kind| kind.as_str().to_owned()).collect(),
             last_sync: self.last_sync.clone(),
@@ -213,6 +215,7 @@ impl Observer {
             failures: self.failures,
             pending: proxy.waiting().0,
             rows: proxy.rows().iter().map(|(map, rows)| ((*map).to_owned(), *rows)).collect(),
+            datapath: proxy.backend().facts().into_iter().collect(),
             drift: self.drift.clone(),
             services: services(proxy),
             ignored: ignored.collect(),
@@ -222,7 +225,7 @@ impl Observer {
     }
 }
 
-fn services<K: Kernel>(proxy: &Proxy<K>) -> Vec<ServiceStatus> {
+fn services<B: Backend>(proxy: &Proxy<B>) -> Vec<ServiceStatus> {
     let services = proxy.state().services().values().map(|service| {
         let ports = proxy.desired().targets_of(&service.name).map(|(_, target, frontends)| PortStatus {
             name: target.name.port.to_string(),

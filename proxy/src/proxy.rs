@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::backend::nftables::kernel::{Kernel, KernelError};
-use crate::backend::nftables::reconciler::{Reconciler, Report};
-use crate::conntrack::{self, UdpService};
+use crate::backend::{Backend, Report};
+use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::node_view::NodeView;
 use crate::desired::target::Frontend;
 use crate::desired::{Desired, Touched};
@@ -18,13 +17,13 @@ use crate::state::{Changes, State};
 /// How long the first sync waits for our Node (its addresses and zone) after Services and EndpointSlices are there.
 pub const NODE_WAIT: Duration = Duration::from_secs(30);
 
-/// A proxy over some kernel.
+/// A proxy over some backend.
 #[derive(Debug)]
-pub struct Proxy<K> {
+pub struct Proxy<B> {
     settings: Settings,
     state: State,
     desired: Desired,
-    reconciler: Reconciler<K>,
+    backend: B,
     held: BTreeSet<IpAddr>,
     /// Changes that are not in force yet: kept over failed syncs.
     pending: Changes,
@@ -44,15 +43,15 @@ pub struct Synced {
     pub took: Duration,
 }
 
-impl<K: Kernel> Proxy<K> {
+impl<B: Backend> Proxy<B> {
     /// A proxy that knows nothing yet. `held` are the addresses of the node's interfaces.
-    pub fn new(settings: Settings, kernel: K, held: BTreeSet<IpAddr>) -> Self {
+    pub fn new(settings: Settings, backend: B, held: BTreeSet<IpAddr>) -> Self {
         let desired = Desired::new(NodeView::new(settings.node_name.clone(), &settings.datapath, None, &held));
         Self {
             settings,
             state: State::default(),
             desired,
-            reconciler: Reconciler::new(kernel),
+            backend,
             held,
             pending: Changes::default(),
             touched: Touched::default(),
@@ -98,15 +97,15 @@ impl<K: Kernel> Proxy<K> {
     /// Brings everything that changed into force. What fails is tried whole at the next call.
     ///
     /// # Errors
-    /// The kernel or `nft` failed.
-    pub fn sync(&mut self) -> Result<Synced, KernelError> {
+    /// The kernel failed.
+    pub fn sync(&mut self) -> Result<Synced, B::Error> {
         let start = Instant::now();
         let changes = self.state.take_changes();
         let view = self.view();
         self.touched.merge(self.desired.update(&self.state, &changes, view));
         self.pending.merge(changes);
         self.failed = true;
-        let report = self.reconciler.sync(&self.desired, self.touched.clone())?;
+        let report = self.backend.sync(&self.desired, self.touched.clone())?;
         self.failed = false;
         self.touched = Touched::default();
         self.synced = true;
@@ -116,9 +115,9 @@ impl<K: Kernel> Proxy<K> {
     /// Looks for drift and repairs it. Does nothing before the first sync.
     ///
     /// # Errors
-    /// The kernel or `nft` failed.
-    pub fn check(&mut self) -> Result<Option<Report>, KernelError> {
-        if self.synced { self.reconciler.check(&self.desired) } else { Ok(None) }
+    /// The kernel failed.
+    pub fn check(&mut self) -> Result<Option<Report>, B::Error> {
+        if self.synced { self.backend.check(&self.desired) } else { Ok(None) }
     }
 
     /// Whether the last sync failed: what it should have done waits for the next.
@@ -165,16 +164,20 @@ impl<K: Kernel> Proxy<K> {
         services
     }
 
+    /// Deletes the stale UDP flows of these Services. Blocks.
+    ///
+    /// # Errors
+    /// As [`Backend::clean_udp`].
+    pub fn clean_udp(&mut self, names: &BTreeSet<ObjectName>) -> Result<Cleaned, B::Error> {
+        let services = self.udp_services(names);
+        self.backend.clean_udp(&services)
+    }
+
     /// What of the objects is not served at the moment, and why.
     pub fn ignored(&self) -> Vec<Ignored> {
         let mut ignored: Vec<Ignored> = self.state.faults().cloned().collect();
         ignored.extend(self.desired.conflicts());
-        ignored.extend(
-            self.reconciler
-                .refused()
-                .iter()
-                .map(|(frontend, why)| Ignored { what: format!("frontend {frontend}"), why: why.clone() }),
-        );
+        ignored.extend(self.backend.refused());
         ignored.sort();
         ignored
     }
@@ -189,24 +192,19 @@ impl<K: Kernel> Proxy<K> {
         &self.desired
     }
 
-    /// The kernel, for tests to make it fail.
+    /// The backend, which the proxy alone gives rows to.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// The same, for tests to make it fail.
     #[cfg(test)]
-    pub(crate) fn kernel(&mut self) -> &mut K {
-        self.reconciler.kernel()
+    pub(crate) fn backend_mut(&mut self) -> &mut B {
+        &mut self.backend
     }
 
     /// Rows in force, by map.
     pub fn rows(&self) -> &BTreeMap<&'static str, usize> {
-        self.reconciler.rows()
+        self.backend.rows()
     }
-}
-
-/// Deletes the stale UDP entries of these services. Blocks.
-///
-/// # Errors
-/// As [`conntrack::clean`].
-pub fn clean_conntrack(
-    services: &[UdpService],
-) -> Result<conntrack::Cleaned, crate::backend::nftables::netlink::Error> {
-    if services.is_empty() { Ok(conntrack::Cleaned::default()) } else { conntrack::clean(services) }
 }

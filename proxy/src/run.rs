@@ -11,14 +11,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
+use crate::backend::Backend;
 use crate::backend::nftables::kernel::{Kernel, Netfilter};
 use crate::backend::nftables::nft::{Nft, TIMEOUT};
+use crate::backend::nftables::reconciler::Reconciler;
+use crate::commands::cleanup;
 use crate::health::server::{self, Serving};
 use crate::node;
 use crate::observe::Observer;
 use crate::pacing::Pacing;
-use crate::proxy::{Proxy, Synced, clean_conntrack};
-use crate::settings::{DetectLocal, Settings};
+use crate::proxy::{Proxy, Synced};
+use crate::settings::{BackendName, DetectLocal, Settings};
 use crate::status;
 use crate::watch::{self, WatchStats};
 
@@ -34,12 +37,37 @@ const QUEUE: usize = 65_536;
 /// # Errors
 /// A missing tool or right, or a source that cannot be used; with `--once`, any failure to bring the rows into force.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    match settings.backend {
+        BackendName::Nftables => nftables(settings).await,
+        BackendName::Ebpf => ebpf(settings).await,
+    }
+}
+
+async fn nftables(settings: Settings) -> anyhow::Result<()> {
     let nft = Nft::new("nft", TIMEOUT);
     let version =
         nft.check_versions(std::env::var_os("KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK").is_some()).await?;
     tracing::info!(node = %settings.node_name, nft = %version, "starting");
     let mut kernel = Netfilter::new(nft, tokio::runtime::Handle::current());
     block_in_place(|| kernel.read()).context("cannot read the kernel's tables")?;
+    serve(settings, Reconciler::new(kernel)).await
+}
+
+#[cfg(feature = "ebpf")]
+async fn ebpf(settings: Settings) -> anyhow::Result<()> {
+    tracing::info!(node = %settings.node_name, backend = "ebpf", "starting");
+    let backend =
+        block_in_place(|| crate::backend::ebpf::reconciler::Ebpf::open(&settings, tokio::runtime::Handle::current()))?;
+    serve(settings, backend).await
+}
+
+#[cfg(not(feature = "ebpf"))]
+async fn ebpf(_: Settings) -> anyhow::Result<()> {
+    anyhow::bail!("this binary was built without the eBPF datapath")
+}
+
+/// Serves by this backend.
+async fn serve(settings: Settings, backend: impl Backend) -> anyhow::Result<()> {
     let mut addresses = node::watch_addresses().await.context("cannot watch the node's addresses")?;
     let held: BTreeSet<IpAddr> = addresses.borrow_and_update().iter().copied().collect();
     let stats = Arc::new(WatchStats::default());
@@ -57,7 +85,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         health: observer.health.clone(),
         metrics: observer.metrics.clone(),
         status: handle,
-        mode: "nftables",
+        mode: backend.name(),
     };
     let served = settings.clone();
     let once_only = settings.once;
@@ -67,7 +95,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             false => server::serve(&served, serving).await,
         }
     });
-    let mut runner = Runner::new(Proxy::new(settings.clone(), kernel, held), settings, observer);
+    let mut runner = Runner::new(Proxy::new(settings.clone(), backend, held), settings, observer);
     once.into_iter().for_each(|event| runner.proxy.apply(event));
     if runner.settings.once {
         return block_in_place(|| runner.turn()).and_then(|done| {
@@ -118,20 +146,22 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 }
 
 /// The proxy and its sense of time.
-struct Runner<K> {
-    proxy: Proxy<K>,
+struct Runner<B> {
+    proxy: Proxy<B>,
     settings: Settings,
     observer: Observer,
     started: Instant,
     pacing: Pacing,
     glanced: Instant,
+    /// Another datapath may have left something, which goes once ours is in force.
+    others: bool,
 }
 
-impl<K: Kernel> Runner<K> {
-    fn new(proxy: Proxy<K>, settings: Settings, observer: Observer) -> Self {
+impl<B: Backend> Runner<B> {
+    fn new(proxy: Proxy<B>, settings: Settings, observer: Observer) -> Self {
         let now = Instant::now();
         let pacing = Pacing::new(settings.min_sync_period, settings.sync_period);
-        Self { proxy, settings, observer, started: now, pacing, glanced: now }
+        Self { proxy, settings, observer, started: now, pacing, glanced: now, others: true }
     }
 
     /// How long nothing needs to be done unless something happens.
@@ -195,14 +225,19 @@ impl<K: Kernel> Runner<K> {
 
     fn synced(&mut self, synced: &Synced) {
         self.observer.synced(&self.proxy, synced);
+        if std::mem::take(&mut self.others) {
+            match tokio::runtime::Handle::current().block_on(cleanup::others(&self.settings)) {
+                Ok(removed) => removed.iter().for_each(|what| tracing::info!(%what, "removed another datapath's")),
+                Err(error) => tracing::error!(%error, "cannot remove what another datapath left"),
+            }
+        }
         if synced.report.full {
             release_memory();
         }
         let start = Instant::now();
-        let udp = self.proxy.udp_services(&synced.changes.endpoints_of);
-        match clean_conntrack(&udp) {
+        match self.proxy.clean_udp(&synced.changes.endpoints_of) {
             Ok(cleaned) => self.observer.cleaned(cleaned, start.elapsed()),
-            Err(error) => tracing::error!(%error, "cannot delete stale UDP entries of connection tracking"),
+            Err(error) => tracing::error!(%error, "cannot delete stale UDP flows"),
         }
     }
 }

@@ -14,6 +14,9 @@ pub struct CommonArgs {
     /// What happens to packets.
     #[command(flatten)]
     pub datapath: DatapathArgs,
+    /// What only the eBPF datapath reads.
+    #[command(flatten)]
+    pub ebpf: EbpfArgs,
     /// How it logs.
     #[command(flatten)]
     pub log: LogArgs,
@@ -51,7 +54,7 @@ pub struct SourceArgs {
 #[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
 #[command(next_help_heading = "Datapath")]
 pub struct DatapathArgs {
-    /// Datapath: `nftables`. kube-proxy's `iptables` and `ipvs` are accepted and mean nftables, with that mode's default
+    /// Datapath: `nftables` or `ebpf`. kube-proxy's `iptables` and `ipvs` are accepted and mean nftables, with that mode's default
     /// of --nodeport-addresses [config: mode; default: nftables]
     #[arg(long, visible_alias = "proxy-mode", value_name = "NAME")]
     pub backend: Option<String>,
@@ -100,6 +103,40 @@ pub struct DatapathArgs {
     /// Addresses that the node holds, with commas, beside those of its Node object; `run` reads the interfaces as well
     #[arg(long, value_name = "IP,...", value_delimiter = ',')]
     pub node_addresses: Option<Vec<String>>,
+}
+
+/// What only `--backend ebpf` reads.
+#[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
+#[command(next_help_heading = "eBPF datapath (--backend ebpf)")]
+pub struct EbpfArgs {
+    /// Interfaces that packets of services pass, as patterns with `*` and `?`, those that come later included [default:
+    /// every interface but lo and the ports of bridges and bonds]
+    #[arg(long, value_name = "PATTERN,...", value_delimiter = ',')]
+    pub devices: Option<Vec<String>>,
+
+    /// The cgroup (v2) whose sockets are translated when they connect [default: the root of the mounted hierarchy]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup_root: Option<PathBuf>,
+
+    /// Which connections are translated when a socket connects: `auto`, those whose whole answer is known then; `all` that
+    /// have an endpoint; `off`, none [default: auto]
+    #[arg(long, value_name = "auto|all|off")]
+    pub socket_lb: Option<String>,
+
+    /// Where the BPF file system is mounted; maps, programs and attachments live on in its folder `kubeferry` [default:
+    /// /sys/fs/bpf]
+    #[arg(long, value_name = "DIR")]
+    pub bpffs_root: Option<PathBuf>,
+
+    /// Ports that masqueraded connections take, outside of net.ipv4.ip_local_port_range (or reserved in it) and of the node
+    /// ports [default: 16384-29999]
+    #[arg(long, value_name = "FIRST-LAST")]
+    pub masquerade_ports: Option<String>,
+
+    /// Rows that maps have room for: frontends, slots (endpoints), addresses, devices, source_ranges, members, flows (two to
+    /// four for a connection), affinity, sockets [default: room for 10,000 Services of 10 endpoints]
+    #[arg(long, value_name = "MAP=ROWS,...", value_delimiter = ',')]
+    pub map_sizes: Option<Vec<String>>,
 }
 
 /// Pace and served addresses; only `run` has these.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use groups::{CommonArgs, DatapathArgs, LogArgs, ServeArgs, SourceArgs};
+pub use groups::{CommonArgs, DatapathArgs, EbpfArgs, LogArgs, ServeArgs, SourceArgs};
 pub use parse::parse;
 
 /// The whole command line of `kubeferry`. [`parse`] reads it with better messages than [`Parser::parse`].
@@ -52,7 +52,8 @@ const STATUS_ABOUT: &str = "Show what the running proxy serves, its last sync an
         Exit code: 0 healthy, 1 the proxy runs but is not healthy (the last sync failed, or a change has waited too \
         long), 2 it cannot be reached.";
 
-const CLEANUP_ABOUT: &str = "Remove everything that Kubeferry put into the kernel: the table `inet kubeferry` with all its rows.\n\n\
+const CLEANUP_ABOUT: &str = "Remove everything that Kubeferry put into the kernel: the table `inet kubeferry` with all its rows, \
+        and the programs and maps of eBPF.\n\n\
         Needs CAP_NET_ADMIN. Connections that are established go on. Stop `kubeferry run` first, it would heal the table. \
         Nothing to remove is a success; exit code 1 if something could not be removed.";
 
@@ -190,6 +191,9 @@ pub enum StatusOutput {
 /// `kubeferry cleanup`.
 #[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
 pub struct CleanupArgs {
+    /// Where the BPF file system is mounted, as `run` was told [default: /sys/fs/bpf]
+    #[arg(long, value_name = "DIR")]
+    pub bpffs_root: Option<std::path::PathBuf>,
     /// How it logs.
     #[command(flatten)]
     pub log: LogArgs,

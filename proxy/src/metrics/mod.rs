@@ -6,7 +6,7 @@ mod process;
 mod registry;
 mod text;
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -76,6 +76,11 @@ struct Map {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct Kind {
     kind: String,
 }
@@ -107,6 +112,7 @@ pub struct Metrics {
     conntrack: Histograms<OfFamily>,
     conntrack_deleted: Series<OfFamily, Counter>,
     rows: Series<Map, Gauge>,
+    packets: Series<Reason, Counter>,
     rows_written: Counter,
     sync_rows: Histogram,
     drift_repairs: Counter,
@@ -178,6 +184,11 @@ impl Metrics {
     /// A map of the kernel holds so many rows now.
     pub fn rows(&self, map: &str, rows: usize) {
         self.rows.get_or_create(&Map { map: map.to_owned() }).set(gauge(rows));
+    }
+
+    /// The BPF programs have counted so many packets for this reason.
+    pub fn packets(&self, reason: &'static str, packets: u64) {
+        self.packets.get_or_create(&Reason { reason }).inner().store(packets, Ordering::Relaxed);
     }
 
     /// The kernel was found to differ from what was written, in so many rows, and was repaired.

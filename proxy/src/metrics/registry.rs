@@ -103,6 +103,11 @@ impl Metrics {
                 "Stale UDP entries deleted",
             ),
             rows: series(&mut r, "kubeferry_rows", "Rows of a map of the kernel"),
+            packets: series(
+                &mut r,
+                "kubeferry_ebpf_packets",
+                "Packets of the eBPF datapath that came to this: new connections, refusals, drops",
+            ),
             rows_written: series(&mut r, "kubeferry_rows_written", "Rows written to or deleted from the kernel"),
             sync_rows: {
                 let histogram = Histogram::new(exponential_buckets(1.0, 4.0, 11));

@@ -22,7 +22,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use tracing::warn;
 
 /// How long after a failure the watch begins again.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// An address of an interface of this node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -166,7 +166,7 @@ fn send(sender: &watch::Sender<Vec<IpAddr>>, now: Vec<IpAddr>) {
 }
 
 /// A connection's task, ended with this.
-struct Running(JoinHandle<()>);
+pub(super) struct Running(pub(super) JoinHandle<()>);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -174,7 +174,7 @@ impl Drop for Running {
     }
 }
 
-async fn list(handle: &Handle) -> Result<Vec<AddressMessage>, AddressError> {
+pub(super) async fn list(handle: &Handle) -> Result<Vec<AddressMessage>, AddressError> {
     Ok(handle.address().get().execute().try_collect().await?)
 }
 
@@ -184,7 +184,7 @@ fn sorted(messages: &[AddressMessage]) -> Vec<IpAddr> {
 }
 
 /// `IFA_LOCAL` where there is one: `IFA_ADDRESS` is then the peer's.
-fn address_of(message: &AddressMessage) -> Option<IpAddr> {
+pub(super) fn address_of(message: &AddressMessage) -> Option<IpAddr> {
     let local = message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Local(address) => Some(*address),
         _ => None,

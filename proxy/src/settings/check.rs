@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use super::merge::{Given, Inputs};
-use super::{DatapathSettings, DetectLocal, LogSettings, NodePortAddresses, Settings, Source};
+use super::{BackendName, DatapathSettings, DetectLocal, LogSettings, NodePortAddresses, Settings, Source, ebpf};
 use crate::backend::HAS_EBPF;
 use crate::config::{Problem, go_duration, go_duration_text};
 use crate::state::convert::sloppy::{parse_cidr, parse_ip};
@@ -22,7 +22,7 @@ const MASQUERADE_BIT: u8 = 14;
 /// The settings (of no use where there are problems), the problems, and warnings.
 pub(super) fn check(given: &Inputs) -> (Settings, Vec<Problem>, Vec<String>) {
     let mut check = Check { given, problems: Vec::new(), warnings: Vec::new() };
-    let mode = check.mode();
+    let (backend, mode) = check.mode();
     let bind_address = check.bind_address();
     let is_v6 = bind_address.is_some_and(|ip| ip.is_ipv6());
     let (any, loopback): (IpAddr, IpAddr) = if is_v6 {
@@ -33,6 +33,8 @@ pub(super) fn check(given: &Inputs) -> (Settings, Vec<Problem>, Vec<String>) {
     let (serve, config) = (given.serve, given.config);
     let (sync_period, min_sync_period) = check.periods(mode);
     let settings = Settings {
+        backend,
+        ebpf: ebpf::check(&given.common.ebpf, &mut check.problems),
         node_name: check.node_name(),
         source: check.source(),
         datapath: DatapathSettings {
@@ -94,7 +96,7 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn mode(&mut self) -> Mode {
+    fn mode(&mut self) -> (BackendName, Mode) {
         let given = self.given.text(self.given.datapath().backend.as_ref(), "--backend", "mode");
         let from = given.as_ref().map_or_else(|| "mode is not set".to_owned(), |g| format!("{} {}", g.what, g.value));
         let mode = match given.as_ref().map(|g| g.value.as_str()) {
@@ -103,17 +105,17 @@ impl Check<'_> {
             Some("iptables") => Mode::Iptables,
             None | Some("") if self.given.has_file => Mode::Iptables,
             None | Some("") => Mode::Nftables,
+            Some("ebpf") if HAS_EBPF => return (BackendName::Ebpf, Mode::Nftables),
             Some(other) => {
                 let why = match other {
-                    "ebpf" if HAS_EBPF => "is not available yet: use nftables",
                     "ebpf" => {
                         "is not in this binary, which was built without eBPF: build one with `cargo xtask build-ebpf`, \
                          then `cargo build --features ebpf`"
                     }
-                    _ => "must be nftables (iptables and ipvs are accepted and mean nftables)",
+                    _ => "must be nftables or ebpf (iptables and ipvs are accepted and mean nftables)",
                 };
                 self.problems.extend(given.map(|g| g.problem(why)));
-                return Mode::Nftables;
+                return (BackendName::Nftables, Mode::Nftables);
             }
         };
         if mode != Mode::Nftables {
@@ -123,7 +125,7 @@ impl Check<'_> {
                 mode.name()
             ));
         }
-        mode
+        (BackendName::Nftables, mode)
     }
 
     fn node_name(&mut self) -> Arc<str> {

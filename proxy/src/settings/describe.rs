@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::{DetectLocal, NodePortAddresses, Settings, Source};
+use super::{BackendName, DetectLocal, NodePortAddresses, Settings, Source};
 use crate::config::go_duration_text;
 
 impl Settings {
@@ -46,6 +46,17 @@ impl Settings {
         }
         if !self.node_addresses.is_empty() {
             add("nodeAddresses", list(&self.node_addresses, ""));
+        }
+        if self.backend == BackendName::Ebpf {
+            let ebpf = &self.ebpf;
+            add("devices", list(&ebpf.devices, "auto"));
+            if let Some(root) = &ebpf.cgroup_root {
+                add("cgroupRoot", root.display().to_string());
+            }
+            add("socketLB", ebpf.socket_lb.as_str().to_owned());
+            add("bpffsRoot", ebpf.bpffs_root.display().to_string());
+            add("masqueradePorts", format!("{}-{}", ebpf.masquerade_ports.0, ebpf.masquerade_ports.1));
+            add("mapSizes", ebpf.map_sizes.to_string());
         }
         add("syncPeriod", duration(self.sync_period));
         add("minSyncPeriod", duration(self.min_sync_period));

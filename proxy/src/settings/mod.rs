@@ -2,6 +2,7 @@
 
 mod check;
 mod describe;
+mod ebpf;
 mod merge;
 
 use std::fmt;
@@ -12,12 +13,18 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use ebpf::{BackendName, EbpfSettings, MapSizes, SocketLb};
+
 use crate::args::{CommonArgs, RunArgs, ServeArgs};
 use crate::config::{self, Problem};
 
 /// Everything that `kubeferry run`, `plan` and `trace` were told.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Settings {
+    /// Which datapath carries the packets.
+    pub backend: BackendName,
+    /// What only the eBPF datapath reads.
+    pub ebpf: EbpfSettings,
     /// Our Node's name (`--node-name`, `--hostname-override`, or the host name), trimmed, lower case.
     pub node_name: Arc<str>,
     /// Where the objects come from.

@@ -1,6 +1,5 @@
 use super::*;
 use crate::args::{Command, parse};
-use crate::backend::HAS_EBPF;
 
 const HEADER: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
 
@@ -28,6 +27,8 @@ fn bad(flags: &[&str], file: Option<&str>) -> Vec<String> {
 fn nothing_given_is_kube_proxys_nftables_mode() {
     let (got, warnings) = settings(&[], None).unwrap();
     let wanted = Settings {
+        backend: BackendName::Nftables,
+        ebpf: EbpfSettings::default(),
         node_name: "worker-1.example".into(),
         source: Source::Api { kubeconfig: None, server: None },
         datapath: DatapathSettings::default(),
@@ -236,7 +237,6 @@ fn single_rules_of_kube_proxys_validation() {
         (&["--backend=userspace"], "must be nftables"),
         (&["--metrics-bind-address=:10249"], "IP:PORT"),
         (&["--healthz-bind-address=1.2.3.4:70000"], "from 1 to 65535"),
-        (&["--backend=ebpf"], if HAS_EBPF { "not available yet" } else { "cargo build --features ebpf" }),
     ] {
         let got = bad(flags, None);
         assert!(got.len() == 1 && got[0].contains(part), "{flags:?}: {got:?}");

@@ -29,7 +29,7 @@ pub struct Status {
     pub version: String,
     /// The Node that it serves.
     pub node: String,
-    /// The datapath: `nftables`.
+    /// The datapath: `nftables` or `ebpf`.
     pub backend: String,
     /// When the process started.
     pub started: Option<Timestamp>,
@@ -49,6 +49,8 @@ pub struct Status {
     pub pending: usize,
     /// Rows of each map of the kernel, as last written.
     pub rows: BTreeMap<String, usize>,
+    /// What the datapath tells of itself: programs, devices, memory.
+    pub datapath: BTreeMap<String, String>,
     /// Differences that were found in the kernel.
     pub drift: Drift,
     /// The Services that are served.

@@ -35,6 +35,7 @@ pub fn print(status: &Status, now: Timestamp) -> String {
     facts.push(("drift", drift(status, now)));
     let rows: Vec<String> = status.rows.iter().filter(|(_, n)| **n > 0).map(|(map, n)| format!("{map} {n}")).collect();
     facts.push(("rows", if rows.is_empty() { "none".to_owned() } else { rows.join(", ") }));
+    facts.extend(status.datapath.iter().map(|(name, text)| (name.as_str(), text.clone())));
     let settings: Vec<String> = status.settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
     if !settings.is_empty() {
         facts.push(("settings", settings.join(" ")));

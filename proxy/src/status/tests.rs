@@ -20,6 +20,7 @@ fn port(name: &str, frontends: &[&str], ready: usize) -> PortStatus {
 
 pub(crate) fn example() -> Status {
     Status {
+        datapath: BTreeMap::new(),
         version: "0.1.0".into(),
         node: "worker-1".into(),
         backend: "nftables".into(),

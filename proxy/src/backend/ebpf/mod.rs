@@ -1,3 +1,15 @@
-//! The eBPF datapath: rows of BPF maps, which the programs of `proxy-ebpf` read.
+//! The eBPF backend: Services as rows of BPF maps. `README.md` beside this file explains every map, program and hook.
 
+pub mod attach;
+pub mod bpf;
+pub mod cleanup;
+pub mod devices;
+pub mod diff;
+pub mod error;
+pub mod kernel;
+pub mod load;
 pub mod object;
+pub mod ports;
+pub mod reconciler;
+pub mod rows;
+pub mod slots;

@@ -1,5 +1,6 @@
 //! The nftables backend: Services as rows of maps. `README.md` beside this file explains every map, chain and hook.
 
+mod backend;
 pub mod chains;
 pub mod diff;
 mod expression;

@@ -9,9 +9,10 @@ use proptest::prelude::*;
 use crate::backend::nftables::fake::{Fake, Faults};
 use crate::backend::nftables::kernel::Kernel;
 use crate::backend::nftables::laws::World;
+use crate::backend::nftables::reconciler::Reconciler;
 use crate::desired::target::Frontend;
 use crate::proxy::{NODE_WAIT, Proxy};
-use crate::settings::{DatapathSettings, DetectLocal, LogSettings, Settings, Source};
+use crate::settings::{BackendName, DatapathSettings, DetectLocal, EbpfSettings, LogSettings, Settings, Source};
 use crate::state::event::{Event, Kind};
 use crate::state::objects::{Family, Protocol};
 
@@ -19,6 +20,8 @@ use super::cluster::{event, history};
 
 fn settings(detect_local: DetectLocal) -> Settings {
     Settings {
+        backend: BackendName::Nftables,
+        ebpf: EbpfSettings::default(),
         node_name: "here".into(),
         source: Source::Manifests("manifests".into()),
         datapath: DatapathSettings { detect_local, ..DatapathSettings::default() },
@@ -37,9 +40,9 @@ fn held(addresses: &[&str]) -> BTreeSet<IpAddr> {
     addresses.iter().map(|ip| ip.parse().unwrap()).collect()
 }
 
-fn proxy(fake: Fake) -> Proxy<Fake> {
+fn proxy(fake: Fake) -> Proxy<Reconciler<Fake>> {
     let settings = settings(DetectLocal::ClusterCidr(Vec::new()));
-    Proxy::new(settings, fake, held(&["192.168.0.2"]))
+    Proxy::new(settings, Reconciler::new(fake), held(&["192.168.0.2"]))
 }
 
 proptest! {
@@ -57,11 +60,11 @@ proptest! {
             proxy.addresses(held(&["192.168.0.2", "172.18.0.2"]));
         }
         let (dirty, expected) = (proxy.is_dirty(), proxy.state().changes().clone());
-        proxy.kernel().faults = Faults { commits: 2, reads: 1, ..Faults::default() };
+        proxy.backend_mut().kernel().faults = Faults { commits: 2, reads: 1, ..Faults::default() };
         if proxy.sync().is_err() {
             prop_assert!(dirty && proxy.is_dirty() && proxy.has_failed());
             prop_assert_eq!(proxy.waiting(), (expected.services.len(), expected.endpoints_of.len()));
-            proxy.kernel().faults = Faults::default();
+            proxy.backend_mut().kernel().faults = Faults::default();
             let synced = proxy.sync().unwrap();
             prop_assert_eq!(synced.changes, expected);
         }
@@ -115,7 +118,7 @@ fn nothing_is_written_before_everything_is_listed() {
     assert!(known(None, NODE_WAIT), "the Node does not keep us waiting for good");
     assert!(!known(Some(Kind::Node), Duration::ZERO));
     assert!(known(Some(Kind::ServiceCidr), Duration::ZERO));
-    let mut by_node_ranges = Proxy::new(settings(DetectLocal::NodeCidr), Fake::default(), BTreeSet::new());
+    let mut by_node_ranges = Proxy::new(settings(DetectLocal::NodeCidr), Reconciler::new(Fake::default()), BTreeSet::new());
     for kind in [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr] {
         by_node_ranges.apply(Event::Listed(kind));
     }
@@ -129,7 +132,7 @@ fn a_check_before_the_first_sync_leaves_old_rules_alone() {
     let generation = fake.generation().unwrap();
     let mut proxy = proxy(fake);
     assert_eq!(proxy.check().unwrap(), None);
-    assert_eq!(proxy.kernel().generation().unwrap(), generation);
+    assert_eq!(proxy.backend_mut().kernel().generation().unwrap(), generation);
 }
 
 #[test]

@@ -1,0 +1,345 @@
+//! Programs on devices and on the cgroup: attached as links where the kernel has them, which are pinned and outlive us, else
+//! as filters of the qdisc clsact. Devices that come are covered as soon as the kernel tells of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::FdLink;
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, LinkOrder, SchedClassifier, TcAttachType};
+use kubeferry_ebpf_common::Device;
+
+use super::bpf::{self, Table, link_info, open_pin, update_link};
+use super::devices::rows;
+use super::error::EbpfError;
+use super::load::{SOCKETS, TC, list, remove};
+use crate::node::Interface;
+use crate::settings::DetectLocal;
+
+/// The place of our filter where there are no TCX links.
+pub(super) const FILTER: (u16, TcHandle) = (0x6b66, TcHandle::new(0, 1));
+
+/// The programs on the devices.
+#[derive(Debug)]
+pub struct Devices {
+    programs: BTreeMap<&'static str, SchedClassifier>,
+    table: Table<u32, Device>,
+    links: PathBuf,
+    patterns: Vec<String>,
+    detect: DetectLocal,
+    capacity: usize,
+    /// `None`: not tried yet.
+    tcx: Option<bool>,
+    attached: BTreeMap<u32, String>,
+    in_force: BTreeMap<u32, Device>,
+    faults: BTreeMap<String, String>,
+}
+
+impl Devices {
+    /// Attaches nothing yet. `table` is the map `devices`, `links` the folder of pins.
+    ///
+    /// # Errors
+    /// The rows of an earlier run cannot be read.
+    pub fn new(
+        programs: BTreeMap<&'static str, SchedClassifier>,
+        table: Table<u32, Device>,
+        links: PathBuf,
+        patterns: Vec<String>,
+        detect: DetectLocal,
+        capacity: u32,
+    ) -> Result<Self, EbpfError> {
+        let in_force = table.rows().map_err(EbpfError::map("devices"))?.into_iter().collect();
+        Ok(Self {
+            programs,
+            table,
+            links,
+            patterns,
+            detect,
+            capacity: capacity as usize,
+            tcx: None,
+            attached: BTreeMap::new(),
+            in_force,
+            faults: BTreeMap::new(),
+        })
+    }
+
+    /// Covers these interfaces, and leaves those that are gone. A device that cannot be covered costs no other one.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn follow(&mut self, interfaces: &[Interface]) -> Result<(), EbpfError> {
+        let wanted = rows(interfaces, &self.patterns, &self.detect);
+        let mut faults = BTreeMap::new();
+        let gone = |index: &u32| !wanted.contains_key(index);
+        for index in self.attached.keys().copied().filter(gone).collect::<Vec<_>>() {
+            let name = self.attached.remove(&index).unwrap_or_default();
+            let is_there = interfaces.iter().any(|interface| interface.index == index);
+            if let Err(error) = self.detach(index, is_there.then_some(name.as_str())) {
+                faults.insert(name, error.to_string());
+            }
+        }
+        let unknown: Vec<_> = self.in_force.keys().copied().filter(gone).collect();
+        self.table.delete(&unknown).map_err(EbpfError::map("devices"))?;
+        self.in_force.retain(|index, _| wanted.contains_key(index));
+        for (index, (interface, device)) in &wanted {
+            if self.in_force.get(index) != Some(device) {
+                if !self.in_force.contains_key(index) && self.in_force.len() >= self.capacity {
+                    let why = "the map devices is full: give --map-sizes devices=N more";
+                    faults.insert(interface.name.clone(), why.to_owned());
+                    continue;
+                }
+                self.table.put(&[(*index, *device)]).map_err(EbpfError::map("devices"))?;
+                self.in_force.insert(*index, *device);
+            }
+            if self.attached.contains_key(index) {
+                self.attached.insert(*index, interface.name.clone());
+                continue;
+            }
+            match self.attach(interface, device) {
+                Ok(()) => {
+                    tracing::debug!(device = interface.name, "programs attached");
+                    self.attached.insert(*index, interface.name.clone());
+                }
+                Err(error) => drop(faults.insert(interface.name.clone(), error.to_string())),
+            }
+        }
+        for (name, why) in faults.iter().filter(|(name, why)| self.faults.get(*name) != Some(why)) {
+            tracing::error!(device = name, %why, "a device is not covered");
+        }
+        self.faults = faults;
+        Ok(())
+    }
+
+    /// Takes the pins of devices that went while nobody looked.
+    ///
+    /// # Errors
+    /// A pin cannot be removed.
+    pub fn tidy(&self) -> Result<(), EbpfError> {
+        for pin in list(&self.links)? {
+            let name = pin.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let index = TC.iter().find_map(|[base, _]| name.strip_prefix(base)?.strip_prefix('-')?.parse::<u32>().ok());
+            if index.is_some_and(|index| !self.attached.contains_key(&index)) {
+                remove(&pin)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches again what somebody has detached; how many devices had lost programs.
+    ///
+    /// # Errors
+    /// As [`Devices::follow`].
+    pub fn check(&mut self, interfaces: &[Interface]) -> Result<usize, EbpfError> {
+        let is_whole = |index: &u32| {
+            self.tcx != Some(true)
+                || TC.iter().all(|[base, _]| {
+                    let link = open_pin(&self.pin(base, *index)).and_then(|link| link_info(link.as_fd()));
+                    link.is_ok_and(|link| link.target == u64::from(*index))
+                })
+        };
+        let there: BTreeSet<u32> = interfaces.iter().map(|interface| interface.index).collect();
+        let broken: Vec<u32> =
+            self.attached.keys().copied().filter(|index| there.contains(index) && !is_whole(index)).collect();
+        broken.iter().for_each(|index| drop(self.attached.remove(index)));
+        let rows: BTreeMap<u32, Device> = self.table.rows().map_err(EbpfError::map("devices"))?.into_iter().collect();
+        let differs = rows != self.in_force;
+        self.in_force = rows;
+        self.follow(interfaces)?;
+        Ok(broken.len() + usize::from(differs))
+    }
+
+    /// The devices that are covered, by name.
+    pub fn covered(&self) -> BTreeSet<&str> {
+        self.attached.values().map(String::as_str).collect()
+    }
+
+    /// Devices that are not, and why.
+    pub fn faults(&self) -> &BTreeMap<String, String> {
+        &self.faults
+    }
+
+    /// How programs are attached.
+    pub fn how(&self) -> &'static str {
+        if self.tcx == Some(false) { "clsact" } else { "TCX" }
+    }
+
+    fn pin(&self, base: &str, index: u32) -> PathBuf {
+        self.links.join(format!("{base}-{index}"))
+    }
+
+    fn attach(&mut self, interface: &Interface, device: &Device) -> Result<(), EbpfError> {
+        for [base, without_ethernet] in TC {
+            let hook = if base == "tc_ingress" { TcAttachType::Ingress } else { TcAttachType::Egress };
+            let name = match device.flags & Device::NO_ETHERNET != 0 && self.programs.contains_key(without_ethernet) {
+                true => without_ethernet,
+                false => base,
+            };
+            let failed = |error: &(dyn std::error::Error + 'static)| EbpfError::Attach {
+                program: name,
+                target: interface.name.clone(),
+                why: super::load::chain(error),
+            };
+            let pin = self.pin(base, interface.index);
+            let Some(program) = self.programs.get_mut(name) else { continue };
+            let fd = program.fd().map_err(|error| failed(&error))?.as_fd();
+            if adopt(&pin, fd, u64::from(interface.index))? {
+                self.tcx = Some(true);
+                continue;
+            }
+            if self.tcx != Some(false) {
+                let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+                match program.attach_with_options(&interface.name, hook, options) {
+                    Ok(id) => {
+                        let link = program.take_link(id).map_err(|error| failed(&error))?;
+                        let link: FdLink = link.try_into().map_err(|error| failed(&error))?;
+                        link.pin(&pin).map_err(|error| failed(&error))?;
+                        self.tcx = Some(true);
+                        continue;
+                    }
+                    // Before 6.6.
+                    Err(error) if self.tcx.is_none() && errno(&error) == Some(libc::EINVAL) => {
+                        tracing::info!("the kernel has no TCX links: filters of clsact take their place");
+                        self.tcx = Some(false);
+                    }
+                    Err(error) => return Err(failed(&error)),
+                }
+            }
+            filter(program, &interface.name, hook).map_err(|error| failed(&*error))?;
+        }
+        Ok(())
+    }
+
+    /// Detaches the programs; `name` where the device is still there.
+    fn detach(&self, index: u32, name: Option<&str>) -> Result<(), EbpfError> {
+        for [base, _] in TC {
+            remove(&self.pin(base, index))?;
+        }
+        if let (Some(name), Some(false)) = (name, self.tcx) {
+            super::cleanup::remove_filters(name);
+        }
+        Ok(())
+    }
+}
+
+/// Puts the program into the link pinned at a path, if there is one and it is attached to this target; removes it if not.
+fn adopt(pin: &Path, program: BorrowedFd<'_>, target: u64) -> Result<bool, EbpfError> {
+    let link = match open_pin(pin) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(EbpfError::pin(pin)(error)),
+    };
+    if link_info(link.as_fd()).is_ok_and(|info| info.target == target)
+        && update_link(link.as_fd(), program).is_ok()
+    {
+        return Ok(true);
+    }
+    remove(pin)?;
+    Ok(false)
+}
+
+/// A filter that stays until somebody removes it, in the place of an earlier one of ours.
+fn filter(
+    program: &mut SchedClassifier,
+    device: &str,
+    hook: TcAttachType,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    // It may be there already.
+    let _ = qdisc_add_clsact(device);
+    let (priority, handle) = FILTER;
+    let earlier = SchedClassifierLink::attached(device, hook, priority, handle, None)?;
+    let id = match program.attach_to_link(earlier) {
+        Ok(id) => id,
+        Err(_) => {
+            let options = TcAttachOptions::Netlink(NlOptions { priority, handle, classid: None });
+            program.attach_with_options(device, hook, options)?
+        }
+    };
+    // Dropped, it would be detached.
+    std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(error) = cause.downcast_ref::<io::Error>() {
+            return error.raw_os_error();
+        }
+        next = cause.source();
+    }
+    None
+}
+
+/// The root of the cgroup v2 hierarchy.
+///
+/// # Errors
+/// None is mounted.
+pub fn cgroup_root() -> Result<PathBuf, EbpfError> {
+    let mounts = fs::read_to_string("/proc/self/mounts")
+        .map_err(|source| EbpfError::Node { what: "the mounts", source })?;
+    let root = mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (folder, kind) = (fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(folder.replace("\\040", " ")))
+    });
+    root.ok_or_else(|| {
+        let text = "no cgroup v2 hierarchy is mounted, which sockets are translated by: mount one (mount -t cgroup2 none \
+                    /sys/fs/cgroup), name a cgroup with --cgroup-root, or turn it off with --socket-lb=off";
+        EbpfError::Cgroup(text.to_owned())
+    })
+}
+
+/// Attaches the programs of sockets to a cgroup; those attached elsewhere by an earlier run are taken from there.
+///
+/// # Errors
+/// There is no such cgroup, or it takes no program.
+pub fn attach_sockets(
+    programs: &mut BTreeMap<&'static str, CgroupSockAddr>,
+    cgroup: &Path,
+    links: &Path,
+) -> Result<(), EbpfError> {
+    let no_cgroup =
+        |error: io::Error| EbpfError::Cgroup(format!("--cgroup-root {}: {error}; give a cgroup v2", cgroup.display()));
+    let folder = fs::File::open(cgroup).map_err(no_cgroup)?;
+    // The kernel's number of a cgroup is its folder's inode.
+    let id = folder.metadata().map_err(no_cgroup)?.ino();
+    for (name, _) in SOCKETS {
+        let Some(program) = programs.get_mut(name) else { continue };
+        let failed = |error: &(dyn std::error::Error + 'static)| EbpfError::Attach {
+            program: name,
+            target: cgroup.display().to_string(),
+            why: super::load::chain(error),
+        };
+        let pin = links.join(name);
+        let fd = program.fd().map_err(|error| failed(&error))?.as_fd();
+        if adopt(&pin, fd, id)? {
+            continue;
+        }
+        // Links are always one of several.
+        let link = program.attach(&folder, CgroupAttachMode::Single).map_err(|error| failed(&error))?;
+        let link = program.take_link(link).map_err(|error| failed(&error))?;
+        let link: FdLink = link.try_into().map_err(|error| failed(&error))?;
+        link.pin(&pin).map_err(|error| failed(&error))?;
+    }
+    Ok(())
+}
+
+/// Takes the programs of sockets from their cgroup.
+///
+/// # Errors
+/// A pin cannot be removed.
+pub fn detach_sockets(links: &Path) -> Result<(), EbpfError> {
+    SOCKETS.iter().rev().try_for_each(|(name, _)| remove(&links.join(name)))
+}
+
+/// How many programs of sockets are attached.
+pub fn sockets_attached(links: &Path) -> usize {
+    let there = |(name, _): &&(&str, _)| {
+        open_pin(&links.join(name)).and_then(|link| bpf::link_info(link.as_fd())).is_ok_and(|link| link.target != 0)
+    };
+    SOCKETS.iter().filter(there).count()
+}

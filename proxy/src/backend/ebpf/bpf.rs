@@ -1,0 +1,440 @@
+//! The bpf(2) calls that aya has not: maps as bytes, many rows in one call. Nothing here knows what a row means.
+#![allow(unsafe_code)] // System calls with pointers.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+// include/uapi/linux/bpf.h, enum bpf_cmd.
+const MAP_LOOKUP_ELEM: libc::c_int = 1;
+const MAP_UPDATE_ELEM: libc::c_int = 2;
+const MAP_DELETE_ELEM: libc::c_int = 3;
+const MAP_GET_NEXT_KEY: libc::c_int = 4;
+const OBJ_GET: libc::c_int = 7;
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const LINK_UPDATE: libc::c_int = 29;
+const MAP_LOOKUP_BATCH: libc::c_int = 24;
+const MAP_UPDATE_BATCH: libc::c_int = 26;
+const MAP_DELETE_BATCH: libc::c_int = 27;
+
+/// What the kernel returns inside for what it has not; older ones let it out.
+const ENOTSUPP: i32 = 524;
+
+/// How many rows go in one call.
+const BATCH: usize = 4_096;
+
+/// A `union bpf_attr`, as words of 64 bits.
+type Attributes = [u64; 16];
+
+fn call(command: libc::c_int, attributes: &mut Attributes) -> io::Result<libc::c_long> {
+    // SAFETY: the kernel reads and writes the attributes, which are as long as it is told; each caller answers for the
+    // pointers in them.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), std::mem::size_of::<Attributes>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Types whose values are bytes and nothing else.
+///
+/// # Safety
+/// `#[repr(C)]`, no padding, every bit pattern valid, no pointers.
+pub unsafe trait Bytes: Copy + 'static {}
+
+// SAFETY: integers.
+unsafe impl Bytes for u32 {}
+// SAFETY: integers.
+unsafe impl Bytes for u64 {}
+
+macro_rules! bytes {
+    ($($name:ty),*) => { $(
+        // SAFETY: the crate promises it of all its types: `repr(C)`, no padding, every bit pattern valid.
+        unsafe impl Bytes for $name {}
+    )* };
+}
+use kubeferry_ebpf_common as common;
+bytes!(
+    common::Address,
+    common::Affinity,
+    common::AffinityKey,
+    common::Config,
+    common::Device,
+    common::Flow,
+    common::FlowKey,
+    common::Frontend,
+    common::FrontendKey,
+    common::Member,
+    common::MemberKey,
+    common::RangeKey,
+    common::Slot,
+    common::SocketKey,
+    common::SocketPeer
+);
+// SAFETY: `repr(C)`: a u32 and a type of u32s.
+unsafe impl Bytes for super::rows::Range {}
+
+/// A map whose keys and values are these types.
+#[derive(Debug)]
+pub struct Table<K, V> {
+    map: OwnedFd,
+    types: std::marker::PhantomData<(K, V)>,
+}
+
+/// What the kernel says of a map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Definition {
+    /// enum bpf_map_type.
+    pub kind: u32,
+    /// Bytes of a key.
+    pub key: u32,
+    /// Bytes of a value.
+    pub value: u32,
+    /// Rows that it has room for.
+    pub rows: u32,
+}
+
+/// What the kernel says of the map behind a descriptor.
+///
+/// # Errors
+/// It is no map.
+pub fn definition(map: BorrowedFd<'_>) -> io::Result<Definition> {
+    // struct bpf_map_info: type, id, key_size, value_size, max_entries, ...
+    let mut info = [0u32; 64];
+    let mut attributes = Attributes::default();
+    attributes[0] = pair(fd_word(map), std::mem::size_of_val(&info) as u32);
+    attributes[1] = info.as_mut_ptr() as u64;
+    call(OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    Ok(Definition { kind: info[0], key: info[2], value: info[3], rows: info[4] })
+}
+
+/// The bytes of memory that the kernel says that a map or program takes.
+///
+/// # Errors
+/// The process's own descriptor cannot be looked at.
+pub fn memory(object: BorrowedFd<'_>) -> io::Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", object.as_raw_fd()))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+    Ok(line.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0))
+}
+
+/// Opens what is pinned at a path.
+///
+/// # Errors
+/// Nothing is there, or it may not be opened.
+pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attributes = Attributes::default();
+    attributes[0] = path.as_ptr() as u64;
+    let fd = call(OBJ_GET, &mut attributes)?;
+    // SAFETY: the kernel has just opened it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+}
+
+/// What the kernel says of a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LinkInfo {
+    /// The id of its program.
+    pub program: u32,
+    /// Where it is attached: the interface's index of a TCX link, the cgroup's id of a cgroup link; 0: that is gone.
+    pub target: u64,
+}
+
+/// What the kernel says of the TCX or cgroup link behind a descriptor.
+///
+/// # Errors
+/// It is no link, or of another kind.
+pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    const CGROUP: u32 = 3;
+    const TCX: u32 = 11;
+    // struct bpf_link_info: type, id, prog_id, padding; then for tcx ifindex, for a cgroup its id of 64 bits.
+    let mut info = [0u64; 32];
+    let mut attributes = Attributes::default();
+    attributes[0] = pair(fd_word(link), std::mem::size_of_val(&info) as u32);
+    attributes[1] = info.as_mut_ptr() as u64;
+    call(OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    let target = match first_word(info[0]) {
+        TCX => u64::from(first_word(info[2])),
+        CGROUP => info[2],
+        other => return Err(io::Error::other(format!("a link of type {other}"))),
+    };
+    Ok(LinkInfo { program: first_word(info[1]), target })
+}
+
+/// Puts another program into a link, in one step.
+///
+/// # Errors
+/// The kernel's.
+pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attributes = Attributes::default();
+    attributes[0] = pair(fd_word(link), fd_word(program));
+    call(LINK_UPDATE, &mut attributes).map(drop)
+}
+
+impl<K: Bytes, V: Bytes> Table<K, V> {
+    /// The map behind a descriptor.
+    ///
+    /// # Errors
+    /// Its keys or values are of another size.
+    pub fn new(map: OwnedFd) -> io::Result<Self> {
+        let found = definition(map.as_fd())?;
+        let wanted = (std::mem::size_of::<K>(), std::mem::size_of::<V>());
+        if (found.key as usize, found.value as usize) != wanted {
+            return Err(io::Error::other(format!("rows of {}+{} bytes, not {wanted:?}", found.key, found.value)));
+        }
+        Ok(Self { map, types: std::marker::PhantomData })
+    }
+
+    /// The descriptor.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.map.as_fd()
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn get(&self, key: &K) -> io::Result<Option<V>> {
+        let mut value = std::mem::MaybeUninit::<V>::zeroed();
+        let mut attributes = self.element(key, value.as_mut_ptr() as u64);
+        match call(MAP_LOOKUP_ELEM, &mut attributes) {
+            // SAFETY: `Bytes`: every bit pattern is valid, zeros included.
+            Ok(_) => Ok(Some(unsafe { value.assume_init() })),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes rows, in this order.
+    ///
+    /// # Errors
+    /// The kernel's; those before the one that it refuses are written.
+    pub fn put(&self, rows: &[(K, V)]) -> io::Result<()> {
+        for rows in rows.chunks(BATCH) {
+            let (keys, values): (Vec<K>, Vec<V>) = rows.iter().copied().unzip();
+            let mut attributes = self.batch(keys.as_ptr() as u64, values.as_ptr() as u64, rows.len());
+            match if rows.len() > 1 { call(MAP_UPDATE_BATCH, &mut attributes) } else { unsupported() } {
+                Err(error) if is_unsupported(&error) => rows.iter().try_for_each(|(key, value)| {
+                    call(MAP_UPDATE_ELEM, &mut self.element(key, std::ptr::from_ref(value) as u64)).map(drop)
+                })?,
+                result => drop(result?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes rows; those that are not there are no error.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn delete(&self, keys: &[K]) -> io::Result<usize> {
+        let mut deleted = 0;
+        for key in keys {
+            match call(MAP_DELETE_ELEM, &mut self.element(key, 0)) {
+                Ok(_) => deleted += 1,
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// Deletes rows that are there, in few calls. A row that is gone ends a call early: the rest goes one by one.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn delete_many(&self, keys: &[K]) -> io::Result<usize> {
+        let mut deleted = 0;
+        for keys in keys.chunks(BATCH) {
+            let mut attributes = self.batch(keys.as_ptr() as u64, 0, keys.len());
+            match call(MAP_DELETE_BATCH, &mut attributes) {
+                Ok(_) => deleted += keys.len(),
+                Err(_) => deleted += self.delete(keys)?,
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// All rows; of a map that programs write to at the same time, those that were met.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn rows(&self) -> io::Result<Vec<(K, V)>> {
+        let mut rows = Vec::new();
+        match self.each_batch(&mut |part| rows.extend_from_slice(part)) {
+            Err(error) if is_unsupported(&error) => self.walk(),
+            result => result.map(|()| rows),
+        }
+    }
+
+    /// All rows, some thousands at a time.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn each_batch(&self, take: &mut dyn FnMut(&[(K, V)])) -> io::Result<()> {
+        let mut room = BATCH;
+        // The position is a hash bucket's number or a key, whichever is longer.
+        let mut position = vec![0u8; std::mem::size_of::<K>().max(8)];
+        let mut next = position.clone();
+        let mut started = false;
+        loop {
+            let mut keys: Vec<K> = Vec::with_capacity(room);
+            let mut values: Vec<V> = Vec::with_capacity(room);
+            let mut attributes = self.batch(keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64, room);
+            attributes[0] = if started { position.as_ptr() as u64 } else { 0 };
+            attributes[1] = next.as_mut_ptr() as u64;
+            let end = match call(MAP_LOOKUP_BATCH, &mut attributes) {
+                Ok(_) => false,
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+                // A hash bucket with more rows than there is room for.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < 1 << 20 => {
+                    room *= 2;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let count = (first_word(attributes[4]) as usize).min(room);
+            // SAFETY: the kernel has written so many keys and values; `Bytes`: whatever it wrote is valid.
+            unsafe {
+                keys.set_len(count);
+                values.set_len(count);
+            }
+            let part: Vec<(K, V)> = keys.into_iter().zip(values).collect();
+            take(&part);
+            if end {
+                return Ok(());
+            }
+            std::mem::swap(&mut position, &mut next);
+            started = true;
+        }
+    }
+
+    /// All rows one by one, as kernels before 5.6 (5.14 for an LPM trie) want it.
+    fn walk(&self) -> io::Result<Vec<(K, V)>> {
+        let mut rows = Vec::new();
+        let mut key: Option<K> = None;
+        loop {
+            let mut next = std::mem::MaybeUninit::<K>::zeroed();
+            let mut attributes = Attributes::default();
+            attributes[0] = pair(fd_word(self.fd()), 0);
+            attributes[1] = key.as_ref().map_or(0, |key| std::ptr::from_ref(key) as u64);
+            attributes[2] = next.as_mut_ptr() as u64;
+            match call(MAP_GET_NEXT_KEY, &mut attributes) {
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(rows),
+                Err(error) => return Err(error),
+            }
+            // SAFETY: as in `get`.
+            let found = unsafe { next.assume_init() };
+            if let Some(value) = self.get(&found)? {
+                rows.push((found, value));
+            }
+            key = Some(found);
+        }
+    }
+
+    fn element(&self, key: &K, value: u64) -> Attributes {
+        let mut attributes = Attributes::default();
+        attributes[0] = pair(fd_word(self.fd()), 0);
+        attributes[1] = std::ptr::from_ref(key) as u64;
+        attributes[2] = value;
+        attributes
+    }
+
+    /// in_batch, out_batch, keys, values, count and map_fd, elem_flags, flags.
+    fn batch(&self, keys: u64, values: u64, count: usize) -> Attributes {
+        let mut attributes = Attributes::default();
+        attributes[2] = keys;
+        attributes[3] = values;
+        attributes[4] = pair(count as u32, fd_word(self.fd()));
+        attributes
+    }
+}
+
+/// The values of a per-CPU array of counters, summed over CPUs. `cpus` is how many the kernel may have.
+///
+/// # Errors
+/// The kernel's.
+pub fn sums(map: BorrowedFd<'_>, count: usize, cpus: usize) -> io::Result<Vec<u64>> {
+    let mut sums = Vec::with_capacity(count);
+    for index in 0..count as u32 {
+        let mut values = vec![0u64; cpus];
+        let mut attributes = Attributes::default();
+        attributes[0] = pair(fd_word(map), 0);
+        attributes[1] = std::ptr::from_ref(&index) as u64;
+        attributes[2] = values.as_mut_ptr() as u64;
+        call(MAP_LOOKUP_ELEM, &mut attributes)?;
+        sums.push(values.iter().sum());
+    }
+    Ok(sums)
+}
+
+/// Nanoseconds since boot (CLOCK_MONOTONIC), as programs count.
+pub fn now() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to the live struct; the clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+}
+
+/// SO_NETNS_COOKIE of the thread's network namespace.
+///
+/// # Errors
+/// The kernel has none (before 5.14).
+pub fn netns_cookie() -> io::Result<u64> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    let (mut cookie, mut length) = (0u64, std::mem::size_of::<u64>() as libc::socklen_t);
+    // SAFETY: both pointers are to live variables, and the length is the first one's.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
+/// Whether a folder lies in a BPF file system.
+///
+/// # Errors
+/// There is no such folder.
+pub fn is_bpffs(folder: &Path) -> io::Result<bool> {
+    const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+    let path = CString::new(folder.as_os_str().as_bytes())?;
+    let mut found = std::mem::MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: a path that ends with 0 and a struct of the right type.
+    if unsafe { libc::statfs(path.as_ptr(), found.as_mut_ptr()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has filled it; zeros are valid too.
+    let found = unsafe { found.assume_init() };
+    Ok(found.f_type as u64 & 0xffff_ffff == BPF_FS_MAGIC)
+}
+
+fn fd_word(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
+}
+
+/// Two words side by side, in the machine's order.
+fn pair(first: u32, second: u32) -> u64 {
+    let [a, b, c, d] = first.to_ne_bytes();
+    let [e, f, g, h] = second.to_ne_bytes();
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
+fn first_word(pair: u64) -> u32 {
+    let [a, b, c, d, ..] = pair.to_ne_bytes();
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+fn unsupported() -> io::Result<libc::c_long> {
+    Err(io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | ENOTSUPP | libc::EOPNOTSUPP))
+}

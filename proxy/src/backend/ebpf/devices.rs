@@ -1,0 +1,155 @@
+//! Which interfaces the programs are attached to, and what the programs have to know of them. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use kubeferry_ebpf_common::{Address, Device};
+
+use crate::node::Interface;
+use crate::settings::DetectLocal;
+
+// include/uapi/linux/if_arp.h
+const ARPHRD_ETHER: u16 = 1;
+const ARPHRD_LOOPBACK: u16 = 772;
+/// RT_SCOPE_LINK: wider scopes have smaller numbers.
+const LINK: u8 = 253;
+
+/// The interfaces that packets of services pass, with their rows of `devices`, by index. Patterns choose; without any,
+/// all but loopback, interfaces that carry no IP, and the ports of bridges and bonds, whose packets pass the bridge too.
+pub fn rows<'a>(
+    interfaces: &'a [Interface],
+    patterns: &[String],
+    detect: &DetectLocal,
+) -> BTreeMap<u32, (&'a Interface, Device)> {
+    let by_index: BTreeMap<u32, &Interface> = interfaces.iter().map(|interface| (interface.index, interface)).collect();
+    let chosen = interfaces.iter().filter(|interface| match patterns {
+        _ if interface.hardware == ARPHRD_LOOPBACK => false,
+        [] => {
+            let controller = interface.controller.and_then(|index| by_index.get(&index));
+            let is_port =
+                controller.is_some_and(|c| ["bridge", "bond", "team", "openvswitch"].contains(&c.kind.as_str()));
+            !is_port && !["ifb", "nlmon", "can", "vcan", "vxcan"].contains(&interface.kind.as_str())
+        }
+        patterns => patterns.iter().any(|pattern| matches(pattern, &interface.name)),
+    });
+    chosen
+        .map(|interface| {
+            let mut flags = 0;
+            let controller = interface.controller.and_then(|index| by_index.get(&index));
+            let is_pods = |name: &str| match detect {
+                DetectLocal::BridgeInterface(bridge) => name == bridge,
+                DetectLocal::InterfaceNamePrefix(prefix) => name.starts_with(prefix.as_str()),
+                DetectLocal::ClusterCidr(_) | DetectLocal::NodeCidr => false,
+            };
+            // What comes in by a bridge's port comes in by the bridge.
+            if is_pods(&interface.name) || controller.is_some_and(|controller| is_pods(&controller.name)) {
+                flags |= Device::POD;
+            }
+            if ![ARPHRD_ETHER, ARPHRD_LOOPBACK].contains(&interface.hardware) {
+                flags |= Device::NO_ETHERNET;
+            }
+            let [masquerade4, masquerade6] = [true, false].map(|v4| source(interface, interfaces, v4));
+            (interface.index, (interface, Device { masquerade4, masquerade6, flags, reserved: 0 }))
+        })
+        .collect()
+}
+
+/// The address that the kernel would masquerade with on the way out of an interface: its first global one of the family,
+/// else the first of another interface (`inet_select_addr`).
+fn source(interface: &Interface, all: &[Interface], v4: bool) -> Address {
+    let of = |interface: &Interface, widest: u8| {
+        let held = interface.addresses.iter();
+        let usable = |ip: IpAddr| ip.is_ipv4() == v4 && !ip.is_loopback() && !ip.is_unspecified();
+        held.filter(|held| held.scope < widest && usable(held.address)).map(|held| held.address).next()
+    };
+    let own = of(interface, 1).or_else(|| of(interface, LINK));
+    own.or_else(|| all.iter().find_map(|other| of(other, 1)))
+        .or_else(|| all.iter().find_map(|other| of(other, LINK)))
+        .map_or(Address::ZERO, Address::from)
+}
+
+/// Whether a name is as a pattern says: `*` stands for any letters, `?` for one.
+fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    // reached[n]: the pattern so far matches the first n letters.
+    let mut reached = vec![false; name.len() + 1];
+    reached[0] = true;
+    for letter in pattern {
+        let before = reached.clone();
+        for n in 0..=name.len() {
+            reached[n] = match letter {
+                '*' => before[n] || (n > 0 && reached[n - 1]),
+                _ => n > 0 && before[n - 1] && (letter == '?' || letter == name[n - 1]),
+            };
+        }
+    }
+    reached[name.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::Held;
+
+    fn interface(index: u32, name: &str, kind: &str, controller: Option<u32>, addresses: &[(&str, u8)]) -> Interface {
+        let held = |(ip, scope): &(&str, u8)| Held { address: ip.parse().unwrap(), scope: *scope };
+        let hardware = if name == "lo" { ARPHRD_LOOPBACK } else { ARPHRD_ETHER };
+        let addresses = addresses.iter().map(held).collect();
+        Interface { index, name: name.into(), kind: kind.into(), hardware, controller, addresses }
+    }
+
+    fn node() -> Vec<Interface> {
+        vec![
+            interface(1, "lo", "", None, &[("127.0.0.1", 254), ("::1", 254)]),
+            interface(2, "eth0", "", None, &[("169.254.7.7", 253), ("192.0.2.7", 0), ("fe80::1", 253), ("fd00::7", 0)]),
+            interface(3, "cni0", "bridge", None, &[("10.244.1.1", 0)]),
+            interface(4, "veth1", "veth", Some(3), &[("fe80::4", 253)]),
+            interface(5, "veth2", "veth", None, &[]),
+            Interface { hardware: 65_534, ..interface(6, "wg0", "wireguard", None, &[]) },
+            interface(7, "ifb0", "ifb", None, &[]),
+        ]
+    }
+
+    fn names(patterns: &[&str]) -> Vec<String> {
+        let patterns: Vec<_> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+        let interfaces = node();
+        let rows = rows(&interfaces, &patterns, &DetectLocal::NodeCidr);
+        rows.values().map(|(interface, _)| interface.name.clone()).collect()
+    }
+
+    #[test]
+    fn what_carries_packets_of_services_is_chosen() {
+        assert_eq!(names(&[]), ["eth0", "cni0", "veth2", "wg0"]);
+        assert_eq!(names(&["veth*", "eth?"]), ["eth0", "veth1", "veth2"]);
+        assert_eq!(names(&["*"]), ["eth0", "cni0", "veth1", "veth2", "wg0", "ifb0"], "never loopback");
+        assert_eq!(names(&["*h*0", "v*h*1"]), ["eth0", "veth1"]);
+        assert!(names(&["veth", "?", ""]).is_empty());
+    }
+
+    #[test]
+    fn devices_know_their_masquerade_address() {
+        let interfaces = node();
+        let rows = rows(&interfaces, &[], &DetectLocal::NodeCidr);
+        let of = |index: u32| {
+            let (_, device) = rows[&index];
+            [device.masquerade4, device.masquerade6].map(|address| IpAddr::from(address).to_string())
+        };
+        assert_eq!(of(2), ["192.0.2.7", "fd00::7"]);
+        assert_eq!(of(3), ["10.244.1.1", "fd00::7"]);
+        assert_eq!(of(5), ["192.0.2.7", "fd00::7"], "another interface's");
+        assert_eq!(rows[&6].1.flags, Device::NO_ETHERNET);
+    }
+
+    #[test]
+    fn pods_are_told_by_interface() {
+        let interfaces = node();
+        let pods = |detect| {
+            let all = ["*".to_owned()];
+            let rows = rows(&interfaces, &all, &detect);
+            rows.values().filter(|(_, d)| d.flags & Device::POD != 0).map(|(i, _)| i.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(pods(DetectLocal::InterfaceNamePrefix("veth".into())), ["veth1", "veth2"]);
+        assert_eq!(pods(DetectLocal::BridgeInterface("cni0".into())), ["cni0", "veth1"]);
+        assert!(pods(DetectLocal::NodeCidr).is_empty());
+    }
+}

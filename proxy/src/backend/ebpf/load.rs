@@ -1,0 +1,230 @@
+//! Maps and programs in the kernel, pinned in the BPF file system so that they outlive the process. An earlier run's are
+//! adopted where they are of the same shape; other ones stay in force until the new are attached, see [`Folder::tidy`].
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::EbpfLoader;
+use aya::programs::{CgroupSockAddr, CgroupSockAddrAttachType as Hook, Program, ProgramError, SchedClassifier};
+use kubeferry_ebpf_common::LAYOUT;
+
+use super::error::{EbpfError, right};
+use super::kernel::{Maps, definitions};
+use super::{bpf, object};
+use crate::backend::nftables::chains::fnv1a;
+use crate::settings::{EbpfSettings, MapSizes};
+
+/// The programs of traffic control: each hook, for devices with an Ethernet header and for those without.
+pub const TC: [[&str; 2]; 2] = [["tc_egress", "tc_egress_l3"], ["tc_ingress", "tc_ingress_l3"]];
+
+/// The programs of sockets.
+pub const SOCKETS: [(&str, Hook); 8] = [
+    // What undoes a translation comes before what does it.
+    ("getpeername4", Hook::GetPeerName4),
+    ("getpeername6", Hook::GetPeerName6),
+    ("recvmsg4", Hook::UDPRecvMsg4),
+    ("recvmsg6", Hook::UDPRecvMsg6),
+    ("sendmsg4", Hook::UDPSendMsg4),
+    ("sendmsg6", Hook::UDPSendMsg6),
+    ("connect4", Hook::Connect4),
+    ("connect6", Hook::Connect6),
+];
+
+/// Our folder of the BPF file system.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Folder {
+    root: PathBuf,
+    maps: PathBuf,
+    programs: PathBuf,
+}
+
+/// What is in the kernel.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Where it is pinned.
+    pub folder: Folder,
+    /// The maps.
+    pub maps: Maps,
+    /// The programs of traffic control, by name.
+    pub tc: BTreeMap<&'static str, SchedClassifier>,
+    /// The programs of sockets, by name.
+    pub sockets: BTreeMap<&'static str, CgroupSockAddr>,
+    /// An earlier run had loaded these very programs.
+    pub adopted: bool,
+}
+
+impl Folder {
+    /// The folder for these settings; nothing is made.
+    pub fn new(settings: &EbpfSettings) -> Self {
+        let root = settings.bpffs_root.join("kubeferry");
+        let maps = shape(&settings.map_sizes);
+        let programs = fnv1a(format!("{maps:016x} {:016x}", fnv1a(object::OBJECT)).as_bytes());
+        // No dots: the file system has no such names.
+        Self {
+            maps: root.join(format!("maps-v{LAYOUT}-{maps:016x}")),
+            programs: root.join(format!("programs-v{LAYOUT}-{programs:016x}")),
+            root,
+        }
+    }
+
+    /// Where attachments are pinned.
+    pub fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// The whole.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Removes the maps and programs of other versions or sizes, which nothing is attached to any more.
+    ///
+    /// # Errors
+    /// Something cannot be removed.
+    pub fn tidy(&self) -> Result<(), EbpfError> {
+        for entry in list(&self.root)? {
+            let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let ours = name.starts_with("maps-") || name.starts_with("programs-");
+            if ours && entry != self.maps && entry != self.programs {
+                remove(&entry)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What tells maps that can be adopted.
+fn shape(sizes: &MapSizes) -> u64 {
+    fnv1a(format!("{LAYOUT} {:?}", definitions(sizes)).as_bytes())
+}
+
+/// Loads the programs and makes the maps, or adopts those of an earlier run. Attaches nothing.
+///
+/// # Errors
+/// No BPF file system, no right, or the kernel takes a program or map not.
+pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
+    if !bpf::is_bpffs(&settings.bpffs_root).unwrap_or(false) {
+        return Err(EbpfError::NoFileSystem(settings.bpffs_root.clone()));
+    }
+    let folder = Folder::new(settings);
+    for path in [&folder.root, &folder.links(), &folder.maps, &folder.programs] {
+        match fs::create_dir(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(EbpfError::pin(path)(error)),
+            _ => {}
+        }
+    }
+    // A folder, since files cannot be made here: what is pinned beside it is complete.
+    let complete = folder.programs.join("complete");
+    let adopted = complete.exists() && Maps::open(&folder.maps, &settings.map_sizes).is_ok();
+    if !adopted {
+        remove(&folder.programs)?;
+        fs::create_dir(&folder.programs).map_err(EbpfError::pin(&folder.programs))?;
+        if list(&folder.maps)?.is_empty() || Maps::open(&folder.maps, &settings.map_sizes).is_err() {
+            remove(&folder.maps)?;
+            fs::create_dir(&folder.maps).map_err(EbpfError::pin(&folder.maps))?;
+        }
+        load_object(settings, &folder)?;
+        fs::create_dir(&complete).map_err(EbpfError::pin(&complete))?;
+    }
+    let maps = Maps::open(&folder.maps, &settings.map_sizes)?;
+    let (mut tc, mut sockets) = (BTreeMap::new(), BTreeMap::new());
+    let failed = |what: &str, error: ProgramError| EbpfError::Load { what: what.to_owned(), why: error.to_string() };
+    for name in TC.into_iter().flatten().filter(|name| folder.programs.join(name).exists()) {
+        let program = SchedClassifier::from_pin(folder.programs.join(name)).map_err(|error| failed(name, error))?;
+        tc.insert(name, program);
+    }
+    for (name, hook) in SOCKETS.into_iter().filter(|(name, _)| folder.programs.join(name).exists()) {
+        let program = CgroupSockAddr::from_pin(folder.programs.join(name), hook).map_err(|error| failed(name, error))?;
+        sockets.insert(name, program);
+    }
+    Ok(Loaded { folder, maps, tc, sockets, adopted })
+}
+
+fn load_object(settings: &EbpfSettings, folder: &Folder) -> Result<(), EbpfError> {
+    let definitions = definitions(&settings.map_sizes);
+    let mut loader = EbpfLoader::new();
+    for (map, definition) in &definitions {
+        loader.map_pin_path(map, folder.maps.join(map)).map_max_entries(map, definition.rows);
+    }
+    let mut object = loader.load(object::OBJECT).map_err(|error| {
+        let why = chain(&error);
+        EbpfError::Load { what: "the maps".to_owned(), why: why + missing(&error) }
+    })?;
+    for (name, program) in object.programs_mut() {
+        let path = folder.programs.join(name);
+        let failed = |error: &(dyn std::error::Error + 'static)| EbpfError::Load {
+            what: format!("the program {name}"),
+            why: chain(error) + missing(error),
+        };
+        match program {
+            Program::SchedClassifier(program) => program.load().map_err(|error| failed(&error))?,
+            Program::CgroupSockAddr(program) => program.load().map_err(|error| failed(&error))?,
+            // Programs of hooks that are not used.
+            _ => continue,
+        }
+        program.pin(&path).map_err(|error| failed(&error))?;
+    }
+    Ok(())
+}
+
+/// An error with its causes.
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text += &format!(": {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// What helps where a right is missing, anywhere in the causes.
+fn missing(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(error) = cause.downcast_ref::<io::Error>() {
+            return right(error);
+        }
+        next = cause.source();
+    }
+    ""
+}
+
+/// What is in a folder, in order; nothing if it is not there.
+///
+/// # Errors
+/// It cannot be read.
+pub fn list(folder: &Path) -> Result<Vec<PathBuf>, EbpfError> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        result => result.map_err(EbpfError::pin(folder))?,
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        paths.push(entry.map_err(EbpfError::pin(folder))?.path());
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Removes a pin, or a folder with all that is in it. Nothing there is no error.
+///
+/// # Errors
+/// Something cannot be removed.
+pub fn remove(path: &Path) -> Result<(), EbpfError> {
+    if path.is_dir() {
+        for entry in list(path)? {
+            remove(&entry)?;
+        }
+        return fs::remove_dir(path).map_err(EbpfError::pin(path));
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(EbpfError::pin(path)(error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,39 @@
+//! The reconciler as a [`Backend`].
+
+use std::collections::BTreeMap;
+
+use super::kernel::{Kernel, KernelError};
+use super::reconciler::{Reconciler, Report};
+use crate::backend::Backend;
+use crate::conntrack::{self, Cleaned, UdpService};
+use crate::desired::{Desired, Touched};
+use crate::state::objects::Ignored;
+
+impl<K: Kernel> Backend for Reconciler<K> {
+    type Error = KernelError;
+
+    fn name(&self) -> &'static str {
+        "nftables"
+    }
+
+    fn sync(&mut self, desired: &Desired, touched: Touched) -> Result<Report, KernelError> {
+        Self::sync(self, desired, touched)
+    }
+
+    fn check(&mut self, desired: &Desired) -> Result<Option<Report>, KernelError> {
+        Self::check(self, desired)
+    }
+
+    fn rows(&self) -> &BTreeMap<&'static str, usize> {
+        Self::rows(self)
+    }
+
+    fn refused(&self) -> Vec<Ignored> {
+        let ignored = |(frontend, why): (&_, &String)| Ignored { what: format!("frontend {frontend}"), why: why.clone() };
+        Self::refused(self).iter().map(ignored).collect()
+    }
+
+    fn clean_udp(&mut self, services: &[UdpService]) -> Result<Cleaned, KernelError> {
+        if services.is_empty() { Ok(Cleaned::default()) } else { Ok(conntrack::clean(services)?) }
+    }
+}

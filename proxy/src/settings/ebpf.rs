@@ -1,0 +1,197 @@
+//! What only the eBPF datapath reads.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::merge::Given;
+use crate::args::EbpfArgs;
+use crate::config::Problem;
+
+/// `--backend`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum BackendName {
+    /// Rows of an nftables table.
+    #[default]
+    Nftables,
+    /// BPF programs and their maps.
+    Ebpf,
+}
+
+impl BackendName {
+    /// As `--backend` takes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::Ebpf => "ebpf",
+        }
+    }
+}
+
+/// `--socket-lb`: which connections are translated when a socket connects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SocketLb {
+    /// Those whose whole answer is known then.
+    #[default]
+    Auto,
+    /// All that have an endpoint.
+    All,
+    /// None: no program is attached to the cgroup.
+    Off,
+}
+
+impl SocketLb {
+    /// As `--socket-lb` takes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::All => "all",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// Rows that each map has room for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct MapSizes {
+    /// Where services are reached: addresses with ports, and node ports.
+    pub frontends: u32,
+    /// Endpoints, once for each list of a service port, and as many again as change at a time.
+    pub slots: u32,
+    /// ClusterIPs and the node's addresses.
+    pub addresses: u32,
+    /// Interfaces.
+    pub devices: u32,
+    /// loadBalancerSourceRanges.
+    pub source_ranges: u32,
+    /// Endpoints of services with affinity.
+    pub members: u32,
+    /// Connections under way, two to four rows each.
+    pub flows: u32,
+    /// Clients of services with affinity.
+    pub affinity: u32,
+    /// Sockets that were translated when they connected, and datagrams of sockets that are not connected.
+    pub sockets: u32,
+}
+
+impl Default for MapSizes {
+    fn default() -> Self {
+        Self {
+            frontends: 65_536,
+            slots: 262_144,
+            addresses: 32_768,
+            devices: 4_096,
+            source_ranges: 65_536,
+            members: 65_536,
+            flows: 1_048_576,
+            affinity: 65_536,
+            sockets: 65_536,
+        }
+    }
+}
+
+impl MapSizes {
+    /// The sizes by map.
+    pub fn all(&self) -> [(&'static str, u32); 9] {
+        let Self { frontends, slots, addresses, devices, source_ranges, members, flows, affinity, sockets } = *self;
+        [
+            ("frontends", frontends),
+            ("slots", slots),
+            ("addresses", addresses),
+            ("devices", devices),
+            ("source_ranges", source_ranges),
+            ("members", members),
+            ("flows", flows),
+            ("affinity", affinity),
+            ("sockets", sockets),
+        ]
+    }
+
+    fn set(&mut self, map: &str, rows: u32) -> bool {
+        let place = match map {
+            "frontends" => &mut self.frontends,
+            "slots" => &mut self.slots,
+            "addresses" => &mut self.addresses,
+            "devices" => &mut self.devices,
+            "source_ranges" => &mut self.source_ranges,
+            "members" => &mut self.members,
+            "flows" => &mut self.flows,
+            "affinity" => &mut self.affinity,
+            "sockets" => &mut self.sockets,
+            _ => return false,
+        };
+        *place = rows;
+        true
+    }
+}
+
+impl fmt::Display for MapSizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts: Vec<String> = self.all().iter().map(|(map, rows)| format!("{map}={rows}")).collect();
+        f.write_str(&texts.join(","))
+    }
+}
+
+/// The flags of the eBPF datapath.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EbpfSettings {
+    /// Patterns of interface names (`*` any letters, `?` one); empty: every device that packets of services can pass.
+    pub devices: Vec<String>,
+    /// The cgroup whose sockets are translated; `None`: the root of the cgroup v2 hierarchy.
+    pub cgroup_root: Option<PathBuf>,
+    /// Which connections are translated when a socket connects.
+    pub socket_lb: SocketLb,
+    /// Where the BPF file system is mounted: the folder `kubeferry` in it holds what outlives the process.
+    pub bpffs_root: PathBuf,
+    /// The first and the last port of masqueraded connections.
+    pub masquerade_ports: (u16, u16),
+    /// Rows that each map has room for.
+    pub map_sizes: MapSizes,
+}
+
+impl Default for EbpfSettings {
+    fn default() -> Self {
+        Self {
+            devices: Vec::new(),
+            cgroup_root: None,
+            socket_lb: SocketLb::Auto,
+            bpffs_root: "/sys/fs/bpf".into(),
+            masquerade_ports: (16_384, 29_999),
+            map_sizes: MapSizes::default(),
+        }
+    }
+}
+
+/// Checks the flags.
+pub(super) fn check(args: &EbpfArgs, problems: &mut Vec<Problem>) -> EbpfSettings {
+    let mut settings = EbpfSettings::default();
+    let mut wrong = |what: &str, value: &str, why: &str| {
+        problems.push(Given { what: what.to_owned(), value: value.to_owned() }.problem(why));
+    };
+    settings.devices = args.devices.iter().flatten().map(|text| text.trim().to_owned()).collect();
+    settings.devices.retain(|pattern| !pattern.is_empty());
+    settings.cgroup_root.clone_from(&args.cgroup_root);
+    match args.socket_lb.as_deref() {
+        None | Some("auto") => {}
+        Some("all") => settings.socket_lb = SocketLb::All,
+        Some("off") => settings.socket_lb = SocketLb::Off,
+        Some(other) => wrong("--socket-lb", other, "must be auto, all or off"),
+    }
+    if let Some(root) = &args.bpffs_root {
+        settings.bpffs_root.clone_from(root);
+    }
+    if let Some(text) = &args.masquerade_ports {
+        let ports = text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+        match ports.filter(|(first, last): &(u16, u16)| *first > 0 && first <= last) {
+            Some(ports) => settings.masquerade_ports = ports,
+            None => wrong("--masquerade-ports", text, "must be a range of ports such as 16384-29999"),
+        }
+    }
+    for text in args.map_sizes.iter().flatten().filter(|text| !text.trim().is_empty()) {
+        let size = text.split_once('=').and_then(|(map, rows)| Some((map.trim(), rows.trim().parse::<u32>().ok()?)));
+        if !size.filter(|(_, rows)| *rows > 0).is_some_and(|(map, rows)| settings.map_sizes.set(map, rows)) {
+            let maps = settings.map_sizes.all().map(|(map, _)| map).join(", ");
+            wrong("--map-sizes", text, &format!("must be NAME=ROWS, NAME one of {maps}"));
+        }
+    }
+    settings
+}

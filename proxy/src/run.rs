@@ -14,6 +14,7 @@ use tokio::task::block_in_place;
 use crate::backend::nftables::kernel::{Kernel, Netfilter};
 use crate::backend::nftables::nft::{Nft, TIMEOUT};
 use crate::health::server::{self, Serving};
+use crate::lock;
 use crate::node;
 use crate::observe::Observer;
 use crate::pacing::Pacing;
@@ -32,7 +33,8 @@ const QUEUE: usize = 65_536;
 /// Serves the node until SIGTERM or SIGINT (rules stay in force), or with `--once` until everything listed is in force.
 ///
 /// # Errors
-/// A missing tool or right, or a source that cannot be used; with `--once`, any failure to bring the rows into force.
+/// A missing tool or right, or a source that cannot be used; with `--once`, any failure to bring the rows into force, and
+/// another proxy in this network namespace, for whose end it waits otherwise.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let nft = Nft::new("nft", TIMEOUT);
     let version =
@@ -40,11 +42,16 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tracing::info!(node = %settings.node_name, nft = %version, "starting");
     let mut kernel = Netfilter::new(nft, tokio::runtime::Handle::current());
     block_in_place(|| kernel.read()).context("cannot read the kernel's tables")?;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let _lock = tokio::select! {
+        lock = lock::take(!settings.once) => lock?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     let mut addresses = node::watch_addresses().await.context("cannot watch the node's addresses")?;
     let held: BTreeSet<IpAddr> = addresses.borrow_and_update().iter().copied().collect();
     let stats = Arc::new(WatchStats::default());
     let (events_in, mut events) = mpsc::channel(QUEUE);
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let once = if settings.once { watch::load_once(&settings).await? } else { Vec::new() };
     // With --once the channel stays open and silent: what was listed is all there is.
     let _watching = match settings.once {

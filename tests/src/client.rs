@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -131,13 +131,22 @@ impl Running {
     /// # Errors
     /// There is no binary, or it cannot be started.
     pub fn start(source: &Source, node: &Netns) -> Result<Self> {
-        let mut command = source.command("run")?;
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        node.spawn(&mut command).map(Self)
+        Self::start_command(&mut source.command("run")?, node)
     }
-}
 
-impl Running {
+    /// The same for a command that the caller has written.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_command(command: &mut Command, node: &Netns) -> Result<Self> {
+        node.spawn(command.stdin(Stdio::null()).stdout(Stdio::null())).map(Self)
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Ends it by SIGTERM, as a node does, and waits.
     ///
     /// # Errors

@@ -39,7 +39,8 @@ pub struct Cli {
 
 const RUN_ABOUT: &str = "Serve this node: watch Services and EndpointSlices and keep the kernel's rows equal to them.\n\n\
         Needs CAP_NET_ADMIN and the program `nft` (1.0.1 or later). Nothing is written before Services and \
-        EndpointSlices have both been listed. SIGTERM ends the process and leaves the rules in force; \
+        EndpointSlices have both been listed, nor while another `kubeferry run` serves the same network namespace: its \
+        end is waited for, and with `--once` it is an error. SIGTERM ends the process and leaves the rules in force; \
         `kubeferry cleanup` removes them.";
 
 const PLAN_ABOUT: &str = "Print what would be programmed, from the same sources and settings as `run`.\n\n\

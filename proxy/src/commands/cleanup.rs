@@ -5,23 +5,27 @@ use anyhow::Context;
 use crate::args::CleanupArgs;
 use crate::backend::nftables::netlink::Connection;
 use crate::backend::nftables::skeleton::TABLE;
+use crate::commands::output;
 use crate::settings::{BackendName, EbpfSettings, Settings};
 
 /// Deletes what each datapath left. Connections that are established go on where connection tracking has their translation
 /// (nftables); those of eBPF end. Needs no other program.
 ///
 /// # Errors
-/// The kernel cannot be asked, or refuses: CAP_NET_ADMIN is needed.
+/// The kernel cannot be asked, or refuses: CAP_NET_ADMIN is needed; or standard output does.
 pub async fn cleanup(args: &CleanupArgs) -> anyhow::Result<()> {
     let root = args.bpffs_root.clone().unwrap_or(EbpfSettings::default().bpffs_root);
     for removed in ebpf(&root).await? {
-        println!("removed {removed}");
+        output::say(&format!("removed {removed}
+"))?;
     }
-    match table()? {
-        true => println!("removed table inet {TABLE}"),
-        false => println!("nothing to remove: there is no table inet {TABLE}"),
-    }
-    Ok(())
+    let said = match table()? {
+        true => format!("removed table inet {TABLE}
+"),
+        false => format!("nothing to remove: there is no table inet {TABLE}
+"),
+    };
+    Ok(output::say(&said)?)
 }
 
 /// Removes what the datapaths other than `settings`' have left, once that one carries the traffic. What was removed.

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use kubeferry_ebpf_common::flow::{TICK, limits, timeout};
 use kubeferry_ebpf_common::stats::Counter;
-use kubeferry_ebpf_common::{Flow, FlowKey, SCTP, Slot, TCP};
+use kubeferry_ebpf_common::{Flow, FlowKey, Slot, TCP};
 
 use crate::lookup::config;
 use crate::maps::{DEVICES, FLOWS};
@@ -170,16 +170,10 @@ pub fn masquerade(work: &mut Work, flow: &mut Flow, device: u32, now: u32) -> Re
     work.other.flags = flow.flags & Flow::OWN;
     work.other.seen = now;
     for _ in 0..MASQUERADE_TRIES {
-        // The checksum of SCTP covers its ports: they stay.
-        work.flow.port = match key.protocol {
-            SCTP => key.source_port,
-            _ => {
-                // SAFETY: no arguments.
-                let drawn = u64::from(unsafe { bpf_get_prandom_u32() } as u32);
-                let at = (drawn * u64::from(config.masquerade_ports)) >> 32;
-                config.masquerade_first.wrapping_add(at as u16).to_be()
-            }
-        };
+        // SAFETY: no arguments.
+        let drawn = u64::from(unsafe { bpf_get_prandom_u32() } as u32);
+        let at = (drawn * u64::from(config.masquerade_ports)) >> 32;
+        work.flow.port = config.masquerade_first.wrapping_add(at as u16).to_be();
         key.write_answer(&work.flow, &mut work.other_key);
         if FLOWS.insert(&work.other_key, &work.other, BPF_NOEXIST.into()).is_ok() {
             flow.address = work.flow.address;

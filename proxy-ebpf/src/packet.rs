@@ -63,6 +63,8 @@ pub struct Packet {
     pub first: bool,
     /// Of TCP.
     pub tcp_flags: u8,
+    /// Bytes from the transport header on.
+    pub length: u16,
     /// What the fragments of a datagram have in common.
     pub id: u32,
 }
@@ -159,6 +161,7 @@ pub fn read_v4<B: Buffer>(skb: &B, l3: u32, packet: &mut Packet, headers: &mut H
     packet.later = fragment & 0x1fff != 0;
     packet.first = fragment & 0x3fff == 0x2000;
     packet.id = header.id.into();
+    packet.length = u16::from_be(header.total_length).wrapping_sub((packet.l4 - l3) as u16);
     Ok(())
 }
 
@@ -174,6 +177,7 @@ pub fn read_v6<B: Buffer>(skb: &B, l3: u32, packet: &mut Packet, headers: &mut H
     packet.first = false;
     packet.id = 0;
     let mut protocol = header.next;
+    let length = u16::from_be(header.payload_length).wrapping_add(40);
     let mut l4 = l3 + 40;
     for _ in 0..MAX_EXTENSIONS {
         let extension = &mut headers.extension;
@@ -203,6 +207,7 @@ pub fn read_v6<B: Buffer>(skb: &B, l3: u32, packet: &mut Packet, headers: &mut H
     }
     packet.key.protocol = protocol;
     packet.l4 = l4;
+    packet.length = length.wrapping_sub((l4 - l3) as u16);
     Ok(())
 }
 

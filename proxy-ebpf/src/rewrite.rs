@@ -3,7 +3,7 @@
 
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated::bpf_csum_diff;
-use kubeferry_ebpf_common::{Address, ICMPV6, TCP, UDP};
+use kubeferry_ebpf_common::{Address, ICMPV6, SCTP, TCP, UDP, crc32c};
 
 use crate::packet::{Buffer, Packet, Unreadable};
 
@@ -27,11 +27,28 @@ pub fn rewrite<B: Buffer>(skb: &B, packet: &Packet, end: End, address: &Address,
             skb.replace_sum(at, old_port.into(), port.into(), flags | 2)?;
         }
     }
+    if packet.key.protocol == SCTP && !packet.later && old_port != port {
+        replace_sctp_sum(skb, packet, end, old_port ^ port)?;
+    }
     write_address(skb, packet.v4, packet.l3, end, old_address, address)?;
     if !packet.later && packet.has_ports() && old_port != port {
         skb.store(packet.l4 + if end == End::Source { 0 } else { 2 }, &port)?;
     }
     Ok(())
+}
+
+/// SCTP's checksum covers its ports and all that follows, but no address. Of a fragment the rest is not known.
+#[inline(always)]
+fn replace_sctp_sum<B: Buffer>(skb: &B, packet: &Packet, end: End, change: u16) -> Result<(), Unreadable> {
+    if packet.first {
+        return Err(Unreadable);
+    }
+    let change = u32::from(change) << if end == End::Source { 0 } else { 16 };
+    let at = packet.l4 + 8;
+    let mut sum = 0_u32;
+    skb.load(at, &mut sum)?;
+    sum ^= crc32c::difference(change, packet.length.wrapping_sub(4));
+    skb.store(at, &sum)
 }
 
 /// Where the transport checksum is, and the flags to mend it with.

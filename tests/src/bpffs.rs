@@ -20,7 +20,8 @@ impl Bpffs {
     /// The kernel has none, or the right to mount (CAP_SYS_ADMIN) is missing.
     pub fn mount() -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("kubeferry-test-bpffs-").tempdir()?;
-        tool("mount", &["-t", "bpf", "bpf", &folder.path().display().to_string()], "").context("cannot mount a bpffs")?;
+        tool("mount", &["-t", "bpf", "bpf", &folder.path().display().to_string()], "")
+            .context("cannot mount a bpffs")?;
         Ok(Self { folder })
     }
 

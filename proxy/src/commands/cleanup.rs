@@ -16,14 +16,20 @@ use crate::settings::{BackendName, EbpfSettings, Settings};
 pub async fn cleanup(args: &CleanupArgs) -> anyhow::Result<()> {
     let root = args.bpffs_root.clone().unwrap_or(EbpfSettings::default().bpffs_root);
     for removed in ebpf(&root).await? {
-        output::say(&format!("removed {removed}
-"))?;
+        output::say(&format!(
+            "removed {removed}
+"
+        ))?;
     }
     let said = match table()? {
-        true => format!("removed table inet {TABLE}
-"),
-        false => format!("nothing to remove: there is no table inet {TABLE}
-"),
+        true => format!(
+            "removed table inet {TABLE}
+"
+        ),
+        false => format!(
+            "nothing to remove: there is no table inet {TABLE}
+"
+        ),
     };
     Ok(output::say(&said)?)
 }
@@ -45,8 +51,7 @@ fn table() -> anyhow::Result<bool> {
 
 #[cfg(feature = "ebpf")]
 async fn ebpf(root: &std::path::Path) -> anyhow::Result<Vec<String>> {
-    let devices: Vec<String> =
-        crate::node::interfaces().await?.into_iter().map(|interface| interface.name).collect();
+    let devices: Vec<String> = crate::node::interfaces().await?.into_iter().map(|interface| interface.name).collect();
     Ok(crate::backend::ebpf::cleanup::cleanup(root, &devices)?)
 }
 

@@ -136,7 +136,8 @@ pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
         tc.insert(name, program);
     }
     for (name, hook) in SOCKETS.into_iter().filter(|(name, _)| folder.programs.join(name).exists()) {
-        let program = CgroupSockAddr::from_pin(folder.programs.join(name), hook).map_err(|error| failed(name, error))?;
+        let program =
+            CgroupSockAddr::from_pin(folder.programs.join(name), hook).map_err(|error| failed(name, error))?;
         sockets.insert(name, program);
     }
     Ok(Loaded { folder, maps, tc, sockets, adopted })

@@ -338,7 +338,9 @@ impl Backend for Ebpf {
         if let Some(inside) = ports::node_ports((first, last), &self.node_ports) {
             ignored.push(Ignored {
                 what: format!("--masquerade-ports {first}-{last}"),
-                why: format!("node ports lie inside ({inside}): a masqueraded connection may take one; choose another range"),
+                why: format!(
+                    "node ports lie inside ({inside}): a masqueraded connection may take one; choose another range"
+                ),
             });
         }
         ignored.extend(self.devices().faults().iter().map(|(device, why)| Ignored {

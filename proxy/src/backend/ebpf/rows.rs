@@ -5,9 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use kubeferry_ebpf_common::config::{MAX_SERVICE_CIDRS, address_is};
-use kubeferry_ebpf_common::{
-    Address, Config, Frontend as Row, FrontendKey, Member, MemberKey, Prefix, RangeKey, Slot,
-};
+use kubeferry_ebpf_common::{Address, Config, Frontend as Row, FrontendKey, Member, MemberKey, Prefix, RangeKey, Slot};
 
 use crate::backend::nftables::chains::fnv1a;
 use crate::desired::Desired;
@@ -84,16 +82,6 @@ impl Wanted {
         self.frontends.insert(key, None);
         let Some(claim) = desired.holder(frontend) else { return };
         let target = claim.target;
-        if let Some(other) = untranslatable(frontend, target) {
-            let why = format!(
-                "SCTP carries its ports in a checksum that eBPF cannot write: {} has endpoints on port {other}, and only \
-                 the frontend's own port {} can be served; give both one port, or use --backend nftables",
-                target.name,
-                frontend.port()
-            );
-            self.impossible.insert(key, why);
-            return;
-        }
         let service = service_number(&target.name, target.family);
         let mut flags = 0;
         let mut set = |flag: u32, is: bool| flags |= if is { flag } else { 0 };
@@ -105,7 +93,8 @@ impl Wanted {
         self.frontends.insert(key, Some(FrontendRow { service, flags, affinity }));
         if !self.services.contains_key(&service) {
             self.services.insert(service, service_rows(target, service, desired.node()));
-            self.names.insert(service, format!("{} ({} {})", target.name, target.name.protocol, target.family.as_str()));
+            self.names
+                .insert(service, format!("{} ({} {})", target.name, target.name.protocol, target.family.as_str()));
         }
     }
 }
@@ -117,7 +106,8 @@ fn service_rows(target: &Target, service: u64, node: &NodeView) -> ServiceRows {
         flags: if node.holds(endpoint.ip()) { Slot::HOST } else { 0 },
         backend: backend_number(service, *endpoint),
     };
-    let lists = [&target.endpoints.cluster, &target.endpoints.local].map(|list| list.iter().map(slot).collect::<Vec<_>>());
+    let lists =
+        [&target.endpoints.cluster, &target.endpoints.local].map(|list| list.iter().map(slot).collect::<Vec<_>>());
     let mut members = BTreeMap::new();
     if target.affinity.is_some() {
         for (list, bit) in lists.iter().zip(LISTS) {
@@ -138,12 +128,6 @@ fn service_rows(target: &Target, service: u64, node: &NodeView) -> ServiceRows {
         Range { length, key: RangeKey::new(service, net.network().into()) }
     };
     ServiceRows { lists, members, ranges: IpNet::aggregate(&ranges).into_iter().map(range).collect() }
-}
-
-/// The port of an endpoint that SCTP would have to translate.
-fn untranslatable(frontend: &Frontend, target: &Target) -> Option<u16> {
-    let other = || target.endpoints.used().map(|endpoint| endpoint.port()).find(|port| *port != frontend.port());
-    (frontend.protocol() == Protocol::Sctp).then(other).flatten()
 }
 
 /// The identity of a service port in one family, the same over restarts.

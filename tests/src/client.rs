@@ -131,9 +131,15 @@ impl Running {
     /// # Errors
     /// There is no binary, or it cannot be started.
     pub fn start(source: &Source, node: &Netns) -> Result<Self> {
-        let mut command = source.command("run")?;
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        node.spawn(&mut command).map(Self)
+        Self::spawn(&mut source.command("run")?, node)
+    }
+
+    /// Starts this command in a node's namespace.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn spawn(command: &mut std::process::Command, node: &Netns) -> Result<Self> {
+        node.spawn(command.stdin(Stdio::null()).stdout(Stdio::null())).map(Self)
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod apiserver;
 pub mod binary;
+pub mod bpf;
 pub mod client;
 pub mod cluster;
 pub mod conformance;

@@ -17,8 +17,8 @@ pub mod stats;
 pub use address::{Address, Prefix};
 pub use config::{Config, Device};
 pub use flow::{Flow, FlowKey};
-pub use socket::{SocketKey, SocketPeer};
 pub use frontend::{Affinity, AffinityKey, Frontend, FrontendKey, Member, MemberKey, RangeKey, Slot};
+pub use socket::{SocketKey, SocketPeer};
 
 /// IPPROTO_ICMP.
 pub const ICMP: u8 = 1;

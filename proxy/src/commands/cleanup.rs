@@ -14,12 +14,12 @@ use crate::settings::{BackendName, EbpfSettings, Settings};
 /// The kernel cannot be asked, or refuses: CAP_NET_ADMIN is needed.
 pub async fn cleanup(args: &CleanupArgs) -> anyhow::Result<()> {
     let root = args.bpffs_root.clone().unwrap_or(EbpfSettings::default().bpffs_root);
-    for removed in ebpf(&root).await? {
-        println!("removed {removed}");
-    }
+    let removed = ebpf(&root).await?;
+    removed.iter().for_each(|what| println!("removed {what}"));
     match table()? {
         true => println!("removed table inet {TABLE}"),
-        false => println!("nothing to remove: there is no table inet {TABLE}"),
+        false if removed.is_empty() => println!("nothing to remove: there is no table inet {TABLE}"),
+        false => {}
     }
     Ok(())
 }
@@ -41,8 +41,7 @@ fn table() -> anyhow::Result<bool> {
 
 #[cfg(feature = "ebpf")]
 async fn ebpf(root: &std::path::Path) -> anyhow::Result<Vec<String>> {
-    let devices: Vec<String> =
-        crate::node::interfaces().await?.into_iter().map(|interface| interface.name).collect();
+    let devices: Vec<String> = crate::node::interfaces().await?.into_iter().map(|interface| interface.name).collect();
     Ok(crate::backend::ebpf::cleanup::cleanup(root, &devices)?)
 }
 

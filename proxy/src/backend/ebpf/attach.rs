@@ -232,9 +232,7 @@ fn adopt(pin: &Path, program: BorrowedFd<'_>, target: u64) -> Result<bool, EbpfE
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(EbpfError::pin(pin)(error)),
     };
-    if link_info(link.as_fd()).is_ok_and(|info| info.target == target)
-        && update_link(link.as_fd(), program).is_ok()
-    {
+    if link_info(link.as_fd()).is_ok_and(|info| info.target == target) && update_link(link.as_fd(), program).is_ok() {
         return Ok(true);
     }
     remove(pin)?;
@@ -279,8 +277,8 @@ fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
 /// # Errors
 /// None is mounted.
 pub fn cgroup_root() -> Result<PathBuf, EbpfError> {
-    let mounts = fs::read_to_string("/proc/self/mounts")
-        .map_err(|source| EbpfError::Node { what: "the mounts", source })?;
+    let mounts =
+        fs::read_to_string("/proc/self/mounts").map_err(|source| EbpfError::Node { what: "the mounts", source })?;
     let root = mounts.lines().find_map(|line| {
         let mut fields = line.split(' ').skip(1);
         let (folder, kind) = (fields.next()?, fields.next()?);

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use aya::programs::TcAttachType;
 use aya::programs::links::Link;
 use aya::programs::tc::SchedClassifierLink;
-use aya::programs::TcAttachType;
 
 use super::attach::FILTER;
 use super::error::EbpfError;

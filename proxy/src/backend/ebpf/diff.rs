@@ -306,7 +306,11 @@ impl InForce {
             let old = self.addresses.get(address).copied().unwrap_or(0);
             if old & !bits != 0 {
                 writes.less_addresses.insert(*address, *bits);
-                if *bits == 0 { self.addresses.remove(address) } else { self.addresses.insert(*address, *bits) };
+                if *bits == 0 {
+                    self.addresses.remove(address)
+                } else {
+                    self.addresses.insert(*address, *bits)
+                };
             }
         }
         for (address, bits) in wanted {
@@ -319,7 +323,8 @@ impl InForce {
                     true => "its undefined ports are not refused",
                     false => "it does not count as the node's",
                 };
-                refused.insert(*address, format!("the map addresses is full: {what}; give --map-sizes addresses=N more"));
+                refused
+                    .insert(*address, format!("the map addresses is full: {what}; give --map-sizes addresses=N more"));
                 continue;
             }
             self.addresses.insert(*address, *bits);

@@ -131,7 +131,8 @@ impl Maps {
             let service = services.entry(frontend.service).or_insert_with(|| {
                 // Of two frontends that an end in the middle left apart, the second is brought to the first's lists.
                 kept.extend(places);
-                let lists = places.map(|(first, count)| list(first, count).map_or((0, Vec::new()), |list| (first, list)));
+                let lists =
+                    places.map(|(first, count)| list(first, count).map_or((0, Vec::new()), |list| (first, list)));
                 Service { lists, ..Service::default() }
             });
             used.extend(places);
@@ -162,7 +163,10 @@ impl Maps {
         let addresses = |rows: &BTreeMap<Address, u32>| {
             let gone: Vec<_> = rows.iter().filter(|(_, bits)| **bits == 0).map(|(address, _)| *address).collect();
             let kept: Vec<_> = pairs(rows).into_iter().filter(|(_, bits)| *bits != 0).collect();
-            self.addresses.delete_many(&gone).and_then(|_| self.addresses.put(&kept)).map_err(EbpfError::map("addresses"))
+            self.addresses
+                .delete_many(&gone)
+                .and_then(|_| self.addresses.put(&kept))
+                .map_err(EbpfError::map("addresses"))
         };
         let keys = |keys: &BTreeSet<_>| keys.iter().copied().collect::<Vec<_>>();
         addresses(&writes.less_addresses)?;
@@ -188,8 +192,10 @@ impl Maps {
     /// # Errors
     /// The map cannot be read.
     pub fn counters(&self) -> Result<Vec<(&'static str, u64)>, EbpfError> {
-        let cpus = aya::util::nr_cpus()
-            .map_err(|(path, source)| EbpfError::Node { what: "the number of CPUs", source: io::Error::new(source.kind(), format!("{path}: {source}")) })?;
+        let cpus = aya::util::nr_cpus().map_err(|(path, source)| EbpfError::Node {
+            what: "the number of CPUs",
+            source: io::Error::new(source.kind(), format!("{path}: {source}")),
+        })?;
         let sums = bpf::sums(self.stats.as_fd(), Counter::ALL.len(), cpus).map_err(EbpfError::map("stats"))?;
         Ok(Counter::ALL.iter().zip(sums).map(|((_, name), sum)| (*name, sum)).collect())
     }

@@ -49,7 +49,10 @@ pub struct Ebpf {
     /// `None`: to be read.
     in_force: Option<InForce>,
     pending: Touched,
+    /// Without a place in the maps.
     refused: Refused<FrontendKey>,
+    /// What the datapath cannot do.
+    impossible: Refused<FrontendKey>,
     refused_addresses: Refused<Address>,
     beyond: Vec<IpNet>,
     /// Node ports in force.
@@ -70,6 +73,10 @@ impl Ebpf {
             (Some(root), _) => Some(root.clone()),
             (None, _) => Some(attach::cgroup_root()?),
         };
+        if let Some(cgroup) = cgroup.as_ref().filter(|c| bpf::file_system(c).ok() != Some(bpf::CGROUP2_FS)) {
+            let text = format!("--cgroup-root {}: this is no cgroup of a v2 hierarchy", cgroup.display());
+            return Err(EbpfError::Cgroup(text));
+        }
         let loaded = load(ebpf)?;
         let host_netns =
             bpf::netns_cookie().map_err(|source| EbpfError::Node { what: "the network namespace's cookie", source })?;
@@ -95,6 +102,7 @@ impl Ebpf {
             in_force: None,
             pending: Touched::default(),
             refused: Refused::new(),
+            impossible: Refused::new(),
             refused_addresses: Refused::new(),
             beyond: Vec::new(),
             node_ports: BTreeSet::new(),
@@ -117,9 +125,8 @@ impl Ebpf {
             wanted.frontends.entry(*key).or_insert(None);
         }
         let now = bpf::now();
-        self.refused.clone_from(&wanted.impossible);
-        let mut refused = self.follow(&mut in_force, &wanted, now, &mut writes)?;
-        self.refused.append(&mut refused);
+        self.refused = self.follow(&mut in_force, &wanted, now, &mut writes)?;
+        self.impossible = wanted.impossible;
         in_force.drop_unused(now, &mut writes);
         let mut addresses: BTreeMap<Address, u32> = in_force.addresses.keys().map(|address| (*address, 0)).collect();
         addresses.extend(rows::addresses(desired));
@@ -161,10 +168,12 @@ impl Ebpf {
             }
         }
         let wanted = Wanted::of(desired, frontends.into_iter());
-        self.refused.retain(|key, _| !wanted.frontends.contains_key(key));
-        self.refused.extend(wanted.impossible.clone());
+        for refused in [&mut self.refused, &mut self.impossible] {
+            refused.retain(|key, _| !wanted.frontends.contains_key(key));
+        }
         let mut refused = self.follow(&mut in_force, &wanted, bpf::now(), &mut writes)?;
         self.refused.append(&mut refused);
+        self.impossible.extend(wanted.impossible);
         self.refused_addresses = in_force.addresses(&addresses, self.maps.room(), &mut writes);
         if touched.node {
             let (config, beyond) = rows::config(desired, &self.fixed);
@@ -253,10 +262,10 @@ impl Ebpf {
         });
         Ok(())
     }
+}
 
-    fn frontends_refused(&self) -> BTreeMap<Frontend, String> {
-        self.refused.iter().filter_map(|(key, why)| Some((rows::frontend_of(key)?, why.clone()))).collect()
-    }
+fn by_frontend(refused: &Refused<FrontendKey>) -> BTreeMap<Frontend, String> {
+    refused.iter().filter_map(|(key, why)| Some((rows::frontend_of(key)?, why.clone()))).collect()
 }
 
 impl Backend for Ebpf {
@@ -282,7 +291,7 @@ impl Backend for Ebpf {
             }
         };
         self.attach()?;
-        report.refused = self.frontends_refused();
+        report.refused = by_frontend(&self.refused);
         Ok(report)
     }
 
@@ -307,7 +316,7 @@ impl Backend for Ebpf {
             }
         }
         report.repaired = repaired;
-        report.refused = self.frontends_refused();
+        report.refused = by_frontend(&self.refused);
         Ok((repaired > 0).then_some(report))
     }
 
@@ -316,11 +325,9 @@ impl Backend for Ebpf {
     }
 
     fn refused(&self) -> Vec<Ignored> {
-        let mut ignored: Vec<Ignored> = self
-            .frontends_refused()
-            .into_iter()
-            .map(|(frontend, why)| Ignored { what: format!("frontend {frontend}"), why })
-            .collect();
+        let left_out = by_frontend(&self.refused).into_iter().chain(by_frontend(&self.impossible));
+        let mut ignored: Vec<Ignored> =
+            left_out.map(|(frontend, why)| Ignored { what: format!("frontend {frontend}"), why }).collect();
         let address = |(address, why): (&Address, &String)| Ignored {
             what: format!("address {}", IpAddr::from(*address)),
             why: why.clone(),
@@ -338,7 +345,9 @@ impl Backend for Ebpf {
         if let Some(inside) = ports::node_ports((first, last), &self.node_ports) {
             ignored.push(Ignored {
                 what: format!("--masquerade-ports {first}-{last}"),
-                why: format!("node ports lie inside ({inside}): a masqueraded connection may take one; choose another range"),
+                why: format!(
+                    "node ports lie inside ({inside}): a masqueraded connection may take one; choose another range"
+                ),
             });
         }
         ignored.extend(self.devices().faults().iter().map(|(device, why)| Ignored {

@@ -5,9 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use kubeferry_ebpf_common::config::{MAX_SERVICE_CIDRS, address_is};
-use kubeferry_ebpf_common::{
-    Address, Config, Frontend as Row, FrontendKey, Member, MemberKey, Prefix, RangeKey, Slot,
-};
+use kubeferry_ebpf_common::{Address, Config, Frontend as Row, FrontendKey, Member, MemberKey, Prefix, RangeKey, Slot};
 
 use crate::backend::nftables::chains::fnv1a;
 use crate::desired::Desired;
@@ -105,7 +103,8 @@ impl Wanted {
         self.frontends.insert(key, Some(FrontendRow { service, flags, affinity }));
         if !self.services.contains_key(&service) {
             self.services.insert(service, service_rows(target, service, desired.node()));
-            self.names.insert(service, format!("{} ({} {})", target.name, target.name.protocol, target.family.as_str()));
+            self.names
+                .insert(service, format!("{} ({} {})", target.name, target.name.protocol, target.family.as_str()));
         }
     }
 }
@@ -117,7 +116,8 @@ fn service_rows(target: &Target, service: u64, node: &NodeView) -> ServiceRows {
         flags: if node.holds(endpoint.ip()) { Slot::HOST } else { 0 },
         backend: backend_number(service, *endpoint),
     };
-    let lists = [&target.endpoints.cluster, &target.endpoints.local].map(|list| list.iter().map(slot).collect::<Vec<_>>());
+    let lists =
+        [&target.endpoints.cluster, &target.endpoints.local].map(|list| list.iter().map(slot).collect::<Vec<_>>());
     let mut members = BTreeMap::new();
     if target.affinity.is_some() {
         for (list, bit) in lists.iter().zip(LISTS) {

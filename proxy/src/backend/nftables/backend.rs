@@ -29,7 +29,8 @@ impl<K: Kernel> Backend for Reconciler<K> {
     }
 
     fn refused(&self) -> Vec<Ignored> {
-        let ignored = |(frontend, why): (&_, &String)| Ignored { what: format!("frontend {frontend}"), why: why.clone() };
+        let ignored =
+            |(frontend, why): (&_, &String)| Ignored { what: format!("frontend {frontend}"), why: why.clone() };
         Self::refused(self).iter().map(ignored).collect()
     }
 

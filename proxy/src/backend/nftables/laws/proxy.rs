@@ -118,7 +118,8 @@ fn nothing_is_written_before_everything_is_listed() {
     assert!(known(None, NODE_WAIT), "the Node does not keep us waiting for good");
     assert!(!known(Some(Kind::Node), Duration::ZERO));
     assert!(known(Some(Kind::ServiceCidr), Duration::ZERO));
-    let mut by_node_ranges = Proxy::new(settings(DetectLocal::NodeCidr), Reconciler::new(Fake::default()), BTreeSet::new());
+    let mut by_node_ranges =
+        Proxy::new(settings(DetectLocal::NodeCidr), Reconciler::new(Fake::default()), BTreeSet::new());
     for kind in [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr] {
         by_node_ranges.apply(Event::Listed(kind));
     }

@@ -261,7 +261,7 @@ impl<K: Bytes, V: Bytes> Table<K, V> {
     /// The kernel's.
     pub fn rows(&self) -> io::Result<Vec<(K, V)>> {
         let mut rows = Vec::new();
-        match self.each_batch(&mut |part| rows.extend_from_slice(part)) {
+        match self.each_batch(|part| rows.extend_from_slice(part)) {
             Err(error) if is_unsupported(&error) => self.walk(),
             result => result.map(|()| rows),
         }
@@ -271,7 +271,7 @@ impl<K: Bytes, V: Bytes> Table<K, V> {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn each_batch(&self, take: &mut dyn FnMut(&[(K, V)])) -> io::Result<()> {
+    pub fn each_batch(&self, mut take: impl FnMut(&[(K, V)])) -> io::Result<()> {
         let mut room = BATCH;
         // The position is a hash bucket's number or a key, whichever is longer.
         let mut position = vec![0u8; std::mem::size_of::<K>().max(8)];

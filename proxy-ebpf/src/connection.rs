@@ -4,7 +4,7 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use kubeferry_ebpf_common::flow::{TICK, limits, timeout};
 use kubeferry_ebpf_common::stats::Counter;
-use kubeferry_ebpf_common::{Flow, FlowKey, SCTP, Slot, TCP};
+use kubeferry_ebpf_common::{Flow, FlowKey, Slot, TCP};
 
 use crate::lookup::config;
 use crate::maps::{DEVICES, FLOWS};
@@ -50,7 +50,7 @@ pub fn touch(flow: &mut Flow, packet: &Packet, now: u32) {
 
 /// Whether a connection is over: its forward-in entry is `flow`, and now a packet of it comes again.
 #[inline(always)]
-pub fn is_over(packet: &Packet, flow: &Flow, backward: &mut FlowKey, now: u32) -> bool {
+fn is_over(packet: &Packet, flow: &Flow, backward: &mut FlowKey, now: u32) -> bool {
     let idle = now.wrapping_sub(flow.seen);
     let may_be = if packet.key.protocol == TCP { packet.opens_tcp() } else { idle > limits::ONE_WAY };
     if !may_be {
@@ -66,9 +66,20 @@ pub fn is_over(packet: &Packet, flow: &Flow, backward: &mut FlowKey, now: u32) -
     limit == limits::CLOSED || (idle > limit && now.wrapping_sub(seen) > limit)
 }
 
+/// The entry of the packet in `work`, unless its connection is over; then it is forgotten.
+#[inline(always)]
+pub fn current(work: &mut Work, now: u32) -> Option<&'static mut Flow> {
+    let flow = find(&work.packet.key)?;
+    if flow.flags & Flow::FORWARD != 0 && is_over(&work.packet, flow, &mut work.key, now) {
+        forget(work, flow);
+        return None;
+    }
+    Some(flow)
+}
+
 /// Forgets the connection of a packet, by its forward-in entry.
 #[inline(always)]
-pub fn forget(work: &mut Work, flow: &Flow) {
+fn forget(work: &mut Work, flow: &Flow) {
     let key = &work.packet.key;
     if flow.flags & Flow::LOOPS != 0 {
         key.write_looped(flow, &mut work.key);
@@ -159,16 +170,10 @@ pub fn masquerade(work: &mut Work, flow: &mut Flow, device: u32, now: u32) -> Re
     work.other.flags = flow.flags & Flow::OWN;
     work.other.seen = now;
     for _ in 0..MASQUERADE_TRIES {
-        // The checksum of SCTP covers its ports: they stay.
-        work.flow.port = match key.protocol {
-            SCTP => key.source_port,
-            _ => {
-                // SAFETY: no arguments.
-                let drawn = u64::from(unsafe { bpf_get_prandom_u32() } as u32);
-                let at = (drawn * u64::from(config.masquerade_ports)) >> 32;
-                config.masquerade_first.wrapping_add(at as u16).to_be()
-            }
-        };
+        // SAFETY: no arguments.
+        let drawn = u64::from(unsafe { bpf_get_prandom_u32() } as u32);
+        let at = (drawn * u64::from(config.masquerade_ports)) >> 32;
+        work.flow.port = config.masquerade_first.wrapping_add(at as u16).to_be();
         key.write_answer(&work.flow, &mut work.other_key);
         if FLOWS.insert(&work.other_key, &work.other, BPF_NOEXIST.into()).is_ok() {
             flow.address = work.flow.address;

@@ -5,8 +5,9 @@ use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Flow, FlowKey, ICMPV6};
 
 use crate::connection::find;
-use crate::packet::{Skb, Unreadable, read_v4, read_v6};
+use crate::packet::{Buffer, Unreadable, read_v4, read_v6};
 use crate::rewrite::{End, replace_words, write_address};
+use crate::skb::Skb;
 use crate::stats::count;
 use crate::work::Work;
 

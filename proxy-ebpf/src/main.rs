@@ -3,6 +3,7 @@
 #![no_main]
 
 mod connection;
+mod frame;
 mod icmp;
 mod lookup;
 mod maps;
@@ -10,15 +11,18 @@ mod packet;
 mod refuse;
 mod rewrite;
 mod route;
+mod skb;
 mod socket;
 mod stats;
 mod tc;
 mod work;
+mod xdp;
 
-use aya_ebpf::macros::{cgroup_sock_addr, classifier};
-use aya_ebpf::programs::{SockAddrContext, TcContext};
+use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
+use aya_ebpf::programs::{SockAddrContext, TcContext, XdpContext};
 
-use packet::Skb;
+use frame::Frame;
+use skb::Skb;
 use socket::Socket;
 
 /// What the programs for socket addresses return: the call goes on.
@@ -46,6 +50,11 @@ pub fn tc_ingress_l3(context: TcContext) -> i32 {
 #[classifier]
 pub fn tc_egress_l3(context: TcContext) -> i32 {
     tc::egress(Skb { raw: context.skb.skb }, 0).verdict()
+}
+
+#[xdp]
+pub fn xdp_uplink(context: XdpContext) -> u32 {
+    xdp::uplink(Frame { raw: context.ctx }).verdict()
 }
 
 #[cgroup_sock_addr(connect4)]

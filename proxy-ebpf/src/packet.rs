@@ -1,10 +1,7 @@
-//! A packet as far as translation has to know it, and how it is read. Bytes are read and written by the kernel's helpers,
-//! which check every offset and see to fragments of the buffer.
+//! A packet as far as translation has to know it, and how it is read.
 
 use core::mem::size_of;
 
-use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::generated::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes};
 use kubeferry_ebpf_common::{Address, FlowKey, ICMP, ICMPV6, SCTP, TCP, UDP};
 
 use crate::maps::FRAGMENTS;
@@ -26,95 +23,27 @@ pub const ACK: u8 = 16;
 #[derive(Clone, Copy)]
 pub struct Unreadable;
 
-/// A socket buffer at TC.
-#[derive(Clone, Copy)]
-pub struct Skb {
-    pub raw: *mut __sk_buff,
-}
-
-impl Skb {
-    /// Reads all of `value`, which is plain numbers.
-    #[inline(always)]
-    pub fn load<T>(&self, at: u32, value: &mut T) -> Result<(), Unreadable> {
-        self.load_first(at, value, size_of::<T>() as u32)
-    }
-
+/// A packet's bytes. Offsets count from the first byte that the program sees.
+pub trait Buffer {
     /// Reads the first `bytes` of `value`, which is plain numbers.
-    #[inline(always)]
-    pub fn load_first<T>(&self, at: u32, value: &mut T, bytes: u32) -> Result<(), Unreadable> {
-        let to: *mut T = value;
-        // SAFETY: the helper writes no more than `bytes`, which callers keep within `T`.
-        match unsafe { bpf_skb_load_bytes(self.raw.cast(), at, to.cast(), bytes) } {
-            0 => Ok(()),
-            _ => Err(Unreadable),
-        }
-    }
+    fn load_first<T>(&self, at: u32, value: &mut T, bytes: u32) -> Result<(), Unreadable>;
 
-    #[inline(always)]
-    pub fn store<T>(&self, at: u32, value: &T) -> Result<(), Unreadable> {
-        let from: *const T = value;
-        // SAFETY: the helper reads `value` only.
-        match unsafe { bpf_skb_store_bytes(self.raw.cast(), at, from.cast(), size_of::<T>() as u32, 0) } {
-            0 => Ok(()),
-            _ => Err(Unreadable),
-        }
-    }
+    /// Writes `value`.
+    fn store<T>(&self, at: u32, value: &T) -> Result<(), Unreadable>;
 
     /// Mends the IPv4 header's checksum at `at` for a word that changes.
-    #[inline(always)]
-    pub fn replace_header_sum(&self, at: u32, from: u32, to: u32) -> Result<(), Unreadable> {
-        // SAFETY: a helper without pointers of ours.
-        match unsafe { bpf_l3_csum_replace(self.raw.cast(), at, from.into(), to.into(), 4) } {
-            0 => Ok(()),
-            _ => Err(Unreadable),
-        }
-    }
-
-    /// Mends the IPv4 header's checksum at `at` for half a word that changes.
-    #[inline(always)]
-    pub fn replace_header_sum16(&self, at: u32, from: u16, to: u16) -> Result<(), Unreadable> {
-        // SAFETY: a helper without pointers of ours.
-        match unsafe { bpf_l3_csum_replace(self.raw.cast(), at, from.into(), to.into(), 2) } {
-            0 => Ok(()),
-            _ => Err(Unreadable),
-        }
-    }
+    fn replace_header_sum(&self, at: u32, from: u32, to: u32) -> Result<(), Unreadable>;
 
     /// Mends a transport checksum at `at`; `flags` as of `bpf_l4_csum_replace`.
-    #[inline(always)]
-    pub fn replace_sum(&self, at: u32, from: u64, to: u64, flags: u32) -> Result<(), Unreadable> {
-        // SAFETY: a helper without pointers of ours.
-        match unsafe { bpf_l4_csum_replace(self.raw.cast(), at, from, to, flags.into()) } {
-            0 => Ok(()),
-            _ => Err(Unreadable),
-        }
-    }
+    fn replace_sum(&self, at: u32, from: u64, to: u64, flags: u32) -> Result<(), Unreadable>;
 
-    /// The interface that the program runs at.
-    #[inline(always)]
-    pub fn device(&self) -> u32 {
-        // SAFETY: the context is valid while the program runs.
-        unsafe { (*self.raw).ifindex }
-    }
+    /// The EtherType, in network byte order; 0 for a packet that is another device's.
+    fn ether_type(&self) -> u32;
 
-    /// Whether the node itself made the packet.
+    /// Reads all of `value`, which is plain numbers.
     #[inline(always)]
-    pub fn is_own(&self) -> bool {
-        // SAFETY: the context is valid while the program runs.
-        unsafe { (*self.raw).ingress_ifindex == 0 }
-    }
-
-    /// A VLAN tag beside the packet: the device above gets it too, and without.
-    #[inline(always)]
-    fn is_tagged(&self) -> bool {
-        // SAFETY: the context is valid while the program runs.
-        unsafe { (*self.raw).vlan_present != 0 }
-    }
-
-    #[inline(always)]
-    fn protocol(&self) -> u32 {
-        // SAFETY: the context is valid while the program runs.
-        unsafe { (*self.raw).protocol }
+    fn load<T>(&self, at: u32, value: &mut T) -> Result<(), Unreadable> {
+        self.load_first(at, value, size_of::<T>() as u32)
     }
 }
 
@@ -134,6 +63,8 @@ pub struct Packet {
     pub first: bool,
     /// Of TCP.
     pub tcp_flags: u8,
+    /// Bytes from the transport header on.
+    pub length: u16,
     /// What the fragments of a datagram have in common.
     pub id: u32,
 }
@@ -198,13 +129,16 @@ pub struct Tcp {
 
 /// Reads a packet whose IP header begins at `l3`. False if it is neither IPv4 nor IPv6, or not for this device.
 #[inline(always)]
-pub fn read(skb: &Skb, l3: u32, hook: u8, packet: &mut Packet, headers: &mut Headers) -> Result<bool, Unreadable> {
-    if skb.is_tagged() {
-        return Ok(false);
-    }
+pub fn read<B: Buffer>(
+    skb: &B,
+    l3: u32,
+    hook: u8,
+    packet: &mut Packet,
+    headers: &mut Headers,
+) -> Result<bool, Unreadable> {
     packet.key.hook = hook;
     packet.key.reserved = 0;
-    match skb.protocol() {
+    match skb.ether_type() {
         IPV4 => read_v4(skb, l3, packet, headers)?,
         IPV6 => read_v6(skb, l3, packet, headers)?,
         _ => return Ok(false),
@@ -214,7 +148,7 @@ pub fn read(skb: &Skb, l3: u32, hook: u8, packet: &mut Packet, headers: &mut Hea
 }
 
 #[inline(always)]
-pub fn read_v4(skb: &Skb, l3: u32, packet: &mut Packet, headers: &mut Headers) -> Result<(), Unreadable> {
+pub fn read_v4<B: Buffer>(skb: &B, l3: u32, packet: &mut Packet, headers: &mut Headers) -> Result<(), Unreadable> {
     let header = &mut headers.v4;
     skb.load(l3, header)?;
     let fragment = u16::from_be(header.fragment);
@@ -227,11 +161,12 @@ pub fn read_v4(skb: &Skb, l3: u32, packet: &mut Packet, headers: &mut Headers) -
     packet.later = fragment & 0x1fff != 0;
     packet.first = fragment & 0x3fff == 0x2000;
     packet.id = header.id.into();
+    packet.length = u16::from_be(header.total_length).wrapping_sub((packet.l4 - l3) as u16);
     Ok(())
 }
 
 #[inline(always)]
-pub fn read_v6(skb: &Skb, l3: u32, packet: &mut Packet, headers: &mut Headers) -> Result<(), Unreadable> {
+pub fn read_v6<B: Buffer>(skb: &B, l3: u32, packet: &mut Packet, headers: &mut Headers) -> Result<(), Unreadable> {
     let header = &mut headers.v6;
     skb.load(l3, header)?;
     packet.key.source = Address::v6(header.source);
@@ -242,6 +177,7 @@ pub fn read_v6(skb: &Skb, l3: u32, packet: &mut Packet, headers: &mut Headers) -
     packet.first = false;
     packet.id = 0;
     let mut protocol = header.next;
+    let length = u16::from_be(header.payload_length).wrapping_add(40);
     let mut l4 = l3 + 40;
     for _ in 0..MAX_EXTENSIONS {
         let extension = &mut headers.extension;
@@ -271,11 +207,12 @@ pub fn read_v6(skb: &Skb, l3: u32, packet: &mut Packet, headers: &mut Headers) -
     }
     packet.key.protocol = protocol;
     packet.l4 = l4;
+    packet.length = length.wrapping_sub((l4 - l3) as u16);
     Ok(())
 }
 
 #[inline(always)]
-fn read_ports(skb: &Skb, packet: &mut Packet, headers: &mut Headers) -> Result<(), Unreadable> {
+fn read_ports<B: Buffer>(skb: &B, packet: &mut Packet, headers: &mut Headers) -> Result<(), Unreadable> {
     packet.key.source_port = 0;
     packet.key.destination_port = 0;
     packet.tcp_flags = 0;
@@ -322,7 +259,7 @@ impl Packet {
 
     /// An ICMP or ICMPv6 error: those tell of other packets, and are never answered.
     #[inline(always)]
-    pub fn is_icmp_error(&self, skb: &Skb) -> bool {
+    pub fn is_icmp_error<B: Buffer>(&self, skb: &B) -> bool {
         let mut kind = [0_u8];
         if !self.is_icmp() || self.later || skb.load(self.l4, &mut kind).is_err() {
             return false;

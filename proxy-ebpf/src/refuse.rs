@@ -8,7 +8,8 @@ use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_redirect, bpf_skb_adjust_r
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{ICMP, ICMPV6, TCP};
 
-use crate::packet::{ACK, Ipv4, Ipv6, RST, Skb, Unreadable};
+use crate::packet::{ACK, Buffer, Ipv4, Ipv6, RST, Unreadable};
+use crate::skb::Skb;
 use crate::tc::Action;
 use crate::work::Work;
 

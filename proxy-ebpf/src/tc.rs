@@ -5,13 +5,14 @@ use aya_ebpf::helpers::generated::bpf_redirect;
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Flow, FlowKey};
 
-use crate::connection::{find, forget, is_over, masquerade, now, open, touch};
+use crate::connection::{current, find, masquerade, now, open, touch};
 use crate::icmp;
 use crate::lookup::{Answer, Origin, answer};
-use crate::packet::{RST, Skb, Unreadable, read};
+use crate::packet::{RST, Unreadable, read};
 use crate::refuse::{refuse, swap_ethernet};
 use crate::rewrite::{End, rewrite};
 use crate::route;
+use crate::skb::Skb;
 use crate::stats::count;
 use crate::work::Work;
 
@@ -103,17 +104,6 @@ fn error_comes(skb: &Skb, work: &mut Work) -> Action {
         // Too short to be about anything of ours.
         Err(_) => Action::Next,
     }
-}
-
-/// The entry of the packet in `work`, unless its connection is over; then it is forgotten.
-#[inline(always)]
-fn current(work: &mut Work, now: u32) -> Option<&'static mut Flow> {
-    let flow = find(&work.packet.key)?;
-    if flow.flags & Flow::FORWARD != 0 && is_over(&work.packet, flow, &mut work.key, now) {
-        forget(work, flow);
-        return None;
-    }
-    Some(flow)
 }
 
 /// An answer to a connection of the node itself: no other hook sees it, so it gets its source back here, and then seems to
@@ -248,8 +238,6 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
             Err(error) => error.into(),
         };
     }
-    work.packet.key.destination = work.slot.address;
-    work.packet.key.destination_port = work.slot.port;
     route::send(skb, work)
 }
 

@@ -10,6 +10,7 @@ pub mod config;
 pub mod conntrack;
 pub mod desired;
 pub mod health;
+pub mod lock;
 pub mod log;
 pub mod metrics;
 pub mod node;

@@ -13,6 +13,8 @@ pub fn start(settings: &LogSettings) {
     let quiet = "kube_client=off".parse();
     let filter = quiet.into_iter().fold(filter, EnvFilter::add_directive);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // It would tell standard error that standard error fails, and panic there.
+    let builder = builder.log_internal_errors(false);
     // Another subscriber is only there in tests; it stays.
     let _ = if settings.json {
         builder.json().flatten_event(true).try_init()

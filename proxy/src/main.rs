@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use kubeferry::args::{self, Cli, Command, ServeArgs};
+use kubeferry::commands::output::{self, OutputError};
 use kubeferry::commands::{cleanup, plan, trace};
 use kubeferry::settings::Settings;
 use kubeferry::{log, run, status};
@@ -15,8 +16,10 @@ async fn main() -> ExitCode {
     };
     match command(cli).await {
         Ok(code) => code,
+        // As a reader like `head` wants it: it has what it wanted.
+        Err(error) if matches!(error.downcast_ref(), Some(OutputError::ReaderGone)) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("kubeferry: {error:#}");
+            output::complain(&format!("kubeferry: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -35,22 +38,26 @@ async fn command(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Plan(args) => {
             let (settings, warnings) = Settings::from_args(&args.common, &ServeArgs::default())?;
             log::start(&settings.log);
-            warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            warnings.iter().for_each(|warning| output::complain(&format!("warning: {warning}")));
             plan::plan(&args, &settings).await?;
         }
         Command::Trace(args) => {
             let (settings, warnings) = Settings::from_args(&args.common, &ServeArgs::default())?;
             log::start(&settings.log);
-            warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            warnings.iter().for_each(|warning| output::complain(&format!("warning: {warning}")));
             trace::trace(&args, &settings).await?;
         }
         Command::Status(args) => match tokio::task::block_in_place(|| status::fetch(&args)) {
             Ok((text, well)) => {
-                print!("{text}");
+                match output::say(&text) {
+                    // The exit code says it without a reader, too.
+                    Ok(()) | Err(OutputError::ReaderGone) => {}
+                    Err(error) => return Err(error.into()),
+                }
                 return Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(1) });
             }
             Err(error) => {
-                eprintln!("kubeferry: {error}");
+                output::complain(&format!("kubeferry: {error}"));
                 return Ok(ExitCode::from(2));
             }
         },

@@ -17,6 +17,7 @@ use crate::backend::nftables::nft::{Nft, TIMEOUT};
 use crate::backend::nftables::reconciler::Reconciler;
 use crate::commands::cleanup;
 use crate::health::server::{self, Serving};
+use crate::lock;
 use crate::node;
 use crate::observe::Observer;
 use crate::pacing::Pacing;
@@ -35,8 +36,15 @@ const QUEUE: usize = 65_536;
 /// Serves the node until SIGTERM or SIGINT (rules stay in force), or with `--once` until everything listed is in force.
 ///
 /// # Errors
-/// A missing tool or right, or a source that cannot be used; with `--once`, any failure to bring the rows into force.
+/// A missing tool or right, or a source that cannot be used; with `--once`, any failure to bring the rows into force, and
+/// another proxy in this network namespace, for whose end it waits otherwise.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let _lock = tokio::select! {
+        lock = lock::take(!settings.once) => lock?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     match settings.backend {
         BackendName::Nftables => nftables(settings).await,
         BackendName::Ebpf => ebpf(settings).await,
@@ -68,11 +76,11 @@ async fn ebpf(_: Settings) -> anyhow::Result<()> {
 
 /// Serves by this backend.
 async fn serve(settings: Settings, backend: impl Backend) -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut addresses = node::watch_addresses().await.context("cannot watch the node's addresses")?;
     let held: BTreeSet<IpAddr> = addresses.borrow_and_update().iter().copied().collect();
     let stats = Arc::new(WatchStats::default());
     let (events_in, mut events) = mpsc::channel(QUEUE);
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let once = if settings.once { watch::load_once(&settings).await? } else { Vec::new() };
     // With --once the channel stays open and silent: what was listed is all there is.
     let _watching = match settings.once {

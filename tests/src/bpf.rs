@@ -5,17 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::bpffs::Bpffs;
 use anyhow::{Context, Result, ensure};
-use tempfile::TempDir;
-
-use crate::netns::tool;
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// A BPF file system and a cgroup; both go with the value, and with them whatever is pinned and attached there.
 #[derive(Debug)]
 pub struct Places {
-    folder: TempDir,
+    // Before the cgroup: what is attached there goes with its pins.
+    bpffs: Bpffs,
     cgroup: PathBuf,
 }
 
@@ -34,17 +33,14 @@ impl Places {
         let hierarchy = lines.find(|fields| fields.get(2) == Some(&"cgroup2")).context("no cgroup v2 is mounted")?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let cgroup = Path::new(hierarchy[1]).join(format!("kubeferry-{}-{number}", std::process::id()));
-        let folder = tempfile::tempdir()?;
-        let path = folder.path().to_str().context("a strange temporary folder")?;
-        tool("mount", &["-t", "bpf", "bpf", path], "")?;
-        let places = Self { folder, cgroup };
+        let places = Self { bpffs: Bpffs::mount()?, cgroup };
         fs::create_dir(&places.cgroup).context("cannot make a cgroup")?;
         Ok(places)
     }
 
     /// Where the file system is mounted.
     pub fn bpffs(&self) -> &Path {
-        self.folder.path()
+        self.bpffs.path()
     }
 
     /// The cgroup's folder.
@@ -81,8 +77,7 @@ impl Places {
 
 impl Drop for Places {
     fn drop(&mut self) {
-        // What is left behind is left behind: the test's own outcome matters more.
-        drop(tool("umount", &[&self.folder.path().to_string_lossy()], ""));
+        // Attachments do not keep a cgroup. What is left behind is left behind: the test's own outcome matters more.
         drop(fs::remove_dir(&self.cgroup));
     }
 }

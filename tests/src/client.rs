@@ -1,11 +1,13 @@
 //! Clients with real sockets, and a running `kubeferry` for them.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::process::{Child, Stdio};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::executors::Source;
 use crate::netns::Netns;
@@ -37,6 +39,25 @@ impl Connection {
     /// As [`Connection::open`].
     pub fn open_within(from: &Netns, to: SocketAddr, patience: Duration) -> std::io::Result<Self> {
         let stream = from.run(|| TcpStream::connect_timeout(&to, patience)).map_err(std::io::Error::other)??;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        Ok(Self { reader: BufReader::new(stream.try_clone()?), stream })
+    }
+
+    /// The same from one of several addresses that the client has.
+    ///
+    /// # Errors
+    /// As [`Connection::open`], or the client does not have the address.
+    pub fn open_from(from: &Netns, source: IpAddr, to: SocketAddr) -> std::io::Result<Self> {
+        let connect = || {
+            let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+            // Linux counts connecting as sending.
+            set_socket_timeout(&socket, Timeout::Send, Some(DEADLINE))?;
+            rustix::net::bind(&socket, &SocketAddr::new(source, 0))?;
+            rustix::net::connect(&socket, &to)?;
+            Ok::<_, std::io::Error>(TcpStream::from(socket))
+        };
+        let stream = from.run(connect).map_err(std::io::Error::other)??;
         stream.set_read_timeout(Some(DEADLINE))?;
         Ok(Self { reader: BufReader::new(stream.try_clone()?), stream })
     }
@@ -131,19 +152,22 @@ impl Running {
     /// # Errors
     /// There is no binary, or it cannot be started.
     pub fn start(source: &Source, node: &Netns) -> Result<Self> {
-        Self::spawn(&mut source.command("run")?, node)
+        Self::start_command(&mut source.command("run")?, node)
     }
 
-    /// Starts this command in a node's namespace.
+    /// The same for a command that the caller has written.
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn spawn(command: &mut std::process::Command, node: &Netns) -> Result<Self> {
+    pub fn start_command(command: &mut Command, node: &Netns) -> Result<Self> {
         node.spawn(command.stdin(Stdio::null()).stdout(Stdio::null())).map(Self)
     }
-}
 
-impl Running {
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Ends it by SIGTERM, as a node does, and waits.
     ///
     /// # Errors

@@ -65,7 +65,7 @@ impl Cluster {
 
     fn start(&self) -> Running {
         let mut command = self.source.command("run").unwrap();
-        Running::spawn(self.places.apply(&mut command), &self.hosts.node).unwrap()
+        Running::start_command(self.places.apply(&mut command), &self.hosts.node).unwrap()
     }
 
     /// `run --once`: what it logged.

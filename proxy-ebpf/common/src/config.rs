@@ -85,6 +85,8 @@ pub struct Device {
 impl Device {
     /// What comes in here comes from a pod (detectors by interface).
     pub const POD: u32 = 1;
+    /// A program at XDP may send packets out here.
+    pub const XDP: u32 = 4;
     /// Packets begin with the IP header (tunnels): no Ethernet header.
     pub const NO_ETHERNET: u32 = 2;
 }

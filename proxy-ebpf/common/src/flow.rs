@@ -148,7 +148,7 @@ impl Flow {
     pub const KEEPS: u16 = 64;
 }
 
-/// For how many units of [`super::TICK`] a connection is kept without a packet.
+/// For how many units of [`TICK`] a connection is kept without a packet.
 pub mod limits {
     /// TCP, both sides heard (kube-proxy sets the kernel's to the same).
     pub const ESTABLISHED: u32 = 86_400;

@@ -6,8 +6,12 @@
 //! is in the machine's.
 #![no_std]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod address;
 pub mod config;
+pub mod crc32c;
 pub mod flow;
 pub mod frontend;
 pub mod policy;

@@ -11,6 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use groups::{CommonArgs, DatapathArgs, EbpfArgs, LogArgs, ServeArgs, SourceArgs};
 pub use parse::parse;
 
+use crate::state::convert::sloppy::parse_ip;
+
 /// The whole command line of `kubeferry`. [`parse`] reads it with better messages than [`Parser::parse`].
 #[derive(Parser, Clone, PartialEq, Eq, Debug)]
 #[command(
@@ -37,7 +39,8 @@ pub struct Cli {
 
 const RUN_ABOUT: &str = "Serve this node: watch Services and EndpointSlices and keep the kernel's rows equal to them.\n\n\
         Needs CAP_NET_ADMIN and the program `nft` (1.0.1 or later). Nothing is written before Services and \
-        EndpointSlices have both been listed. SIGTERM ends the process and leaves the rules in force; \
+        EndpointSlices have both been listed, nor while another `kubeferry run` serves the same network namespace: its \
+        end is waited for, and with `--once` it is an error. SIGTERM ends the process and leaves the rules in force; \
         `kubeferry cleanup` removes them.";
 
 const PLAN_ABOUT: &str = "Print what would be programmed, from the same sources and settings as `run`.\n\n\
@@ -135,7 +138,7 @@ pub struct TraceArgs {
     #[command(flatten)]
     pub common: CommonArgs,
     /// Source address of the connection
-    #[arg(long, value_name = "IP", required_unless_present = "stdin", conflicts_with = "stdin")]
+    #[arg(long, value_name = "IP", required_unless_present = "stdin", conflicts_with = "stdin", value_parser = ip)]
     pub from: Option<IpAddr>,
     /// Destination of the connection: protocol (tcp, udp, sctp), address and port; IPv6 as `tcp:[fd00::1]:80`
     #[arg(long, value_name = "PROTO:IP:PORT", required_unless_present = "stdin", conflicts_with = "stdin")]
@@ -197,6 +200,11 @@ pub struct CleanupArgs {
     /// How it logs.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// An address as everywhere else: leading zeros are decimal, and an IPv4-mapped one is the IPv4 address.
+fn ip(text: &str) -> Result<IpAddr, String> {
+    parse_ip(text).ok_or_else(|| "not an IP address".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

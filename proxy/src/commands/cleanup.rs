@@ -5,23 +5,24 @@ use anyhow::Context;
 use crate::args::CleanupArgs;
 use crate::backend::nftables::netlink::Connection;
 use crate::backend::nftables::skeleton::TABLE;
+use crate::commands::output;
 use crate::settings::{BackendName, EbpfSettings, Settings};
 
 /// Deletes what each datapath left. Connections that are established go on where connection tracking has their translation
 /// (nftables); those of eBPF end. Needs no other program.
 ///
 /// # Errors
-/// The kernel cannot be asked, or refuses: CAP_NET_ADMIN is needed.
+/// The kernel cannot be asked, or refuses: CAP_NET_ADMIN is needed; or standard output does.
 pub async fn cleanup(args: &CleanupArgs) -> anyhow::Result<()> {
     let root = args.bpffs_root.clone().unwrap_or(EbpfSettings::default().bpffs_root);
-    let removed = ebpf(&root).await?;
-    removed.iter().for_each(|what| println!("removed {what}"));
-    match table()? {
-        true => println!("removed table inet {TABLE}"),
-        false if removed.is_empty() => println!("nothing to remove: there is no table inet {TABLE}"),
-        false => {}
+    let mut said: Vec<String> = ebpf(&root).await?.iter().map(|what| format!("removed {what}\n")).collect();
+    if table()? {
+        said.push(format!("removed table inet {TABLE}\n"));
     }
-    Ok(())
+    if said.is_empty() {
+        said.push(format!("nothing to remove: there is no table inet {TABLE}\n"));
+    }
+    Ok(output::say(&said.concat())?)
 }
 
 /// Removes what the datapaths other than `settings`' have left, once that one carries the traffic. What was removed.

@@ -2,5 +2,6 @@
 
 pub mod cleanup;
 pub mod offline;
+pub mod output;
 pub mod plan;
 pub mod trace;

@@ -1,9 +1,9 @@
 //! The wanted state without a kernel: from the same sources and settings as `run`, for `plan` and `trace`.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::net::IpAddr;
 
+use crate::commands::output;
 use crate::desired::Desired;
 use crate::desired::node_view::NodeView;
 use crate::settings::Settings;
@@ -35,8 +35,7 @@ pub async fn on_node(settings: &Settings, addresses: Option<Vec<IpAddr>>) -> any
     let view = NodeView::new(settings.node_name.clone(), &settings.datapath, state.node(), &held);
     let desired = Desired::of(&state, view);
     for ignored in state.faults().cloned().chain(desired.conflicts()) {
-        // Nobody may listen any more.
-        let _ = writeln!(std::io::stderr(), "ignored: {ignored}");
+        output::complain(&format!("ignored: {ignored}"));
     }
     Ok(desired)
 }

@@ -1,7 +1,5 @@
 //! `kubeferry plan`: what would be programmed.
 
-use std::io::Write;
-
 use anyhow::Context;
 
 use crate::args::{PlanArgs, PlanOutput};
@@ -10,7 +8,7 @@ use crate::backend::nftables::nft::{Nft, TIMEOUT};
 use crate::backend::nftables::reconciler::{Preview, Reconciler};
 use crate::backend::nftables::rows::{Rows, Wanted};
 use crate::backend::nftables::{diff, json, skeleton, text};
-use crate::commands::offline;
+use crate::commands::{offline, output};
 use crate::desired::Desired;
 use crate::node;
 use crate::settings::Settings;
@@ -18,7 +16,7 @@ use crate::settings::Settings;
 /// Prints the ruleset, or with `--diff` what would change in the kernel.
 ///
 /// # Errors
-/// The source cannot be read; with `--diff`, the kernel cannot.
+/// The source cannot be read; with `--diff`, the kernel cannot; standard output takes nothing.
 pub async fn plan(args: &PlanArgs, settings: &Settings) -> anyhow::Result<()> {
     let out = if args.diff {
         let addresses = node::addresses().await.context("cannot read the node's addresses")?;
@@ -26,7 +24,7 @@ pub async fn plan(args: &PlanArgs, settings: &Settings) -> anyhow::Result<()> {
     } else {
         whole(&offline::desired(settings).await?, args.output)?
     };
-    std::io::stdout().write_all(out.as_bytes()).context("cannot write to standard output")
+    Ok(output::say(&out)?)
 }
 
 fn difference(desired: &Desired) -> anyhow::Result<String> {

@@ -1,15 +1,16 @@
 //! Which endpoints a service port may use: slices merged, then sorted into the Cluster list and the Local list.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::state::objects::{EndpointSlice, Family, ServicePort, SliceEndpoint};
+use crate::state::objects::{EndpointSlice, Family, Protocol, ServicePort, SliceEndpoint};
 
 use super::node_view::NodeView;
 use super::topology::Topology;
 
 /// One endpoint of one service port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Candidate<'a> {
     pub(super) endpoint: &'a SliceEndpoint,
     local: bool,
@@ -41,29 +42,37 @@ pub struct Uses {
     pub local: bool,
 }
 
-/// Merges the slices of a service for one of its ports. Where two slices name the same address and port, the later
-/// wins, but a terminating endpoint never replaces one that is not.
-pub(super) fn merge<'a>(
-    slices: impl Iterator<Item = &'a EndpointSlice>,
-    port: &ServicePort,
-    family: Family,
-    node: &str,
-) -> BTreeMap<SocketAddr, Candidate<'a>> {
-    let mut merged: BTreeMap<SocketAddr, Candidate<'a>> = BTreeMap::new();
-    for slice in slices.filter(|slice| slice.family == family) {
-        let ports =
-            slice.ports.iter().filter(|candidate| candidate.name == port.name && candidate.protocol == port.protocol);
-        for number in ports.map(|port| port.port) {
+/// The ports that a service's slices of one family have, by what a service port is joined with: a service may have
+/// thousands, and so may each slice.
+#[derive(Debug)]
+pub(super) struct SlicePorts<'a>(HashMap<(&'a str, Protocol), Vec<(&'a EndpointSlice, u16)>>);
+
+impl<'a> SlicePorts<'a> {
+    pub(super) fn new(slices: impl Iterator<Item = &'a EndpointSlice>, family: Family) -> Self {
+        let mut ports: HashMap<_, Vec<_>> = HashMap::new();
+        for slice in slices.filter(|slice| slice.family == family) {
+            for port in &slice.ports {
+                ports.entry((&*port.name, port.protocol)).or_default().push((slice, port.port));
+            }
+        }
+        Self(ports)
+    }
+
+    /// Merges the slices for one port of the service. Where two slices name the same address and port, the later wins,
+    /// but a terminating endpoint never replaces one that is not.
+    pub(super) fn merge(&self, port: &ServicePort, node: &str) -> BTreeMap<SocketAddr, Candidate<'a>> {
+        let mut merged: BTreeMap<SocketAddr, Candidate<'a>> = BTreeMap::new();
+        for (slice, number) in self.0.get(&(&*port.name, port.protocol)).into_iter().flatten() {
             for endpoint in &slice.endpoints {
-                let address = SocketAddr::new(endpoint.ip, number);
+                let address = SocketAddr::new(endpoint.ip, *number);
                 let keep = merged.get(&address).is_some_and(|old| !old.endpoint.terminating && endpoint.terminating);
                 if !keep {
                     merged.insert(address, Candidate { endpoint, local: endpoint.node.as_deref() == Some(node) });
                 }
             }
         }
+        merged
     }
-    merged
 }
 
 impl EndpointLists {
@@ -111,5 +120,75 @@ impl EndpointLists {
             lists.any |= merged.values().any(|candidate| ready(candidate) || draining(candidate));
         }
         lists
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+    use crate::state::objects::{ObjectName, SlicePort};
+
+    fn port() -> impl Strategy<Value = (&'static str, Protocol, u16)> {
+        let protocol = select(vec![Protocol::Tcp, Protocol::Udp]);
+        (select(vec!["", "a", "b"]), protocol, select(vec![1, 2]))
+    }
+
+    fn slice() -> impl Strategy<Value = EndpointSlice> {
+        let endpoint = (0..3u8, any::<bool>(), select(vec![None, Some("here"), Some("there")])).prop_map(
+            |(number, terminating, node)| SliceEndpoint {
+                ip: [10, 0, 0, number].into(),
+                ready: true,
+                serving: true,
+                terminating,
+                node: node.map(Arc::from),
+                zone_hints: Vec::new(),
+                node_hints: Vec::new(),
+            },
+        );
+        let port = port().prop_map(|(name, protocol, port)| SlicePort { name: name.into(), protocol, port });
+        (select(Family::BOTH.to_vec()), vec(port, 0..4), vec(endpoint, 0..4)).prop_map(|(family, ports, endpoints)| {
+            let name = ObjectName::new("default", "web");
+            EndpointSlice { service: name.clone(), name, family, ports, endpoints, trigger_time: None }
+        })
+    }
+
+    /// The definition: every pair of a slice's port of that name and protocol and an endpoint of the slice, in order.
+    fn simple<'a>(
+        slices: &'a [EndpointSlice],
+        port: &ServicePort,
+        family: Family,
+    ) -> BTreeMap<SocketAddr, Candidate<'a>> {
+        let mut merged: BTreeMap<SocketAddr, Candidate<'a>> = BTreeMap::new();
+        for slice in slices {
+            for number in slice.ports.iter() {
+                for endpoint in &slice.endpoints {
+                    let ours = slice.family == family && number.name == port.name && number.protocol == port.protocol;
+                    let address = SocketAddr::new(endpoint.ip, number.port);
+                    let lives = merged.get(&address).is_some_and(|old| !old.endpoint.terminating);
+                    if ours && !(lives && endpoint.terminating) {
+                        let local = endpoint.node.as_deref() == Some("here");
+                        merged.insert(address, Candidate { endpoint, local });
+                    }
+                }
+            }
+        }
+        merged
+    }
+
+    proptest! {
+        #[test]
+        fn slices_are_merged_as_defined(slices in vec(slice(), 0..5), ports in vec(port(), 1..6)) {
+            for family in Family::BOTH {
+                let indexed = SlicePorts::new(slices.iter(), family);
+                for (name, protocol, port) in &ports {
+                    let port = ServicePort { name: (*name).into(), protocol: *protocol, port: *port, node_port: 0 };
+                    prop_assert_eq!(indexed.merge(&port, "here"), simple(&slices, &port, family));
+                }
+            }
+        }
     }
 }

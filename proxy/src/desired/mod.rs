@@ -10,7 +10,7 @@ mod tests;
 mod topology;
 pub mod trace;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -133,11 +133,14 @@ impl Desired {
                 touched.endpoint_ips.insert(ip);
             }
         }
+        let sticky = wanted.iter().filter(|(target, _)| target.affinity.is_some());
+        let sticky: HashMap<_, _> = sticky.map(|(target, _)| (target.port_key(), target.clone())).collect();
         for (target, claimed) in self.services.remove(name).unwrap_or_default() {
             self.without_local.count(&target, usize::wrapping_sub);
             if target.affinity.is_some() {
-                let now = wanted.iter().map(|(new, _)| new).find(|new| new.is_same_port(&target));
-                let left = target.endpoints.used().filter(|endpoint| !now.is_some_and(|now| now.remembers(*endpoint)));
+                let now = sticky.get(&target.port_key());
+                let kept: HashSet<_> = now.into_iter().flat_map(|now| now.endpoints.used()).collect();
+                let left = target.endpoints.used().filter(|endpoint| !kept.contains(endpoint));
                 touched.left.extend(left.map(|endpoint| (target.name.clone(), endpoint)));
             }
             for ip in hairpin_ips(&target) {
@@ -219,7 +222,10 @@ impl Desired {
 
     /// Whether clients of this endpoint of a service port are to be remembered.
     pub fn remembers(&self, name: &ServicePortName, endpoint: SocketAddr) -> bool {
-        self.targets_of(&name.service).any(|(_, target, _)| target.name == *name && target.remembers(endpoint))
+        self.targets_of(&name.service).any(|(_, target, _)| {
+            // The Service is the same already, and it may have thousands of ports.
+            target.name.port == name.port && target.name.protocol == name.protocol && target.remembers(endpoint)
+        })
     }
 
     /// Service ports whose Local policy finds nothing here.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use crate::state::objects::{EndpointSlice, Family, ObjectName, Protocol, Service, ServicePort};
 
-use super::endpoints::{EndpointLists, Uses, merge};
+use super::endpoints::{EndpointLists, SlicePorts, Uses};
 use super::node_view::NodeView;
 
 /// kube-proxy's `ServicePortName`: the identity of a service port, displayed `namespace/name:port`.
@@ -134,9 +134,9 @@ pub struct Target {
 }
 
 impl Target {
-    /// Whether both are the same service port in the same family.
-    pub(super) fn is_same_port(&self, other: &Self) -> bool {
-        self.family == other.family && self.name == other.name
+    /// What is the same for two targets of one Service if they are the same service port in the same family.
+    pub(super) fn port_key(&self) -> (Family, Protocol, Arc<str>) {
+        (self.family, self.name.protocol, self.name.port.clone())
     }
 
     /// Whether clients of this endpoint are remembered: ClientIP affinity is asked for and the endpoint is in use.
@@ -168,13 +168,14 @@ pub(super) fn targets<'a>(
         let of_family = |ips: &[IpAddr]| ips.iter().copied().filter(|ip| Family::of(*ip) == family).collect::<Vec<_>>();
         let (external, balancer) = (of_family(&service.external_ips), of_family(&service.load_balancer_ips));
         let ranges = source_ranges(&service.source_ranges, family);
+        let slice_ports = SlicePorts::new(slices.clone(), family);
         for port in &service.ports {
             let accessible = port.node_port != 0 || !external.is_empty() || !balancer.is_empty();
             let uses = Uses {
                 cluster: !service.internal_local || accessible,
                 local: service.internal_local || (service.external_local && accessible),
             };
-            let merged = merge(slices.clone(), port, family, &node.name);
+            let merged = slice_ports.merge(port, &node.name);
             let name =
                 ServicePortName { service: service.name.clone(), port: port.name.clone(), protocol: port.protocol };
             let target = Arc::new(Target {

@@ -1,6 +1,8 @@
 //! The flow table's executors. Each answers the same rows by its own means: the model (`kubeferry trace`), the rules as the
-//! kernel holds them (`kubeferry plan` and `kubeferry run --once`, read back by `nft`), and packets through the node.
+//! kernel holds them (`kubeferry plan` and `kubeferry run --once`, read back by `nft`), packets through a node with these rules, and packets
+//! through a node with the eBPF programs.
 
+mod ebpf;
 mod manifests;
 mod model;
 mod nft;
@@ -23,7 +25,7 @@ use crate::world::World;
 pub struct Disagreement {
     /// The case and its step, counted from 1.
     pub step: String,
-    /// `model`, `nft` or `packets`.
+    /// `model`, `nft`, `packets` or `ebpf`.
     pub executor: &'static str,
     /// The row, with its place, or what else was looked at.
     pub what: String,
@@ -52,6 +54,7 @@ pub fn run(case: &Case) -> Result<Vec<Disagreement>> {
     let world = World::build(case)?;
     let mut prober = packets::Sender::new(world.prober()?);
     let source = Source::new(case)?;
+    let mut programs = ebpf::Programs::new(case)?;
     let (mut model_last, mut packets_last) = (Last::new(), Last::new());
     let mut all = Vec::new();
     for (number, step) in case.steps.iter().enumerate() {
@@ -65,6 +68,7 @@ pub fn run(case: &Case) -> Result<Vec<Disagreement>> {
         add("model", model::run(&source, step, &mut model_last)?);
         add("nft", nft::run(&source, &world, first)?);
         add("packets", prober.run(case, step, &mut packets_last));
+        add("ebpf", programs.run(case, &source, step)?);
     }
     Ok(all)
 }

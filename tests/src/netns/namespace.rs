@@ -117,6 +117,16 @@ impl Netns {
         self.run(|| std::fs::write(&path, value))?
             .with_context(|| format!("cannot write {value} to {}", path.display()))
     }
+
+    /// Reads a sysctl of the namespace, without the end of its line.
+    ///
+    /// # Errors
+    /// The key does not exist on this kernel.
+    pub fn read_sysctl(&self, key: &str) -> Result<String> {
+        let path = Path::new("/proc/sys").join(key);
+        let text = self.run(|| std::fs::read_to_string(&path))?;
+        text.map(|text| text.trim_end().to_owned()).with_context(|| format!("cannot read {}", path.display()))
+    }
 }
 
 impl Drop for Netns {

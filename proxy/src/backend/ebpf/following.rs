@@ -20,8 +20,6 @@ pub struct Following {
     pub in_force: InForce,
     /// Without a place in the maps.
     pub refused: Refused<FrontendKey>,
-    /// What the datapath cannot do.
-    pub impossible: Refused<FrontendKey>,
     /// Addresses without a place.
     pub refused_addresses: Refused<Address>,
     /// ServiceCIDRs beyond those that the programs know.
@@ -33,15 +31,7 @@ pub struct Following {
 impl Following {
     /// Begins with what was found in the maps.
     pub fn new(in_force: InForce, room: Room, fixed: Fixed) -> Self {
-        Self {
-            in_force,
-            refused: Refused::new(),
-            impossible: Refused::new(),
-            refused_addresses: Refused::new(),
-            beyond: Vec::new(),
-            room,
-            fixed,
-        }
+        Self { in_force, refused: Refused::new(), refused_addresses: Refused::new(), beyond: Vec::new(), room, fixed }
     }
 
     /// Looks at every row; `now` in nanoseconds since boot.
@@ -52,7 +42,6 @@ impl Following {
             wanted.frontends.entry(*key).or_insert(None);
         }
         self.refused = self.in_force.follow(&wanted, &self.room, now, &mut writes);
-        self.impossible = wanted.impossible;
         self.in_force.drop_unused(now, &mut writes);
         let mut addresses: BTreeMap<Address, u32> =
             self.in_force.addresses.keys().map(|address| (*address, 0)).collect();
@@ -82,11 +71,8 @@ impl Following {
             frontends.extend(self.to_changed_addresses(desired, &addresses));
         }
         let wanted = Wanted::of(desired, frontends.into_iter());
-        for refused in [&mut self.refused, &mut self.impossible] {
-            refused.retain(|key, _| !wanted.frontends.contains_key(key));
-        }
+        self.refused.retain(|key, _| !wanted.frontends.contains_key(key));
         self.refused.append(&mut self.in_force.follow(&wanted, &self.room, now, &mut writes));
-        self.impossible.extend(wanted.impossible);
         self.refused_addresses = self.in_force.addresses(&addresses, &self.room, &mut writes);
         if touched.node {
             self.config(desired, &mut writes);
@@ -121,14 +107,13 @@ impl Following {
 
     /// Frontends without a place in the maps.
     pub fn refused(&self) -> BTreeMap<Frontend, String> {
-        by_frontend(&self.refused)
+        self.refused.iter().filter_map(|(key, why)| Some((rows::frontend_of(key)?, why.clone()))).collect()
     }
 
     /// What is wanted and not in force, and why.
     pub fn ignored(&self) -> Vec<Ignored> {
-        let left_out = by_frontend(&self.refused).into_iter().chain(by_frontend(&self.impossible));
-        let mut ignored: Vec<Ignored> =
-            left_out.map(|(frontend, why)| Ignored { what: format!("frontend {frontend}"), why }).collect();
+        let frontend = |(frontend, why)| Ignored { what: format!("frontend {frontend}"), why };
+        let mut ignored: Vec<Ignored> = self.refused().into_iter().map(frontend).collect();
         ignored.extend(
             self.refused_addresses.iter().map(|(address, why)| Ignored {
                 what: format!("address {}", IpAddr::from(*address)),
@@ -164,8 +149,4 @@ impl Following {
         let keys = self.in_force.frontends.keys().take_while(|key| key.address.is_zero());
         keys.filter(|key| key.kind != FrontendKey::ADDRESS).map(|key| u16::from_be(key.port)).collect()
     }
-}
-
-fn by_frontend(refused: &Refused<FrontendKey>) -> BTreeMap<Frontend, String> {
-    refused.iter().filter_map(|(key, why)| Some((rows::frontend_of(key)?, why.clone()))).collect()
 }

@@ -24,8 +24,6 @@ pub struct Wanted {
     pub frontends: BTreeMap<FrontendKey, Option<FrontendRow>>,
     /// The service ports of those that have a row, by [`service_number`].
     pub services: BTreeMap<u64, ServiceRows>,
-    /// Frontends that have no row because the datapath cannot serve them, and why.
-    pub impossible: BTreeMap<FrontendKey, String>,
     /// The service ports' names, for messages and for people.
     pub names: BTreeMap<u64, String>,
 }
@@ -82,16 +80,6 @@ impl Wanted {
         self.frontends.insert(key, None);
         let Some(claim) = desired.holder(frontend) else { return };
         let target = claim.target;
-        if let Some(other) = untranslatable(frontend, target) {
-            let why = format!(
-                "SCTP carries its ports in a checksum that eBPF cannot write: {} has endpoints on port {other}, and only \
-                 the frontend's own port {} can be served; give both one port, or use --backend nftables",
-                target.name,
-                frontend.port()
-            );
-            self.impossible.insert(key, why);
-            return;
-        }
         let service = service_number(&target.name, target.family);
         let mut flags = 0;
         let mut set = |flag: u32, is: bool| flags |= if is { flag } else { 0 };
@@ -138,12 +126,6 @@ fn service_rows(target: &Target, service: u64, node: &NodeView) -> ServiceRows {
         Range { length, key: RangeKey::new(service, net.network().into()) }
     };
     ServiceRows { lists, members, ranges: IpNet::aggregate(&ranges).into_iter().map(range).collect() }
-}
-
-/// The port of an endpoint that SCTP would have to translate.
-fn untranslatable(frontend: &Frontend, target: &Target) -> Option<u16> {
-    let other = || target.endpoints.used().map(|endpoint| endpoint.port()).find(|port| *port != frontend.port());
-    (frontend.protocol() == Protocol::Sctp).then(other).flatten()
 }
 
 /// The identity of a service port in one family, the same over restarts.

@@ -1,6 +1,6 @@
 //! `discovery.k8s.io/v1 EndpointSlice`. The rules are those of kube-proxy's `endpointslicecache.go`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -53,6 +53,7 @@ pub fn endpoint_slice(object: &discovery::EndpointSlice) -> Converted<EndpointSl
 
 fn ports(object: &discovery::EndpointSlice, faults: &mut Faults) -> Vec<SlicePort> {
     let mut ports: Vec<SlicePort> = Vec::new();
+    let mut seen = HashSet::new();
     for entry in object.ports.iter().flatten() {
         // Null means "all ports", which kube-proxy does not implement either; port 0 counts as null.
         let (Some(name), Some(number)) = (entry.name.as_deref(), entry.port.filter(|port| *port != 0)) else {
@@ -65,7 +66,7 @@ fn ports(object: &discovery::EndpointSlice, faults: &mut Faults) -> Vec<SlicePor
             faults.add(format_args!("port {name:?} ignored: {number} is not a port number (1 to 65535)"));
             continue;
         };
-        if ports.iter().any(|other| *other.name == *name && other.protocol == protocol) {
+        if !seen.insert((name, protocol)) {
             faults.add(format_args!("port {protocol}/{port} ignored: another {protocol} port is named {name:?} too"));
             continue;
         }

@@ -1,0 +1,82 @@
+//! A socket buffer at TC. Bytes are read and written by the kernel's helpers, which check every offset and see to the
+//! buffer's fragments and to checksums that are still the hardware's to finish.
+
+use core::mem::size_of;
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes};
+
+use crate::packet::{Buffer, Unreadable};
+
+/// A socket buffer.
+#[derive(Clone, Copy)]
+pub struct Skb {
+    pub raw: *mut __sk_buff,
+}
+
+/// What a helper answers.
+#[inline(always)]
+fn check(answer: i64) -> Result<(), Unreadable> {
+    match answer {
+        0 => Ok(()),
+        _ => Err(Unreadable),
+    }
+}
+
+impl Buffer for Skb {
+    #[inline(always)]
+    fn load_first<T>(&self, at: u32, value: &mut T, bytes: u32) -> Result<(), Unreadable> {
+        let to: *mut T = value;
+        // SAFETY: the helper writes no more than `bytes`, which callers keep within `T`.
+        check(unsafe { bpf_skb_load_bytes(self.raw.cast(), at, to.cast(), bytes) })
+    }
+
+    #[inline(always)]
+    fn store<T>(&self, at: u32, value: &T) -> Result<(), Unreadable> {
+        let from: *const T = value;
+        // SAFETY: the helper reads `value` only.
+        check(unsafe { bpf_skb_store_bytes(self.raw.cast(), at, from.cast(), size_of::<T>() as u32, 0) })
+    }
+
+    #[inline(always)]
+    fn replace_header_sum(&self, at: u32, from: u32, to: u32) -> Result<(), Unreadable> {
+        // SAFETY: a helper without pointers of ours.
+        check(unsafe { bpf_l3_csum_replace(self.raw.cast(), at, from.into(), to.into(), 4) })
+    }
+
+    #[inline(always)]
+    fn replace_sum(&self, at: u32, from: u64, to: u64, flags: u32) -> Result<(), Unreadable> {
+        // SAFETY: a helper without pointers of ours.
+        check(unsafe { bpf_l4_csum_replace(self.raw.cast(), at, from, to, flags.into()) })
+    }
+
+    /// A VLAN tag beside the packet: the device above gets it too, and without.
+    #[inline(always)]
+    fn ether_type(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { if (*self.raw).vlan_present != 0 { 0 } else { (*self.raw).protocol } }
+    }
+}
+
+impl Skb {
+    /// The interface that the program runs at.
+    #[inline(always)]
+    pub fn device(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.raw).ifindex }
+    }
+
+    /// Whether the node itself made the packet.
+    #[inline(always)]
+    pub fn is_own(&self) -> bool {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.raw).ingress_ifindex == 0 }
+    }
+
+    /// Mends the IPv4 header's checksum at `at` for half a word that changes.
+    #[inline(always)]
+    pub fn replace_header_sum16(&self, at: u32, from: u16, to: u16) -> Result<(), Unreadable> {
+        // SAFETY: a helper without pointers of ours.
+        check(unsafe { bpf_l3_csum_replace(self.raw.cast(), at, from.into(), to.into(), 2) })
+    }
+}

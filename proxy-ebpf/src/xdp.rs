@@ -1,0 +1,183 @@
+//! The program at XDP of an uplink: connections from outside to endpoints on other nodes, and their answers, go out again
+//! before the kernel makes a socket buffer of them. Both rewrites of TC in one step, with the same entries of `flows`, so
+//! that either hook carries on what the other began. Everything else is passed up untouched.
+
+use core::mem::size_of;
+
+use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Lookup, xdp_action};
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect};
+use kubeferry_ebpf_common::stats::Counter;
+use kubeferry_ebpf_common::{Device, Flow, FlowKey, TCP, UDP};
+
+use crate::connection::{current, find, masquerade, now, open, touch};
+use crate::frame::Frame;
+use crate::lookup::{Answer, Origin, answer};
+use crate::maps::DEVICES;
+use crate::packet::{Buffer, RST, Unreadable, read};
+use crate::rewrite::{End, rewrite};
+use crate::route::fill;
+use crate::stats::count;
+use crate::work::Work;
+
+/// Bytes of an Ethernet header.
+const ETHERNET: u32 = 14;
+
+/// What becomes of a frame.
+#[derive(Clone, Copy)]
+pub enum Action {
+    /// The stack gets it.
+    Pass,
+    Drop(Counter),
+    /// Out of the interface that it came in by.
+    Back,
+    /// Out of another.
+    Redirect(i64),
+}
+
+impl Action {
+    /// The verdict for the kernel.
+    #[inline(always)]
+    pub fn verdict(self) -> u32 {
+        match self {
+            Self::Pass => xdp_action::XDP_PASS,
+            Self::Drop(counter) => {
+                count(counter);
+                xdp_action::XDP_DROP
+            }
+            Self::Back => xdp_action::XDP_TX,
+            Self::Redirect(verdict) => verdict as u32,
+        }
+    }
+}
+
+/// A frame comes in.
+#[inline(always)]
+pub fn uplink(frame: Frame) -> Action {
+    let Some(work) = Work::get() else { return Action::Pass };
+    if !matches!(read(&frame, ETHERNET, FlowKey::IN, &mut work.packet, &mut work.headers), Ok(true)) {
+        return Action::Pass;
+    }
+    let packet = &work.packet;
+    if packet.later || packet.first || !matches!(packet.key.protocol, TCP | UDP) {
+        return Action::Pass;
+    }
+    // Options and extension headers are the stack's, and a packet at the end of its life, which it answers.
+    let (length, hops) = if packet.v4 { (20, work.headers.v4.ttl) } else { (40, work.headers.v6.hop_limit) };
+    if packet.l4 != ETHERNET + length || hops <= 1 {
+        return Action::Pass;
+    }
+    let now = now();
+    match current(work, now) {
+        Some(flow) if flow.flags & Flow::OWN != 0 => Action::Pass,
+        Some(flow) => {
+            work.slot.address = flow.address;
+            work.slot.port = flow.port;
+            work.slot.flags = 0;
+            match forward(&frame, work, now, Some(flow), false) {
+                Ok(action) => action,
+                Err(Unreadable) => Action::Drop(Counter::Rewrite),
+            }
+        }
+        None => match answer(work, Origin::Device(frame.device())) {
+            Answer::Drop(counter) => Action::Drop(counter),
+            Answer::Endpoint { masquerade } if work.packet.tcp_flags & RST == 0 => {
+                match forward(&frame, work, now, None, masquerade) {
+                    Ok(action) => action,
+                    Err(Unreadable) => Action::Drop(Counter::Rewrite),
+                }
+            }
+            _ => Action::Pass,
+        },
+    }
+}
+
+/// Sends a frame on to `work.slot`, if that is out of an interface where XDP may send. What is not sent on is passed up
+/// untouched: a new connection without entries, a known one with them.
+#[inline(always)]
+fn forward(
+    frame: &Frame,
+    work: &mut Work,
+    now: u32,
+    known: Option<&'static mut Flow>,
+    masquerades: bool,
+) -> Result<Action, Unreadable> {
+    let found = route(frame, work);
+    let device = work.lookup.ifindex;
+    if found != BPF_FIB_LKUP_RET_SUCCESS || !sends(device) {
+        return Ok(Action::Pass);
+    }
+    match known {
+        Some(flow) => touch(flow, &work.packet, now),
+        None => {
+            if let Err(counter) = open(work, masquerades, 0, now) {
+                return Ok(Action::Drop(counter));
+            }
+            count(Counter::Connected);
+        }
+    }
+    rewrite(frame, &work.packet, End::Destination, &work.slot.address, work.slot.port)?;
+    work.packet.key.destination = work.slot.address;
+    work.packet.key.destination_port = work.slot.port;
+    work.packet.key.hook = FlowKey::OUT;
+    if let Some(out) = find(&work.packet.key) {
+        touch(out, &work.packet, now);
+        if out.flags & Flow::PENDING != 0
+            && let Err(counter) = masquerade(work, out, device, now)
+        {
+            return Ok(Action::Drop(counter));
+        }
+        if out.flags & Flow::KEEPS == 0 {
+            rewrite(frame, &work.packet, End::Source, &out.address, out.port)?;
+        }
+    }
+    hop(frame, work)?;
+    frame.store(0, &work.lookup.dmac)?;
+    frame.store(6, &work.lookup.smac)?;
+    if device == frame.device() {
+        return Ok(Action::Back);
+    }
+    // SAFETY: no pointers.
+    Ok(Action::Redirect(unsafe { bpf_redirect(device, 0) }))
+}
+
+/// Whether XDP may send out of an interface.
+#[inline(always)]
+fn sends(device: u32) -> bool {
+    // SAFETY: read at once.
+    unsafe { DEVICES.get(device) }.is_some_and(|device| device.flags & Device::XDP != 0)
+}
+
+/// Asks the routes for the way to `work.slot`; the answer is in `work.lookup`. Too large a packet is no success.
+#[inline(always)]
+fn route(frame: &Frame, work: &mut Work) -> u32 {
+    fill(work, frame.device());
+    let length = match work.packet.v4 {
+        true => u16::from_be(work.headers.v4.total_length),
+        false => u16::from_be(work.headers.v6.payload_length).wrapping_add(40),
+    };
+    work.lookup.__bindgen_anon_1.tot_len = length;
+    let at = &raw mut work.lookup;
+    // SAFETY: the struct is as long as told.
+    unsafe { bpf_fib_lookup(frame.raw.cast(), at, size_of::<Lookup>() as i32, 0) as u32 }
+}
+
+/// One hop less to live.
+#[inline(always)]
+fn hop(frame: &Frame, work: &mut Work) -> Result<(), Unreadable> {
+    let l3 = work.packet.l3;
+    if work.packet.v4 {
+        let at = l3 + 8;
+        let mut words = [0_u8; 2];
+        frame.load(at, &mut words)?;
+        let old = u16::from_ne_bytes(words);
+        words[0] = words[0].wrapping_sub(1);
+        frame.store(at, &words)?;
+        frame.replace_sum(l3 + 10, old.into(), u16::from_ne_bytes(words).into(), 2)
+    } else {
+        let at = l3 + 7;
+        let mut limit = [0_u8];
+        frame.load(at, &mut limit)?;
+        limit[0] = limit[0].wrapping_sub(1);
+        frame.store(at, &limit)
+    }
+}

@@ -1,0 +1,32 @@
+//! What the commands print. Whoever read it may have gone (`kubeferry plan | head -1`): that is no reason to panic.
+
+use std::io::{self, Write};
+
+/// Why standard output did not take something.
+#[derive(thiserror::Error, Debug)]
+pub enum OutputError {
+    /// Whoever read it has gone: there is nothing left to do, and nobody to be told.
+    #[error("nobody reads standard output any more")]
+    ReaderGone,
+    /// It cannot be written.
+    #[error("cannot write to standard output: {0}")]
+    Other(io::Error),
+}
+
+/// Writes `text` to standard output as it is, at once.
+///
+/// # Errors
+/// [`OutputError`].
+pub fn say(text: &str) -> Result<(), OutputError> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => OutputError::ReaderGone,
+        _ => OutputError::Other(error),
+    })
+}
+
+/// Writes a line to standard error. Nobody may listen there any more, which is no fault of the command.
+pub fn complain(line: &str) {
+    // In one piece: other processes may write to the same terminal.
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+}

@@ -1,0 +1,44 @@
+//! The eBPF programs: `kubeferry run --backend ebpf --once` in a world of its own, where no rule of nftables is and the
+//! kernel's connection tracking stays off; then packets through the node.
+
+use anyhow::{Result, ensure};
+
+use super::packets::Sender;
+use super::{Findings, Last, Source};
+use crate::bpffs::Bpffs;
+use crate::flows::{Case, Step};
+use crate::world::World;
+
+/// The world of a case, with programs at its devices.
+#[derive(Debug)]
+pub(super) struct Programs {
+    // In this order: what holds the programs goes before what they are attached to.
+    pins: Bpffs,
+    sender: Sender,
+    world: World,
+    last: Last,
+}
+
+impl Programs {
+    /// Builds the world, without programs.
+    pub(super) fn new(case: &Case) -> Result<Self> {
+        let world = World::build(case)?;
+        let sender = Sender::new(world.prober()?);
+        Ok(Self { pins: Bpffs::mount()?, sender, world, last: Last::new() })
+    }
+
+    /// Brings a step into force and sends its rows.
+    pub(super) fn run(&mut self, case: &Case, source: &Source, step: &Step) -> Result<Findings> {
+        let mut command = source.command("run")?;
+        command.args(["--once", "--backend", "ebpf", "--socket-lb", "off", "--bpffs-root"]).arg(self.pins.path());
+        let output = self.world.node.output(&mut command, "")?;
+        let says = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
+        if !output.status.success() {
+            return Ok(vec![("kubeferry run --once --backend ebpf".into(), format!("{}:\n{says}", output.status))]);
+        }
+        let findings = self.sender.run(case, step, &mut self.last);
+        let tracked = self.world.node.read_sysctl("net/netfilter/nf_conntrack_count")?;
+        ensure!(tracked == "0", "{tracked} connections are tracked by the kernel");
+        Ok(findings)
+    }
+}

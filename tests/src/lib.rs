@@ -2,6 +2,7 @@
 
 pub mod apiserver;
 pub mod binary;
+pub mod bpf;
 pub mod bpffs;
 pub mod client;
 pub mod cluster;

@@ -15,23 +15,14 @@ use crate::settings::{BackendName, EbpfSettings, Settings};
 /// The kernel cannot be asked, or refuses: CAP_NET_ADMIN is needed; or standard output does.
 pub async fn cleanup(args: &CleanupArgs) -> anyhow::Result<()> {
     let root = args.bpffs_root.clone().unwrap_or(EbpfSettings::default().bpffs_root);
-    for removed in ebpf(&root).await? {
-        output::say(&format!(
-            "removed {removed}
-"
-        ))?;
+    let mut said: Vec<String> = ebpf(&root).await?.iter().map(|what| format!("removed {what}\n")).collect();
+    if table()? {
+        said.push(format!("removed table inet {TABLE}\n"));
     }
-    let said = match table()? {
-        true => format!(
-            "removed table inet {TABLE}
-"
-        ),
-        false => format!(
-            "nothing to remove: there is no table inet {TABLE}
-"
-        ),
-    };
-    Ok(output::say(&said)?)
+    if said.is_empty() {
+        said.push(format!("nothing to remove: there is no table inet {TABLE}\n"));
+    }
+    Ok(output::say(&said.concat())?)
 }
 
 /// Removes what the datapaths other than `settings`' have left, once that one carries the traffic. What was removed.

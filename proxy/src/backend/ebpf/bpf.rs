@@ -261,7 +261,7 @@ impl<K: Bytes, V: Bytes> Table<K, V> {
     /// The kernel's.
     pub fn rows(&self) -> io::Result<Vec<(K, V)>> {
         let mut rows = Vec::new();
-        match self.each_batch(&mut |part| rows.extend_from_slice(part)) {
+        match self.each_batch(|part| rows.extend_from_slice(part)) {
             Err(error) if is_unsupported(&error) => self.walk(),
             result => result.map(|()| rows),
         }
@@ -271,7 +271,7 @@ impl<K: Bytes, V: Bytes> Table<K, V> {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn each_batch(&self, take: &mut dyn FnMut(&[(K, V)])) -> io::Result<()> {
+    pub fn each_batch(&self, mut take: impl FnMut(&[(K, V)])) -> io::Result<()> {
         let mut room = BATCH;
         // The position is a hash bucket's number or a key, whichever is longer.
         let mut position = vec![0u8; std::mem::size_of::<K>().max(8)];
@@ -398,12 +398,16 @@ pub fn netns_cookie() -> io::Result<u64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }
 
-/// Whether a folder lies in a BPF file system.
+/// `f_type` of a BPF file system.
+pub const BPF_FS: u64 = 0xcafe_4a11;
+/// `f_type` of a cgroup v2 hierarchy.
+pub const CGROUP2_FS: u64 = 0x6367_7270;
+
+/// The `f_type` of the file system that a folder lies in.
 ///
 /// # Errors
 /// There is no such folder.
-pub fn is_bpffs(folder: &Path) -> io::Result<bool> {
-    const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+pub fn file_system(folder: &Path) -> io::Result<u64> {
     let path = CString::new(folder.as_os_str().as_bytes())?;
     let mut found = std::mem::MaybeUninit::<libc::statfs>::zeroed();
     // SAFETY: a path that ends with 0 and a struct of the right type.
@@ -412,7 +416,7 @@ pub fn is_bpffs(folder: &Path) -> io::Result<bool> {
     }
     // SAFETY: the kernel has filled it; zeros are valid too.
     let found = unsafe { found.assume_init() };
-    Ok(found.f_type as u64 & 0xffff_ffff == BPF_FS_MAGIC)
+    Ok(found.f_type as u64 & 0xffff_ffff)
 }
 
 fn fd_word(fd: BorrowedFd<'_>) -> u32 {

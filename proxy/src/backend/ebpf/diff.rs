@@ -139,7 +139,11 @@ impl InForce {
                     wanted.names.get(number).map_or("the service port", String::as_str)
                 );
                 let old = self.services.get(number).map(|service| service.frontends.clone()).unwrap_or_default();
-                for key in old.into_iter().chain(new.iter().map(|(key, _)| *key)) {
+                // A frontend that another service port has now is none of this one's.
+                let stays = |key: &FrontendKey| {
+                    wanted.frontends.get(key).is_none_or(|row| row.is_some_and(|row| row.service == *number))
+                };
+                for key in old.into_iter().filter(stays).chain(new.iter().map(|(key, _)| *key)) {
                     left.frontends += usize::from(self.remove(key, writes));
                     refused.insert(key, why.clone());
                 }

@@ -117,7 +117,7 @@ impl Maps {
             self.frontends.rows().map_err(EbpfError::map("frontends"))?.into_iter().collect();
         let mut slots = Vec::with_capacity(self.room.slots);
         self.slots
-            .each_batch(&mut |part| slots.extend(part.iter().map(|(_, slot)| *slot)))
+            .each_batch(|part| slots.extend(part.iter().map(|(_, slot)| *slot)))
             .map_err(EbpfError::map("slots"))?;
         let list = |first: u32, count: u32| {
             let first = first as usize;

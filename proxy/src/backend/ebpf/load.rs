@@ -105,7 +105,7 @@ fn shape(sizes: &MapSizes) -> u64 {
 /// # Errors
 /// No BPF file system, no right, or the kernel takes a program or map not.
 pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
-    if !bpf::is_bpffs(&settings.bpffs_root).unwrap_or(false) {
+    if bpf::file_system(&settings.bpffs_root).ok() != Some(bpf::BPF_FS) {
         return Err(EbpfError::NoFileSystem(settings.bpffs_root.clone()));
     }
     let folder = Folder::new(settings);

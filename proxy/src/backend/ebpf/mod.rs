@@ -6,7 +6,10 @@ pub mod cleanup;
 pub mod devices;
 pub mod diff;
 pub mod error;
+pub mod following;
 pub mod kernel;
+#[cfg(test)]
+mod laws;
 pub mod load;
 pub mod object;
 pub mod ports;

@@ -2,30 +2,26 @@
 //! the maps), the steady state (rows remembered) and repair.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aya::programs::CgroupSockAddr;
-use ipnet::IpNet;
-use kubeferry_ebpf_common::config::address_is;
-use kubeferry_ebpf_common::{Address, FrontendKey};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::block_in_place;
 
 use super::attach::{self, Devices};
 use super::bpf::{self, Table};
-use super::diff::{InForce, Refused, Writes};
+use super::diff::Writes;
 use super::error::EbpfError;
+use super::following::Following;
 use super::kernel::Maps;
 use super::load::{Folder, load};
 use super::ports;
-use super::rows::{self, Fixed, Wanted};
+use super::rows::Fixed;
 use crate::backend::{Backend, Report};
 use crate::conntrack::{Cleaned, UdpService};
-use crate::desired::target::Frontend;
 use crate::desired::{Desired, Touched};
 use crate::node::{self, Interface};
 use crate::settings::{Settings, SocketLb};
@@ -47,11 +43,10 @@ pub struct Ebpf {
     runtime: Handle,
     fixed: Fixed,
     /// `None`: to be read.
-    in_force: Option<InForce>,
+    following: Option<Following>,
     pending: Touched,
-    refused: Refused<FrontendKey>,
-    refused_addresses: Refused<Address>,
-    beyond: Vec<IpNet>,
+    /// Masquerade ports that the node's own sockets take.
+    overlap: Option<(u16, u16)>,
     /// Node ports in force.
     node_ports: BTreeSet<u16>,
     counts: BTreeMap<&'static str, usize>,
@@ -70,6 +65,10 @@ impl Ebpf {
             (Some(root), _) => Some(root.clone()),
             (None, _) => Some(attach::cgroup_root()?),
         };
+        if let Some(cgroup) = cgroup.as_ref().filter(|c| bpf::file_system(c).ok() != Some(bpf::CGROUP2_FS)) {
+            let text = format!("--cgroup-root {}: this is no cgroup of a v2 hierarchy", cgroup.display());
+            return Err(EbpfError::Cgroup(text));
+        }
         let loaded = load(ebpf)?;
         let host_netns =
             bpf::netns_cookie().map_err(|source| EbpfError::Node { what: "the network namespace's cookie", source })?;
@@ -92,11 +91,9 @@ impl Ebpf {
             interfaces: None,
             runtime,
             fixed: Fixed { host_netns, masquerade_ports: ebpf.masquerade_ports, socket_lb: ebpf.socket_lb },
-            in_force: None,
+            following: None,
             pending: Touched::default(),
-            refused: Refused::new(),
-            refused_addresses: Refused::new(),
-            beyond: Vec::new(),
+            overlap: port_overlap(ebpf.masquerade_ports),
             node_ports: BTreeSet::new(),
             counts: BTreeMap::new(),
             checks: 0,
@@ -109,119 +106,42 @@ impl Ebpf {
 
     /// Every row, compared with what is in the maps.
     fn full(&mut self, desired: &Desired) -> Result<Report, EbpfError> {
-        self.in_force = None;
-        let mut in_force = self.maps.read()?;
-        let mut writes = Writes::default();
-        let mut wanted = Wanted::all(desired);
-        for key in in_force.frontends.keys() {
-            wanted.frontends.entry(*key).or_insert(None);
-        }
-        let now = bpf::now();
-        self.refused.clone_from(&wanted.impossible);
-        let mut refused = self.follow(&mut in_force, &wanted, now, &mut writes)?;
-        self.refused.append(&mut refused);
-        in_force.drop_unused(now, &mut writes);
-        let mut addresses: BTreeMap<Address, u32> = in_force.addresses.keys().map(|address| (*address, 0)).collect();
-        addresses.extend(rows::addresses(desired));
-        self.refused_addresses = in_force.addresses(&addresses, self.maps.room(), &mut writes);
-        let (config, beyond) = rows::config(desired, &self.fixed);
-        self.beyond = beyond;
-        in_force.config(config, &mut writes);
-        let report = Report { full: true, changes: writes.len(), ..Report::default() };
-        self.commit(in_force, &writes)?;
-        Ok(report)
+        self.following = None;
+        let following = Following::new(self.maps.read()?, *self.maps.room(), self.fixed);
+        let changes = self.follow(following, &|following, now| following.full(desired, now))?;
+        Ok(Report { full: true, changes, ..Report::default() })
     }
 
     /// The rows of what was touched, compared with what is known to be in the maps.
     fn incremental(&mut self, desired: &Desired, touched: &Touched) -> Result<Report, EbpfError> {
-        let Some(mut in_force) = self.in_force.take() else { return self.full(desired) };
-        let mut writes = Writes::default();
-        let mut frontends = touched.frontends.clone();
-        // Those without a place may find one now.
-        frontends.extend(self.refused.keys().filter_map(rows::frontend_of));
-        let mut addresses: BTreeMap<Address, u32> = BTreeMap::new();
-        let mut look = |ip: IpAddr| {
-            addresses.insert(ip.into(), rows::address_bits(desired, ip));
-        };
-        touched.cluster_ips.iter().copied().for_each(&mut look);
-        self.refused_addresses.keys().map(|address| IpAddr::from(*address)).for_each(&mut look);
-        if touched.node {
-            let held = |bits: u32| bits & (address_is::HELD | address_is::NODE_PORTS) != 0;
-            let before = in_force.addresses.iter().filter(|(_, bits)| held(**bits));
-            before.map(|(address, _)| IpAddr::from(*address)).for_each(&mut look);
-            desired.node().addresses.iter().copied().for_each(&mut look);
-            // An endpoint's slot says whether its address is the node's.
-            let changed = addresses.iter().filter(|(address, bits)| {
-                let old = in_force.addresses.get(*address).copied().unwrap_or(0);
-                (old ^ **bits) & address_is::HELD != 0 && desired.is_endpoint((**address).into())
-            });
-            let changed: BTreeSet<Address> = changed.map(|(address, _)| *address).collect();
-            if !changed.is_empty() {
-                frontends.extend(in_force.frontends_to(&changed).iter().filter_map(rows::frontend_of));
-            }
-        }
-        let wanted = Wanted::of(desired, frontends.into_iter());
-        self.refused.retain(|key, _| !wanted.frontends.contains_key(key));
-        self.refused.extend(wanted.impossible.clone());
-        let mut refused = self.follow(&mut in_force, &wanted, bpf::now(), &mut writes)?;
-        self.refused.append(&mut refused);
-        self.refused_addresses = in_force.addresses(&addresses, self.maps.room(), &mut writes);
-        if touched.node {
-            let (config, beyond) = rows::config(desired, &self.fixed);
-            self.beyond = beyond;
-            in_force.config(config, &mut writes);
-        }
-        let report = Report { changes: writes.len(), ..Report::default() };
-        self.commit(in_force, &writes)?;
-        Ok(report)
+        let Some(following) = self.following.take() else { return self.full(desired) };
+        let changes = self.follow(following, &|following, now| following.incremental(desired, touched, now))?;
+        Ok(Report { changes, ..Report::default() })
     }
 
-    /// As [`InForce::follow`]; where slots are short, it waits for those that were just given back.
+    /// Follows and writes; where slots are short, waits for those that were just given back. How many rows were written.
     fn follow(
-        &self,
-        in_force: &mut InForce,
-        wanted: &Wanted,
-        now: u64,
-        writes: &mut Writes,
-    ) -> Result<Refused<FrontendKey>, EbpfError> {
-        if in_force.slots.next_tick(now).is_none() {
-            return Ok(in_force.follow(wanted, self.maps.room(), now, writes));
+        &mut self,
+        mut following: Following,
+        step: &dyn Fn(&mut Following, u64) -> Writes,
+    ) -> Result<usize, EbpfError> {
+        let now = bpf::now();
+        let may_be_short = following.in_force.slots.used() as usize > self.maps.room().slots / 2;
+        let before = following.in_force.slots.next_tick(now).filter(|_| may_be_short).map(|_| following.clone());
+        let mut writes = step(&mut following, now);
+        if let Some((before, wait)) = before.zip(following.worth_waiting(now)) {
+            // A grace, not a guess: nothing tells when the last program has read a slot.
+            std::thread::sleep(Duration::from_nanos(wait));
+            following = before;
+            writes = step(&mut following, bpf::now());
         }
-        let (mut tried, mut first) = (in_force.clone(), Writes::default());
-        let refused = tried.follow(wanted, self.maps.room(), now, &mut first);
-        let short = refused.keys().next().is_some();
-        match in_force.slots.next_tick(now).filter(|_| short) {
-            None => {
-                (*in_force, *writes) = (tried, first);
-                Ok(refused)
-            }
-            Some(wait) => {
-                // A grace, not a guess: nothing tells when the last program has read a slot.
-                std::thread::sleep(Duration::from_nanos(wait));
-                Ok(in_force.follow(wanted, self.maps.room(), bpf::now(), writes))
-            }
+        self.maps.write(&writes)?;
+        if !writes.is_empty() || self.counts.is_empty() {
+            self.counts = following.counts();
+            self.node_ports = following.node_ports();
         }
-    }
-
-    fn commit(&mut self, in_force: InForce, writes: &Writes) -> Result<(), EbpfError> {
-        self.maps.write(writes)?;
-        let is_node_port = |key: &&FrontendKey| key.kind != FrontendKey::ADDRESS;
-        let touched = writes.frontends.keys().chain(&writes.gone_frontends).any(|key| is_node_port(&key));
-        if touched || self.counts.is_empty() {
-            // Those without an address come first.
-            let keys = in_force.frontends.keys().take_while(|key| key.address.is_zero()).filter(is_node_port);
-            self.node_ports = keys.map(|key| u16::from_be(key.port)).collect();
-        }
-        let sum = |of: fn(&super::diff::Service) -> usize| in_force.services.values().map(of).sum::<usize>();
-        self.counts = BTreeMap::from([
-            ("frontends", in_force.frontends.len()),
-            ("slots", in_force.slots.used() as usize),
-            ("addresses", in_force.addresses.len()),
-            ("members", sum(|service| service.members.len())),
-            ("source_ranges", sum(|service| service.ranges.len())),
-        ]);
-        self.in_force = Some(in_force);
-        Ok(())
+        self.following = Some(following);
+        Ok(writes.len())
     }
 
     /// Attaches the programs, and from now on to every device that comes.
@@ -253,10 +173,6 @@ impl Ebpf {
         });
         Ok(())
     }
-
-    fn frontends_refused(&self) -> BTreeMap<Frontend, String> {
-        self.refused.iter().filter_map(|(key, why)| Some((rows::frontend_of(key)?, why.clone()))).collect()
-    }
 }
 
 impl Backend for Ebpf {
@@ -269,7 +185,7 @@ impl Backend for Ebpf {
     fn sync(&mut self, desired: &Desired, touched: Touched) -> Result<Report, EbpfError> {
         self.pending.merge(touched);
         let touched = std::mem::take(&mut self.pending);
-        let result = match self.in_force {
+        let result = match self.following {
             Some(_) => self.incremental(desired, &touched),
             None => self.full(desired),
         };
@@ -282,7 +198,7 @@ impl Backend for Ebpf {
             }
         };
         self.attach()?;
-        report.refused = self.frontends_refused();
+        report.refused = self.following.as_ref().map(Following::refused).unwrap_or_default();
         Ok(report)
     }
 
@@ -298,16 +214,16 @@ impl Backend for Ebpf {
         }
         self.checks += 1;
         let mut report = Report::default();
-        if self.in_force.is_none() || self.checks % LOOK == 0 {
+        if self.following.is_none() || self.checks.is_multiple_of(LOOK) {
             let found = self.maps.read()?;
-            let rows = self.in_force.as_ref().map_or(0, |ours| ours.differences(&found));
-            if rows > 0 || self.in_force.is_none() {
+            let rows = self.following.as_ref().map_or(0, |ours| ours.in_force.differences(&found));
+            if rows > 0 || self.following.is_none() {
                 report = self.full(desired)?;
                 repaired += rows;
             }
         }
         report.repaired = repaired;
-        report.refused = self.frontends_refused();
+        report.refused = self.following.as_ref().map(Following::refused).unwrap_or_default();
         Ok((repaired > 0).then_some(report))
     }
 
@@ -316,25 +232,17 @@ impl Backend for Ebpf {
     }
 
     fn refused(&self) -> Vec<Ignored> {
-        let mut ignored: Vec<Ignored> = self
-            .frontends_refused()
-            .into_iter()
-            .map(|(frontend, why)| Ignored { what: format!("frontend {frontend}"), why })
-            .collect();
-        let address = |(address, why): (&Address, &String)| Ignored {
-            what: format!("address {}", IpAddr::from(*address)),
-            why: why.clone(),
-        };
-        ignored.extend(self.refused_addresses.iter().map(address));
-        ignored.extend(self.beyond.iter().map(|cidr| Ignored {
-            what: format!("ServiceCIDR {cidr}"),
-            why: format!(
-                "the eBPF datapath knows {} ranges of ServiceCIDRs: packets to addresses of this one that nobody has are \
-                 not dropped",
-                kubeferry_ebpf_common::config::MAX_SERVICE_CIDRS
-            ),
-        }));
+        let mut ignored = self.following.as_ref().map(Following::ignored).unwrap_or_default();
         let (first, last) = self.fixed.masquerade_ports;
+        if let Some((from, to)) = self.overlap {
+            ignored.push(Ignored {
+                what: format!("--masquerade-ports {first}-{last}"),
+                why: format!(
+                    "the node's own sockets take ports {from} to {to} (net.ipv4.ip_local_port_range): a masqueraded \
+                     connection may meet one; choose another range, or reserve it in net.ipv4.ip_local_reserved_ports"
+                ),
+            });
+        }
         if let Some(inside) = ports::node_ports((first, last), &self.node_ports) {
             ignored.push(Ignored {
                 what: format!("--masquerade-ports {first}-{last}"),
@@ -383,7 +291,7 @@ impl Backend for Ebpf {
 }
 
 /// The first and the last masquerade port that the node's own sockets may take, as the kernel's settings are now.
-pub fn port_overlap(masquerade: (u16, u16)) -> Option<(u16, u16)> {
+fn port_overlap(masquerade: (u16, u16)) -> Option<(u16, u16)> {
     let read = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default();
     ports::overlap(masquerade, &read("ip_local_port_range"), &read("ip_local_reserved_ports"))
 }

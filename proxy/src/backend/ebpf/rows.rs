@@ -24,8 +24,6 @@ pub struct Wanted {
     pub frontends: BTreeMap<FrontendKey, Option<FrontendRow>>,
     /// The service ports of those that have a row, by [`service_number`].
     pub services: BTreeMap<u64, ServiceRows>,
-    /// Frontends that have no row because the datapath cannot serve them, and why.
-    pub impossible: BTreeMap<FrontendKey, String>,
     /// The service ports' names, for messages and for people.
     pub names: BTreeMap<u64, String>,
 }
@@ -91,11 +89,11 @@ impl Wanted {
         set(Row::RANGED, claim.role == Role::LoadBalancer && !target.source_ranges.is_empty());
         let affinity = target.affinity.map_or(0, |timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1));
         self.frontends.insert(key, Some(FrontendRow { service, flags, affinity }));
-        if !self.services.contains_key(&service) {
-            self.services.insert(service, service_rows(target, service, desired.node()));
-            self.names
-                .insert(service, format!("{} ({} {})", target.name, target.name.protocol, target.family.as_str()));
-        }
+        let node = desired.node();
+        self.services.entry(service).or_insert_with(|| service_rows(target, service, node));
+        self.names
+            .entry(service)
+            .or_insert_with(|| format!("{} ({} {})", target.name, target.name.protocol, target.family.as_str()));
     }
 }
 

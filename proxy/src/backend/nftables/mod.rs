@@ -9,7 +9,7 @@ mod fake;
 pub mod json;
 pub mod kernel;
 #[cfg(test)]
-mod laws;
+pub(crate) mod laws;
 pub mod maps;
 pub mod netlink;
 pub mod nft;

@@ -45,7 +45,7 @@ fn port_name() -> impl Strategy<Value = &'static str> + Clone {
 }
 
 /// A Service with one to three ports.
-pub(super) fn service() -> impl Strategy<Value = Service> {
+pub(crate) fn service() -> impl Strategy<Value = Service> {
     let port = (port_name(), protocol(), select(vec![80u16, 53]), select(vec![0u16, 0, 30001, 30002]));
     let ips = (0..4usize, 0..4usize, 0..3u8);
     // With repetition: an address may be listed twice.
@@ -140,7 +140,7 @@ fn node() -> impl Strategy<Value = Node> {
 }
 
 /// One event about one of the few objects.
-pub(super) fn event() -> impl Strategy<Value = Event> {
+pub(crate) fn event() -> impl Strategy<Value = Event> {
     let cidr = (0..2u8, subsequence(CIDRS.to_vec(), 0..4)).prop_map(|(name, cidrs)| {
         Event::ServiceCidr(ServiceCidr { name: format!("cidr-{name}").into(), cidrs: parsed::<IpNet>(cidrs) })
     });
@@ -156,12 +156,12 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
 }
 
 /// What happens to a cluster.
-pub(super) fn history() -> impl Strategy<Value = Vec<Event>> {
+pub(crate) fn history() -> impl Strategy<Value = Vec<Event>> {
     vec(event(), 1..24)
 }
 
 /// Settings that decide about rows.
-pub(super) fn settings() -> impl Strategy<Value = DatapathSettings> {
+pub(crate) fn settings() -> impl Strategy<Value = DatapathSettings> {
     let detect = select(vec![
         DetectLocal::NodeCidr,
         DetectLocal::ClusterCidr(Vec::new()),
@@ -176,7 +176,7 @@ pub(super) fn settings() -> impl Strategy<Value = DatapathSettings> {
 }
 
 /// Which object an event is about.
-pub(super) fn object(event: &Event) -> String {
+pub(crate) fn object(event: &Event) -> String {
     match event {
         Event::Service(Service { name, .. }) | Event::ServiceGone(name) => format!("service {name}"),
         Event::Slice(EndpointSlice { name, .. }) | Event::SliceGone(name) => format!("slice {name}"),

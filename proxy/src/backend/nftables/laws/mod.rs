@@ -1,6 +1,6 @@
 //! Laws of the way from events to rows, tried with generated histories over a kernel in memory.
 
-mod cluster;
+pub(crate) mod cluster;
 mod faults;
 mod following;
 mod proxy;

@@ -1,0 +1,152 @@
+//! From what was touched to writes: which rows have to be looked at again, and what is left out. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use kubeferry_ebpf_common::config::{MAX_SERVICE_CIDRS, address_is};
+use kubeferry_ebpf_common::{Address, FrontendKey};
+
+use super::diff::{InForce, Refused, Room, Service, Writes};
+use super::rows::{self, Fixed, Wanted};
+use crate::desired::target::Frontend;
+use crate::desired::{Desired, Touched};
+use crate::state::objects::Ignored;
+
+/// What is in the maps, and what is not though it is wanted.
+#[derive(Clone, Debug)]
+pub struct Following {
+    /// What is in the maps once all writes were made.
+    pub in_force: InForce,
+    /// Without a place in the maps.
+    pub refused: Refused<FrontendKey>,
+    /// Addresses without a place.
+    pub refused_addresses: Refused<Address>,
+    /// ServiceCIDRs beyond those that the programs know.
+    pub beyond: Vec<IpNet>,
+    room: Room,
+    fixed: Fixed,
+}
+
+impl Following {
+    /// Begins with what was found in the maps.
+    pub fn new(in_force: InForce, room: Room, fixed: Fixed) -> Self {
+        Self { in_force, refused: Refused::new(), refused_addresses: Refused::new(), beyond: Vec::new(), room, fixed }
+    }
+
+    /// Looks at every row; `now` in nanoseconds since boot.
+    pub fn full(&mut self, desired: &Desired, now: u64) -> Writes {
+        let mut writes = Writes::default();
+        let mut wanted = Wanted::all(desired);
+        for key in self.in_force.frontends.keys() {
+            wanted.frontends.entry(*key).or_insert(None);
+        }
+        self.refused = self.in_force.follow(&wanted, &self.room, now, &mut writes);
+        self.in_force.drop_unused(now, &mut writes);
+        let mut addresses: BTreeMap<Address, u32> =
+            self.in_force.addresses.keys().map(|address| (*address, 0)).collect();
+        addresses.extend(rows::addresses(desired));
+        self.refused_addresses = self.in_force.addresses(&addresses, &self.room, &mut writes);
+        self.config(desired, &mut writes);
+        writes
+    }
+
+    /// Looks at the rows of what was touched; `now` as for [`Following::full`].
+    pub fn incremental(&mut self, desired: &Desired, touched: &Touched, now: u64) -> Writes {
+        let mut writes = Writes::default();
+        let mut frontends = touched.frontends.clone();
+        // Those without a place may find one now.
+        frontends.extend(self.refused.keys().filter_map(rows::frontend_of));
+        let mut addresses: BTreeMap<Address, u32> = BTreeMap::new();
+        let mut look = |ip: IpAddr| {
+            addresses.insert(ip.into(), rows::address_bits(desired, ip));
+        };
+        touched.cluster_ips.iter().copied().for_each(&mut look);
+        self.refused_addresses.keys().map(|address| IpAddr::from(*address)).for_each(&mut look);
+        if touched.node {
+            let held = |bits: u32| bits & (address_is::HELD | address_is::NODE_PORTS) != 0;
+            let before = self.in_force.addresses.iter().filter(|(_, bits)| held(**bits));
+            before.map(|(address, _)| IpAddr::from(*address)).for_each(&mut look);
+            desired.node().addresses.iter().copied().for_each(&mut look);
+            frontends.extend(self.to_changed_addresses(desired, &addresses));
+        }
+        let wanted = Wanted::of(desired, frontends.into_iter());
+        self.refused.retain(|key, _| !wanted.frontends.contains_key(key));
+        self.refused.append(&mut self.in_force.follow(&wanted, &self.room, now, &mut writes));
+        self.refused_addresses = self.in_force.addresses(&addresses, &self.room, &mut writes);
+        if touched.node {
+            self.config(desired, &mut writes);
+        }
+        writes
+    }
+
+    /// How long from `now` until slots that were given back are free, where something was refused for want of them.
+    pub fn worth_waiting(&self, now: u64) -> Option<u64> {
+        self.in_force.slots.next_tick(now).filter(|_| !self.refused.is_empty())
+    }
+
+    /// The frontends with an endpoint at an address that has become, or is no more, the node's: its slot says so.
+    fn to_changed_addresses(&self, desired: &Desired, addresses: &BTreeMap<Address, u32>) -> BTreeSet<Frontend> {
+        let is_endpoint = |address: &Address| desired.is_endpoint((*address).into());
+        let changed = addresses.iter().filter(|(address, bits)| {
+            let old = self.in_force.addresses.get(*address).copied().unwrap_or(0);
+            (old ^ **bits) & address_is::HELD != 0 && is_endpoint(address)
+        });
+        let changed: BTreeSet<Address> = changed.map(|(address, _)| *address).collect();
+        match changed.is_empty() {
+            true => BTreeSet::new(),
+            false => self.in_force.frontends_to(&changed).iter().filter_map(rows::frontend_of).collect(),
+        }
+    }
+
+    fn config(&mut self, desired: &Desired, writes: &mut Writes) {
+        let (config, beyond) = rows::config(desired, &self.fixed);
+        self.beyond = beyond;
+        self.in_force.config(config, writes);
+    }
+
+    /// Frontends without a place in the maps.
+    pub fn refused(&self) -> BTreeMap<Frontend, String> {
+        self.refused.iter().filter_map(|(key, why)| Some((rows::frontend_of(key)?, why.clone()))).collect()
+    }
+
+    /// What is wanted and not in force, and why.
+    pub fn ignored(&self) -> Vec<Ignored> {
+        let frontend = |(frontend, why)| Ignored { what: format!("frontend {frontend}"), why };
+        let mut ignored: Vec<Ignored> = self.refused().into_iter().map(frontend).collect();
+        ignored.extend(
+            self.refused_addresses.iter().map(|(address, why)| Ignored {
+                what: format!("address {}", IpAddr::from(*address)),
+                why: why.clone(),
+            }),
+        );
+        ignored.extend(self.beyond.iter().map(|cidr| Ignored {
+            what: format!("ServiceCIDR {cidr}"),
+            why: format!(
+                "the eBPF datapath knows {MAX_SERVICE_CIDRS} ranges of ServiceCIDRs: packets to addresses of this one \
+                 that nobody has are not dropped"
+            ),
+        }));
+        ignored
+    }
+
+    /// The number of rows of each map.
+    pub fn counts(&self) -> BTreeMap<&'static str, usize> {
+        let in_force = &self.in_force;
+        let sum = |of: fn(&Service) -> usize| in_force.services.values().map(of).sum::<usize>();
+        BTreeMap::from([
+            ("frontends", in_force.frontends.len()),
+            ("slots", in_force.slots.used() as usize),
+            ("addresses", in_force.addresses.len()),
+            ("members", sum(|service| service.members.len())),
+            ("source_ranges", sum(|service| service.ranges.len())),
+        ])
+    }
+
+    /// The node ports in force.
+    pub fn node_ports(&self) -> BTreeSet<u16> {
+        // Those without an address come first.
+        let keys = self.in_force.frontends.keys().take_while(|key| key.address.is_zero());
+        keys.filter(|key| key.kind != FrontendKey::ADDRESS).map(|key| u16::from_be(key.port)).collect()
+    }
+}

@@ -1,0 +1,258 @@
+//! The life of the eBPF datapath's state: maps, programs and attachments that outlive the process.
+#![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use kubeferry_tests::binary;
+use kubeferry_tests::bpf::Places;
+use kubeferry_tests::client::{Connection, Running, until};
+use kubeferry_tests::executors::Source;
+use kubeferry_tests::flows::{Case, Node, Step, with_node};
+use kubeferry_tests::hosts::Hosts;
+use kubeferry_tests::netns::Netns;
+
+const NODE: &str = "
+name: worker-1
+addresses: {eth0: [192.0.2.1]}
+cluster-cidr: [10.244.0.0/16]
+";
+const MANIFESTS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec:
+  clusterIP: 10.96.0.10
+  ports:
+    - {name: tcp, port: 80}
+    - {name: udp, protocol: UDP, port: 80}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, namespace: default, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: tcp, port: 8080}, {name: udp, protocol: UDP, port: 8080}]
+endpoints: [{addresses: [10.244.1.1], nodeName: worker-1}, {addresses: [10.244.1.2], nodeName: worker-1}]
+";
+
+struct Cluster {
+    places: Places,
+    hosts: Hosts,
+    source: Source,
+}
+
+impl Cluster {
+    fn build() -> Self {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let hosts = [("web1", [ip("10.244.1.1")]), ("web2", [ip("10.244.1.2")]), ("client", [ip("10.244.1.7")])];
+        let hosts: Vec<_> = hosts.iter().map(|(name, addresses)| (*name, addresses.as_slice())).collect();
+        let hosts = Hosts::build(&[ip("192.0.2.1")], &hosts).unwrap();
+        for name in ["web1", "web2"] {
+            hosts.host(name).serve(8080).unwrap();
+        }
+        let node = Node::parse(NODE).unwrap();
+        let case = Case { name: "ebpf".into(), node, steps: Vec::new() };
+        let cluster = Self { places: Places::new().unwrap(), hosts, source: Source::new(&case).unwrap() };
+        cluster.write(MANIFESTS);
+        cluster
+    }
+
+    fn write(&self, manifests: &str) {
+        let node = Node::parse(NODE).unwrap();
+        self.source.write(&Step { manifests: with_node(&node, manifests).unwrap(), rows: Vec::new() }).unwrap();
+    }
+
+    fn start(&self) -> Running {
+        let mut command = self.source.command("run").unwrap();
+        Running::start_command(self.places.apply(&mut command), &self.hosts.node).unwrap()
+    }
+
+    /// `run --once`: what it logged.
+    fn once(&self, change: impl FnOnce(&mut Command)) -> Result<String, String> {
+        let mut command = self.source.command("run").unwrap();
+        self.places.apply(&mut command).arg("--once").stdin(Stdio::null());
+        change(&mut command);
+        let output = self.hosts.node.output(&mut command, "").unwrap();
+        let log = String::from_utf8_lossy(&output.stderr).to_string();
+        if output.status.success() { Ok(log) } else { Err(log) }
+    }
+
+    fn cleanup(&self) -> Output {
+        let mut command = Command::new(binary::path().unwrap());
+        command.arg("cleanup").arg("--bpffs-root").arg(self.places.bpffs());
+        self.hosts.node.output(&mut command, "").unwrap()
+    }
+
+    fn client(&self) -> &Netns {
+        &self.hosts.host("client").namespace
+    }
+
+    fn vip(&self) -> SocketAddr {
+        "10.96.0.10:80".parse().unwrap()
+    }
+
+    fn until_served(&self) -> Connection {
+        until("the Service to answer", || Connection::open(self.client(), self.vip()).ok()).unwrap()
+    }
+
+    /// Opens connections one after the other while `work` runs; every one has to be answered.
+    fn under_load(&self, work: impl FnOnce()) {
+        let (end, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            let load = scope.spawn(|| {
+                while !end.load(Ordering::Relaxed) {
+                    let mut connection = Connection::open(self.client(), self.vip())?;
+                    connection.ask().map_err(std::io::Error::other)?;
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok::<(), std::io::Error>(())
+            });
+            let more = |than: usize| until("more requests", || (answered.load(Ordering::Relaxed) > than).then_some(()));
+            more(20).unwrap();
+            work();
+            more(answered.load(Ordering::Relaxed) + 20).unwrap();
+            end.store(true, Ordering::Relaxed);
+            load.join().unwrap().unwrap_or_else(|error| panic!("a request failed after {answered:?}: {error}"));
+        });
+    }
+
+    /// The index of an interface of the node.
+    fn index(&self, interface: &str) -> u32 {
+        let mut command = Command::new("ip");
+        command.args(["-o", "link", "show", "dev", interface]);
+        let output = self.hosts.node.output(&mut command, "").unwrap();
+        String::from_utf8_lossy(&output.stdout).split(':').next().unwrap().parse().unwrap()
+    }
+
+    fn is_attached(&self, index: u32) -> bool {
+        let pins = self.places.pins().unwrap();
+        ["ingress", "egress"].iter().all(|hook| pins.contains(&format!("links/tc_{hook}-{index}")))
+    }
+}
+
+fn with(command: &mut Command, arguments: &[&str]) {
+    command.args(arguments);
+}
+
+#[test]
+fn a_second_sync_adopts_everything_and_writes_nothing() {
+    let cluster = Cluster::build();
+    let log = cluster.once(|_| ()).unwrap();
+    assert!(!log.contains(" ops=0 "), "{log}");
+    let before = cluster.places.pins().unwrap();
+    let mut connection = cluster.until_served();
+    let log = cluster.once(|_| ()).unwrap();
+    assert!(log.contains(" ops=0 "), "{log}");
+    assert_eq!(cluster.places.pins().unwrap(), before);
+    connection.ask().unwrap();
+}
+
+#[test]
+fn kill_and_restart_under_load_cost_no_connection() {
+    let cluster = Cluster::build();
+    let running = cluster.start();
+    let mut connection = cluster.until_served();
+    let (before, _) = connection.ask().unwrap();
+    cluster.under_load(|| {
+        // SIGKILL.
+        drop(running);
+        let again = cluster.start();
+        until("the second run to be in force", || cluster.status()).unwrap();
+        drop(again);
+    });
+    assert_eq!(connection.ask().unwrap().0, before, "the connection goes on");
+}
+
+impl Cluster {
+    fn status(&self) -> Option<String> {
+        let mut command = Command::new(binary::path().unwrap());
+        let output = self.hosts.node.output(command.arg("status"), "").unwrap();
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).to_string())
+    }
+}
+
+#[test]
+fn other_sizes_of_maps_move_everything_under_load() {
+    let cluster = Cluster::build();
+    cluster.once(|_| ()).unwrap();
+    drop(cluster.until_served());
+    let before = cluster.places.pins().unwrap();
+    cluster.under_load(|| {
+        cluster.once(|command| with(command, &["--map-sizes", "frontends=1000"])).unwrap();
+    });
+    let after = cluster.places.pins().unwrap();
+    assert_eq!(after.len(), before.len(), "the old maps and programs are gone");
+    assert_ne!(after, before);
+}
+
+#[test]
+fn a_device_that_comes_is_covered_and_one_that_goes_leaves_nothing() {
+    let cluster = Cluster::build();
+    let _running = cluster.start();
+    drop(cluster.until_served());
+    cluster.hosts.node.ip(&["link add late type veth peer name later"]).unwrap();
+    let index = cluster.index("late");
+    until("the programs on a new device", || cluster.is_attached(index).then_some(())).unwrap();
+    let status = until("the status", || cluster.status()).unwrap();
+    assert!(status.contains("late") && status.contains("TCX"), "{status}");
+    cluster.hosts.node.ip(&["link del late"]).unwrap();
+    let gone = || {
+        let pins = cluster.places.pins().unwrap();
+        (!pins.iter().any(|pin| pin.ends_with(&format!("-{index}")))).then_some(())
+    };
+    until("the pins of the device to go", gone).unwrap();
+}
+
+#[test]
+fn what_is_detached_or_deleted_is_healed() {
+    let cluster = Cluster::build();
+    let _running = cluster.start();
+    drop(cluster.until_served());
+    let index = cluster.index("client");
+    for hook in ["ingress", "egress"] {
+        std::fs::remove_file(cluster.places.bpffs().join(format!("kubeferry/links/tc_{hook}-{index}"))).unwrap();
+    }
+    until("the programs to be attached again", || cluster.is_attached(index).then_some(())).unwrap();
+    drop(cluster.until_served());
+}
+
+#[test]
+fn cleanup_leaves_nothing_and_the_other_backend_takes_over() {
+    let cluster = Cluster::build();
+    cluster.once(|_| ()).unwrap();
+    drop(cluster.until_served());
+    let mut nftables = cluster.source.command("run").unwrap();
+    nftables.args(["--once", "--backend", "nftables", "--bpffs-root"]).arg(cluster.places.bpffs());
+    assert!(cluster.hosts.node.output(&mut nftables, "").unwrap().status.success());
+    assert_eq!(cluster.places.pins().unwrap(), Vec::<String>::new(), "nftables has taken over");
+    drop(cluster.until_served());
+    cluster.once(|_| ()).unwrap();
+    let tables = cluster.hosts.node.nft(&["list", "tables"], "").unwrap();
+    assert!(!tables.contains("kubeferry"), "eBPF has taken over: {tables}");
+    drop(cluster.until_served());
+    for expected in ["attached programs", "nothing to remove"] {
+        let output = cluster.cleanup();
+        assert!(output.status.success());
+        let text = String::from_utf8_lossy(&output.stdout).to_string();
+        assert!(text.contains(expected), "{text}");
+    }
+    assert!(!cluster.places.bpffs().join("kubeferry").exists());
+}
+
+#[test]
+fn what_does_not_fit_is_left_out_whole_and_named() {
+    let cluster = Cluster::build();
+    let log = cluster.once(|command| with(command, &["--map-sizes", "slots=3"])).unwrap_err();
+    assert!(log.contains("the map slots is full") && log.contains("default/web"), "{log}");
+    drop(cluster.until_served());
+}
+
+#[test]
+fn a_missing_file_system_or_cgroup_is_named() {
+    let cluster = Cluster::build();
+    let log = cluster.once(|command| with(command, &["--bpffs-root", "/tmp"])).unwrap_err();
+    assert!(log.contains("mount -t bpf bpf /tmp"), "{log}");
+    let log = cluster.once(|command| with(command, &["--cgroup-root", "/tmp"])).unwrap_err();
+    assert!(log.contains("/tmp") && log.contains("cgroup"), "{log}");
+}

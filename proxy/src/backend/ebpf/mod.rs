@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod bpf;
+pub mod carry;
 pub mod cleanup;
 pub mod devices;
 pub mod diff;

@@ -13,6 +13,7 @@ use tokio::task::block_in_place;
 
 use super::attach::{self, Devices};
 use super::bpf::{self, Table};
+use super::carry::{carry_over, ticks};
 use super::diff::Writes;
 use super::error::EbpfError;
 use super::following::Following;
@@ -150,6 +151,17 @@ impl Ebpf {
             return Ok(());
         }
         let mut interfaces = self.runtime.block_on(node::watch_interfaces())?;
+        let earlier = self.folder.other_maps()?;
+        let mut since = 0;
+        // The second time for what came while the first went on, which may be long.
+        for _ in 0..2 {
+            let began = ticks();
+            for folder in &earlier {
+                let rows = carry_over(folder, &self.maps, since)?;
+                tracing::debug!(rows, "connections carried over from maps of other sizes");
+            }
+            since = began.saturating_sub(1);
+        }
         let now = interfaces.borrow_and_update().clone();
         let mut devices = self.devices();
         devices.follow(&now)?;
@@ -158,6 +170,9 @@ impl Ebpf {
         match &self.cgroup {
             Some(cgroup) => attach::attach_sockets(&mut self.sockets, cgroup, &self.folder.links())?,
             None => attach::detach_sockets(&self.folder.links())?,
+        }
+        for folder in &earlier {
+            carry_over(folder, &self.maps, since)?;
         }
         self.folder.tidy()?;
         self.interfaces = Some(interfaces.clone());

@@ -7,6 +7,7 @@ pub mod cleanup;
 pub mod devices;
 pub mod diff;
 pub mod error;
+pub mod flows;
 pub mod following;
 pub mod kernel;
 #[cfg(test)]
@@ -17,3 +18,4 @@ pub mod ports;
 pub mod reconciler;
 pub mod rows;
 pub mod slots;
+pub mod sweep;

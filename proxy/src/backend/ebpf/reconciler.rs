@@ -21,6 +21,7 @@ use super::kernel::Maps;
 use super::load::{Folder, load};
 use super::ports;
 use super::rows::Fixed;
+use super::sweep::{self, Sweeper};
 use crate::backend::{Backend, Report};
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::{Desired, Touched};
@@ -35,7 +36,8 @@ const LOOK: u32 = 15;
 #[derive(Debug)]
 pub struct Ebpf {
     folder: Folder,
-    maps: Maps,
+    maps: Arc<Maps>,
+    sweeper: Option<Sweeper>,
     adopted: bool,
     sockets: BTreeMap<&'static str, CgroupSockAddr>,
     cgroup: Option<PathBuf>,
@@ -84,7 +86,8 @@ impl Ebpf {
         )?;
         Ok(Self {
             folder: loaded.folder,
-            maps: loaded.maps,
+            maps: Arc::new(loaded.maps),
+            sweeper: None,
             adopted: loaded.adopted,
             sockets: loaded.sockets,
             cgroup,
@@ -138,7 +141,7 @@ impl Ebpf {
         }
         self.maps.write(&writes)?;
         if !writes.is_empty() || self.counts.is_empty() {
-            self.counts = following.counts();
+            self.counts.extend(following.counts());
             self.node_ports = following.node_ports();
         }
         self.following = Some(following);
@@ -176,6 +179,9 @@ impl Ebpf {
         }
         self.folder.tidy()?;
         self.interfaces = Some(interfaces.clone());
+        self.sweeper = Sweeper::start(self.maps.clone())
+            .inspect_err(|error| tracing::error!(%error, "connections that are over are not deleted"))
+            .ok();
         let devices = self.devices.clone();
         self.runtime.spawn(async move {
             while interfaces.changed().await.is_ok() {
@@ -220,6 +226,9 @@ impl Backend for Ebpf {
     fn check(&mut self, desired: &Desired) -> Result<Option<Report>, EbpfError> {
         let Some(interfaces) = &self.interfaces else { return Ok(None) };
         let interfaces = interfaces.borrow().clone();
+        if let Some(sweeper) = &self.sweeper {
+            self.counts.insert("flows", sweeper.entries());
+        }
         let mut repaired = self.devices().check(&interfaces)?;
         if let Some(cgroup) = self.cgroup.clone()
             && attach::sockets_attached(&self.folder.links()) < self.sockets.len()
@@ -273,8 +282,8 @@ impl Backend for Ebpf {
         ignored
     }
 
-    fn clean_udp(&mut self, _: &[UdpService]) -> Result<Cleaned, EbpfError> {
-        Ok(Cleaned::default())
+    fn clean_udp(&mut self, services: &[UdpService]) -> Result<Cleaned, EbpfError> {
+        sweep::clean_udp(&self.maps, services)
     }
 
     fn facts(&self) -> Vec<(String, String)> {

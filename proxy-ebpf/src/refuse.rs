@@ -14,8 +14,8 @@ use crate::tc::Action;
 use crate::work::Work;
 
 const TTL: u8 = 64;
-/// Bytes of the refused packet that an ICMP error quotes: its IP header and 8 more, at most this.
-const MAX_QUOTE: u32 = 128;
+/// Bytes of the refused packet that an ICMP error quotes, at most: what the checksum helper takes at once.
+const MAX_QUOTE: u32 = 512;
 /// Bytes of an ICMP error before what it quotes.
 const ICMP_HEADER: u32 = 8;
 
@@ -58,7 +58,7 @@ pub struct Refusal {
     addresses: [u16; 6],
     v4: Error4,
     v6: Error6,
-    quote: [u8; MAX_QUOTE as usize],
+    quote: [u32; MAX_QUOTE as usize / 4],
 }
 
 /// Turns the packet into a refusal and sends it back where it came from. `own`: the node itself sent it.
@@ -98,6 +98,16 @@ pub fn swap_ethernet(skb: &Skb, work: &mut Work) -> Result<(), Unreadable> {
     skb.store(0, words)
 }
 
+/// To the loopback interface, whose address on the link is all zeroes.
+#[inline(always)]
+pub fn clear_ethernet(skb: &Skb, work: &mut Work) -> Result<(), Unreadable> {
+    if work.packet.l3 == 0 {
+        return Ok(());
+    }
+    work.refusal.addresses = [0; 6];
+    skb.store(0, &work.refusal.addresses)
+}
+
 /// Makes a reset of a TCP packet (RFC 9293, 3.10.7.1). Addresses and ports change places, which no checksum notices;
 /// options and data stay, which a receiver of a reset does not look at.
 #[inline(always)]
@@ -134,24 +144,20 @@ fn reset(skb: &Skb, work: &mut Work) -> Result<(), Unreadable> {
     }
 }
 
-/// How much of the packet is quoted: its IP header and 8 bytes, a multiple of 4.
-#[inline(always)]
-fn quoted(work: &Work) -> u32 {
-    let wanted = work.packet.l4.wrapping_sub(work.packet.l3).wrapping_add(8) & 0xfc;
-    if wanted > MAX_QUOTE { MAX_QUOTE } else { wanted }
-}
-
-/// Cuts the packet to what is quoted, makes room before it, and reads the quote.
+/// Cuts the packet to what is quoted, makes room before it, and reads the quote. How many bytes that is.
 #[inline(always)]
 fn make_room(skb: &Skb, work: &mut Work, header: u32) -> Result<u32, Unreadable> {
-    let (l3, quoted) = (work.packet.l3, quoted(work));
-    if quoted == 0 {
+    let l3 = work.packet.l3;
+    let all = skb.length().wrapping_sub(l3);
+    let quoted = if all > MAX_QUOTE { MAX_QUOTE } else { all };
+    if quoted < 28 {
         return Err(Unreadable);
     }
+    // The checksum is reckoned in words: no more than three bytes after the quote count.
+    work.refusal.quote[(quoted as usize - 1) / 4] = 0;
     skb.load_first(l3, &mut work.refusal.quote, quoted)?;
     // SAFETY: helpers without pointers of ours.
     unsafe {
-        // A checksum that the hardware is to finish may lie beyond 8 bytes (SCTP): then a little more is kept, unquoted.
         if bpf_skb_change_tail(skb.raw.cast(), l3 + quoted, 0) != 0 {
             return Err(Unreadable);
         }
@@ -160,6 +166,12 @@ fn make_room(skb: &Skb, work: &mut Work, header: u32) -> Result<u32, Unreadable>
             _ => Err(Unreadable),
         }
     }
+}
+
+/// A quote's length in whole words.
+#[inline(always)]
+fn whole(quoted: u32) -> u32 {
+    (quoted + 3) & 0x3fc
 }
 
 /// The Internet checksum of a sum of words.
@@ -199,7 +211,7 @@ fn unreachable4(skb: &Skb, work: &mut Work) -> Result<(), Unreadable> {
     };
     error.ip.sum = fold(add(&error.ip, 20, 0));
     error.icmp = IcmpHeader { kind: 3, code: 3, sum: 0, rest: 0 };
-    error.icmp.sum = fold(add(&work.refusal.quote, quoted, add(&error.icmp, ICMP_HEADER, 0)));
+    error.icmp.sum = fold(add(&work.refusal.quote, whole(quoted), add(&error.icmp, ICMP_HEADER, 0)));
     skb.store(work.packet.l3, error)
 }
 
@@ -223,6 +235,6 @@ fn unreachable6(skb: &Skb, work: &mut Work) -> Result<(), Unreadable> {
     sum = add(&error.ip.source, 16, sum);
     sum = add(&error.ip.destination, 16, sum);
     sum = add(&error.icmp, ICMP_HEADER, sum);
-    error.icmp.sum = fold(add(&work.refusal.quote, quoted, sum));
+    error.icmp.sum = fold(add(&work.refusal.quote, whole(quoted), sum));
     skb.store(work.packet.l3, error)
 }

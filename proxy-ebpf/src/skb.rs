@@ -66,6 +66,13 @@ impl Skb {
         unsafe { (*self.raw).ifindex }
     }
 
+    /// Bytes of the packet, from where the program sees it.
+    #[inline(always)]
+    pub fn length(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.raw).len }
+    }
+
     /// Whether the node itself made the packet.
     #[inline(always)]
     pub fn is_own(&self) -> bool {

@@ -3,18 +3,21 @@
 use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::bpf_redirect;
 use kubeferry_ebpf_common::stats::Counter;
-use kubeferry_ebpf_common::{Flow, FlowKey};
+use kubeferry_ebpf_common::{Flow, FlowKey, Slot};
 
 use crate::connection::{current, find, masquerade, now, open, touch};
 use crate::icmp;
 use crate::lookup::{Answer, Origin, answer};
 use crate::packet::{RST, Unreadable, read};
-use crate::refuse::{refuse, swap_ethernet};
+use crate::refuse::{clear_ethernet, refuse, swap_ethernet};
 use crate::rewrite::{End, rewrite};
 use crate::route;
 use crate::skb::Skb;
 use crate::stats::count;
 use crate::work::Work;
+
+/// LOOPBACK_IFINDEX: the loopback interface of every network namespace.
+const LOOPBACK: u32 = 1;
 
 /// What becomes of a packet.
 #[derive(Clone, Copy)]
@@ -98,7 +101,7 @@ fn error_comes(skb: &Skb, work: &mut Work) -> Action {
             if icmp::translate(skb, work, FlowKey::OUT).is_err() {
                 return Action::Drop(Counter::Rewrite);
             }
-            if flow.device == skb.device() { Action::Next } else { come_in(flow.device) }
+            arrive(skb, work, flow.device)
         }
         Ok(_) => Action::Next,
         // Too short to be about anything of ours.
@@ -111,8 +114,7 @@ fn error_comes(skb: &Skb, work: &mut Work) -> Action {
 #[inline(always)]
 fn answer_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
     match restore_source(skb, work, now) {
-        Ok(device) if device == skb.device() => Action::Next,
-        Ok(device) => come_in(device),
+        Ok(device) => arrive(skb, work, device),
         Err(action) => action,
     }
 }
@@ -125,6 +127,19 @@ fn restore_source(skb: &Skb, work: &mut Work, now: u32) -> Result<u32, Action> {
     touch(flow, &work.packet, now);
     rewrite(skb, &work.packet, End::Source, &flow.address, flow.port)?;
     Ok(flow.device)
+}
+
+/// What came in here comes in by the device that its connection left by. By the loopback interface that is a connection to
+/// one of the node's own addresses, and refused as such unless `net.ipv4.conf.lo.accept_local` is 1.
+#[inline(always)]
+fn arrive(skb: &Skb, work: &mut Work, device: u32) -> Action {
+    if device == skb.device() {
+        return Action::Next;
+    }
+    if device == LOOPBACK && clear_ethernet(skb, work).is_err() {
+        return Action::Drop(Counter::Rewrite);
+    }
+    come_in(device)
 }
 
 /// The packet comes in by a device.
@@ -204,7 +219,8 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
 #[inline(always)]
 fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
     work.packet.key.hook = FlowKey::IN;
-    let loops = match current(work, now) {
+    let inside = skb.device() == LOOPBACK;
+    let flags = match current(work, now) {
         Some(flow) if flow.flags & Flow::FORWARD == 0 => {
             touch(flow, &work.packet, now);
             return answer_loops(skb, work, flow, now);
@@ -213,16 +229,33 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
             touch(flow, &work.packet, now);
             work.slot.address = flow.address;
             work.slot.port = flow.port;
-            flow.flags & Flow::LOOPS != 0
+            work.packet.leave_ports(&mut work.fragment);
+            flow.flags
         }
         None => match answer(work, Origin::Node) {
-            Answer::Endpoint { masquerade } => match connect(work, masquerade, skb.device(), now) {
-                Ok(()) => work.flow.flags & Flow::LOOPS != 0,
-                Err(counter) => return Action::Drop(counter),
-            },
+            // The node's own stack says no, at a port where nobody is; its answer comes by here.
+            Answer::Refuse(counter) if inside && work.packet.has_ports() => {
+                count(counter);
+                work.slot.address = work.packet.key.destination;
+                work.slot.port = 0;
+                match open(work, false, 0, now) {
+                    Ok(()) => work.flow.flags,
+                    Err(counter) => return Action::Drop(counter),
+                }
+            }
+            Answer::Endpoint { masquerade } => {
+                // Both ends are on this node and the way between them is the loopback interface: nothing is routed anew.
+                let stays = inside && work.slot.flags & Slot::HOST != 0;
+                let device = if stays { 0 } else { skb.device() };
+                match connect(work, masquerade && !stays, device, now) {
+                    Ok(()) => work.flow.flags,
+                    Err(counter) => return Action::Drop(counter),
+                }
+            }
             other => return without(skb, work, other, true),
         },
     };
+    let loops = flags & Flow::LOOPS != 0;
     if loops {
         let (service, port) = (&work.packet.key.destination, work.packet.key.source_port);
         if let Err(error) = rewrite(skb, &work.packet, End::Source, service, port) {
@@ -231,6 +264,9 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
     }
     if let Err(error) = rewrite(skb, &work.packet, End::Destination, &work.slot.address, work.slot.port) {
         return error.into();
+    }
+    if flags & Flow::OWN == 0 {
+        return Action::Next;
     }
     if loops {
         return match swap_ethernet(skb, work) {

@@ -23,7 +23,7 @@ impl Programs {
     /// Builds the world, without programs.
     pub(super) fn new(case: &Case) -> Result<Self> {
         let world = World::build(case)?;
-        let sender = Sender::new(world.prober()?);
+        let sender = Sender::where_the_node_loops(world.prober()?);
         Ok(Self { pins: Bpffs::mount()?, sender, world, last: Last::new() })
     }
 

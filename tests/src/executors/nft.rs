@@ -77,7 +77,9 @@ fn content(namespace: &Netns) -> Result<Content> {
     let mut rules: HashMap<String, usize> = HashMap::new();
     for object in listed["nftables"].as_array().context("no list of objects")? {
         let Some((kind, body)) = object.as_object().and_then(|object| object.iter().next()) else { continue };
-        if kind == "metainfo" {
+        // The seal tells what the kernel made of the skeleton: a plan cannot know it.
+        let is_seal = object["chain"]["name"].as_str().is_some_and(|name| name.starts_with("sealed-"));
+        if kind == "metainfo" || is_seal {
             continue;
         }
         let mut body = body.clone();

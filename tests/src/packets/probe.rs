@@ -180,8 +180,10 @@ impl Prober {
 /// What the captured packets of one probe for `asked` mean. An arrival counts before the answers that it caused: a closed
 /// port of the node answers, too.
 fn fate(seen: &[(Origin, Seen)], asked: SocketAddr) -> Result<Fate> {
+    // At port 0 nobody can listen: where a datapath sends what the node is to refuse by itself.
+    let arrived = |at: &Origin, to: SocketAddr| *at != Origin::Node || to.port() != 0;
     let mut arrivals = seen.iter().filter_map(|(at, seen)| match *seen {
-        Seen::First { from, to, .. } => Some(Arrival { at: at.clone(), from, to }),
+        Seen::First { from, to, .. } if arrived(at, to) => Some(Arrival { at: at.clone(), from, to }),
         _ => None,
     });
     if let Some(arrival) = arrivals.next() {
@@ -190,7 +192,7 @@ fn fate(seen: &[(Origin, Seen)], asked: SocketAddr) -> Result<Fate> {
         }
         return Ok(Fate::Arrived(arrival));
     }
-    match seen.first() {
+    match seen.iter().find(|(_, seen)| !matches!(seen, Seen::First { .. })) {
         None => Ok(Fate::Silence),
         Some((_, Seen::Reset { from, .. })) if *from == asked => Ok(Fate::Reset),
         Some((_, Seen::Unreachable { about, port, .. })) if *about == asked => {

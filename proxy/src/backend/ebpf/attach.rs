@@ -136,7 +136,7 @@ impl Devices {
     pub fn check(&mut self, interfaces: &[Interface]) -> Result<usize, EbpfError> {
         let is_whole = |index: &u32| {
             self.tcx != Some(true)
-                || TC.iter().all(|[base, _]| {
+                || programs_at(*index).all(|[base, _]| {
                     let link = open_pin(&self.pin(base, *index)).and_then(|link| link_info(link.as_fd()));
                     link.is_ok_and(|link| link.target == u64::from(*index))
                 })
@@ -172,7 +172,7 @@ impl Devices {
     }
 
     fn attach(&mut self, interface: &Interface, device: &Device) -> Result<(), EbpfError> {
-        for [base, without_ethernet] in TC {
+        for [base, without_ethernet] in programs_at(interface.index) {
             let hook = if base == "tc_ingress" { TcAttachType::Ingress } else { TcAttachType::Egress };
             let name = match device.flags & Device::NO_ETHERNET != 0 && self.programs.contains_key(without_ethernet) {
                 true => without_ethernet,
@@ -223,6 +223,13 @@ impl Devices {
         }
         Ok(())
     }
+}
+
+/// The programs of a device. What comes in by the loopback interface has gone out there.
+fn programs_at(index: u32) -> impl Iterator<Item = [&'static str; 2]> {
+    /// LOOPBACK_IFINDEX: the same in every network namespace.
+    const LOOPBACK: u32 = 1;
+    TC.into_iter().filter(move |[base, _]| index != LOOPBACK || *base != "tc_ingress")
 }
 
 /// Puts the program into the link pinned at a path, if there is one and it is attached to this target; removes it if not.

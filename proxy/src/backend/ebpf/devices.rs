@@ -15,7 +15,8 @@ const ARPHRD_LOOPBACK: u16 = 772;
 const LINK: u8 = 253;
 
 /// The interfaces that packets of services pass, with their rows of `devices`, by index. Patterns choose; without any,
-/// all but loopback, interfaces that carry no IP, and the ports of bridges and bonds, whose packets pass the bridge too.
+/// all but interfaces that carry no IP and the ports of bonds, whose packets pass the bond too. What pods of one bridge
+/// answer each other passes only its ports. Loopback is always there, for what the node sends to its own node ports.
 pub fn rows<'a>(
     interfaces: &'a [Interface],
     patterns: &[String],
@@ -23,11 +24,10 @@ pub fn rows<'a>(
 ) -> BTreeMap<u32, (&'a Interface, Device)> {
     let by_index: BTreeMap<u32, &Interface> = interfaces.iter().map(|interface| (interface.index, interface)).collect();
     let chosen = interfaces.iter().filter(|interface| match patterns {
-        _ if interface.hardware == ARPHRD_LOOPBACK => false,
+        _ if interface.hardware == ARPHRD_LOOPBACK => true,
         [] => {
             let controller = interface.controller.and_then(|index| by_index.get(&index));
-            let is_port =
-                controller.is_some_and(|c| ["bridge", "bond", "team", "openvswitch"].contains(&c.kind.as_str()));
+            let is_port = controller.is_some_and(|c| ["bond", "team"].contains(&c.kind.as_str()));
             !is_port && !["ifb", "nlmon", "can", "vcan", "vxcan"].contains(&interface.kind.as_str())
         }
         patterns => patterns.iter().any(|pattern| matches(pattern, &interface.name)),
@@ -119,11 +119,11 @@ mod tests {
 
     #[test]
     fn what_carries_packets_of_services_is_chosen() {
-        assert_eq!(names(&[]), ["eth0", "cni0", "veth2", "wg0"]);
-        assert_eq!(names(&["veth*", "eth?"]), ["eth0", "veth1", "veth2"]);
-        assert_eq!(names(&["*"]), ["eth0", "cni0", "veth1", "veth2", "wg0", "ifb0"], "never loopback");
-        assert_eq!(names(&["*h*0", "v*h*1"]), ["eth0", "veth1"]);
-        assert!(names(&["veth", "?", ""]).is_empty());
+        assert_eq!(names(&[]), ["lo", "eth0", "cni0", "veth1", "veth2", "wg0"]);
+        assert_eq!(names(&["veth*", "eth?"]), ["lo", "eth0", "veth1", "veth2"]);
+        assert_eq!(names(&["*"]), ["lo", "eth0", "cni0", "veth1", "veth2", "wg0", "ifb0"]);
+        assert_eq!(names(&["*h*0", "v*h*1"]), ["lo", "eth0", "veth1"]);
+        assert_eq!(names(&["veth", "?", ""]), ["lo"]);
     }
 
     #[test]

@@ -79,6 +79,17 @@ impl Folder {
         &self.root
     }
 
+    /// The folders of maps of other versions or sizes.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn other_maps(&self) -> Result<Vec<PathBuf>, EbpfError> {
+        let is_other = |path: &PathBuf| {
+            *path != self.maps && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("maps-"))
+        };
+        Ok(list(&self.root)?.into_iter().filter(is_other).collect())
+    }
+
     /// Removes the maps and programs of other versions or sizes, which nothing is attached to any more.
     ///
     /// # Errors

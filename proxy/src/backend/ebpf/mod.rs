@@ -19,3 +19,4 @@ pub mod reconciler;
 pub mod rows;
 pub mod slots;
 pub mod sweep;
+pub mod uplinks;

@@ -110,18 +110,9 @@ pub struct DatapathArgs {
 #[command(next_help_heading = "eBPF datapath (--backend ebpf)")]
 pub struct EbpfArgs {
     /// Interfaces that packets of services pass, as patterns with `*` and `?`, those that come later included [default:
-    /// every interface but the ports of bonds; lo always]
+    /// every interface but lo and the ports of bridges and bonds]
     #[arg(long, value_name = "PATTERN,...", value_delimiter = ',')]
     pub devices: Option<Vec<String>>,
-
-    /// XDP on uplinks: `auto`, in the driver where it can; `native`, the same, and a fault where it cannot; `generic`, in the
-    /// kernel's stack; `off` [default: auto]
-    #[arg(long, value_name = "auto|native|generic|off")]
-    pub xdp: Option<String>,
-
-    /// The uplinks that XDP is for, as patterns [default: physical devices]
-    #[arg(long, value_name = "PATTERN,...", value_delimiter = ',')]
-    pub xdp_devices: Option<Vec<String>>,
 
     /// The cgroup (v2) whose sockets are translated when they connect [default: the root of the mounted hierarchy]
     #[arg(long, value_name = "DIR")]

@@ -53,8 +53,6 @@ impl Settings {
             if let Some(root) = &ebpf.cgroup_root {
                 add("cgroupRoot", root.display().to_string());
             }
-            add("xdp", ebpf.xdp.as_str().to_owned());
-            add("xdpDevices", list(&ebpf.xdp_devices, "physical"));
             add("socketLB", ebpf.socket_lb.as_str().to_owned());
             add("bpffsRoot", ebpf.bpffs_root.display().to_string());
             add("masqueradePorts", format!("{}-{}", ebpf.masquerade_ports.0, ebpf.masquerade_ports.1));

@@ -50,32 +50,6 @@ impl SocketLb {
     }
 }
 
-/// `--xdp`: what XDP does on uplinks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum XdpSetting {
-    /// In the driver, where it can.
-    #[default]
-    Auto,
-    /// In the driver; where it cannot, that is a fault.
-    Native,
-    /// In the kernel's network stack.
-    Generic,
-    /// Nothing.
-    Off,
-}
-
-impl XdpSetting {
-    /// As `--xdp` takes it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Native => "native",
-            Self::Generic => "generic",
-            Self::Off => "off",
-        }
-    }
-}
-
 /// Rows that each map has room for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct MapSizes {
@@ -162,10 +136,6 @@ impl fmt::Display for MapSizes {
 pub struct EbpfSettings {
     /// Patterns of interface names (`*` any letters, `?` one); empty: every device that packets of services can pass.
     pub devices: Vec<String>,
-    /// What XDP does on uplinks.
-    pub xdp: XdpSetting,
-    /// Patterns of the uplinks' names; empty: physical devices.
-    pub xdp_devices: Vec<String>,
     /// The cgroup whose sockets are translated; `None`: the root of the cgroup v2 hierarchy.
     pub cgroup_root: Option<PathBuf>,
     /// Which connections are translated when a socket connects.
@@ -182,8 +152,6 @@ impl Default for EbpfSettings {
     fn default() -> Self {
         Self {
             devices: Vec::new(),
-            xdp: XdpSetting::Auto,
-            xdp_devices: Vec::new(),
             cgroup_root: None,
             socket_lb: SocketLb::Auto,
             bpffs_root: "/sys/fs/bpf".into(),
@@ -199,19 +167,8 @@ pub(super) fn check(args: &EbpfArgs, problems: &mut Vec<Problem>) -> EbpfSetting
     let mut wrong = |what: &str, value: &str, why: &str| {
         problems.push(Given { what: what.to_owned(), value: value.to_owned() }.problem(why));
     };
-    let patterns = |given: &Option<Vec<String>>| -> Vec<String> {
-        let trimmed = given.iter().flatten().map(|text| text.trim().to_owned());
-        trimmed.filter(|pattern| !pattern.is_empty()).collect()
-    };
-    settings.devices = patterns(&args.devices);
-    settings.xdp_devices = patterns(&args.xdp_devices);
-    match args.xdp.as_deref() {
-        None | Some("auto") => {}
-        Some("native") => settings.xdp = XdpSetting::Native,
-        Some("generic") => settings.xdp = XdpSetting::Generic,
-        Some("off") => settings.xdp = XdpSetting::Off,
-        Some(other) => wrong("--xdp", other, "must be auto, native, generic or off"),
-    }
+    settings.devices = args.devices.iter().flatten().map(|text| text.trim().to_owned()).collect();
+    settings.devices.retain(|pattern| !pattern.is_empty());
     settings.cgroup_root.clone_from(&args.cgroup_root);
     match args.socket_lb.as_deref() {
         None | Some("auto") => {}

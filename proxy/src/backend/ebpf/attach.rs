@@ -17,7 +17,6 @@ use super::bpf::{self, Table, link_info, open_pin, update_link};
 use super::devices::rows;
 use super::error::EbpfError;
 use super::load::{SOCKETS, TC, list, remove};
-use super::uplinks::Uplinks;
 use crate::node::Interface;
 use crate::settings::DetectLocal;
 
@@ -29,7 +28,6 @@ pub(super) const FILTER: (u16, TcHandle) = (0x6b66, TcHandle::new(0, 1));
 pub struct Devices {
     programs: BTreeMap<&'static str, SchedClassifier>,
     table: Table<u32, Device>,
-    uplinks: Uplinks,
     links: PathBuf,
     patterns: Vec<String>,
     detect: DetectLocal,
@@ -49,7 +47,6 @@ impl Devices {
     pub fn new(
         programs: BTreeMap<&'static str, SchedClassifier>,
         table: Table<u32, Device>,
-        uplinks: Uplinks,
         links: PathBuf,
         patterns: Vec<String>,
         detect: DetectLocal,
@@ -59,7 +56,6 @@ impl Devices {
         Ok(Self {
             programs,
             table,
-            uplinks,
             links,
             patterns,
             detect,
@@ -76,12 +72,7 @@ impl Devices {
     /// # Errors
     /// The map cannot be written.
     pub fn follow(&mut self, interfaces: &[Interface]) -> Result<(), EbpfError> {
-        let mut wanted = rows(interfaces, &self.patterns, &self.detect);
-        for index in self.uplinks.follow(interfaces)? {
-            if let Some((_, device)) = wanted.get_mut(index) {
-                device.flags |= Device::XDP;
-            }
-        }
+        let wanted = rows(interfaces, &self.patterns, &self.detect);
         let mut faults = BTreeMap::new();
         let gone = |index: &u32| !wanted.contains_key(index);
         for index in self.attached.keys().copied().filter(gone).collect::<Vec<_>>() {
@@ -154,17 +145,11 @@ impl Devices {
         let broken: Vec<u32> =
             self.attached.keys().copied().filter(|index| there.contains(index) && !is_whole(index)).collect();
         broken.iter().for_each(|index| drop(self.attached.remove(index)));
-        let uplinks = self.uplinks.look();
         let rows: BTreeMap<u32, Device> = self.table.rows().map_err(EbpfError::map("devices"))?.into_iter().collect();
         let differs = rows != self.in_force;
         self.in_force = rows;
         self.follow(interfaces)?;
-        Ok(broken.len() + uplinks + usize::from(differs))
-    }
-
-    /// XDP on uplinks.
-    pub fn uplinks(&self) -> &Uplinks {
-        &self.uplinks
+        Ok(broken.len() + usize::from(differs))
     }
 
     /// The devices that are covered, by name.
@@ -248,7 +233,7 @@ fn programs_at(index: u32) -> impl Iterator<Item = [&'static str; 2]> {
 }
 
 /// Puts the program into the link pinned at a path, if there is one and it is attached to this target; removes it if not.
-pub(super) fn adopt(pin: &Path, program: BorrowedFd<'_>, target: u64) -> Result<bool, EbpfError> {
+fn adopt(pin: &Path, program: BorrowedFd<'_>, target: u64) -> Result<bool, EbpfError> {
     let link = match open_pin(pin) {
         Ok(link) => link,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),

@@ -54,15 +54,6 @@ pub fn rows<'a>(
         .collect()
 }
 
-/// Whether packets from outside the node come in by an interface: it is hardware, or one of the patterns says so.
-pub fn is_uplink(interface: &Interface, patterns: &[String]) -> bool {
-    interface.hardware == ARPHRD_ETHER
-        && match patterns {
-            [] => interface.kind.is_empty(),
-            patterns => patterns.iter().any(|pattern| matches(pattern, &interface.name)),
-        }
-}
-
 /// The address that the kernel would masquerade with on the way out of an interface: its first global one of the family,
 /// else the first of another interface (`inet_select_addr`).
 fn source(interface: &Interface, all: &[Interface], v4: bool) -> Address {

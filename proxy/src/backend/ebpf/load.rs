@@ -7,14 +7,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::EbpfLoader;
-use aya::programs::xdp::Xdp;
 use aya::programs::{CgroupSockAddr, CgroupSockAddrAttachType as Hook, Program, ProgramError, SchedClassifier};
-use aya_obj::programs::XdpAttachType;
 use kubeferry_ebpf_common::LAYOUT;
 
 use super::error::{EbpfError, right};
 use super::kernel::{Maps, definitions};
-use super::{bpf, object, uplinks};
+use super::{bpf, object};
 use crate::backend::nftables::chains::fnv1a;
 use crate::settings::{EbpfSettings, MapSizes};
 
@@ -53,8 +51,6 @@ pub struct Loaded {
     pub tc: BTreeMap<&'static str, SchedClassifier>,
     /// The programs of sockets, by name.
     pub sockets: BTreeMap<&'static str, CgroupSockAddr>,
-    /// The program of XDP.
-    pub xdp: Xdp,
     /// An earlier run had loaded these very programs.
     pub adopted: bool,
 }
@@ -155,9 +151,7 @@ pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
             CgroupSockAddr::from_pin(folder.programs.join(name), hook).map_err(|error| failed(name, error))?;
         sockets.insert(name, program);
     }
-    let xdp = Xdp::from_pin(folder.programs.join(uplinks::PROGRAM), XdpAttachType::Interface)
-        .map_err(|error| failed(uplinks::PROGRAM, error))?;
-    Ok(Loaded { folder, maps, tc, sockets, xdp, adopted })
+    Ok(Loaded { folder, maps, tc, sockets, adopted })
 }
 
 fn load_object(settings: &EbpfSettings, folder: &Folder) -> Result<(), EbpfError> {
@@ -179,7 +173,6 @@ fn load_object(settings: &EbpfSettings, folder: &Folder) -> Result<(), EbpfError
         match program {
             Program::SchedClassifier(program) => program.load().map_err(|error| failed(&error))?,
             Program::CgroupSockAddr(program) => program.load().map_err(|error| failed(&error))?,
-            Program::Xdp(program) => program.load().map_err(|error| failed(&error))?,
             // Programs of hooks that are not used.
             _ => continue,
         }

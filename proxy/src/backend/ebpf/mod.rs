@@ -19,4 +19,3 @@ pub mod reconciler;
 pub mod rows;
 pub mod slots;
 pub mod sweep;
-pub mod uplinks;

@@ -22,7 +22,6 @@ use super::load::{Folder, load};
 use super::ports;
 use super::rows::Fixed;
 use super::sweep::{self, Sweeper};
-use super::uplinks::Uplinks;
 use crate::backend::{Backend, Report};
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::{Desired, Touched};
@@ -80,7 +79,6 @@ impl Ebpf {
         let devices = Devices::new(
             loaded.tc,
             table.map_err(EbpfError::map("devices"))?,
-            Uplinks::new(loaded.xdp, ebpf.xdp, ebpf.xdp_devices.clone(), loaded.folder.links()),
             loaded.folder.links(),
             ebpf.devices.clone(),
             settings.datapath.detect_local.clone(),
@@ -295,9 +293,6 @@ impl Backend for Ebpf {
             ("programs".to_owned(), if self.adopted { "adopted from an earlier run" } else { "loaded" }.to_owned()),
             ("devices".to_owned(), format!("{} by {}: {}", covered.len(), devices.how(), covered.join(" "))),
         ];
-        if let Some(interfaces) = &self.interfaces {
-            facts.push(("xdp".to_owned(), devices.uplinks().describe(&interfaces.borrow())));
-        }
         let sockets = match &self.cgroup {
             Some(cgroup) => {
                 let attached = attach::sockets_attached(&self.folder.links());

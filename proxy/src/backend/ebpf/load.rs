@@ -69,6 +69,16 @@ impl Folder {
         }
     }
 
+    /// Where our maps are pinned.
+    pub fn maps(&self) -> &Path {
+        &self.maps
+    }
+
+    /// Whether they are there.
+    pub fn has_maps(&self) -> bool {
+        self.maps.join("config").exists()
+    }
+
     /// Where attachments are pinned.
     pub fn links(&self) -> PathBuf {
         self.root.join("links")

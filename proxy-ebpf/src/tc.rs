@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::bpf_redirect;
 use kubeferry_ebpf_common::stats::Counter;
-use kubeferry_ebpf_common::{Flow, FlowKey, Slot};
+use kubeferry_ebpf_common::{Flow, FlowKey, Slot, TCP, UDP};
 
 use crate::connection::{current, find, masquerade, now, open, touch};
 use crate::icmp;
@@ -234,7 +234,7 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
         }
         None => match answer(work, Origin::Node) {
             // The node's own stack says no, at a port where nobody is; its answer comes by here.
-            Answer::Refuse(counter) if inside && work.packet.has_ports() => {
+            Answer::Refuse(counter) if inside && matches!(work.packet.key.protocol, TCP | UDP) => {
                 count(counter);
                 work.slot.address = work.packet.key.destination;
                 work.slot.port = 0;

@@ -7,7 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::EbpfLoader;
-use aya::programs::{CgroupSockAddr, CgroupSockAddrAttachType as Hook, Program, ProgramError, SchedClassifier};
+use aya::programs::{CgroupSockAddr, CgroupSockAddrAttachType as Hook, Program, ProgramError, SchedClassifier, Xdp};
+use aya_obj::programs::XdpAttachType;
 use kubeferry_ebpf_common::LAYOUT;
 
 use super::error::{EbpfError, right};
@@ -18,6 +19,9 @@ use crate::settings::{EbpfSettings, MapSizes};
 
 /// The programs of traffic control: each hook, for devices with an Ethernet header and for those without.
 pub const TC: [[&str; 2]; 2] = [["tc_egress", "tc_egress_l3"], ["tc_ingress", "tc_ingress_l3"]];
+
+/// The program of uplinks.
+pub const XDP: &str = "xdp_uplink";
 
 /// The programs of sockets.
 pub const SOCKETS: [(&str, Hook); 8] = [
@@ -49,6 +53,8 @@ pub struct Loaded {
     pub maps: Maps,
     /// The programs of traffic control, by name.
     pub tc: BTreeMap<&'static str, SchedClassifier>,
+    /// The program of uplinks.
+    pub xdp: Option<Xdp>,
     /// The programs of sockets, by name.
     pub sockets: BTreeMap<&'static str, CgroupSockAddr>,
     /// An earlier run had loaded these very programs.
@@ -69,6 +75,16 @@ impl Folder {
         }
     }
 
+    /// Where our maps are pinned.
+    pub fn maps(&self) -> &Path {
+        &self.maps
+    }
+
+    /// Whether they are there.
+    pub fn has_maps(&self) -> bool {
+        self.maps.join("config").exists()
+    }
+
     /// Where attachments are pinned.
     pub fn links(&self) -> PathBuf {
         self.root.join("links")
@@ -77,6 +93,17 @@ impl Folder {
     /// The whole.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The folders of maps of other versions or sizes.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn other_maps(&self) -> Result<Vec<PathBuf>, EbpfError> {
+        let is_other = |path: &PathBuf| {
+            *path != self.maps && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("maps-"))
+        };
+        Ok(list(&self.root)?.into_iter().filter(is_other).collect())
     }
 
     /// Removes the maps and programs of other versions or sizes, which nothing is attached to any more.
@@ -140,7 +167,13 @@ pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
             CgroupSockAddr::from_pin(folder.programs.join(name), hook).map_err(|error| failed(name, error))?;
         sockets.insert(name, program);
     }
-    Ok(Loaded { folder, maps, tc, sockets, adopted })
+    let xdp = match folder.programs.join(XDP) {
+        path if path.exists() => {
+            Some(Xdp::from_pin(path, XdpAttachType::Interface).map_err(|error| failed(XDP, error))?)
+        }
+        _ => None,
+    };
+    Ok(Loaded { folder, maps, tc, xdp, sockets, adopted })
 }
 
 fn load_object(settings: &EbpfSettings, folder: &Folder) -> Result<(), EbpfError> {
@@ -162,6 +195,7 @@ fn load_object(settings: &EbpfSettings, folder: &Folder) -> Result<(), EbpfError
         match program {
             Program::SchedClassifier(program) => program.load().map_err(|error| failed(&error))?,
             Program::CgroupSockAddr(program) => program.load().map_err(|error| failed(&error))?,
+            Program::Xdp(program) => program.load().map_err(|error| failed(&error))?,
             // Programs of hooks that are not used.
             _ => continue,
         }

@@ -135,6 +135,9 @@ impl Observer {
         for (reason, packets) in proxy.backend().packets() {
             self.metrics.packets(reason, packets);
         }
+        for (map, rows) in proxy.rows() {
+            self.metrics.rows(map, *rows);
+        }
         let Some(report) = report else { return };
         if report.repaired == 0 {
             tracing::info!(ops = report.changes, "the kernel takes rows that it refused before");

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use kubeferry_tests::binary;
 use kubeferry_tests::bpf::Places;
-use kubeferry_tests::client::{Connection, Running, until};
+use kubeferry_tests::client::{Connection, Running, ask_once, datagrams, until};
 use kubeferry_tests::executors::Source;
 use kubeferry_tests::flows::{Case, Node, Step, with_node};
 use kubeferry_tests::hosts::Hosts;
@@ -238,6 +238,40 @@ fn cleanup_leaves_nothing_and_the_other_backend_takes_over() {
         assert!(text.contains(expected), "{text}");
     }
     assert!(!cluster.places.bpffs().join("kubeferry").exists());
+}
+
+#[test]
+fn connections_that_are_over_are_swept() {
+    let cluster = Cluster::build();
+    let _running = cluster.start();
+    let mut kept = cluster.until_served();
+    for _ in 0..20 {
+        Connection::open(cluster.client(), cluster.vip()).unwrap().ask().unwrap();
+    }
+    let flows = || {
+        let mut command = Command::new(binary::path().unwrap());
+        let output = cluster.hosts.node.output(command.args(["status", "--output", "json"]), "").unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+        status["rows"]["flows"].as_u64()
+    };
+    until("a sweep that has met the connections", || flows().filter(|flows| *flows >= 40)).unwrap();
+    // What is left is the one connection that is open.
+    until("the closed connections to be gone", || flows().filter(|flows| *flows == 2)).unwrap();
+    kept.ask().unwrap();
+}
+
+#[test]
+fn datagrams_leave_an_endpoint_that_is_gone() {
+    let cluster = Cluster::build();
+    let _running = cluster.start();
+    drop(cluster.until_served());
+    let socket = datagrams(cluster.client(), cluster.vip()).unwrap();
+    let (before, _) = until("a datagram's answer", || ask_once(&socket).unwrap()).unwrap();
+    let gone = if before == "web1" { "10.244.1.1" } else { "10.244.1.2" };
+    let gone = format!("{{addresses: [{gone}], nodeName: worker-1}}");
+    cluster.write(&MANIFESTS.replace(&format!("{gone}, "), "").replace(&format!(", {gone}"), ""));
+    let other = || ask_once(&socket).unwrap().filter(|(name, _)| *name != before);
+    until("another endpoint's answer", other).unwrap();
 }
 
 #[test]

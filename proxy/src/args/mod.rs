@@ -107,7 +107,7 @@ pub struct PlanArgs {
     #[command(flatten)]
     pub common: CommonArgs,
     /// Form of the output: `nft` can be loaded with `nft -f`, `json` holds the
-    /// skeleton and chains as text, and under `rows` commands for `nft -j`
+    /// skeleton and chains as text, and under `rows` commands for `nft -j`. With --backend ebpf: lines, or a document
     #[arg(long, value_enum, value_name = "FORM", default_value_t)]
     pub output: PlanOutput,
     /// Compare with the kernel and print only what `run` would change

@@ -11,7 +11,7 @@ use crate::backend::nftables::{diff, json, skeleton, text};
 use crate::commands::{offline, output};
 use crate::desired::Desired;
 use crate::node;
-use crate::settings::Settings;
+use crate::settings::{BackendName, Settings};
 
 /// Prints the ruleset, or with `--diff` what would change in the kernel.
 ///
@@ -20,11 +20,48 @@ use crate::settings::Settings;
 pub async fn plan(args: &PlanArgs, settings: &Settings) -> anyhow::Result<()> {
     let out = if args.diff {
         let addresses = node::addresses().await.context("cannot read the node's addresses")?;
-        difference(&offline::on_node(settings, Some(addresses)).await?)?
+        let desired = offline::on_node(settings, Some(addresses)).await?;
+        match settings.backend {
+            BackendName::Nftables => difference(&desired)?,
+            BackendName::Ebpf => ebpf::difference(&desired, settings)?,
+        }
     } else {
-        whole(&offline::desired(settings).await?, args.output)?
+        let desired = offline::desired(settings).await?;
+        match settings.backend {
+            BackendName::Nftables => whole(&desired, args.output)?,
+            BackendName::Ebpf => ebpf::whole(&desired, settings, args.output)?,
+        }
     };
     Ok(output::say(&out)?)
+}
+
+#[cfg(feature = "ebpf")]
+mod ebpf {
+    use super::{Desired, PlanOutput, Settings};
+    use crate::backend::ebpf::preview;
+
+    pub(super) fn whole(desired: &Desired, settings: &Settings, output: PlanOutput) -> anyhow::Result<String> {
+        Ok(preview::whole(desired, settings, output))
+    }
+
+    pub(super) fn difference(desired: &Desired, settings: &Settings) -> anyhow::Result<String> {
+        Ok(preview::difference(desired, settings)?)
+    }
+}
+
+#[cfg(not(feature = "ebpf"))]
+mod ebpf {
+    use super::{Desired, PlanOutput, Settings};
+
+    const MISSING: &str = "this binary was built without the eBPF datapath";
+
+    pub(super) fn whole(_: &Desired, _: &Settings, _: PlanOutput) -> anyhow::Result<String> {
+        anyhow::bail!(MISSING)
+    }
+
+    pub(super) fn difference(_: &Desired, _: &Settings) -> anyhow::Result<String> {
+        anyhow::bail!(MISSING)
+    }
 }
 
 fn difference(desired: &Desired) -> anyhow::Result<String> {

@@ -37,6 +37,13 @@ pub struct UdpEntry {
     pub(super) identity: Vec<u8>,
 }
 
+impl UdpEntry {
+    /// A flow that is not the kernel's own, for [`stale`] alone.
+    pub fn new(original: Tuple, reply: Tuple) -> Self {
+        Self { original, reply, identity: Vec::new() }
+    }
+}
+
 /// The entries to delete: sent to a Service's address or node port (at any address), and answered by none of its serving
 /// endpoints. A Service without serving endpoints in the entry's family is left alone. Where several Services have an
 /// address, any of them may hold the endpoint.

@@ -223,6 +223,21 @@ impl<K: Bytes, V: Bytes> Table<K, V> {
         Ok(())
     }
 
+    /// Writes a row whose key is free; whether it was.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn put_new(&self, key: &K, value: &V) -> io::Result<bool> {
+        const NOEXIST: u64 = 1;
+        let mut attributes = self.element(key, std::ptr::from_ref(value) as u64);
+        attributes[3] = NOEXIST;
+        match call(MAP_UPDATE_ELEM, &mut attributes) {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Deletes rows; those that are not there are no error.
     ///
     /// # Errors

@@ -69,6 +69,16 @@ impl Folder {
         }
     }
 
+    /// Where our maps are pinned.
+    pub fn maps(&self) -> &Path {
+        &self.maps
+    }
+
+    /// Whether they are there.
+    pub fn has_maps(&self) -> bool {
+        self.maps.join("config").exists()
+    }
+
     /// Where attachments are pinned.
     pub fn links(&self) -> PathBuf {
         self.root.join("links")
@@ -77,6 +87,17 @@ impl Folder {
     /// The whole.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The folders of maps of other versions or sizes.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn other_maps(&self) -> Result<Vec<PathBuf>, EbpfError> {
+        let is_other = |path: &PathBuf| {
+            *path != self.maps && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("maps-"))
+        };
+        Ok(list(&self.root)?.into_iter().filter(is_other).collect())
     }
 
     /// Removes the maps and programs of other versions or sizes, which nothing is attached to any more.

@@ -2,10 +2,12 @@
 
 pub mod attach;
 pub mod bpf;
+pub mod carry;
 pub mod cleanup;
 pub mod devices;
 pub mod diff;
 pub mod error;
+pub mod flows;
 pub mod following;
 pub mod kernel;
 #[cfg(test)]
@@ -13,6 +15,9 @@ mod laws;
 pub mod load;
 pub mod object;
 pub mod ports;
+pub mod preview;
 pub mod reconciler;
 pub mod rows;
 pub mod slots;
+pub mod sweep;
+pub mod text;

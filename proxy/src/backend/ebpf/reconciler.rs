@@ -13,6 +13,7 @@ use tokio::task::block_in_place;
 
 use super::attach::{self, Devices};
 use super::bpf::{self, Table};
+use super::carry::{carry_over, ticks};
 use super::diff::Writes;
 use super::error::EbpfError;
 use super::following::Following;
@@ -20,6 +21,7 @@ use super::kernel::Maps;
 use super::load::{Folder, load};
 use super::ports;
 use super::rows::Fixed;
+use super::sweep::{self, Sweeper};
 use crate::backend::{Backend, Report};
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::{Desired, Touched};
@@ -34,7 +36,8 @@ const LOOK: u32 = 15;
 #[derive(Debug)]
 pub struct Ebpf {
     folder: Folder,
-    maps: Maps,
+    maps: Arc<Maps>,
+    sweeper: Option<Sweeper>,
     adopted: bool,
     sockets: BTreeMap<&'static str, CgroupSockAddr>,
     cgroup: Option<PathBuf>,
@@ -83,7 +86,8 @@ impl Ebpf {
         )?;
         Ok(Self {
             folder: loaded.folder,
-            maps: loaded.maps,
+            maps: Arc::new(loaded.maps),
+            sweeper: None,
             adopted: loaded.adopted,
             sockets: loaded.sockets,
             cgroup,
@@ -137,7 +141,7 @@ impl Ebpf {
         }
         self.maps.write(&writes)?;
         if !writes.is_empty() || self.counts.is_empty() {
-            self.counts = following.counts();
+            self.counts.extend(following.counts());
             self.node_ports = following.node_ports();
         }
         self.following = Some(following);
@@ -150,6 +154,17 @@ impl Ebpf {
             return Ok(());
         }
         let mut interfaces = self.runtime.block_on(node::watch_interfaces())?;
+        let earlier = self.folder.other_maps()?;
+        let mut since = 0;
+        // The second time for what came while the first went on, which may be long.
+        for _ in 0..2 {
+            let began = ticks();
+            for folder in &earlier {
+                let rows = carry_over(folder, &self.maps, since)?;
+                tracing::debug!(rows, "connections carried over from maps of other sizes");
+            }
+            since = began.saturating_sub(1);
+        }
         let now = interfaces.borrow_and_update().clone();
         let mut devices = self.devices();
         devices.follow(&now)?;
@@ -159,8 +174,14 @@ impl Ebpf {
             Some(cgroup) => attach::attach_sockets(&mut self.sockets, cgroup, &self.folder.links())?,
             None => attach::detach_sockets(&self.folder.links())?,
         }
+        for folder in &earlier {
+            carry_over(folder, &self.maps, since)?;
+        }
         self.folder.tidy()?;
         self.interfaces = Some(interfaces.clone());
+        self.sweeper = Sweeper::start(self.maps.clone())
+            .inspect_err(|error| tracing::error!(%error, "connections that are over are not deleted"))
+            .ok();
         let devices = self.devices.clone();
         self.runtime.spawn(async move {
             while interfaces.changed().await.is_ok() {
@@ -205,6 +226,9 @@ impl Backend for Ebpf {
     fn check(&mut self, desired: &Desired) -> Result<Option<Report>, EbpfError> {
         let Some(interfaces) = &self.interfaces else { return Ok(None) };
         let interfaces = interfaces.borrow().clone();
+        if let Some(sweeper) = &self.sweeper {
+            self.counts.insert("flows", sweeper.entries());
+        }
         let mut repaired = self.devices().check(&interfaces)?;
         if let Some(cgroup) = self.cgroup.clone()
             && attach::sockets_attached(&self.folder.links()) < self.sockets.len()
@@ -258,8 +282,8 @@ impl Backend for Ebpf {
         ignored
     }
 
-    fn clean_udp(&mut self, _: &[UdpService]) -> Result<Cleaned, EbpfError> {
-        Ok(Cleaned::default())
+    fn clean_udp(&mut self, services: &[UdpService]) -> Result<Cleaned, EbpfError> {
+        sweep::clean_udp(&self.maps, services)
     }
 
     fn facts(&self) -> Vec<(String, String)> {

@@ -1,0 +1,201 @@
+//! Which entries of `flows` are over. Pure: entries are looked up by whoever asks.
+
+use kubeferry_ebpf_common::flow::{limits, timeout};
+use kubeferry_ebpf_common::{Flow, FlowKey, TCP};
+
+/// Entries of one connection.
+pub type Entries = Vec<(FlowKey, Flow)>;
+
+/// Ticks since an entry was used. Clocks of two CPUs may differ by one: what was used just now was not long ago.
+fn idle(flow: &Flow, now: u32) -> u32 {
+    let idle = now.wrapping_sub(flow.seen);
+    if idle > u32::MAX / 2 { 0 } else { idle }
+}
+
+/// Whether it is the forward-in entry of a connection, from which the others are found.
+pub fn is_first(key: &FlowKey, flow: &Flow) -> bool {
+    key.hook == FlowKey::IN && flow.flags & Flow::FORWARD != 0
+}
+
+/// All entries of the connection with this forward-in entry that are there, the first included.
+pub fn connection(key: &FlowKey, flow: &Flow, get: &mut dyn FnMut(&FlowKey) -> Option<Flow>) -> Entries {
+    let mut entries = vec![(*key, *flow)];
+    let (backward, forward) = key.siblings(flow);
+    let mut add = |key: FlowKey| {
+        let found = get(&key);
+        entries.extend(found.map(|flow| (key, flow)));
+        found
+    };
+    add(backward);
+    if flow.flags & Flow::LOOPS != 0 {
+        let mut looped = *key;
+        key.write_looped(flow, &mut looped);
+        add(looped);
+    } else if let Some(out) = add(forward).filter(|out| out.flags & Flow::PENDING == 0) {
+        add(forward.answer(&out));
+    }
+    entries
+}
+
+/// Whether a connection has been silent for longer than its state allows.
+pub fn is_over(entries: &[(FlowKey, Flow)], now: u32) -> bool {
+    let (mut forward, mut backward, mut least) = (0, 0, u32::MAX);
+    for (_, flow) in entries {
+        let side = if flow.flags & Flow::FORWARD != 0 { &mut forward } else { &mut backward };
+        *side |= flow.flags;
+        least = least.min(idle(flow, now));
+    }
+    entries.first().is_some_and(|(key, _)| least > timeout(key.protocol, forward, backward))
+}
+
+/// Whether an entry may be over: what is not need not be looked at together with the others.
+pub fn may_be_over(key: &FlowKey, flow: &Flow, now: u32) -> bool {
+    let shortest = match (is_first(key, flow), key.protocol) {
+        (true, TCP) => limits::CLOSED,
+        (true, _) => limits::ONE_WAY,
+        // Without its first entry, one has to do with what it knows itself.
+        (false, protocol) => timeout(protocol, flow.flags, flow.flags),
+    };
+    idle(flow, now) > shortest
+}
+
+/// Whether an entry that is not a connection's first belongs to none that is there.
+pub fn is_orphan(key: &FlowKey, flow: &Flow, get: &mut dyn FnMut(&FlowKey) -> Option<Flow>) -> bool {
+    let forward = flow.flags & Flow::FORWARD != 0;
+    // The two ends as the endpoint's answer has them where it leaves.
+    let mut backward = FlowKey { hook: FlowKey::OUT, ..*key };
+    if forward {
+        (backward.source, backward.source_port) = (key.destination, key.destination_port);
+        (backward.destination, backward.destination_port) = (key.source, key.source_port);
+    } else if key.hook == FlowKey::IN {
+        (backward.destination, backward.destination_port) = (flow.address, flow.port);
+    }
+    let service = match backward == *key {
+        true => Some(*flow),
+        false => get(&backward),
+    };
+    let Some(service) = service else { return true };
+    let first = FlowKey {
+        source: backward.destination,
+        source_port: backward.destination_port,
+        destination: service.address,
+        destination_port: service.port,
+        hook: FlowKey::IN,
+        ..backward
+    };
+    let endpoint = (backward.source, backward.source_port);
+    !get(&first).is_some_and(|flow| flow.flags & Flow::FORWARD != 0 && (flow.address, flow.port) == endpoint)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::SocketAddr;
+
+    use kubeferry_ebpf_common::UDP;
+
+    use super::*;
+
+    type Table = BTreeMap<FlowKey, Flow>;
+
+    const CLIENT: &str = "192.0.2.9:5000";
+    const SERVICE: &str = "10.96.0.1:80";
+    const ENDPOINT: &str = "10.244.0.9:8080";
+    const NODE: &str = "172.18.0.2:20000";
+
+    fn key(source: &str, destination: &str, hook: u8, protocol: u8) -> FlowKey {
+        let [source, destination] = [source, destination].map(|text| text.parse::<SocketAddr>().unwrap());
+        FlowKey {
+            source: source.ip().into(),
+            destination: destination.ip().into(),
+            source_port: source.port().to_be(),
+            destination_port: destination.port().to_be(),
+            protocol,
+            hook,
+            reserved: 0,
+        }
+    }
+
+    fn flow(to: &str, flags: u16, seen: u32) -> Flow {
+        let to: SocketAddr = to.parse().unwrap();
+        Flow { address: to.ip().into(), port: to.port().to_be(), flags, seen, device: 0, backend: 0 }
+    }
+
+    /// A masqueraded connection whose sides were last heard at these ticks, with these flags.
+    fn table(protocol: u8, forward: (u16, u32), backward: (u16, u32)) -> Table {
+        let (f, b) = (Flow::FORWARD | forward.0, backward.0);
+        BTreeMap::from([
+            (key(CLIENT, SERVICE, FlowKey::IN, protocol), flow(ENDPOINT, f, forward.1)),
+            (key(ENDPOINT, CLIENT, FlowKey::OUT, protocol), flow(SERVICE, b, backward.1)),
+            (key(CLIENT, ENDPOINT, FlowKey::OUT, protocol), flow(NODE, f, forward.1)),
+            (key(ENDPOINT, NODE, FlowKey::IN, protocol), flow(CLIENT, b, backward.1)),
+        ])
+    }
+
+    fn first(table: &Table) -> (FlowKey, Flow) {
+        let firsts: Vec<_> = table.iter().filter(|(key, flow)| is_first(key, flow)).collect();
+        assert_eq!(firsts.len(), 1);
+        (*firsts[0].0, *firsts[0].1)
+    }
+
+    fn ends_at(table: &Table) -> u32 {
+        let (key, flow) = first(table);
+        let entries = connection(&key, &flow, &mut |key| table.get(key).copied());
+        assert_eq!(entries.iter().copied().collect::<Table>(), *table, "all entries are found");
+        let end = (0..100_000).find(|now| is_over(&entries, *now)).unwrap();
+        assert!(may_be_over(&key, &flow, end), "{end}");
+        end
+    }
+
+    #[test]
+    fn a_connection_ends_when_both_sides_have_been_silent() {
+        let seen = Flow::SEEN;
+        assert_eq!(ends_at(&table(TCP, (seen, 100), (seen, 150))), 150 + limits::ESTABLISHED + 1);
+        assert_eq!(ends_at(&table(TCP, (seen, 100), (0, 100))), 100 + limits::OPENING + 1);
+        assert_eq!(ends_at(&table(TCP, (seen | Flow::FIN, 100), (seen, 90))), 100 + limits::HALF_CLOSED + 1);
+        assert_eq!(ends_at(&table(TCP, (seen | Flow::FIN, 100), (seen | Flow::FIN, 101))), 101 + limits::CLOSED + 1);
+        assert_eq!(ends_at(&table(TCP, (seen, 100), (seen | Flow::RST, 101))), 101 + limits::CLOSED + 1);
+        assert_eq!(ends_at(&table(UDP, (seen, 100), (0, 100))), 100 + limits::ONE_WAY + 1);
+        assert_eq!(ends_at(&table(UDP, (seen, 100), (seen, 90))), 100 + limits::STREAM + 1);
+    }
+
+    #[test]
+    fn what_is_used_now_is_not_over() {
+        let table = table(UDP, (Flow::SEEN, 101), (0, 101));
+        let (key, flow) = first(&table);
+        let entries = connection(&key, &flow, &mut |key| table.get(key).copied());
+        assert!(!is_over(&entries, 100) && !may_be_over(&key, &flow, 100), "another CPU's clock");
+    }
+
+    #[test]
+    fn a_connection_that_loops_is_found_whole() {
+        let f = Flow::FORWARD | Flow::OWN | Flow::SEEN;
+        let table = BTreeMap::from([
+            (key(NODE, SERVICE, FlowKey::IN, TCP), flow("172.18.0.2:8080", f | Flow::LOOPS, 5)),
+            (key("172.18.0.2:8080", NODE, FlowKey::OUT, TCP), flow(SERVICE, Flow::OWN, 5)),
+            (key("172.18.0.2:8080", "10.96.0.1:20000", FlowKey::IN, TCP), flow(NODE, Flow::OWN, 5)),
+        ]);
+        assert_eq!(ends_at(&table), 5 + limits::OPENING + 1);
+        for (key, flow) in &table {
+            assert!(is_first(key, flow) || !is_orphan(key, flow, &mut |key| table.get(key).copied()));
+        }
+    }
+
+    #[test]
+    fn orphans_are_those_whose_first_entry_is_gone() {
+        let mut table = table(TCP, (Flow::SEEN, 1), (Flow::SEEN, 1));
+        let others: Table = table.iter().filter(|(k, f)| !is_first(k, f)).map(|(k, f)| (*k, *f)).collect();
+        assert_eq!(others.len(), 3);
+        let orphans = |table: &Table| {
+            others.iter().filter(|(key, flow)| is_orphan(key, flow, &mut |key| table.get(key).copied())).count()
+        };
+        assert_eq!(orphans(&table), 0);
+        let (key, old) = first(&table);
+        table.insert(key, Flow { address: flow(NODE, 0, 0).address, ..old });
+        assert_eq!(orphans(&table), 3, "another connection has taken the first one's place");
+        table.remove(&key);
+        assert_eq!(orphans(&table), 3);
+        table.retain(|key, _| key.hook == FlowKey::IN);
+        assert_eq!(orphans(&table), 3);
+    }
+}

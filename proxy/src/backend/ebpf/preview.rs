@@ -1,0 +1,44 @@
+//! What would be programmed, without programming it: `kubeferry plan`.
+
+use super::bpf;
+use super::error::EbpfError;
+use super::following::Following;
+use super::kernel::Maps;
+use super::load::Folder;
+use super::rows::Fixed;
+use super::text;
+use crate::args::PlanOutput;
+use crate::desired::Desired;
+use crate::settings::Settings;
+
+fn fixed(settings: &Settings, host_netns: u64) -> Fixed {
+    Fixed { host_netns, masquerade_ports: settings.ebpf.masquerade_ports, socket_lb: settings.ebpf.socket_lb }
+}
+
+/// Every row.
+pub fn whole(desired: &Desired, settings: &Settings, output: PlanOutput) -> String {
+    let fixed = fixed(settings, 0);
+    match output {
+        PlanOutput::Nft => text::lines(desired, &fixed),
+        PlanOutput::Json => format!("{:#}\n", text::document(desired, &fixed)),
+    }
+}
+
+/// What `run` would change in the maps that are pinned.
+///
+/// # Errors
+/// The maps are there and cannot be read.
+pub fn difference(desired: &Desired, settings: &Settings) -> Result<String, EbpfError> {
+    let folder = Folder::new(&settings.ebpf);
+    if !folder.has_maps() {
+        return Ok(format!(
+            "write everything: there are no maps of this version and these sizes in {}\n",
+            folder.root().display()
+        ));
+    }
+    let maps = Maps::open(folder.maps(), &settings.ebpf.map_sizes)?;
+    let host_netns =
+        bpf::netns_cookie().map_err(|source| EbpfError::Node { what: "the network namespace's cookie", source })?;
+    let mut following = Following::new(maps.read()?, *maps.room(), fixed(settings, host_netns));
+    Ok(text::changes(&following.full(desired, bpf::now())))
+}

@@ -1,0 +1,169 @@
+//! Deletes connections that are over, on a thread of its own, and UDP flows whose endpoint has gone.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use kubeferry_ebpf_common::{Address, Flow, FlowKey, SocketKey, SocketPeer, UDP};
+
+use super::carry::ticks;
+use super::error::EbpfError;
+use super::flows::{connection, is_first, is_orphan, is_over, may_be_over};
+use super::kernel::Maps;
+use crate::conntrack::{Cleaned, Tuple, UdpEntry, UdpService, stale};
+
+/// The least time between two sweeps.
+const PAUSE: Duration = Duration::from_secs(5);
+/// A sweep takes at most one part in so many of a CPU's time.
+const SHARE: u32 = 20;
+
+/// The thread; it ends with this.
+#[derive(Debug)]
+pub struct Sweeper {
+    entries: Arc<AtomicUsize>,
+    _end: Sender<()>,
+}
+
+impl Sweeper {
+    /// Starts sweeping.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub fn start(maps: Arc<Maps>) -> std::io::Result<Self> {
+        let (sender, receiver) = channel();
+        let entries = Arc::new(AtomicUsize::new(0));
+        let left = entries.clone();
+        std::thread::Builder::new().name("sweep".to_owned()).spawn(move || run(&maps, &receiver, &left))?;
+        Ok(Self { entries, _end: sender })
+    }
+
+    /// How many entries the last sweep has left.
+    pub fn entries(&self) -> usize {
+        self.entries.load(Ordering::Relaxed)
+    }
+}
+
+fn run(maps: &Maps, end: &Receiver<()>, left: &AtomicUsize) {
+    let mut pause = PAUSE;
+    while end.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+        let start = Instant::now();
+        match sweep(maps, ticks()) {
+            Ok(swept) => {
+                left.store(swept.entries.saturating_sub(swept.deleted), Ordering::Relaxed);
+                tracing::debug!(?swept, took = ?start.elapsed(), "swept the connections");
+            }
+            Err(error) => tracing::error!(%error, "connections that are over cannot be deleted"),
+        }
+        pause = PAUSE.max(start.elapsed() * SHARE);
+    }
+}
+
+/// What a sweep found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Swept {
+    /// Entries there were.
+    pub entries: usize,
+    /// Entries deleted.
+    pub deleted: usize,
+}
+
+/// Looks at every entry; `now` in the clock of flows.
+///
+/// # Errors
+/// The map cannot be read or written.
+pub fn sweep(maps: &Maps, now: u32) -> Result<Swept, EbpfError> {
+    let mut swept = Swept::default();
+    let mut suspects = Vec::new();
+    let each = maps.flows.each_batch(|rows: &[(FlowKey, Flow)]| {
+        swept.entries += rows.len();
+        suspects.extend(rows.iter().copied().filter(|(key, flow)| may_be_over(key, flow, now)));
+    });
+    each.map_err(EbpfError::map("flows"))?;
+    let mut get = |key: &FlowKey| maps.flows.get(key).ok().flatten();
+    for (key, flow) in suspects {
+        let entries = match is_first(&key, &flow) {
+            true => connection(&key, &flow, &mut get),
+            false if is_orphan(&key, &flow, &mut get) => vec![(key, flow)],
+            false => continue,
+        };
+        if is_over(&entries, now) {
+            swept.deleted += delete(maps, &entries)?;
+        }
+    }
+    Ok(swept)
+}
+
+/// Deletes the entries of a connection, as far as they are still as they were found: its first one before the others, so
+/// that the next packet opens a new connection.
+fn delete(maps: &Maps, entries: &[(FlowKey, Flow)]) -> Result<usize, EbpfError> {
+    let mut deleted = 0;
+    for (key, flow) in entries {
+        let now = maps.flows.get(key).map_err(EbpfError::map("flows"))?;
+        if now.is_some_and(|now| (now.seen, now.address, now.port) == (flow.seen, flow.address, flow.port)) {
+            deleted += maps.flows.delete(&[*key]).map_err(EbpfError::map("flows"))?;
+        }
+    }
+    Ok(deleted)
+}
+
+/// Deletes the UDP flows of these services to endpoints that do not serve any more.
+///
+/// # Errors
+/// A map cannot be read or written.
+pub fn clean_udp(maps: &Maps, services: &[UdpService]) -> Result<Cleaned, EbpfError> {
+    let mut cleaned = Cleaned::default();
+    if services.is_empty() {
+        return Ok(cleaned);
+    }
+    let mut flows = BTreeMap::new();
+    let each = maps.flows.each_batch(|rows: &[(FlowKey, Flow)]| {
+        let udp = rows.iter().filter(|(key, flow)| key.protocol == UDP && is_first(key, flow));
+        flows.extend(udp.map(|(key, flow)| {
+            let ends = Tuple {
+                source: end(key.source, key.source_port),
+                destination: end(key.destination, key.destination_port),
+            };
+            (ends, (*key, *flow))
+        }));
+    });
+    each.map_err(EbpfError::map("flows"))?;
+    let entry = |(ends, (_, flow)): (&Tuple, &(FlowKey, Flow))| {
+        UdpEntry::new(*ends, Tuple { source: end(flow.address, flow.port), destination: ends.source })
+    };
+    let entries: Vec<UdpEntry> = flows.iter().map(entry).collect();
+    cleaned.listed += entries.len();
+    let mut get = |key: &FlowKey| maps.flows.get(key).ok().flatten();
+    for entry in stale(services, &entries) {
+        if let Some((key, flow)) = flows.get(&entry.original) {
+            cleaned.deleted += usize::from(delete(maps, &connection(key, flow, &mut get))? > 0);
+        }
+    }
+    // Datagrams of sockets that are not connected: by service and endpoint.
+    let mut sockets: BTreeMap<(SocketAddr, SocketAddr), Vec<SocketKey>> = BTreeMap::new();
+    let each = maps.socket_endpoints.each_batch(|rows: &[(SocketKey, SocketPeer)]| {
+        for (key, peer) in rows.iter().filter(|(key, _)| key.protocol == u16::from(UDP)) {
+            let ends = (end(key.address, key.port), end(peer.address, peer.port));
+            sockets.entry(ends).or_default().push(*key);
+        }
+    });
+    each.map_err(EbpfError::map("socket_endpoints"))?;
+    let entry = |(service, endpoint): &(SocketAddr, SocketAddr)| {
+        let ends = |source| Tuple { source, destination: *service };
+        UdpEntry::new(ends(*service), ends(*endpoint))
+    };
+    let entries: Vec<UdpEntry> = sockets.keys().map(entry).collect();
+    cleaned.listed += entries.len();
+    for entry in stale(services, &entries) {
+        let keys = sockets.get(&(entry.original.destination, entry.reply.source)).map(Vec::as_slice);
+        let deleted = maps.socket_endpoints.delete(keys.unwrap_or_default());
+        cleaned.deleted += deleted.map_err(EbpfError::map("socket_endpoints"))?;
+    }
+    Ok(cleaned)
+}
+
+fn end(address: Address, port: u16) -> SocketAddr {
+    SocketAddr::new(address.into(), u16::from_be(port))
+}

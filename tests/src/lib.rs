@@ -14,3 +14,4 @@ pub mod netns;
 pub mod packets;
 pub mod random;
 pub mod world;
+pub mod xdp;

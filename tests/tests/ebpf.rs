@@ -205,6 +205,18 @@ fn a_device_that_comes_is_covered_and_one_that_goes_leaves_nothing() {
 }
 
 #[test]
+fn uplinks_are_carried_at_xdp_where_asked_for() {
+    let cluster = Cluster::build();
+    cluster.once(|command| with(command, &["--xdp", "native", "--xdp-devices", "client"])).unwrap();
+    let pin = format!("links/xdp_uplink-{}", cluster.index("client"));
+    assert!(cluster.places.pins().unwrap().contains(&pin), "a veth's driver can");
+    drop(cluster.until_served());
+    cluster.once(|command| with(command, &["--xdp", "off"])).unwrap();
+    assert!(!cluster.places.pins().unwrap().contains(&pin));
+    cluster.once(|command| with(command, &["--xdp-devices", "lo"])).unwrap();
+}
+
+#[test]
 fn what_is_detached_or_deleted_is_healed() {
     let cluster = Cluster::build();
     let _running = cluster.start();

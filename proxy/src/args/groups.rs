@@ -114,6 +114,16 @@ pub struct EbpfArgs {
     #[arg(long, value_name = "PATTERN,...", value_delimiter = ',')]
     pub devices: Option<Vec<String>>,
 
+    /// Whether connections from outside to endpoints on other nodes are carried by XDP: `auto`, on drivers that can;
+    /// `native`, the same, and drivers that cannot are reported; `generic`, on all, without being faster; `off` [default:
+    /// auto]
+    #[arg(long, value_name = "auto|native|generic|off")]
+    pub xdp: Option<String>,
+
+    /// Interfaces for XDP, as patterns [default: hardware]
+    #[arg(long, value_name = "PATTERN,...", value_delimiter = ',')]
+    pub xdp_devices: Option<Vec<String>>,
+
     /// The cgroup (v2) whose sockets are translated when they connect [default: the root of the mounted hierarchy]
     #[arg(long, value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,

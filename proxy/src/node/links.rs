@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 
 use futures::{StreamExt, TryStreamExt};
 use rtnetlink::MulticastGroup;
@@ -24,6 +25,8 @@ pub struct Interface {
     pub kind: String,
     /// ARPHRD_*: what its packets begin with.
     pub hardware: u16,
+    /// It is hardware, or what a virtual machine takes for it.
+    pub physical: bool,
     /// The bridge, bond or VRF that it is part of.
     pub controller: Option<u32>,
     /// Its addresses as the kernel lists them, primary ones first, without tentative and deprecated ones.
@@ -70,6 +73,7 @@ fn interface(link: &LinkMessage) -> Interface {
         name: String::new(),
         kind: String::new(),
         hardware: link.header.link_layer_type.into(),
+        physical: false,
         controller: None,
         addresses: Vec::new(),
     };
@@ -87,6 +91,8 @@ fn interface(link: &LinkMessage) -> Interface {
             _ => {}
         }
     }
+    // The folder is of the network namespace that it was mounted in: what says of itself to be virtual is.
+    found.physical = found.kind.is_empty() && Path::new("/sys/class/net").join(&found.name).join("device").exists();
     found
 }
 

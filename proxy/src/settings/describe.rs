@@ -50,6 +50,8 @@ impl Settings {
         if self.backend == BackendName::Ebpf {
             let ebpf = &self.ebpf;
             add("devices", list(&ebpf.devices, "auto"));
+            add("xdp", ebpf.xdp.as_str().to_owned());
+            add("xdpDevices", list(&ebpf.xdp_devices, "hardware"));
             if let Some(root) = &ebpf.cgroup_root {
                 add("cgroupRoot", root.display().to_string());
             }

@@ -50,6 +50,32 @@ impl SocketLb {
     }
 }
 
+/// `--xdp`: whether connections from outside to other nodes are carried before the kernel makes a packet of their frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum XdpMode {
+    /// By the driver, on devices whose driver can.
+    #[default]
+    Auto,
+    /// By the driver; a device whose driver cannot is reported.
+    Native,
+    /// By the kernel, on every driver: for tests, it is no faster.
+    Generic,
+    /// Not at all.
+    Off,
+}
+
+impl XdpMode {
+    /// As `--xdp` takes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// Rows that each map has room for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct MapSizes {
@@ -136,6 +162,10 @@ impl fmt::Display for MapSizes {
 pub struct EbpfSettings {
     /// Patterns of interface names (`*` any letters, `?` one); empty: every device that packets of services can pass.
     pub devices: Vec<String>,
+    /// Whether and how frames are carried at XDP.
+    pub xdp: XdpMode,
+    /// Patterns of the interfaces where they are; empty: hardware.
+    pub xdp_devices: Vec<String>,
     /// The cgroup whose sockets are translated; `None`: the root of the cgroup v2 hierarchy.
     pub cgroup_root: Option<PathBuf>,
     /// Which connections are translated when a socket connects.
@@ -152,6 +182,8 @@ impl Default for EbpfSettings {
     fn default() -> Self {
         Self {
             devices: Vec::new(),
+            xdp: XdpMode::Auto,
+            xdp_devices: Vec::new(),
             cgroup_root: None,
             socket_lb: SocketLb::Auto,
             bpffs_root: "/sys/fs/bpf".into(),
@@ -167,8 +199,19 @@ pub(super) fn check(args: &EbpfArgs, problems: &mut Vec<Problem>) -> EbpfSetting
     let mut wrong = |what: &str, value: &str, why: &str| {
         problems.push(Given { what: what.to_owned(), value: value.to_owned() }.problem(why));
     };
-    settings.devices = args.devices.iter().flatten().map(|text| text.trim().to_owned()).collect();
-    settings.devices.retain(|pattern| !pattern.is_empty());
+    let patterns = |texts: &Option<Vec<String>>| -> Vec<String> {
+        let texts = texts.iter().flatten().map(|text| text.trim().to_owned());
+        texts.filter(|pattern| !pattern.is_empty()).collect()
+    };
+    settings.devices = patterns(&args.devices);
+    settings.xdp_devices = patterns(&args.xdp_devices);
+    match args.xdp.as_deref() {
+        None | Some("auto") => {}
+        Some("native") => settings.xdp = XdpMode::Native,
+        Some("generic") => settings.xdp = XdpMode::Generic,
+        Some("off") => settings.xdp = XdpMode::Off,
+        Some(other) => wrong("--xdp", other, "must be auto, native, generic or off"),
+    }
     settings.cgroup_root.clone_from(&args.cgroup_root);
     match args.socket_lb.as_deref() {
         None | Some("auto") => {}

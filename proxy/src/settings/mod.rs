@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use ebpf::{BackendName, EbpfSettings, MapSizes, SocketLb};
+pub use ebpf::{BackendName, EbpfSettings, MapSizes, SocketLb, XdpMode};
 
 use crate::args::{CommonArgs, RunArgs, ServeArgs};
 use crate::config::{self, Problem};

@@ -6,14 +6,26 @@ use anyhow::{Result, ensure};
 use super::packets::Sender;
 use super::{Findings, Last, Source};
 use crate::bpffs::Bpffs;
-use crate::flows::{Case, Step};
+use crate::flows::{Case, Step, UPLINK};
 use crate::world::World;
+use crate::xdp::PassAll;
+
+/// Which programs run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Hooks {
+    /// Those of TC.
+    Tc,
+    /// Those of TC and that of XDP at the uplink.
+    TcAndXdp,
+}
 
 /// The world of a case, with programs at its devices.
 #[derive(Debug)]
 pub(super) struct Programs {
     // In this order: what holds the programs goes before what they are attached to.
     pins: Bpffs,
+    hooks: Hooks,
+    _far: Option<PassAll>,
     sender: Sender,
     world: World,
     last: Last,
@@ -21,16 +33,24 @@ pub(super) struct Programs {
 
 impl Programs {
     /// Builds the world, without programs.
-    pub(super) fn new(case: &Case) -> Result<Self> {
+    pub(super) fn new(case: &Case, hooks: Hooks) -> Result<Self> {
         let world = World::build(case)?;
+        let far = match hooks {
+            Hooks::Tc => None,
+            Hooks::TcAndXdp => Some(world.far.run(|| PassAll::attach(UPLINK))??),
+        };
         let sender = Sender::where_the_node_loops(world.prober()?);
-        Ok(Self { pins: Bpffs::mount()?, sender, world, last: Last::new() })
+        Ok(Self { pins: Bpffs::mount()?, hooks, _far: far, sender, world, last: Last::new() })
     }
 
     /// Brings a step into force and sends its rows.
     pub(super) fn run(&mut self, case: &Case, source: &Source, step: &Step) -> Result<Findings> {
         let mut command = source.command("run")?;
         command.args(["--once", "--backend", "ebpf", "--socket-lb", "off", "--bpffs-root"]).arg(self.pins.path());
+        match self.hooks {
+            Hooks::Tc => command.args(["--xdp", "off"]),
+            Hooks::TcAndXdp => command.args(["--xdp", "native", "--xdp-devices", UPLINK]),
+        };
         let output = self.world.node.output(&mut command, "")?;
         let says = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
         if !output.status.success() {

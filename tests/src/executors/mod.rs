@@ -25,7 +25,7 @@ use crate::world::World;
 pub struct Disagreement {
     /// The case and its step, counted from 1.
     pub step: String,
-    /// `model`, `nft`, `packets` or `ebpf`.
+    /// `model`, `nft`, `packets`, `ebpf` or `xdp`.
     pub executor: &'static str,
     /// The row, with its place, or what else was looked at.
     pub what: String,
@@ -54,7 +54,8 @@ pub fn run(case: &Case) -> Result<Vec<Disagreement>> {
     let world = World::build(case)?;
     let mut prober = packets::Sender::new(world.prober()?);
     let source = Source::new(case)?;
-    let mut programs = ebpf::Programs::new(case)?;
+    let mut tc = ebpf::Programs::new(case, ebpf::Hooks::Tc)?;
+    let mut xdp = ebpf::Programs::new(case, ebpf::Hooks::TcAndXdp)?;
     let (mut model_last, mut packets_last) = (Last::new(), Last::new());
     let mut all = Vec::new();
     for (number, step) in case.steps.iter().enumerate() {
@@ -68,7 +69,8 @@ pub fn run(case: &Case) -> Result<Vec<Disagreement>> {
         add("model", model::run(&source, step, &mut model_last)?);
         add("nft", nft::run(&source, &world, first)?);
         add("packets", prober.run(case, step, &mut packets_last));
-        add("ebpf", programs.run(case, &source, step)?);
+        add("ebpf", tc.run(case, &source, step)?);
+        add("xdp", xdp.run(case, &source, step)?);
     }
     Ok(all)
 }

@@ -10,15 +10,16 @@ use std::path::{Path, PathBuf};
 
 use aya::programs::links::FdLink;
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, LinkOrder, SchedClassifier, TcAttachType};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, LinkOrder, SchedClassifier, TcAttachType, Xdp};
 use kubeferry_ebpf_common::Device;
 
 use super::bpf::{self, Table, link_info, open_pin, update_link};
 use super::devices::rows;
 use super::error::EbpfError;
-use super::load::{SOCKETS, TC, list, remove};
+use super::load::{SOCKETS, TC, XDP, list, remove};
+use super::uplinks::Uplinks;
 use crate::node::Interface;
-use crate::settings::DetectLocal;
+use crate::settings::{DetectLocal, XdpMode};
 
 /// The place of our filter where there are no TCX links.
 pub(super) const FILTER: (u16, TcHandle) = (0x6b66, TcHandle::new(0, 1));
@@ -37,6 +38,7 @@ pub struct Devices {
     attached: BTreeMap<u32, String>,
     in_force: BTreeMap<u32, Device>,
     faults: BTreeMap<String, String>,
+    uplinks: Uplinks,
 }
 
 impl Devices {
@@ -64,7 +66,19 @@ impl Devices {
             attached: BTreeMap::new(),
             in_force,
             faults: BTreeMap::new(),
+            uplinks: Uplinks::default(),
         })
+    }
+
+    /// Has frames of uplinks carried at XDP.
+    pub fn with_xdp(mut self, program: Option<Xdp>, mode: XdpMode, patterns: Vec<String>) -> Self {
+        self.uplinks = Uplinks::new(program, mode, patterns);
+        self
+    }
+
+    /// What is carried at XDP, for people.
+    pub fn uplinks(&self) -> String {
+        self.uplinks.describe()
     }
 
     /// Covers these interfaces, and leaves those that are gone. A device that cannot be covered costs no other one.
@@ -72,8 +86,13 @@ impl Devices {
     /// # Errors
     /// The map cannot be written.
     pub fn follow(&mut self, interfaces: &[Interface]) -> Result<(), EbpfError> {
-        let wanted = rows(interfaces, &self.patterns, &self.detect);
-        let mut faults = BTreeMap::new();
+        let mut wanted = rows(interfaces, &self.patterns, &self.detect);
+        let mut faults = self.uplinks.follow(interfaces, &self.links);
+        for (index, (_, device)) in &mut wanted {
+            if self.uplinks.attached.contains_key(index) {
+                device.flags |= Device::XDP;
+            }
+        }
         let gone = |index: &u32| !wanted.contains_key(index);
         for index in self.attached.keys().copied().filter(gone).collect::<Vec<_>>() {
             let name = self.attached.remove(&index).unwrap_or_default();
@@ -122,7 +141,10 @@ impl Devices {
         for pin in list(&self.links)? {
             let name = pin.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let index = TC.iter().find_map(|[base, _]| name.strip_prefix(base)?.strip_prefix('-')?.parse::<u32>().ok());
-            if index.is_some_and(|index| !self.attached.contains_key(&index)) {
+            let uplink = name.strip_prefix(XDP).and_then(|rest| rest.strip_prefix('-')?.parse::<u32>().ok());
+            if index.is_some_and(|index| !self.attached.contains_key(&index))
+                || uplink.is_some_and(|index| !self.uplinks.attached.contains_key(&index))
+            {
                 remove(&pin)?;
             }
         }
@@ -233,7 +255,7 @@ fn programs_at(index: u32) -> impl Iterator<Item = [&'static str; 2]> {
 }
 
 /// Puts the program into the link pinned at a path, if there is one and it is attached to this target; removes it if not.
-fn adopt(pin: &Path, program: BorrowedFd<'_>, target: u64) -> Result<bool, EbpfError> {
+pub(super) fn adopt(pin: &Path, program: BorrowedFd<'_>, target: u64) -> Result<bool, EbpfError> {
     let link = match open_pin(pin) {
         Ok(link) => link,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),

@@ -136,25 +136,26 @@ pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
 pub struct LinkInfo {
     /// The id of its program.
     pub program: u32,
-    /// Where it is attached: the interface's index of a TCX link, the cgroup's id of a cgroup link; 0: that is gone.
+    /// Where it is attached: the interface's index of a TCX or XDP link, the cgroup's id of a cgroup link; 0: that is gone.
     pub target: u64,
 }
 
-/// What the kernel says of the TCX or cgroup link behind a descriptor.
+/// What the kernel says of the TCX, XDP or cgroup link behind a descriptor.
 ///
 /// # Errors
 /// It is no link, or of another kind.
 pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     const CGROUP: u32 = 3;
+    const XDP: u32 = 6;
     const TCX: u32 = 11;
-    // struct bpf_link_info: type, id, prog_id, padding; then for tcx ifindex, for a cgroup its id of 64 bits.
+    // struct bpf_link_info: type, id, prog_id, padding; then for xdp and tcx ifindex, for a cgroup its id of 64 bits.
     let mut info = [0u64; 32];
     let mut attributes = Attributes::default();
     attributes[0] = pair(fd_word(link), std::mem::size_of_val(&info) as u32);
     attributes[1] = info.as_mut_ptr() as u64;
     call(OBJ_GET_INFO_BY_FD, &mut attributes)?;
     let target = match first_word(info[0]) {
-        TCX => u64::from(first_word(info[2])),
+        XDP | TCX => u64::from(first_word(info[2])),
         CGROUP => info[2],
         other => return Err(io::Error::other(format!("a link of type {other}"))),
     };

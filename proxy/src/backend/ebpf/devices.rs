@@ -68,6 +68,14 @@ fn source(interface: &Interface, all: &[Interface], v4: bool) -> Address {
         .map_or(Address::ZERO, Address::from)
 }
 
+/// Whether frames of an interface are carried at XDP: patterns choose; without any, hardware.
+pub fn is_uplink(interface: &Interface, patterns: &[String]) -> bool {
+    match patterns {
+        [] => interface.physical && interface.hardware == ARPHRD_ETHER,
+        patterns => patterns.iter().any(|pattern| matches(pattern, &interface.name)),
+    }
+}
+
 /// Whether a name is as a pattern says: `*` stands for any letters, `?` for one.
 fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
@@ -95,7 +103,15 @@ mod tests {
         let held = |(ip, scope): &(&str, u8)| Held { address: ip.parse().unwrap(), scope: *scope };
         let hardware = if name == "lo" { ARPHRD_LOOPBACK } else { ARPHRD_ETHER };
         let addresses = addresses.iter().map(held).collect();
-        Interface { index, name: name.into(), kind: kind.into(), hardware, controller, addresses }
+        Interface {
+            index,
+            name: name.into(),
+            kind: kind.into(),
+            hardware,
+            physical: name == "eth0",
+            controller,
+            addresses,
+        }
     }
 
     fn node() -> Vec<Interface> {
@@ -124,6 +140,17 @@ mod tests {
         assert_eq!(names(&["*"]), ["lo", "eth0", "cni0", "veth1", "veth2", "wg0", "ifb0"]);
         assert_eq!(names(&["*h*0", "v*h*1"]), ["lo", "eth0", "veth1"]);
         assert_eq!(names(&["veth", "?", ""]), ["lo"]);
+    }
+
+    #[test]
+    fn uplinks_are_hardware_or_what_is_named() {
+        let uplinks = |patterns: &[&str]| {
+            let patterns: Vec<_> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+            let interfaces = node().into_iter().filter(|interface| is_uplink(interface, &patterns));
+            interfaces.map(|interface| interface.name).collect::<Vec<_>>()
+        };
+        assert_eq!(uplinks(&[]), ["eth0"]);
+        assert_eq!(uplinks(&["veth?"]), ["veth1", "veth2"]);
     }
 
     #[test]

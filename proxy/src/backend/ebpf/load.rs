@@ -7,7 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::EbpfLoader;
-use aya::programs::{CgroupSockAddr, CgroupSockAddrAttachType as Hook, Program, ProgramError, SchedClassifier};
+use aya::programs::{CgroupSockAddr, CgroupSockAddrAttachType as Hook, Program, ProgramError, SchedClassifier, Xdp};
+use aya_obj::programs::XdpAttachType;
 use kubeferry_ebpf_common::LAYOUT;
 
 use super::error::{EbpfError, right};
@@ -18,6 +19,9 @@ use crate::settings::{EbpfSettings, MapSizes};
 
 /// The programs of traffic control: each hook, for devices with an Ethernet header and for those without.
 pub const TC: [[&str; 2]; 2] = [["tc_egress", "tc_egress_l3"], ["tc_ingress", "tc_ingress_l3"]];
+
+/// The program of uplinks.
+pub const XDP: &str = "xdp_uplink";
 
 /// The programs of sockets.
 pub const SOCKETS: [(&str, Hook); 8] = [
@@ -49,6 +53,8 @@ pub struct Loaded {
     pub maps: Maps,
     /// The programs of traffic control, by name.
     pub tc: BTreeMap<&'static str, SchedClassifier>,
+    /// The program of uplinks.
+    pub xdp: Option<Xdp>,
     /// The programs of sockets, by name.
     pub sockets: BTreeMap<&'static str, CgroupSockAddr>,
     /// An earlier run had loaded these very programs.
@@ -161,7 +167,13 @@ pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
             CgroupSockAddr::from_pin(folder.programs.join(name), hook).map_err(|error| failed(name, error))?;
         sockets.insert(name, program);
     }
-    Ok(Loaded { folder, maps, tc, sockets, adopted })
+    let xdp = match folder.programs.join(XDP) {
+        path if path.exists() => {
+            Some(Xdp::from_pin(path, XdpAttachType::Interface).map_err(|error| failed(XDP, error))?)
+        }
+        _ => None,
+    };
+    Ok(Loaded { folder, maps, tc, xdp, sockets, adopted })
 }
 
 fn load_object(settings: &EbpfSettings, folder: &Folder) -> Result<(), EbpfError> {
@@ -183,6 +195,7 @@ fn load_object(settings: &EbpfSettings, folder: &Folder) -> Result<(), EbpfError
         match program {
             Program::SchedClassifier(program) => program.load().map_err(|error| failed(&error))?,
             Program::CgroupSockAddr(program) => program.load().map_err(|error| failed(&error))?,
+            Program::Xdp(program) => program.load().map_err(|error| failed(&error))?,
             // Programs of hooks that are not used.
             _ => continue,
         }

@@ -21,3 +21,4 @@ pub mod rows;
 pub mod slots;
 pub mod sweep;
 pub mod text;
+pub mod uplinks;

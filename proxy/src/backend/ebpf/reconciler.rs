@@ -83,7 +83,8 @@ impl Ebpf {
             ebpf.devices.clone(),
             settings.datapath.detect_local.clone(),
             ebpf.map_sizes.devices,
-        )?;
+        )?
+        .with_xdp(loaded.xdp, ebpf.xdp, ebpf.xdp_devices.clone());
         Ok(Self {
             folder: loaded.folder,
             maps: Arc::new(loaded.maps),
@@ -293,6 +294,7 @@ impl Backend for Ebpf {
             ("programs".to_owned(), if self.adopted { "adopted from an earlier run" } else { "loaded" }.to_owned()),
             ("devices".to_owned(), format!("{} by {}: {}", covered.len(), devices.how(), covered.join(" "))),
         ];
+        facts.push(("xdp".to_owned(), devices.uplinks()));
         let sockets = match &self.cgroup {
             Some(cgroup) => {
                 let attached = attach::sockets_attached(&self.folder.links());

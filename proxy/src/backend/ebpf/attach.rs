@@ -405,6 +405,7 @@ mod tests {
             kind: "veth".to_owned(),
             hardware: 1,
             physical: false,
+            link: None,
             controller: None,
             addresses: Vec::new(),
         }

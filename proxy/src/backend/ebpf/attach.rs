@@ -406,6 +406,7 @@ mod tests {
             link: None,
             hardware: 1,
             physical: false,
+            link: None,
             controller: None,
             addresses: Vec::new(),
         }

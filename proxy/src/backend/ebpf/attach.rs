@@ -406,7 +406,6 @@ mod tests {
             link: None,
             hardware: 1,
             physical: false,
-            link: None,
             controller: None,
             addresses: Vec::new(),
         }

@@ -6,11 +6,14 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod cargo;
+mod datapath;
 mod demo;
 mod ebpf;
 mod interrupt;
 mod netns;
 mod packages;
+mod pins;
+mod places;
 mod process;
 mod step;
 mod test;
@@ -30,6 +33,10 @@ enum Command {
     BuildEbpf(ebpf::Args),
     #[command(hide = true)]
     Web(demo::web::Args),
+    #[command(hide = true)]
+    Send(demo::send::Args),
+    #[command(hide = true)]
+    Load(bench::load::Args),
 }
 
 fn main() -> ExitCode {
@@ -43,8 +50,8 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
-    // A demo's web server has its own way to end.
-    if !matches!(command, Command::Web(_)) {
+    // What demo and benchmark start has its own way to end.
+    if !matches!(command, Command::Web(_) | Command::Send(_) | Command::Load(_)) {
         interrupt::watch()?;
     }
     match command {
@@ -53,5 +60,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::BuildEbpf(args) => ebpf::run(args),
         Command::Web(args) => demo::web::run(args),
+        Command::Send(args) => demo::send::run(args),
+        Command::Load(args) => bench::load::run(args),
     }
 }

@@ -53,9 +53,7 @@ impl Namespace {
 
     /// A command that will run in the namespace. It becomes the program itself: no process stands between.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name]).arg(program);
-        command
+        command(&self.name, program)
     }
 
     /// Runs a closure in the namespace, on a thread of its own: sockets that it opens belong there.
@@ -81,6 +79,13 @@ impl Drop for Namespace {
             step::note(format!("namespace {} is still there: {error:#}", self.name));
         }
     }
+}
+
+/// A command that will run in a namespace, as [`Namespace::command`].
+pub fn command(namespace: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace]).arg(program);
+    command
 }
 
 /// Moves the calling thread into a namespace, for good.

@@ -10,13 +10,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use tempfile::TempDir;
 
+use crate::datapath::{Backend, Datapath, synced};
+use crate::pins::Pins;
 use crate::process::{Process, wait_until};
-use crate::{cargo, interrupt, netns, packages, step};
+use crate::{cargo, interrupt, netns, packages, places, step};
 use manifests::{CLUSTER_IP, Manifests, NODE_PORT, PORT};
 use topology::{CLIENT, Cluster, NODES, POD_CIDR, PREFIX};
 use traffic::{Origin, Tally, lock};
 
 mod manifests;
+pub mod send;
 mod topology;
 mod traffic;
 pub mod web;
@@ -29,6 +32,9 @@ const SILENCE: usize = 200;
 /// A small cluster of network namespaces: load balancing, scaling and a pod's end under traffic
 #[derive(clap::Args)]
 pub struct Args {
+    /// The datapath of both nodes
+    #[arg(long, value_enum, default_value_t)]
+    backend: Backend,
     /// Leave the cluster up and say how to look around in it
     #[arg(long)]
     keep: bool,
@@ -36,7 +42,7 @@ pub struct Args {
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
     requests: u32,
     /// Remove clusters that --keep, or a run that was killed, left behind; do nothing else
-    #[arg(long, conflicts_with_all = ["keep", "requests"])]
+    #[arg(long, conflicts_with_all = ["keep", "requests", "backend"])]
     clean: bool,
 }
 
@@ -54,7 +60,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let binary = cargo::kubeferry(false)?;
 
     let home = tempfile::Builder::new().prefix(&format!("{PREFIX}-{}-", std::process::id())).tempdir()?;
-    let cluster = set_up(home.path())?;
+    let cluster = set_up(home.path(), args.backend)?;
     let mut stage = Stage { proxies: Vec::new(), cluster, home };
     let done = stage.play(&binary, args.requests as usize);
     if args.keep {
@@ -76,13 +82,16 @@ struct Stage {
     home: TempDir,
 }
 
-fn set_up(home: &Path) -> anyhow::Result<Cluster> {
+fn set_up(home: &Path, backend: Backend) -> anyhow::Result<Cluster> {
     step::start("making two nodes, a router and an outside client out of network namespaces");
     for node in NODES {
         step::note(format!("{} {}, its pods {}", node.name, node.address, node.pods));
     }
     step::note(format!("client {CLIENT}, beyond the router; nothing here can reach the world"));
-    let mut cluster = Cluster::create(home)?;
+    if backend == Backend::Ebpf {
+        step::note("each node has a BPF file system, and a cgroup that its pods and its own processes run in");
+    }
+    let mut cluster = Cluster::create(home, backend)?;
     step::start("starting three web pods, each a web server that answers with its name");
     (1..=3).try_for_each(|number| cluster.add_pod(number))?;
     Ok(cluster)
@@ -108,21 +117,30 @@ impl Stage {
         self.count(requests)?;
 
         self.remove_under_load(&manifests, "web-2", requests)?;
+        self.tell_hooks()?;
         step::start("every request was answered, and by the pods that should");
         Ok(())
     }
 
     fn start_proxies(&mut self, binary: &Path, manifests: &Manifests) -> anyhow::Result<()> {
         step::start("running kubeferry on both nodes, each from the same folder of manifests");
-        for (plan, namespace) in NODES.iter().zip(&self.cluster.nodes) {
-            let mut command = namespace.command(binary);
+        for (plan, node) in NODES.iter().zip(&self.cluster.nodes) {
+            let mut command = node.namespace.command(binary);
             command
                 .args(["run", "--node-name", plan.name, "--cluster-cidr", POD_CIDR, "--manifests"])
                 .arg(manifests.folder());
+            node.datapath.apply(&mut command);
             let log = self.home.path().join(format!("{}.log", plan.name));
             self.proxies.push(Process::start(&format!("kubeferry on {}", plan.name), &mut command, &log)?);
         }
-        self.wait_for_row(CLUSTER_IP, true)
+        self.wait_for_row(CLUSTER_IP, true)?;
+        for (node, proxy) in self.cluster.nodes.iter().zip(&mut self.proxies) {
+            wait_until("the end of a first sync", PATIENCE, || {
+                proxy.check()?;
+                synced(binary, &node.namespace)
+            })?;
+        }
+        Ok(())
     }
 
     /// Sends requests from everywhere, shows who answered, and fails on a failed request or an uneven share.
@@ -194,16 +212,35 @@ impl Stage {
     fn origins(&self) -> anyhow::Result<Vec<Origin>> {
         let service: SocketAddr = format!("{CLUSTER_IP}:{PORT}").parse()?;
         let node_ports = NODES.map(|node| format!("{}:{NODE_PORT}", node.address).parse());
-        let origin = |name, namespace: &netns::Namespace, targets| Origin {
+        let [node, ..] = self.cluster.nodes.as_slice() else { bail!("no nodes") };
+        let origin = |name, namespace: &netns::Namespace, cgroup: Option<&Path>, targets| Origin {
             name,
             namespace: namespace.name().to_owned(),
+            cgroup: cgroup.map(Path::to_path_buf),
             targets,
         };
+        let cgroup = node.datapath.cgroup();
         Ok(vec![
-            origin("a pod", &self.cluster.shell, vec![service]),
-            origin("node-1", &self.cluster.nodes[0], vec![service]),
-            origin("outside", &self.cluster.client, node_ports.into_iter().collect::<Result<_, _>>()?),
+            origin("a pod", &self.cluster.shell, cgroup, vec![service]),
+            origin("node-1", &node.namespace, cgroup, vec![service]),
+            origin("outside", &self.cluster.client, None, node_ports.into_iter().collect::<Result<_, _>>()?),
         ])
+    }
+
+    /// Says where connections got their endpoints, with eBPF.
+    fn tell_hooks(&self) -> anyhow::Result<()> {
+        for (plan, node) in NODES.iter().zip(&self.cluster.nodes) {
+            let Datapath::Ebpf(places) = &node.datapath else { continue };
+            let counted = Pins::find(places.bpffs())?.context("the maps are gone")?.connected()?;
+            step::note(format!(
+                "{}: {} connections got their endpoint as the socket connected, {} as their first packet came by",
+                plan.name, counted.sockets, counted.packets
+            ));
+            if plan.name == NODES[0].name && counted.sockets == 0 {
+                bail!("no socket was translated on {}", plan.name);
+            }
+        }
+        Ok(())
     }
 
     fn address(&self, pod: &str) -> anyhow::Result<&str> {
@@ -215,13 +252,11 @@ impl Stage {
     fn wait_for_row(&mut self, address: &str, there: bool) -> anyhow::Result<()> {
         let began = Instant::now();
         let verb = if there { "has" } else { "has no longer" };
-        for ((plan, namespace), proxy) in NODES.iter().zip(&self.cluster.nodes).zip(&mut self.proxies) {
+        for ((plan, node), proxy) in NODES.iter().zip(&self.cluster.nodes).zip(&mut self.proxies) {
             let what = format!("{}: the kernel {verb} {address}", plan.name);
             wait_until(&what, PATIENCE, || {
                 proxy.check()?;
-                let rules = step::output(namespace.command("nft").args(["list", "table", "inet", "kubeferry"]));
-                // Before the first sync there is no table.
-                Ok(rules.map(|rules| names(&rules, address)).unwrap_or(false) == there)
+                Ok(node.datapath.has(&node.namespace, address)? == there)
             })?;
             step::note(format!("{what} (after {})", step::duration(began.elapsed())));
         }
@@ -240,30 +275,38 @@ impl Stage {
 
     /// Leaves everything up and says how to look at it.
     fn keep(self, binary: &Path) {
-        let (node, client) = (self.cluster.nodes[0].name(), self.cluster.client.name());
+        let [node, ..] = self.cluster.nodes.as_slice() else { return };
+        let (in_node, in_client) = (enter(&node.namespace), enter(&self.cluster.client));
         let (binary, folder) = (binary.display(), self.home.path().join("manifests"));
-        step::start("the cluster stays up; look around:");
-        for line in [
-            format!("ip netns exec {client} curl -s http://{}:{NODE_PORT}", NODES[0].address),
-            format!("ip netns exec {} curl -s http://{CLUSTER_IP}", self.cluster.shell.name()),
-            format!("ip netns exec {node} {binary} status"),
-            format!("ip netns exec {node} nft list table inet kubeferry"),
-            format!("ip netns exec {node} curl -s http://127.0.0.1:10249/metrics"),
+        let mut lines = vec![
+            format!("{in_client} curl -s http://{}:{NODE_PORT}", NODES[0].address),
+            format!("{} curl -s http://{CLUSTER_IP}", enter(&self.cluster.shell)),
+            format!("{in_node} {binary} status"),
+        ];
+        match &node.datapath {
+            Datapath::Nftables => lines.push(format!("{in_node} nft list table inet kubeferry")),
+            Datapath::Ebpf(places) => {
+                let cgroup = places.cgroup().join("cgroup.procs");
+                lines.extend([
+                    format!("echo $$ > {}    # now this shell's sockets are the node's", cgroup.display()),
+                    format!("find {}", places.bpffs().display()),
+                ]);
+            }
+        }
+        lines.extend([
+            format!("{in_node} curl -s http://127.0.0.1:10249/metrics"),
             format!("tail -f {}", self.home.path().join("node-1.log").display()),
             format!("edit {} and see it take effect at once", folder.join("webapp-endpoints.yaml").display()),
             "cargo xtask demo --clean    # removes it".to_owned(),
-        ] {
+        ]);
+        step::start("the cluster stays up; look around:");
+        for line in lines {
             step::note(line);
         }
         self.cluster.leave();
         self.proxies.into_iter().for_each(Process::leave);
         let _ = self.home.keep();
     }
-}
-
-/// Whether an address stands in a rule set as a whole: 10.0.0.1 is not in 10.0.0.12.
-fn names(rules: &str, address: &str) -> bool {
-    rules.split(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == ':')).any(|word| word == address)
 }
 
 fn rows(origins: &[Origin], tallies: &[Mutex<Tally>]) -> Vec<(&'static str, Tally)> {
@@ -276,6 +319,10 @@ fn show(rows: &[(&str, Tally)]) {
     }
 }
 
+fn enter(namespace: &netns::Namespace) -> String {
+    format!("ip netns exec {}", namespace.name())
+}
+
 /// Removes the namespaces, the programs in them and the folders of demos whose xtask is gone.
 fn clean() -> anyhow::Result<()> {
     let left_over = netns::left_over(PREFIX)?;
@@ -284,20 +331,9 @@ fn clean() -> anyhow::Result<()> {
     for entry in std::fs::read_dir(std::env::temp_dir())? {
         let entry = entry?;
         if netns::is_left_over(&entry.file_name().to_string_lossy(), PREFIX) {
+            places::clean(&entry.path())?;
             std::fs::remove_dir_all(entry.path())?;
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_found_whole() {
-        let rules = "10.96.0.50 . tcp . 80 . 0 : 10.244.1.12 . 8080,";
-        assert!(names(rules, "10.244.1.12") && names(rules, "10.96.0.50"));
-        assert!(!names(rules, "10.244.1.1") && !names(rules, "0.244.1.12"));
-    }
 }

@@ -16,6 +16,7 @@ use anyhow::Context as _;
 
 use super::manifests::Endpoint;
 use super::web;
+use crate::datapath::{Backend, Datapath};
 use crate::netns::Namespace;
 use crate::process::{Process, wait_until};
 use crate::step;
@@ -41,15 +42,22 @@ pub const NODES: [NodePlan; 2] = [
     NodePlan { name: "node-2", address: "172.18.0.3", pods: "10.244.2.0/24" },
 ];
 
-/// All namespaces of the demo and the programs in them. Dropping it removes them.
+/// All namespaces of the demo and the programs in them. Dropping it removes them, pods first: they run in nodes' cgroups.
 #[derive(Debug)]
 pub struct Cluster {
-    home: PathBuf,
-    pub nodes: Vec<Namespace>,
+    pub pods: Vec<Pod>,
+    pub nodes: Vec<Node>,
     pub router: Namespace,
     pub client: Namespace,
     pub shell: Namespace,
-    pub pods: Vec<Pod>,
+    home: PathBuf,
+}
+
+/// A node: its namespace ends before the places that its datapath has.
+#[derive(Debug)]
+pub struct Node {
+    pub namespace: Namespace,
+    pub datapath: Datapath,
 }
 
 /// A pod with its web server.
@@ -64,7 +72,7 @@ pub struct Pod {
 
 impl Cluster {
     /// Makes the namespaces and joins them; there are no web pods yet. Logs go to `home`.
-    pub fn create(home: &Path) -> anyhow::Result<Self> {
+    pub fn create(home: &Path, backend: Backend) -> anyhow::Result<Self> {
         let router = namespace("router")?;
         router.ip("link add lan type bridge\naddr add 172.18.0.1/16 dev lan\nlink set lan up")?;
         let client = namespace("client")?;
@@ -88,11 +96,11 @@ impl Cluster {
             for other in NODES.iter().filter(|other| other.name != plan.name) {
                 node.ip(&format!("route add {} via {}", other.pods, other.address))?;
             }
-            nodes.push(node);
+            nodes.push(Node { namespace: node, datapath: Datapath::create(backend, home, plan.name)? });
         }
         let shell = namespace("shell")?;
-        join_pod(&nodes[0], &shell, "shell", "10.244.1.100")?;
-        Ok(Self { home: home.to_owned(), nodes, router, client, shell, pods: Vec::new() })
+        join_pod(&nodes[0].namespace, &shell, "shell", "10.244.1.100")?;
+        Ok(Self { pods: Vec::new(), nodes, router, client, shell, home: home.to_owned() })
     }
 
     /// Starts web pod `number`, odd ones on node-1, and waits until its server listens.
@@ -101,10 +109,15 @@ impl Cluster {
         let name = format!("web-{number}");
         let address = format!("10.244.{}.{}", node + 1, 10 + number);
         let namespace = namespace(&name)?;
-        join_pod(&self.nodes[node], &namespace, &name, &address)?;
+        join_pod(&self.nodes[node].namespace, &namespace, &name, &address)?;
         let own = std::env::current_exe().context("where is xtask?")?;
         let log = self.home.join(format!("{name}.log"));
-        let mut server = Process::start(&name, namespace.command(own).args(["web", &name]), &log)?;
+        let mut command = namespace.command(own);
+        command.args(["web", &name]);
+        if let Some(cgroup) = self.nodes[node].datapath.cgroup() {
+            command.arg("--cgroup").arg(cgroup);
+        }
+        let mut server = Process::start(&name, &mut command, &log)?;
         wait_until(&format!("{name} to listen"), Duration::from_secs(10), || {
             server.check()?;
             namespace.enter(|| std::net::TcpStream::connect(("127.0.0.1", web::PORT)).is_ok())
@@ -136,9 +149,11 @@ impl Cluster {
 
     /// Leaves everything up when we go.
     pub fn leave(self) {
-        for namespace in self.nodes.into_iter().chain([self.router, self.client, self.shell]) {
-            namespace.leave();
+        for node in self.nodes {
+            node.namespace.leave();
+            node.datapath.leave();
         }
+        [self.router, self.client, self.shell].into_iter().for_each(Namespace::leave);
         for pod in self.pods {
             pod.namespace.leave();
             pod.server.leave();

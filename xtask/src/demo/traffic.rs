@@ -1,19 +1,15 @@
-//! Requests over real sockets, a new connection each, and the table of who answered how often.
+//! Who answered how many of the requests from each place, and the table of that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Mutex;
-use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 
+use super::send::Sender;
 use crate::interrupt;
-use crate::netns;
-
-/// The longest a connection, or its answer, may take.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Where requests come from and which addresses they go to, in turn.
 #[derive(Debug)]
@@ -21,6 +17,8 @@ pub struct Origin {
     /// `a pod`: the table's row.
     pub name: &'static str,
     pub namespace: String,
+    /// The cgroup of the node that it is on, if that matters.
+    pub cgroup: Option<PathBuf>,
     pub targets: Vec<SocketAddr>,
 }
 
@@ -86,10 +84,10 @@ pub fn send(
 }
 
 fn send_from(origin: &Origin, tally: &Mutex<Tally>, enough: &impl Fn(&Tally) -> bool) -> anyhow::Result<()> {
-    netns::move_this_thread(&origin.namespace)?;
+    let mut sender = Sender::start(origin)?;
     for target in origin.targets.iter().cycle() {
         interrupt::check()?;
-        let answer = request(*target);
+        let answer = sender.request(*target)?;
         let mut tally = lock(tally);
         tally.add(answer);
         if enough(&tally) {
@@ -97,21 +95,6 @@ fn send_from(origin: &Origin, tally: &Mutex<Tally>, enough: &impl Fn(&Tally) -> 
         }
     }
     Ok(())
-}
-
-/// One request on a connection of its own: the pod's name and the client's address as the pod saw it.
-fn request(target: SocketAddr) -> anyhow::Result<(String, String)> {
-    let mut stream =
-        TcpStream::connect_timeout(&target, PATIENCE).with_context(|| format!("connecting to {target}"))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: webapp\r\nConnection: close\r\n\r\n").context("sending")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).context("reading the answer")?;
-    let body = answer.split_once("\r\n\r\n").filter(|_| answer.starts_with("HTTP/1.1 200 ")).map(|(_, body)| body);
-    let (pod, client) = body
-        .and_then(|body| body.trim_end().split_once(" sees "))
-        .with_context(|| format!("not an answer: {answer:?}"))?;
-    Ok((pod.to_owned(), client.to_owned()))
 }
 
 /// The tally, whatever became of the thread that held it.

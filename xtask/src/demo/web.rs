@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,6 +10,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use signal_hook::consts::SIGTERM;
 use signal_hook::iterator::Signals;
+
+use crate::places;
 
 /// The port that the pods' web servers listen on.
 pub const PORT: u16 = 8080;
@@ -18,10 +21,14 @@ pub const PORT: u16 = 8080;
 pub struct Args {
     /// The pod's name
     name: String,
+    /// The cgroup to run in
+    #[arg(long)]
+    cgroup: Option<PathBuf>,
 }
 
 /// Serves until SIGTERM, then finishes the requests in hand.
 pub fn run(args: Args) -> anyhow::Result<()> {
+    args.cgroup.as_deref().map_or(Ok(()), places::enter)?;
     let mut signals = Signals::new([SIGTERM]).context("cannot listen for signals")?;
     let listener = TcpListener::bind(("0.0.0.0", PORT)).with_context(|| format!("port {PORT}"))?;
     let ending = Arc::new(AtomicBool::new(false));

@@ -10,13 +10,27 @@ use crate::places::Places;
 use crate::step;
 
 /// The choice of `--backend`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Backend {
     /// Rows of nftables maps
     #[default]
     Nftables,
     /// BPF programs on devices and sockets
     Ebpf,
+}
+
+impl Backend {
+    /// Both, in the order of tables.
+    pub const ALL: [Self; 2] = [Self::Nftables, Self::Ebpf];
+
+    /// As people write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::Ebpf => "eBPF",
+        }
+    }
 }
 
 /// The datapath of one node.
@@ -33,6 +47,14 @@ impl Datapath {
             Backend::Nftables => Self::Nftables,
             Backend::Ebpf => Self::Ebpf(Places::create(home, node)?),
         })
+    }
+
+    /// Which one it is.
+    pub const fn backend(&self) -> Backend {
+        match self {
+            Self::Nftables => Backend::Nftables,
+            Self::Ebpf(_) => Backend::Ebpf,
+        }
     }
 
     /// Has a `kubeferry` command use it.
@@ -77,6 +99,15 @@ impl Datapath {
             places.leave();
         }
     }
+}
+
+/// Whether the proxy of a node has done a sync, by its own status. Rows may be in the kernel before the programs that read
+/// them are at every device.
+pub fn synced(binary: &Path, node: &Namespace) -> anyhow::Result<bool> {
+    // Before it serves its status there is none.
+    let Ok(text) = step::output(node.command(binary).args(["status", "--output", "json"])) else { return Ok(false) };
+    let status: serde_json::Value = serde_json::from_str(&text)?;
+    Ok(!status["lastSync"].is_null() && status["lastSync"]["error"].is_null())
 }
 
 /// Whether an address stands in a rule set as a whole: 10.0.0.1 is not in 10.0.0.12.

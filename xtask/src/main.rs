@@ -35,6 +35,8 @@ enum Command {
     Web(demo::web::Args),
     #[command(hide = true)]
     Send(demo::send::Args),
+    #[command(hide = true)]
+    Load(bench::load::Args),
 }
 
 fn main() -> ExitCode {
@@ -48,8 +50,8 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
-    // What the demo starts has its own way to end.
-    if !matches!(command, Command::Web(_) | Command::Send(_)) {
+    // What demo and benchmark start has its own way to end.
+    if !matches!(command, Command::Web(_) | Command::Send(_) | Command::Load(_)) {
         interrupt::watch()?;
     }
     match command {
@@ -59,5 +61,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::BuildEbpf(args) => ebpf::run(args),
         Command::Web(args) => demo::web::run(args),
         Command::Send(args) => demo::send::run(args),
+        Command::Load(args) => bench::load::run(args),
     }
 }

@@ -57,7 +57,7 @@ impl Pins {
                 Err(MapError::KeyNotFound) => continue,
                 Err(error) => return Err(error).context("reading frontends"),
             };
-            if leading_address(&key) == address || self.endpoints(&frontend)?.iter().any(|ip| *ip == address) {
+            if leading_address(&key) == address || self.endpoints(&frontend)?.contains(&address) {
                 return Ok(true);
             }
         }

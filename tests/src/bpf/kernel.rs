@@ -38,11 +38,6 @@ fn pair(low: u32, high: u32) -> u64 {
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
-fn first(word: u64) -> u32 {
-    let [a, b, c, d, ..] = word.to_ne_bytes();
-    u32::from_ne_bytes([a, b, c, d])
-}
-
 fn second(word: u64) -> u32 {
     let [.., e, f, g, h] = word.to_ne_bytes();
     u32::from_ne_bytes([e, f, g, h])

@@ -83,6 +83,11 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// How large it is.
+    pub fn size(&self) -> Size {
+        self.size
+    }
+
     /// The folder for `--manifests`.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -91,6 +96,11 @@ impl Cluster {
     /// The addresses of the first services.
     pub fn cluster_ips(&self, count: usize) -> Vec<Ipv4Addr> {
         (0..count.min(self.size.services)).map(|number| offset(FIRST_CLUSTER_IP, number)).collect()
+    }
+
+    /// The address of a service.
+    pub fn cluster_ip(&self, service: usize) -> Ipv4Addr {
+        offset(FIRST_CLUSTER_IP, service)
     }
 
     /// The address of the last service.

@@ -1,20 +1,22 @@
-//! `cargo xtask bench`: how fast objects reach the kernel, what that costs, and what the rules cost a connection.
+//! `cargo xtask bench`: how fast objects reach the kernel, what that costs, and what each datapath costs a connection.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::datapath::{Backend, Datapath};
 use crate::netns::Namespace;
 use crate::{cargo, packages, step};
-use connections::Plan;
+use datapath::Plan;
 use generate::Size;
 use programming::Rounds;
 use report::{Machine, Report};
 
-mod connections;
+mod datapath;
 mod generate;
-mod load;
+pub mod load;
 mod metrics;
 mod monitor;
+mod notices;
 mod programming;
 mod proxy;
 mod report;
@@ -24,11 +26,14 @@ const PREFIX: &str = "kfbench";
 /// The sizes of `--huge`, at which kube-proxy's operators report a quarter of an hour for a sync.
 const HUGE: [Size; 2] = [Size { services: 45_000, endpoints: 1 }, Size { services: 5_000, endpoints: 50 }];
 
-/// Measure the proxy in network namespaces: time to kernel by cluster size, memory, connections per second
+/// Measure the proxy in network namespaces: time to kernel by cluster size, memory, what a datapath costs packets
 #[derive(clap::Args)]
 pub struct Args {
     /// Only this part
     part: Option<Part>,
+    /// Only this datapath, from objects to the kernel
+    #[arg(long, value_enum)]
+    backend: Option<Backend>,
     /// Cluster sizes, services x endpoints
     #[arg(long, value_delimiter = ',', default_value = "100x10,1000x10,10000x10")]
     sizes: Vec<Size>,
@@ -47,7 +52,7 @@ pub struct Args {
 enum Part {
     /// From objects to the kernel
     Programming,
-    /// Connections per second
+    /// Connections per second, latencies, throughput, and each BPF program alone
     Datapath,
 }
 
@@ -58,26 +63,30 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let machine = Machine::this()?;
     let binary = cargo::kubeferry(true)?;
     let home = tempfile::Builder::new().prefix(&format!("{PREFIX}-{}-", std::process::id())).tempdir()?;
-    let mut report = Report { machine, programming: Vec::new(), connections: None };
+    let mut report = Report { machine, programming: Vec::new(), datapath: None };
 
     if args.part != Some(Part::Datapath) {
         let sizes = args.sizes.iter().copied().chain(HUGE.into_iter().filter(|_| args.huge));
         let rounds = if args.quick { Rounds { starts: 1, changes: 10 } } else { Rounds { starts: 5, changes: 100 } };
         step::start("from objects to the kernel");
         for (number, size) in sizes.enumerate() {
-            let node = namespace(&format!("size-{number}"))?;
-            report.programming.push(programming::measure(&binary, &node, home.path(), size, rounds)?);
+            for backend in Backend::ALL.into_iter().filter(|backend| args.backend.is_none_or(|only| only == *backend)) {
+                let name = format!("size-{number}-{}", backend.name());
+                let datapath = Datapath::create(backend, home.path(), &name)?;
+                let node = namespace(&name)?;
+                report.programming.push(programming::measure(&binary, (&node, &datapath), home.path(), size, rounds)?);
+            }
         }
     }
     if args.part != Some(Part::Programming) {
         let large = Size { services: if args.quick { 1_000 } else { 10_000 }, endpoints: 10 };
         let plan = if args.quick {
-            Plan { rounds: 2, time: Duration::from_millis(500), large }
+            Plan { rounds: 2, time: Duration::from_millis(200), large, runs: 10_000 }
         } else {
-            Plan { rounds: 9, time: Duration::from_secs(2), large }
+            Plan { rounds: 9, time: Duration::from_secs(1), large, runs: 100_000 }
         };
-        step::start("connections per second");
-        report.connections = Some(connections::measure(&binary, home.path(), plan)?);
+        step::start("from a pod to pods elsewhere");
+        report.datapath = Some(datapath::measure(&binary, home.path(), plan)?);
     }
 
     report.print();

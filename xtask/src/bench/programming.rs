@@ -1,6 +1,5 @@
 //! From objects to the kernel: start, one change, a burst of changes, and the memory that it takes.
 
-use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -8,9 +7,10 @@ use serde::Serialize;
 
 use super::generate::{Cluster, Size};
 use super::metrics;
-use super::monitor::Monitor;
+use super::notices::{Change, Notices};
 use super::proxy::Proxy;
 use super::report::median;
+use crate::datapath::{Backend, Datapath};
 use crate::netns::Namespace;
 use crate::step;
 
@@ -22,11 +22,12 @@ const BURST: usize = 1000;
 /// The figures of one size. Times are in seconds, memory in MiB.
 #[derive(Clone, Serialize, Debug)]
 pub struct Programming {
+    pub backend: Backend,
     pub services: usize,
     pub endpoints: usize,
     /// Rows of all maps and sets.
     pub rows: Option<f64>,
-    /// A bare `nft -f` of the same rows.
+    /// A bare `nft -f` of the same rows; none with eBPF.
     pub nft_f: Vec<f64>,
     /// `kubeferry run --once` on an empty kernel, from start to exit.
     pub start: Vec<f64>,
@@ -36,8 +37,8 @@ pub struct Programming {
     pub first_sync: Option<f64>,
     /// One endpoint's address changed: from the file's rename to the commit, by the kernel's notice.
     pub change: Vec<f64>,
-    /// Rows added and deleted for one change, the most of all.
-    pub change_rows: usize,
+    /// Rows added and deleted for one change, the most of all, where the kernel tells.
+    pub change_rows: Option<usize>,
     pub burst: Burst,
     /// After all that.
     pub resident: f64,
@@ -52,8 +53,9 @@ pub struct Burst {
     pub seconds: f64,
     /// The part of it until the last file was written.
     pub writing: f64,
-    pub commits: usize,
-    pub rows: usize,
+    /// Where the kernel tells.
+    pub commits: Option<usize>,
+    pub rows: Option<usize>,
 }
 
 impl Programming {
@@ -70,24 +72,28 @@ pub struct Rounds {
     pub changes: usize,
 }
 
-/// Measures one size in a namespace of its own.
+/// Measures one size with one datapath, in a namespace of its own.
 pub fn measure(
     binary: &Path,
-    node: &Namespace,
+    (node, datapath): (&Namespace, &Datapath),
     home: &Path,
     size: Size,
     rounds: Rounds,
 ) -> anyhow::Result<Programming> {
-    step::note(format!("{size}: writing the manifests"));
+    let backend = datapath.backend();
+    let say = |what: String| step::note(format!("{size}, {}: {what}", backend.name()));
+    say("writing the manifests".to_owned());
     let mut cluster = Cluster::create(home, size)?;
-    let proxy = Proxy { binary, node, home };
-    let file = proxy.plan(&cluster)?;
+    let proxy = Proxy { binary, node, home, datapath, socket_lb: "auto" };
+    let file = if backend == Backend::Nftables { Some(proxy.plan(&cluster)?) } else { None };
     let (mut nft_f, mut start, mut restart) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=rounds.starts {
-        step::note(format!("{size}: start, round {round} of {}", rounds.starts));
+        say(format!("start, round {round} of {}", rounds.starts));
         proxy.clear()?;
-        nft_f.push(proxy.load(&file)?.as_secs_f64());
-        proxy.clear()?;
+        if let Some(file) = &file {
+            nft_f.push(proxy.load(file)?.as_secs_f64());
+            proxy.clear()?;
+        }
         start.push(proxy.once(&cluster)?.as_secs_f64());
         restart.push(proxy.once(&cluster)?.as_secs_f64());
     }
@@ -95,23 +101,27 @@ pub fn measure(
     proxy.clear()?;
     let process = proxy.start(&cluster)?;
     let text = metrics::scrape(node)?;
-    step::note(format!("{size}: {} single changes", rounds.changes));
-    let monitor = Monitor::open(node)?;
+    say(format!("{} single changes", rounds.changes));
+    let notices = Notices::open(node, datapath)?;
     let mut change = Vec::new();
-    let mut change_rows = 0;
+    let mut change_rows = None;
     for round in 0..rounds.changes {
         let began = Instant::now();
         // Another service every time, spread over all.
-        let address = cluster.change_endpoint(round * 7919 % size.services)?;
-        let seen = monitor.wait_for(&[address], PATIENCE)?;
+        let service = round * 7919 % size.services;
+        let endpoint = cluster.change_endpoint(service)?;
+        let seen = notices.wait_for(&[Change { service: cluster.cluster_ip(service), endpoint }], PATIENCE)?;
         change.push(began.elapsed().as_secs_f64());
-        change_rows = change_rows.max(seen.rows);
+        change_rows = change_rows.max(seen.map(|seen| seen.rows));
     }
-    let burst = burst(&mut cluster, &monitor, BURST.min(size.services), size)?;
+    let changes = BURST.min(size.services);
+    say(format!("a burst of {changes} changes"));
+    let burst = burst(&mut cluster, &notices, changes)?;
     let (resident, resident_peak) = (metrics::memory(process.id(), "VmRSS")?, metrics::memory(process.id(), "VmHWM")?);
     drop(process);
     proxy.clear()?;
     Ok(Programming {
+        backend,
         services: size.services,
         endpoints: size.endpoints,
         rows: metrics::sum(&text, "kubeferry_rows"),
@@ -127,12 +137,14 @@ pub fn measure(
     })
 }
 
-fn burst(cluster: &mut Cluster, monitor: &Monitor, changes: usize, size: Size) -> anyhow::Result<Burst> {
-    step::note(format!("{size}: a burst of {changes} changes"));
+fn burst(cluster: &mut Cluster, notices: &Notices, changes: usize) -> anyhow::Result<Burst> {
     let began = Instant::now();
-    let addresses: Vec<Ipv4Addr> =
-        (0..changes).map(|service| cluster.change_endpoint(service)).collect::<Result<_, _>>()?;
+    let change =
+        |service| Ok(Change { endpoint: cluster.change_endpoint(service)?, service: cluster.cluster_ip(service) });
+    let wanted: Vec<Change> = (0..changes).map(change).collect::<anyhow::Result<_>>()?;
     let writing = began.elapsed().as_secs_f64();
-    let seen = monitor.wait_for(&addresses, PATIENCE)?;
-    Ok(Burst { changes, seconds: began.elapsed().as_secs_f64(), writing, commits: seen.commits, rows: seen.rows })
+    let seen = notices.wait_for(&wanted, PATIENCE)?;
+    let seconds = began.elapsed().as_secs_f64();
+    let (commits, rows) = (seen.map(|seen| seen.commits), seen.map(|seen| seen.rows));
+    Ok(Burst { changes, seconds, writing, commits, rows })
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde::Serialize;
 
-use super::connections::Connections;
+use super::datapath;
 use super::programming::Programming;
+use crate::datapath::Backend;
 use crate::step;
 
 /// All figures of a run.
@@ -16,7 +17,7 @@ use crate::step;
 pub struct Report {
     pub machine: Machine,
     pub programming: Vec<Programming>,
-    pub connections: Option<Connections>,
+    pub datapath: Option<datapath::Figures>,
 }
 
 /// What it ran on: figures of different machines are not to be compared.
@@ -49,31 +50,32 @@ impl Report {
         if !self.programming.is_empty() {
             self.print_programming();
         }
-        if let Some(connections) = &self.connections {
-            print_connections(connections);
+        if let Some(figures) = &self.datapath {
+            datapath::report::print(figures);
         }
     }
 
     fn print_programming(&self) {
         println!(
-            "| services × endpoints | rows | `nft -f` | start | ratio | restart | first sync | one change | rows | burst | \
+            "| services × endpoints | datapath | rows | `nft -f` | start | ratio | restart | first sync | one change | rows | burst | \
              resident | peak |"
         );
-        println!("|{}", " ---: |".repeat(12));
+        println!("|{}", " ---: |".repeat(13));
         for p in &self.programming {
             let dash = || "–".to_owned();
             println!(
-                "| {} × {} | {} | {} | {} | {:.2} | {} | {} | {} | {} | {} in {} | {:.0} MiB | {:.0} MiB |",
+                "| {} × {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} in {} | {:.0} MiB | {:.0} MiB |",
                 p.services,
                 p.endpoints,
+                p.backend.name(),
                 p.rows.map_or_else(dash, |rows| format!("{rows:.0}")),
                 seconds(median(&p.nft_f)),
                 seconds(median(&p.start)),
-                p.start_ratio(),
+                if p.nft_f.is_empty() { dash() } else { format!("{:.2}", p.start_ratio()) },
                 seconds(median(&p.restart)),
                 p.first_sync.map_or_else(dash, seconds),
                 seconds(median(&p.change)),
-                p.change_rows,
+                p.change_rows.map_or_else(dash, |rows| rows.to_string()),
                 p.burst.changes,
                 seconds(p.burst.seconds),
                 p.resident,
@@ -81,20 +83,25 @@ impl Report {
             );
         }
         println!("\nAims: start at most 2 × `nft -f`; one change under 1 ms; under 100 MiB at 10000 × 10.");
-        if let Some((first, last)) = self.growth() {
-            let ratio = median(&last.change) / median(&first.change);
-            println!(
-                "One change at {} services beside {}: {ratio:.2} × (aim: at most 1.3).",
-                last.services, first.services
-            );
+        for backend in Backend::ALL {
+            if let Some((first, last)) = self.growth(backend) {
+                let ratio = median(&last.change) / median(&first.change);
+                println!(
+                    "One change with {} at {} services beside {}: {ratio:.2} × (aim: at most 1.3).",
+                    backend.name(),
+                    last.services,
+                    first.services
+                );
+            }
         }
         println!();
     }
 
     /// The smallest and the largest cluster with the same number of endpoints a service.
-    fn growth(&self) -> Option<(&Programming, &Programming)> {
-        let first = self.programming.first()?;
-        let last = self.programming.iter().rev().find(|p| p.endpoints == first.endpoints)?;
+    fn growth(&self, backend: Backend) -> Option<(&Programming, &Programming)> {
+        let of = || self.programming.iter().filter(|p| p.backend == backend);
+        let first = of().next()?;
+        let last = of().rfind(|p| p.endpoints == first.endpoints)?;
         (last.services > first.services).then_some((first, last))
     }
 
@@ -103,30 +110,6 @@ impl Report {
         let text = serde_json::to_string_pretty(self)? + "\n";
         std::fs::write(path, text).with_context(|| path.display().to_string())
     }
-}
-
-fn print_connections(c: &Connections) {
-    println!("| new TCP connections through a node | per second | of connection tracking alone | of nothing at all |");
-    println!("| --- | ---: | ---: | ---: |");
-    for (name, rates) in [
-        ("nothing at all".to_owned(), &c.nothing),
-        ("connection tracking alone".to_owned(), &c.tracking),
-        (format!("ClusterIP, {} services", c.small_services), &c.small),
-        (format!("ClusterIP, {} services", c.large_services), &c.large),
-    ] {
-        println!(
-            "| {name} | {:.0} | {:.3} | {:.3} |",
-            median(rates),
-            Connections::ratio(rates, &c.tracking),
-            Connections::ratio(rates, &c.nothing)
-        );
-    }
-    println!(
-        "\nAim: at least 0.95 of connection tracking alone. {} services beside {}: {:.3}.\n",
-        c.large_services,
-        c.small_services,
-        Connections::ratio(&c.large, &c.small)
-    );
 }
 
 /// The middle one, or the mean of the two in the middle; not a number if there is none.
@@ -158,6 +141,5 @@ mod tests {
     fn the_median_is_in_the_middle() {
         assert_eq!((median(&[3.0, 1.0, 2.0]), median(&[4.0, 1.0, 2.0, 3.0])), (2.0, 2.5));
         assert!(median(&[]).is_nan());
-        assert_eq!(Connections::ratio(&[1.0, 9.0, 3.0], &[2.0, 9.0, 6.0]), 0.5);
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use tempfile::TempDir;
 
-use crate::datapath::{Backend, Datapath};
+use crate::datapath::{Backend, Datapath, synced};
 use crate::pins::Pins;
 use crate::process::{Process, wait_until};
 use crate::{cargo, interrupt, netns, packages, places, step};
@@ -134,14 +134,10 @@ impl Stage {
             self.proxies.push(Process::start(&format!("kubeferry on {}", plan.name), &mut command, &log)?);
         }
         self.wait_for_row(CLUSTER_IP, true)?;
-        // Rows may be there before the programs that read them are at every device.
         for (node, proxy) in self.cluster.nodes.iter().zip(&mut self.proxies) {
             wait_until("the end of a first sync", PATIENCE, || {
                 proxy.check()?;
-                let status = step::output(node.namespace.command(binary).args(["status", "--output", "json"]));
-                // Before it serves its status there is none.
-                let status = status.map(|text| serde_json::from_str::<serde_json::Value>(&text)).ok().transpose()?;
-                Ok(status.is_some_and(|status| !status["lastSync"].is_null() && status["lastSync"]["error"].is_null()))
+                synced(binary, &node.namespace)
             })?;
         }
         Ok(())

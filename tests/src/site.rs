@@ -5,6 +5,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 
@@ -79,7 +80,7 @@ pub const LOAD_BALANCER_IPS: [&str; 2] = ["198.51.100.8", "2001:db8:7::8"];
 #[derive(Debug)]
 pub struct Site {
     // Ends before the namespaces do.
-    running: Option<Running>,
+    running: Mutex<Option<Running>>,
     places: Places,
     source: Source,
     node: Node,
@@ -118,6 +119,8 @@ impl Site {
         let hosts: Vec<_> = hosts.iter().map(|(name, addresses)| (*name, addresses.as_slice())).collect();
         let hosts = Hosts::build(&pair(NODE_IPS[0], NODE_IPS[1])?, &hosts)?;
         hosts.node.sysctl("net/ipv4/conf/all/rp_filter", "1")?;
+        // For connections of the node to its own node ports, which nothing but the socket hook does better.
+        hosts.node.sysctl("net/ipv4/conf/lo/accept_local", "1")?;
         let router = &hosts.host("router").namespace;
         router.sysctl("net/ipv4/ip_forward", "1")?;
         router.sysctl("net/ipv6/conf/all/forwarding", "1")?;
@@ -131,7 +134,7 @@ impl Site {
         let case = Case { name: "site".into(), node: node.clone(), steps: Vec::new() };
         let source = Source::new(&case)?;
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut site = Self { running: None, places, source, node, hosts, remote, outside, flags };
+        let site = Self { running: Mutex::new(None), places, source, node, hosts, remote, outside, flags };
         site.change(endpoints)?;
         site.run()?;
         Ok(site)
@@ -141,7 +144,7 @@ impl Site {
     ///
     /// # Errors
     /// It does not.
-    pub fn run(&mut self) -> Result<()> {
+    pub fn run(&self) -> Result<()> {
         self.run_as(binary::path()?)
     }
 
@@ -149,26 +152,31 @@ impl Site {
     ///
     /// # Errors
     /// As [`Site::run`].
-    pub fn run_as(&mut self, program: &std::path::Path) -> Result<()> {
+    pub fn run_as(&self, program: &std::path::Path) -> Result<()> {
         self.kill();
         let mut command = Command::new(program);
         command.args(self.source.command("run")?.get_args());
         self.places.apply(&mut command).args(["--socket-lb", "off"]).args(&self.flags);
-        self.running = Some(Running::start_command(&mut command, &self.hosts.node)?);
+        *self.running() = Some(Running::start_command(&mut command, &self.hosts.node)?);
         until("the proxy to say that it serves", || self.status().ok()).map(drop)
     }
 
     /// Ends the proxy by SIGKILL.
-    pub fn kill(&mut self) {
-        self.running = None;
+    pub fn kill(&self) {
+        *self.running() = None;
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the proxy as a node does.
     ///
     /// # Errors
     /// It does not end.
-    pub fn stop(&mut self) -> Result<()> {
-        self.running.take().map_or(Ok(()), |running| running.stop().map(drop))
+    pub fn stop(&self) -> Result<()> {
+        let running = self.running().take();
+        running.map_or(Ok(()), |running| running.stop().map(drop))
     }
 
     /// Puts other endpoints into the cluster's objects.

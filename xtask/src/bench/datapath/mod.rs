@@ -29,6 +29,9 @@ const TARGETS: usize = 10;
 const TRACKING_ALONE: &str = "table inet tracking {\n  chain forward {\n    type filter hook forward priority filter\n    \
     ct state established,related accept\n  }\n}\n";
 
+/// All programs, but those of sockets.
+const AT_XDP: &[&str] = &["--socket-lb", "off", "--xdp", "native", "--xdp-devices", "eth0,out"];
+
 /// What is between client and server.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Debug)]
 #[serde(rename_all = "kebab-case")]
@@ -138,10 +141,7 @@ pub fn measure(binary: &Path, home: &Path, plan: Plan) -> anyhow::Result<Figures
                 uplink::Hook::Routed => {}
                 uplink::Hook::Nftables => drop(proxy(Kind::Nftables).once(&node_port)?),
                 uplink::Hook::Tc => drop(proxy(Kind::Packets).once(&node_port)?),
-                uplink::Hook::Xdp => {
-                    let hooks = &["--socket-lb", "off", "--xdp", "native", "--xdp-devices", "eth0,out"];
-                    Proxy { hooks, ..proxy(Kind::Packets) }.once(&node_port)?;
-                }
+                uplink::Hook::Xdp => drop(Proxy { hooks: AT_XDP, ..proxy(Kind::Packets) }.once(&node_port)?),
             }
             let packets = uplink::packets_per_second(&outside, &server, rate.hook, plan.time)?;
             line += &format!("  {} {:.0}", rate.hook.name(), packets);
@@ -152,7 +152,7 @@ pub fn measure(binary: &Path, home: &Path, plan: Plan) -> anyhow::Result<Figures
         step::note(format!("node port, round {round} of {}, packets/s:{line}", plan.rounds));
     }
     step::note(format!("every program alone, {} runs", plan.runs));
-    let with_programs = proxy(Kind::Packets);
+    let with_programs = Proxy { hooks: AT_XDP, ..proxy(Kind::Packets) };
     with_programs.clear()?;
     with_programs.once(&large)?;
     let programs = programs::measure(&node, &ebpf, large.last_cluster_ip(), plan.runs)?;

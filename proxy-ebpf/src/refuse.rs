@@ -6,7 +6,7 @@ use core::ptr::null_mut;
 use aya_ebpf::bindings::{BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC};
 use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail};
 use kubeferry_ebpf_common::stats::Counter;
-use kubeferry_ebpf_common::{ICMP, ICMPV6, TCP};
+use kubeferry_ebpf_common::{Device, ICMP, ICMPV6, TCP};
 
 use crate::packet::{ACK, Buffer, Ipv4, Ipv6, RST, Unreadable};
 use crate::skb::Skb;
@@ -56,6 +56,7 @@ struct Pseudo {
 #[repr(C)]
 pub struct Refusal {
     addresses: [u16; 6],
+    link: [u16; 3],
     v4: Error4,
     v6: Error6,
     quote: [u32; MAX_QUOTE as usize / 4],
@@ -98,14 +99,14 @@ pub fn swap_ethernet(skb: &Skb, work: &mut Work) -> Result<(), Unreadable> {
     skb.store(0, words)
 }
 
-/// To the loopback interface, whose address on the link is all zeroes.
+/// To a device of this node.
 #[inline(always)]
-pub fn clear_ethernet(skb: &Skb, work: &mut Work) -> Result<(), Unreadable> {
+pub fn address_to(skb: &Skb, work: &mut Work, device: &Device) -> Result<(), Unreadable> {
     if work.packet.l3 == 0 {
         return Ok(());
     }
-    work.refusal.addresses = [0; 6];
-    skb.store(0, &work.refusal.addresses)
+    work.refusal.link = device.link;
+    skb.store(0, &work.refusal.link)
 }
 
 /// Makes a reset of a TCP packet (RFC 9293, 3.10.7.1). Addresses and ports change places, which no checksum notices;

@@ -8,8 +8,9 @@ use kubeferry_ebpf_common::{Flow, FlowKey, Slot, TCP, UDP};
 use crate::connection::{current, find, masquerade, now, open, touch};
 use crate::icmp;
 use crate::lookup::{Answer, Origin, answer};
+use crate::maps::DEVICES;
 use crate::packet::{RST, Unreadable, read};
-use crate::refuse::{clear_ethernet, refuse, swap_ethernet};
+use crate::refuse::{address_to, refuse, swap_ethernet};
 use crate::rewrite::{End, rewrite};
 use crate::route;
 use crate::skb::Skb;
@@ -136,10 +137,16 @@ fn arrive(skb: &Skb, work: &mut Work, device: u32) -> Action {
     if device == skb.device() {
         return Action::Next;
     }
-    if device == LOOPBACK && clear_ethernet(skb, work).is_err() {
-        return Action::Drop(Counter::Rewrite);
+    // Addressed to another, it would be taken for another's.
+    // SAFETY: read at once.
+    let addressed = match unsafe { DEVICES.get(device) } {
+        Some(device) => address_to(skb, work, device),
+        None => Err(Unreadable),
+    };
+    match addressed {
+        Ok(()) => come_in(device),
+        Err(error) => error.into(),
     }
-    come_in(device)
 }
 
 /// The packet comes in by a device.

@@ -1,5 +1,9 @@
 //! Places for the eBPF datapath of one test: a BPF file system and a cgroup of its own.
 
+mod kernel;
+pub mod pinned;
+pub mod sockets;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

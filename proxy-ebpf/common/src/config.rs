@@ -78,8 +78,10 @@ pub struct Device {
     pub masquerade6: Address,
     /// Bits of [`Device::POD`].
     pub flags: u32,
+    /// Its address on the link; zeroes where it has none of six bytes.
+    pub link: [u16; 3],
     /// 0.
-    pub reserved: u32,
+    pub reserved: u16,
 }
 
 impl Device {

@@ -23,6 +23,9 @@ pub struct NodeView {
     pub primary: Vec<IpAddr>,
     /// How pods are recognised, for IPv4 and for IPv6.
     pub detectors: [Detector; 2],
+    /// The detectors surely recognise every pod of this node, by its address: the Node's pod ranges lie inside; or there is
+    /// no detector.
+    pub all_pods_detected: bool,
     /// Where node ports answer, for IPv4 and for IPv6.
     pub node_ports: [NodePorts; 2],
     /// All traffic to ClusterIPs is masqueraded.
@@ -79,12 +82,16 @@ impl NodeView {
         let detectors = Family::BOTH.map(|family| detector(&settings.detect_local, node, family));
         let node_ports =
             Family::BOTH.map(|family| node_ports(&settings.node_port_addresses, &primary, &addresses, family));
+        let pod_ranges = node.map(|node| node.pod_cidrs.as_slice()).unwrap_or_default();
+        let all_pods_detected =
+            Family::BOTH.iter().zip(&detectors).all(|(family, detector)| detects_all(detector, pod_ranges, *family));
         Self {
             name,
             zone: node.and_then(|node| node.zone.clone()),
             addresses,
             primary,
             detectors,
+            all_pods_detected,
             node_ports,
             masquerade_all: settings.masquerade_all,
             masquerade_mark: 1 << settings.masquerade_bit,
@@ -94,8 +101,8 @@ impl NodeView {
     /// Whether services come to the same here as on `other`: addresses may differ, which come and go with every pod
     /// (a link-local one for each new interface) and only decide where node ports answer.
     pub fn gives_same_targets(&self, other: &Self) -> bool {
-        let Self { name, zone, addresses: _, primary, detectors, node_ports: _, masquerade_all, masquerade_mark } =
-            self;
+        let Self { name, zone, addresses: _, primary, detectors, all_pods_detected: _, node_ports: _, .. } = self;
+        let Self { masquerade_all, masquerade_mark, .. } = self;
         (name, zone, primary, detectors) == (&other.name, &other.zone, &other.primary, &other.detectors)
             && (masquerade_all, masquerade_mark) == (&other.masquerade_all, &other.masquerade_mark)
     }
@@ -148,6 +155,16 @@ fn detector(mode: &DetectLocal, node: Option<&Node>, family: Family) -> Detector
     }
 }
 
+/// Whether every pod of a node with these ranges is told by a detector, or there is none.
+fn detects_all(detector: &Detector, pod_ranges: &[IpNet], family: Family) -> bool {
+    let mut ranges = pod_ranges.iter().filter(|net| Family::of(net.addr()) == family).peekable();
+    match detector {
+        Detector::None => true,
+        Detector::Cidr(pods) => ranges.peek().is_some() && ranges.all(|net| pods.contains(net)),
+        Detector::Interface(_) | Detector::InterfacePrefix(_) => false,
+    }
+}
+
 fn node_ports(setting: &NodePortAddresses, primary: &[IpAddr], held: &BTreeSet<IpAddr>, family: Family) -> NodePorts {
     let of_family =
         |nets: &mut dyn Iterator<Item = IpNet>| nets.filter(|net| Family::of(net.addr()) == family).collect::<Vec<_>>();
@@ -171,18 +188,45 @@ mod tests {
         ["192.168.0.2", "192.168.1.2", "2001:db8::1"].iter().map(|ip| ip.parse().unwrap()).collect()
     }
 
-    fn view(addresses: NodePortAddresses) -> NodeView {
-        let settings = DatapathSettings { node_port_addresses: addresses, ..Default::default() };
-        let node = Node {
+    fn node(pod_ranges: &[&str]) -> Node {
+        Node {
             name: "n".into(),
             zone: None,
             primary_ips: vec!["192.168.0.2".parse().unwrap()],
             addresses: vec![],
-            pod_cidrs: vec![],
+            pod_cidrs: nets(pod_ranges),
             deleting: false,
             to_be_deleted: false,
+        }
+    }
+
+    fn nets(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn view(addresses: NodePortAddresses) -> NodeView {
+        let settings = DatapathSettings { node_port_addresses: addresses, ..Default::default() };
+        NodeView::new("n".into(), &settings, Some(&node(&[])), &held())
+    }
+
+    #[test]
+    fn pods_are_surely_detected_where_the_nodes_ranges_lie_inside() {
+        let all = |detect_local: DetectLocal, ranges: &[&str]| {
+            let settings = DatapathSettings { detect_local, ..Default::default() };
+            NodeView::new("n".into(), &settings, Some(&node(ranges)), &held()).all_pods_detected
         };
-        NodeView::new("n".into(), &settings, Some(&node), &held())
+        let cluster = |texts: &[&str]| DetectLocal::ClusterCidr(nets(texts));
+        assert!(all(cluster(&[]), &[]) && all(cluster(&[]), &["10.244.1.0/24"]), "no detector");
+        assert!(all(cluster(&["10.244.0.0/16"]), &["10.244.1.0/24"]));
+        assert!(all(cluster(&["10.244.0.0/16"]), &["10.244.1.0/24", "fd00:1::/64"]), "none for IPv6");
+        assert!(all(cluster(&["10.244.0.0/16", "fd00::/16"]), &["10.244.1.0/24", "fd00:1::/64"]));
+        assert!(!all(cluster(&["10.244.0.0/16"]), &[]), "the ranges are not known");
+        assert!(!all(cluster(&["10.244.0.0/16"]), &["10.245.1.0/24"]), "another range");
+        assert!(!all(cluster(&["10.244.0.0/16"]), &["10.0.0.0/8"]), "a wider range");
+        assert!(!all(cluster(&["10.244.0.0/16", "fd00::/16"]), &["10.244.1.0/24"]), "one family is not known");
+        assert!(all(DetectLocal::NodeCidr, &["10.244.1.0/24"]));
+        assert!(!all(DetectLocal::NodeCidr, &["10.244.1.0/24", "10.244.9.0/24"]), "the detector has the first alone");
+        assert!(!all(DetectLocal::BridgeInterface("cni0".into()), &["10.244.1.0/24"]));
     }
 
     #[test]

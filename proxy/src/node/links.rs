@@ -27,6 +27,8 @@ pub struct Interface {
     pub hardware: u16,
     /// It is hardware, or what a virtual machine takes for it.
     pub physical: bool,
+    /// Its address on the link, where that has six bytes.
+    pub link: Option<[u8; 6]>,
     /// The bridge, bond or VRF that it is part of.
     pub controller: Option<u32>,
     /// Its addresses as the kernel lists them, primary ones first, without tentative and deprecated ones.
@@ -74,12 +76,14 @@ fn interface(link: &LinkMessage) -> Interface {
         kind: String::new(),
         hardware: link.header.link_layer_type.into(),
         physical: false,
+        link: None,
         controller: None,
         addresses: Vec::new(),
     };
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => found.name.clone_from(name),
+            LinkAttribute::Address(address) => found.link = address.as_slice().try_into().ok(),
             LinkAttribute::Controller(index) => found.controller = Some(*index).filter(|index| *index != 0),
             LinkAttribute::LinkInfo(parts) => {
                 for part in parts {

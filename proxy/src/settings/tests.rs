@@ -183,7 +183,7 @@ fn every_wrong_setting_is_named_at_once() {
     let flags = [
         "--node-name=$(NODE_NAME)",
         "--server=10.0.0.1:6443",
-        "--backend=ebpf",
+        "--backend=userspace",
         "--cluster-cidr=10.0.0.0/8,10.1.0.0/16",
         "--detect-local-mode=BridgeInterface",
         "--iptables-masquerade-bit=32",

@@ -49,7 +49,9 @@ pub fn rows<'a>(
                 flags |= Device::NO_ETHERNET;
             }
             let [masquerade4, masquerade6] = [true, false].map(|v4| source(interface, interfaces, v4));
-            (interface.index, (interface, Device { masquerade4, masquerade6, flags, reserved: 0 }))
+            let [a, b, c, d, e, f] = interface.link.unwrap_or_default();
+            let link = [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes);
+            (interface.index, (interface, Device { masquerade4, masquerade6, flags, link, reserved: 0 }))
         })
         .collect()
 }
@@ -109,6 +111,7 @@ mod tests {
             kind: kind.into(),
             hardware,
             physical: name == "eth0",
+            link: (name == "eth0").then_some([2, 0, 0, 0, 0, 1]),
             controller,
             addresses,
         }
@@ -165,6 +168,8 @@ mod tests {
         assert_eq!(of(3), ["10.244.1.1", "fd00::7"]);
         assert_eq!(of(5), ["192.0.2.7", "fd00::7"], "another interface's");
         assert_eq!(rows[&6].1.flags, Device::NO_ETHERNET);
+        assert_eq!(rows[&2].1.link.map(u16::to_ne_bytes).concat(), [2, 0, 0, 0, 0, 1]);
+        assert_eq!(rows[&1].1.link, [0; 3]);
     }
 
     #[test]

@@ -205,7 +205,8 @@ pub fn config(desired: &Desired, fixed: &Fixed) -> (Config, Vec<IpNet>) {
     set(Config::BY_DEVICE, by_device);
     set(Config::ALL_NODE_PORTS4, *node.node_ports(Family::V4) == NodePorts::All);
     set(Config::ALL_NODE_PORTS6, *node.node_ports(Family::V6) == NodePorts::All);
-    set(Config::PODS_AT_CONNECT, !by_device);
+    // With masquerading of all, no connection of a pod to a ClusterIP is left as it is.
+    set(Config::PODS_AT_CONNECT, node.all_pods_detected && !node.masquerade_all);
     set(Config::ALL_AT_CONNECT, fixed.socket_lb == SocketLb::All);
     for (prefix, detector) in config.pods.iter_mut().zip([v4, v6]) {
         if let Detector::Cidr(net) = detector {

@@ -1,0 +1,153 @@
+//! What a running datapath has pinned: its maps and programs.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use kubeferry_ebpf_common::stats::Counter;
+use kubeferry_ebpf_common::{Address, FlowKey};
+
+use super::kernel;
+use crate::netns::Netns;
+
+/// The maps and programs that tests look at.
+#[derive(Debug)]
+pub struct Pinned {
+    flows: OwnedFd,
+    socket_services: OwnedFd,
+    socket_endpoints: OwnedFd,
+    stats: OwnedFd,
+    ingress: OwnedFd,
+    egress: OwnedFd,
+}
+
+/// Bytes of a flow's value, of a socket's key and of a socket's value.
+const SIZES: (usize, usize, usize) = (32, 32, 24);
+
+/// What a program made of a frame.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ran {
+    /// Its verdict: TC_ACT_SHOT and so on.
+    pub verdict: i32,
+    /// The frame as it left it.
+    pub frame: Vec<u8>,
+}
+
+/// An entry of `flows`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// The new address.
+    pub address: Address,
+    /// Bits of [`kubeferry_ebpf_common::Flow`].
+    pub flags: u16,
+}
+
+impl Pinned {
+    /// Opens them in the BPF file system that a `kubeferry run` uses.
+    ///
+    /// # Errors
+    /// It has not loaded its programs yet.
+    pub fn open(bpffs: &Path) -> Result<Self> {
+        let root = bpffs.join("kubeferry");
+        let folder = |prefix: &str| {
+            let entries = std::fs::read_dir(&root).context("nothing is pinned")?;
+            let names = entries.flatten().map(|entry| entry.path());
+            let named = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
+            names.into_iter().find(|path| named(path)).with_context(|| format!("no folder {prefix}…"))
+        };
+        let (maps, programs) = (folder("maps-")?, folder("programs-")?);
+        let open = |path: &Path, name: &str| kernel::open_pin(&path.join(name)).with_context(|| name.to_owned());
+        Ok(Self {
+            flows: open(&maps, "flows")?,
+            socket_services: open(&maps, "socket_services")?,
+            socket_endpoints: open(&maps, "socket_endpoints")?,
+            stats: open(&maps, "stats")?,
+            ingress: open(&programs, "tc_ingress")?,
+            egress: open(&programs, "tc_egress")?,
+        })
+    }
+
+    /// How many entries of connections there are.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn flows(&self) -> Result<usize> {
+        Ok(kernel::keys(self.flows.as_fd(), size_of::<FlowKey>())?.len())
+    }
+
+    /// An entry of a connection.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn flow(&self, key: &FlowKey) -> Result<Option<Entry>> {
+        let bytes = kernel::get(self.flows.as_fd(), &bytes_of(key), SIZES.0)?;
+        Ok(bytes.map(|bytes| {
+            let word = |at: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|byte| bytes[at + byte]));
+            let address = Address { words: [word(0), word(4), word(8), word(12)] };
+            Entry { address, flags: u16::from_ne_bytes([bytes[18], bytes[19]]) }
+        }))
+    }
+
+    /// Forgets every connection.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn forget(&self) -> Result<()> {
+        for key in kernel::keys(self.flows.as_fd(), size_of::<FlowKey>())? {
+            kernel::delete(self.flows.as_fd(), &key)?;
+        }
+        Ok(())
+    }
+
+    /// How many sockets have a row: with the service that they show, with the endpoint that they send to.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn sockets(&self) -> Result<(usize, usize)> {
+        let count = |map: &OwnedFd| kernel::keys(map.as_fd(), SIZES.1).map(|keys| keys.len());
+        Ok((count(&self.socket_services)?, count(&self.socket_endpoints)?))
+    }
+
+    /// A counter of the programs.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn counter(&self, counter: Counter) -> Result<u64> {
+        let possible = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
+        let last: usize = possible.trim().rsplit(['-', ',']).next().unwrap_or_default().parse()?;
+        let key = (counter as u32).to_ne_bytes();
+        let bytes = kernel::get(self.stats.as_fd(), &key, 8 * (last + 1))?.context("no such counter")?;
+        Ok(bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_ne_bytes(*bytes)).sum())
+    }
+
+    /// Runs a program on a frame, inside a namespace: the one of what comes in by an interface of this number, or the one
+    /// of what the node itself sends out there.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn run(&self, node: &Netns, own: bool, device: u32, frame: &[u8]) -> Result<Ran> {
+        let (program, come_in_by) = if own { (&self.egress, 0) } else { (&self.ingress, device) };
+        let ran = node.run(|| kernel::test_run(program.as_fd(), frame, device, come_in_by))?;
+        let (verdict, frame) = ran.context("the kernel does not run the program")?;
+        Ok(Ran { verdict, frame })
+    }
+}
+
+/// The number of a socket in rows of maps.
+///
+/// # Errors
+/// The kernel has none.
+pub fn cookie(socket: &impl AsFd) -> io::Result<u64> {
+    kernel::cookie(socket.as_fd())
+}
+
+fn bytes_of(key: &FlowKey) -> Vec<u8> {
+    let words = key.source.words.into_iter().chain(key.destination.words);
+    let mut bytes: Vec<u8> = words.flat_map(u32::to_ne_bytes).collect();
+    bytes.extend(key.source_port.to_ne_bytes());
+    bytes.extend(key.destination_port.to_ne_bytes());
+    bytes.extend([key.protocol, key.hook]);
+    bytes.extend(key.reserved.to_ne_bytes());
+    bytes
+}

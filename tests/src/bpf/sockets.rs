@@ -1,0 +1,133 @@
+//! Sockets of processes in a cgroup. A socket belongs to the cgroup of the process that makes it; so a process that is put
+//! there makes them, and hands them over.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType,
+};
+
+use crate::client::DEADLINE;
+use crate::netns::Netns;
+
+/// A process in a namespace and a cgroup that makes sockets.
+#[derive(Debug)]
+pub struct Maker {
+    channel: UnixStream,
+    process: Child,
+}
+
+impl Maker {
+    /// Starts the process: `program` is the binary that calls [`serve`].
+    ///
+    /// # Errors
+    /// It cannot be started, or not put into the cgroup.
+    pub fn start(program: &Path, namespace: &Netns, cgroup: &Path) -> Result<Self> {
+        let (channel, theirs) = UnixStream::pair()?;
+        // The shell moves itself, so that nothing of the program runs elsewhere.
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $$ > \"$1/cgroup.procs\" && exec \"$2\"", "sh"]).arg(cgroup).arg(program);
+        let process = namespace.spawn(command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()))?;
+        // Once it answers it is where it should be.
+        let maker = Self { channel, process };
+        maker.make(false, SocketType::STREAM).context("the process that makes sockets")?;
+        Ok(maker)
+    }
+
+    fn make(&self, v6: bool, kind: SocketType) -> Result<OwnedFd> {
+        (&self.channel).write_all(&[u8::from(v6), u8::from(kind == SocketType::STREAM)])?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut rights = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        rustix::net::recvmsg(&self.channel, &mut [IoSliceMut::new(&mut byte)], &mut rights, RecvFlags::CMSG_CLOEXEC)?;
+        let socket = rights.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut sockets) => sockets.next(),
+            _ => None,
+        });
+        socket.context("no socket came")
+    }
+
+    /// A TCP socket, for IPv6 (and IPv4-mapped) addresses or for IPv4.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn tcp(&self, v6: bool) -> Result<Tcp> {
+        self.make(v6, SocketType::STREAM).map(Tcp)
+    }
+
+    /// A UDP socket, as [`Maker::tcp`].
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn udp(&self, v6: bool) -> Result<UdpSocket> {
+        let socket = UdpSocket::from(self.make(v6, SocketType::DGRAM)?);
+        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+        Ok(socket)
+    }
+}
+
+impl Drop for Maker {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way nothing of it is left.
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// A TCP socket that is not connected yet.
+#[derive(Debug)]
+pub struct Tcp(OwnedFd);
+
+impl Tcp {
+    /// Binds it first.
+    ///
+    /// # Errors
+    /// The address is not the namespace's.
+    pub fn bind(self, at: SocketAddr) -> io::Result<Self> {
+        rustix::net::bind(&self.0, &at)?;
+        Ok(self)
+    }
+
+    /// Connects, with this patience.
+    ///
+    /// # Errors
+    /// As the socket is told.
+    pub fn connect(self, to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+        // Linux counts connecting as sending.
+        set_socket_timeout(&self.0, Timeout::Send, Some(patience))?;
+        rustix::net::connect(&self.0, &to)?;
+        let stream = TcpStream::from(self.0);
+        stream.set_read_timeout(Some(DEADLINE))?;
+        Ok(stream)
+    }
+}
+
+/// The process: makes sockets and hands them over by standard input until that ends.
+///
+/// # Errors
+/// A socket cannot be made, or the other side is gone.
+pub fn serve() -> io::Result<()> {
+    let mut channel = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut wanted = [0; 2];
+    while channel.read_exact(&mut wanted).is_ok() {
+        let family = if wanted[0] == 1 { AddressFamily::INET6 } else { AddressFamily::INET };
+        let kind = if wanted[1] == 1 { SocketType::STREAM } else { SocketType::DGRAM };
+        let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+        let sockets = [socket.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut rights = SendAncillaryBuffer::new(&mut space);
+        rights.push(SendAncillaryMessage::ScmRights(&sockets));
+        rustix::net::sendmsg(&channel, &[IoSlice::new(&[0])], &mut rights, SendFlags::empty())?;
+    }
+    Ok(())
+}

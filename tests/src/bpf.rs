@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::bpffs::Bpffs;
+use crate::client::until;
 use anyhow::{Context, Result, ensure};
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -81,7 +82,14 @@ impl Places {
 
 impl Drop for Places {
     fn drop(&mut self) {
-        // Attachments do not keep a cgroup. What is left behind is left behind: the test's own outcome matters more.
-        drop(fs::remove_dir(&self.cgroup));
+        // Attachments do not keep a cgroup, processes that are still ending do for a moment. What is left behind after that
+        // is left behind: the test's own outcome matters more.
+        let removed = || match fs::remove_dir(&self.cgroup) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => None,
+            _ => Some(()),
+        };
+        if let Err(error) = until("a cgroup to be empty", removed) {
+            eprintln!("{error:#}");
+        }
     }
 }

@@ -197,7 +197,11 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
         return Action::Next;
     }
     if work.packet.later && !work.packet.recall_ports(&mut work.fragment) {
-        return Action::Next;
+        // The node's own first fragments leave their ports where they are sent on.
+        work.packet.key.hook = FlowKey::IN;
+        if !skb.is_own() || !work.packet.recall_ports(&mut work.fragment) {
+            return Action::Next;
+        }
     }
     if work.packet.is_icmp_error(&skb) {
         // One that cannot be read is about nothing of ours.
@@ -205,8 +209,9 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
         return Action::Next;
     }
     let now = now();
-    let Some(flow) = find(&work.packet.key) else {
-        return if skb.is_own() && !work.packet.later { send_own(&skb, work, now) } else { Action::Next };
+    let flow = if work.packet.key.hook == FlowKey::OUT { find(&work.packet.key) } else { None };
+    let Some(flow) = flow else {
+        return if skb.is_own() { send_own(&skb, work, now) } else { Action::Next };
     };
     touch(flow, &work.packet, now);
     work.packet.leave_ports(&mut work.fragment);

@@ -24,6 +24,12 @@ fn ways_in(port: u16, node_port: u16) -> Vec<SocketAddr> {
     ways
 }
 
+/// Whether a datagram larger than the MTU can get there: what the node sends to its own address was never cut, since the
+/// loopback interface takes it whole, and then has to leave by another device.
+fn takes_large_datagrams(site: &Site, from: &Netns, to: SocketAddr) -> bool {
+    from.name() != site.node().name() || !NODE_IPS.contains(&to.ip().to_string().as_str())
+}
+
 fn clients(site: &Site) -> [&Netns; 3] {
     [site.client(), site.node(), site.outside()]
 }
@@ -119,7 +125,7 @@ fn pings_go_on_as_before() {
 fn datagrams_in_fragments_come_back_whole() {
     let site = Site::start(&EVERYWHERE).unwrap();
     for from in clients(&site) {
-        for to in ways_in(81, 30081) {
+        for to in ways_in(81, 30081).into_iter().filter(|to| takes_large_datagrams(&site, from, *to)) {
             for bytes in [2_000, 4_000, 30_000] {
                 // More than one socket, so that more than one endpoint is met.
                 for _ in 0..4 {
@@ -142,7 +148,8 @@ fn options_and_extension_headers_do_not_hide_a_packet() {
             let stream = connect_from(from, any, to, |socket| pad_headers(socket, to.ip()));
             let stream = stream.unwrap_or_else(|error| panic!("{} to {to}: {error}", from.name()));
             exchange_over(&stream, 100_000).unwrap_or_else(|error| panic!("{} to {to}: {error:#}", from.name()));
-            for bytes in [100, 4_000] {
+            let sizes = if takes_large_datagrams(&site, from, to) { &[100, 4_000][..] } else { &[100] };
+            for bytes in sizes.iter().copied() {
                 let socket = datagrams(from, to).unwrap();
                 pad_headers(&socket, to.ip()).unwrap();
                 let what = format!("{bytes} bytes back to {} from {to}", from.name());

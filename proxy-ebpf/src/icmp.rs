@@ -80,6 +80,15 @@ fn rewrite(skb: &Skb, work: &mut Work, hook: u8) -> Result<Option<&'static Flow>
         skb.replace_sum(sum_at, port.into(), flow.port.into(), 2)?;
         skb.store(port_at, &flow.port)?;
     }
+    if work.quoted.has_ports() && !work.quoted.later && flow.flags & Flow::ALIAS != 0 {
+        let (client, client_at) = match inner {
+            End::Source => (work.quoted.key.destination_port, work.quoted.l4 + 2),
+            End::Destination => (work.quoted.key.source_port, work.quoted.l4),
+        };
+        let alias = flow.device as u16;
+        skb.replace_sum(sum_at, client.into(), alias.into(), 2)?;
+        skb.store(client_at, &alias)?;
+    }
     if work.packet.key.protocol == ICMPV6 {
         replace_words(skb, sum_at, ended, &flow.address, aya_ebpf::bindings::BPF_F_PSEUDO_HDR as u32)?;
     }

@@ -7,6 +7,7 @@ pub mod bpffs;
 pub mod client;
 pub mod cluster;
 pub mod conformance;
+pub mod datapath;
 pub mod executors;
 pub mod flows;
 pub mod hosts;

@@ -403,6 +403,7 @@ mod tests {
             index,
             name: name.to_owned(),
             kind: "veth".to_owned(),
+            link: None,
             hardware: 1,
             physical: false,
             controller: None,

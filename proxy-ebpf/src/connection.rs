@@ -4,7 +4,7 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use kubeferry_ebpf_common::flow::{TICK, limits, timeout};
 use kubeferry_ebpf_common::stats::Counter;
-use kubeferry_ebpf_common::{Flow, FlowKey, Slot, TCP};
+use kubeferry_ebpf_common::{Config, Flow, FlowKey, Slot, TCP};
 
 use crate::lookup::config;
 use crate::maps::{DEVICES, FLOWS};
@@ -13,6 +13,8 @@ use crate::work::Work;
 
 /// Ports that are tried to masquerade with.
 const MASQUERADE_TRIES: usize = 24;
+/// Ports that are tried as an alias.
+const ALIAS_TRIES: usize = 4;
 
 /// Now, in the clock of flows.
 #[inline(always)]
@@ -98,9 +100,10 @@ fn forget(work: &mut Work, flow: &Flow) {
 
 /// Makes the entries of a new connection to `work.slot`; its first packet is in `work.packet`. `device` is where packets to
 /// the service's address leave by, for connections of the node itself; otherwise 0. The forward-in entry is left in
-/// `work.flow`.
+/// `work.flow`. Where the same two ends talk already by way of another service, it gets an alias if `aliases`: the caller
+/// looks at [`Flow::ALIAS`].
 #[inline(always)]
-pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32) -> Result<(), Counter> {
+pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32, aliases: bool) -> Result<(), Counter> {
     let own = if device != 0 { Flow::OWN } else { 0 };
     let key = &work.packet.key;
     let (flow, other) = (&mut work.flow, &mut work.other);
@@ -116,16 +119,36 @@ pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32) -> Result<
     other.port = key.destination_port;
     other.flags = own;
     if FLOWS.insert(&work.key, &*other, BPF_NOEXIST.into()).is_err() {
-        // The same two ends talk already, perhaps by way of another service.
-        if let Some(old) = find(&work.key)
-            && (old.address != other.address || old.port != other.port)
-        {
-            let limit = timeout(key.protocol, old.flags, old.flags);
-            if limit != limits::CLOSED && now.wrapping_sub(old.seen) <= limit {
+        let taken = match find(&work.key) {
+            Some(old) if old.address != other.address || old.port != other.port => {
+                let limit = timeout(key.protocol, old.flags, old.flags);
+                limit != limits::CLOSED && now.wrapping_sub(old.seen) <= limit
+            }
+            _ => false,
+        };
+        if !taken {
+            FLOWS.insert(&work.key, &*other, BPF_ANY.into()).map_err(|_| Counter::FlowTable)?;
+        } else if aliases {
+            let config = config().ok_or(Counter::FlowTable)?;
+            flow.flags |= Flow::ALIAS;
+            other.flags |= Flow::ALIAS;
+            other.device = key.source_port.into();
+            let mut found = false;
+            for _ in 0..ALIAS_TRIES {
+                flow.device = draw(config).into();
+                key.write_backward(flow, &mut work.key);
+                if FLOWS.insert(&work.key, &*other, BPF_NOEXIST.into()).is_ok() {
+                    found = true;
+                    break;
+                }
+            }
+            if !found {
                 return Err(Counter::FlowTable);
             }
+            other.device = 0;
+        } else {
+            return Err(Counter::FlowTable);
         }
-        FLOWS.insert(&work.key, &*other, BPF_ANY.into()).map_err(|_| Counter::FlowTable)?;
     }
     if device != 0 && work.slot.flags & Slot::HOST != 0 {
         flow.flags |= Flow::LOOPS;
@@ -146,6 +169,15 @@ pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32) -> Result<
         }
     }
     FLOWS.insert(key, &*flow, BPF_ANY.into()).map_err(|_| Counter::FlowTable)
+}
+
+/// Draws a port to masquerade with, in network byte order.
+#[inline(always)]
+fn draw(config: &Config) -> u16 {
+    // SAFETY: no arguments.
+    let drawn = u64::from(unsafe { bpf_get_prandom_u32() } as u32);
+    let at = (drawn * u64::from(config.masquerade_ports)) >> 32;
+    config.masquerade_first.wrapping_add(at as u16).to_be()
 }
 
 /// Decides what a connection is masqueraded as. Its packet is in `work.packet`, with the key of its forward-out entry
@@ -170,10 +202,7 @@ pub fn masquerade(work: &mut Work, flow: &mut Flow, device: u32, now: u32) -> Re
     work.other.flags = flow.flags & Flow::OWN;
     work.other.seen = now;
     for _ in 0..MASQUERADE_TRIES {
-        // SAFETY: no arguments.
-        let drawn = u64::from(unsafe { bpf_get_prandom_u32() } as u32);
-        let at = (drawn * u64::from(config.masquerade_ports)) >> 32;
-        work.flow.port = config.masquerade_first.wrapping_add(at as u16).to_be();
+        work.flow.port = draw(config);
         key.write_answer(&work.flow, &mut work.other_key);
         if FLOWS.insert(&work.other_key, &work.other, BPF_NOEXIST.into()).is_ok() {
             flow.address = work.flow.address;

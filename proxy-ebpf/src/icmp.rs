@@ -52,7 +52,8 @@ fn read_quote(skb: &Skb, work: &mut Work, hook: u8) -> Result<(), Unreadable> {
 }
 
 /// Where the flow's packets get another destination, the error gets it too, and the quoted packet as its source; where
-/// they get another source, the quoted packet gets it as its destination, and the error if its sender is the same.
+/// they get another source, the error gets it too, and the quoted packet as its destination. An error of a router on the way
+/// is no exception, as with the kernel's own NAT: its sender's address may mean nothing where the error goes.
 #[inline(always)]
 fn rewrite(skb: &Skb, work: &mut Work, hook: u8) -> Result<Option<&'static Flow>, Unreadable> {
     let Some(flow) = find(&work.key) else { return Ok(None) };
@@ -70,7 +71,6 @@ fn rewrite(skb: &Skb, work: &mut Work, hook: u8) -> Result<Option<&'static Flow>
         End::Source => &work.packet.key.source,
         End::Destination => &work.packet.key.destination,
     };
-    let outer_too = hook == FlowKey::IN || *ended == *quoted;
     // The sum of an IPv4 header with its own checksum stays the same; IPv6 has none.
     write_address(skb, v4, work.quoted.l3, inner, quoted, &flow.address)?;
     if !v4 {
@@ -80,12 +80,19 @@ fn rewrite(skb: &Skb, work: &mut Work, hook: u8) -> Result<Option<&'static Flow>
         skb.replace_sum(sum_at, port.into(), flow.port.into(), 2)?;
         skb.store(port_at, &flow.port)?;
     }
-    if outer_too {
-        if work.packet.key.protocol == ICMPV6 {
-            replace_words(skb, sum_at, ended, &flow.address, aya_ebpf::bindings::BPF_F_PSEUDO_HDR as u32)?;
-        }
-        write_address(skb, v4, l3, outer, ended, &flow.address)?;
+    if work.quoted.has_ports() && !work.quoted.later && flow.flags & Flow::ALIAS != 0 {
+        let (client, client_at) = match inner {
+            End::Source => (work.quoted.key.destination_port, work.quoted.l4 + 2),
+            End::Destination => (work.quoted.key.source_port, work.quoted.l4),
+        };
+        let alias = flow.device as u16;
+        skb.replace_sum(sum_at, client.into(), alias.into(), 2)?;
+        skb.store(client_at, &alias)?;
     }
+    if work.packet.key.protocol == ICMPV6 {
+        replace_words(skb, sum_at, ended, &flow.address, aya_ebpf::bindings::BPF_F_PSEUDO_HDR as u32)?;
+    }
+    write_address(skb, v4, l3, outer, ended, &flow.address)?;
     count(Counter::IcmpError);
     Ok(Some(flow))
 }

@@ -3,7 +3,7 @@
 
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated::bpf_csum_diff;
-use kubeferry_ebpf_common::{Address, ICMPV6, SCTP, TCP, UDP, crc32c};
+use kubeferry_ebpf_common::{Address, Flow, ICMPV6, SCTP, TCP, UDP, crc32c};
 
 use crate::packet::{Buffer, Packet, Unreadable};
 
@@ -35,6 +35,16 @@ pub fn rewrite<B: Buffer>(skb: &B, packet: &Packet, end: End, address: &Address,
         skb.store(packet.l4 + if end == End::Source { 0 } else { 2 }, &port)?;
     }
     Ok(())
+}
+
+/// Writes the client's other port as one end of the packet, where `flow` has one.
+#[inline(always)]
+pub fn rewrite_alias<B: Buffer>(skb: &B, packet: &Packet, end: End, flow: &Flow) -> Result<(), Unreadable> {
+    if flow.flags & Flow::ALIAS == 0 {
+        return Ok(());
+    }
+    let address = if end == End::Source { &packet.key.source } else { &packet.key.destination };
+    rewrite(skb, packet, end, address, flow.device as u16)
 }
 
 /// SCTP's checksum covers its ports and all that follows, but no address. Of a fragment the rest is not known.

@@ -11,7 +11,7 @@ use crate::lookup::{Answer, Origin, answer};
 use crate::maps::DEVICES;
 use crate::packet::{RST, Unreadable, read};
 use crate::refuse::{address_to, refuse, swap_ethernet};
-use crate::rewrite::{End, rewrite};
+use crate::rewrite::{End, rewrite, rewrite_alias};
 use crate::route;
 use crate::skb::Skb;
 use crate::stats::count;
@@ -72,8 +72,8 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
     let now = now();
     let Some(flow) = current(work, now) else {
         return match answer(work, Origin::Device(skb.device())) {
-            Answer::Endpoint { masquerade } => match connect(work, masquerade, 0, now) {
-                Ok(()) => finish(rewrite(&skb, &work.packet, End::Destination, &work.flow.address, work.flow.port)),
+            Answer::Endpoint { masquerade } => match connect(work, masquerade, 0, now, true) {
+                Ok(()) => finish(rewrite_forward(&skb, work, &work.flow)),
                 Err(counter) => Action::Drop(counter),
             },
             other => without(&skb, work, other, false),
@@ -81,7 +81,7 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
     };
     touch(flow, &work.packet, now);
     work.packet.leave_ports(&mut work.fragment);
-    if let Err(error) = rewrite(&skb, &work.packet, End::Destination, &flow.address, flow.port) {
+    if let Err(error) = rewrite_forward(&skb, work, flow) {
         return error.into();
     }
     if flow.flags & (Flow::OWN | Flow::FORWARD) != Flow::OWN {
@@ -90,6 +90,13 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
     work.packet.key.destination = flow.address;
     work.packet.key.destination_port = flow.port;
     answer_own(&skb, work, now)
+}
+
+/// What an entry for packets that come in does to one.
+#[inline(always)]
+fn rewrite_forward(skb: &Skb, work: &Work, flow: &Flow) -> Result<(), Unreadable> {
+    rewrite(skb, &work.packet, End::Destination, &flow.address, flow.port)?;
+    rewrite_alias(skb, &work.packet, End::Source, flow)
 }
 
 /// An ICMP error comes in.
@@ -158,11 +165,11 @@ fn come_in(device: u32) -> Action {
 
 /// Opens a connection to the endpoint that was chosen.
 #[inline(always)]
-fn connect(work: &mut Work, masquerade: bool, device: u32, now: u32) -> Result<(), Counter> {
+fn connect(work: &mut Work, masquerade: bool, device: u32, now: u32, aliases: bool) -> Result<(), Counter> {
     if !work.packet.has_ports() || work.packet.tcp_flags & RST != 0 {
         return Err(Counter::FlowTable);
     }
-    open(work, masquerade, device, now)?;
+    open(work, masquerade, device, now, aliases)?;
     count(Counter::Connected);
     work.packet.leave_ports(&mut work.fragment);
     Ok(())
@@ -197,7 +204,11 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
         return Action::Next;
     }
     if work.packet.later && !work.packet.recall_ports(&mut work.fragment) {
-        return Action::Next;
+        // The node's own first fragments leave their ports where they are sent on.
+        work.packet.key.hook = FlowKey::IN;
+        if !skb.is_own() || !work.packet.recall_ports(&mut work.fragment) {
+            return Action::Next;
+        }
     }
     if work.packet.is_icmp_error(&skb) {
         // One that cannot be read is about nothing of ours.
@@ -205,8 +216,9 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
         return Action::Next;
     }
     let now = now();
-    let Some(flow) = find(&work.packet.key) else {
-        return if skb.is_own() && !work.packet.later { send_own(&skb, work, now) } else { Action::Next };
+    let flow = if work.packet.key.hook == FlowKey::OUT { find(&work.packet.key) } else { None };
+    let Some(flow) = flow else {
+        return if skb.is_own() { send_own(&skb, work, now) } else { Action::Next };
     };
     touch(flow, &work.packet, now);
     work.packet.leave_ports(&mut work.fragment);
@@ -218,7 +230,8 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
     if flow.flags & Flow::KEEPS != 0 {
         return Action::Next;
     }
-    finish(rewrite(&skb, &work.packet, End::Source, &flow.address, flow.port))
+    let source = rewrite(&skb, &work.packet, End::Source, &flow.address, flow.port);
+    finish(source.and_then(|()| rewrite_alias(&skb, &work.packet, End::Destination, flow)))
 }
 
 /// A packet of the node itself, on its way to what may be a service's address: it has been routed as if that were a place,
@@ -245,7 +258,7 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
                 count(counter);
                 work.slot.address = work.packet.key.destination;
                 work.slot.port = 0;
-                match open(work, false, 0, now) {
+                match open(work, false, 0, now, false) {
                     Ok(()) => work.flow.flags,
                     Err(counter) => return Action::Drop(counter),
                 }
@@ -254,7 +267,7 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
                 // Both ends are on this node and the way between them is the loopback interface: nothing is routed anew.
                 let stays = inside && work.slot.flags & Slot::HOST != 0;
                 let device = if stays { 0 } else { skb.device() };
-                match connect(work, masquerade && !stays, device, now) {
+                match connect(work, masquerade && !stays, device, now, false) {
                     Ok(()) => work.flow.flags,
                     Err(counter) => return Action::Drop(counter),
                 }

@@ -14,7 +14,7 @@ use crate::frame::Frame;
 use crate::lookup::{Answer, Origin, answer};
 use crate::maps::DEVICES;
 use crate::packet::{Buffer, RST, Unreadable, read};
-use crate::rewrite::{End, rewrite};
+use crate::rewrite::{End, rewrite, rewrite_alias};
 use crate::route::fill;
 use crate::stats::count;
 use crate::work::Work;
@@ -68,7 +68,7 @@ pub fn uplink(frame: Frame) -> Action {
     }
     let now = now();
     match current(work, now) {
-        Some(flow) if flow.flags & Flow::OWN != 0 => Action::Pass,
+        Some(flow) if flow.flags & (Flow::OWN | Flow::ALIAS) != 0 => Action::Pass,
         Some(flow) => {
             work.slot.address = flow.address;
             work.slot.port = flow.port;
@@ -109,10 +109,13 @@ fn forward(
     match known {
         Some(flow) => touch(flow, &work.packet, now),
         None => {
-            if let Err(counter) = open(work, masquerades, 0, now) {
+            if let Err(counter) = open(work, masquerades, 0, now, true) {
                 return Ok(Action::Drop(counter));
             }
             count(Counter::Connected);
+            if work.flow.flags & Flow::ALIAS != 0 {
+                return Ok(Action::Pass);
+            }
         }
     }
     rewrite(frame, &work.packet, End::Destination, &work.slot.address, work.slot.port)?;
@@ -128,6 +131,7 @@ fn forward(
         }
         if out.flags & Flow::KEEPS == 0 {
             rewrite(frame, &work.packet, End::Source, &out.address, out.port)?;
+            rewrite_alias(frame, &work.packet, End::Destination, out)?;
         }
     }
     hop(frame, work)?;

@@ -69,6 +69,8 @@ spec:
 pub const VIPS: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
 /// The ClusterIPs of another Service with the same endpoints.
 pub const TWINS: [&str; 2] = ["10.96.0.12", "fd00:10:96::12"];
+/// The ClusterIPs of the Service whose external traffic policy is Local.
+pub const LOCAL_VIPS: [&str; 2] = ["10.96.0.13", "fd00:10:96::13"];
 /// The node's addresses.
 pub const NODE_IPS: [&str; 2] = ["192.0.2.1", "2001:db8:2::1"];
 /// The external addresses.

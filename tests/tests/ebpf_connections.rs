@@ -24,6 +24,12 @@ fn ways_in(port: u16, node_port: u16) -> Vec<SocketAddr> {
     ways
 }
 
+/// Whether a datagram larger than the MTU can get there: what the node sends to its own address was never cut, since the
+/// loopback interface takes it whole, and then has to leave by another device.
+fn takes_large_datagrams(site: &Site, from: &Netns, to: SocketAddr) -> bool {
+    from.name() != site.node().name() || !NODE_IPS.contains(&to.ip().to_string().as_str())
+}
+
 fn clients(site: &Site) -> [&Netns; 3] {
     [site.client(), site.node(), site.outside()]
 }
@@ -119,7 +125,7 @@ fn pings_go_on_as_before() {
 fn datagrams_in_fragments_come_back_whole() {
     let site = Site::start(&EVERYWHERE).unwrap();
     for from in clients(&site) {
-        for to in ways_in(81, 30081) {
+        for to in ways_in(81, 30081).into_iter().filter(|to| takes_large_datagrams(&site, from, *to)) {
             for bytes in [2_000, 4_000, 30_000] {
                 // More than one socket, so that more than one endpoint is met.
                 for _ in 0..4 {
@@ -142,7 +148,8 @@ fn options_and_extension_headers_do_not_hide_a_packet() {
             let stream = connect_from(from, any, to, |socket| pad_headers(socket, to.ip()));
             let stream = stream.unwrap_or_else(|error| panic!("{} to {to}: {error}", from.name()));
             exchange_over(&stream, 100_000).unwrap_or_else(|error| panic!("{} to {to}: {error:#}", from.name()));
-            for bytes in [100, 4_000] {
+            let sizes = if takes_large_datagrams(&site, from, to) { &[100, 4_000][..] } else { &[100] };
+            for bytes in sizes.iter().copied() {
                 let socket = datagrams(from, to).unwrap();
                 pad_headers(&socket, to.ip()).unwrap();
                 let what = format!("{bytes} bytes back to {} from {to}", from.name());
@@ -192,21 +199,39 @@ fn a_port_is_used_again_at_once() {
 }
 
 #[test]
-fn one_port_talks_to_one_endpoint_by_two_services() {
+fn one_port_talks_to_one_endpoint_by_many_ways_at_a_time() {
     let site = Site::start(&["1"]).unwrap();
-    for (number, (one, other)) in VIPS.into_iter().zip(TWINS).enumerate() {
-        let any: IpAddr = if number == 0 { [0; 4].into() } else { [0_u16; 8].into() };
-        let source = SocketAddr::new(any, 41_000);
-        let open = |ip| connect_from(site.client(), source, at(ip, 80), |_| Ok(()));
-        let first = open(one).unwrap();
-        answers(&first).unwrap();
-        let second = open(other).unwrap_or_else(|error| panic!("the second Service: {error}"));
-        for _ in 0..3 {
-            answers(&second).unwrap();
-            answers(&first).unwrap();
+    for from in [site.client(), site.outside()] {
+        for v4 in [true, false] {
+            let any: IpAddr = if v4 { [0; 4].into() } else { [0_u16; 8].into() };
+            let mut ways = [ways_in(80, 30080), TWINS.map(|ip| at(ip, 80)).to_vec()].concat();
+            ways.retain(|to| to.is_ipv4() == v4);
+            let source = SocketAddr::new(any, 41_000);
+            let open = |to: &SocketAddr| {
+                let stream = connect_from(from, source, *to, |_| Ok(()));
+                stream.unwrap_or_else(|error| panic!("{} to {to}: {error}", from.name()))
+            };
+            let mut streams: Vec<_> = ways.iter().map(open).collect();
+            for _ in 0..2 {
+                streams.iter().for_each(|stream| answers(stream).unwrap());
+                streams.reverse();
+            }
+            // The end of one is not the others'.
+            drop(streams.pop());
+            streams.iter().for_each(|stream| answers(stream).unwrap());
+            let mut ways = ways_in(81, 30081);
+            ways.retain(|to| to.is_ipv4() == v4);
+            let socket = from.run(|| std::net::UdpSocket::bind(source)).unwrap().unwrap();
+            socket.set_read_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
+            for (bytes, to) in [1, 1_000, 4_000].into_iter().flat_map(|bytes| ways.iter().map(move |to| (bytes, *to))) {
+                let mut buffer = vec![0; 65_536];
+                let back = || {
+                    socket.send_to(&vec![7; bytes], to).unwrap();
+                    socket.recv_from(&mut buffer).is_ok_and(|got| got == (bytes, to)).then_some(())
+                };
+                until(&format!("{bytes} bytes back to {} from {to}", from.name()), back).unwrap();
+            }
         }
-        drop(first);
-        answers(&second).unwrap();
     }
 }
 

@@ -14,6 +14,9 @@ use kubeferry_tests::site::{LOAD_BALANCER_IPS, NODE_IPS, Site, VIPS, at};
 
 const EVERYWHERE: [&str; 3] = ["1", "2", "remote"];
 
+/// Room for all connections of a test: a full table forgets those that are idle.
+const FLOWS: [&str; 2] = ["--map-sizes", "flows=400000"];
+
 fn flows(site: &Site) -> Option<u64> {
     site.status().ok()?["rows"]["flows"].as_u64()
 }
@@ -21,7 +24,7 @@ fn flows(site: &Site) -> Option<u64> {
 #[test]
 fn ten_thousand_masqueraded_connections_share_no_port_and_leave_nothing() {
     const AT_A_TIME: usize = 2_000;
-    let site = Site::start_with(&EVERYWHERE, &["--map-sizes", "flows=200000"]).unwrap();
+    let site = Site::start_with(&EVERYWHERE, &FLOWS).unwrap();
     site.until_served().unwrap();
     for round in 0..5 {
         let to = at(NODE_IPS[round % 2], 30080);
@@ -100,7 +103,7 @@ fn under_load(site: &Site, work: impl FnOnce()) {
 
 #[test]
 fn killed_and_restarted_and_stopped_under_load() {
-    let site = Site::start(&EVERYWHERE).unwrap();
+    let site = Site::start_with(&EVERYWHERE, &FLOWS).unwrap();
     site.until_served().unwrap();
     under_load(&site, || {
         for _ in 0..3 {
@@ -129,7 +132,7 @@ fn other_version() -> tempfile::TempPath {
 #[test]
 fn another_version_takes_over_under_load() {
     let other = other_version();
-    let site = Site::start(&EVERYWHERE).unwrap();
+    let site = Site::start_with(&EVERYWHERE, &FLOWS).unwrap();
     site.until_served().unwrap();
     let programs = |site: &Site| {
         let pins = site.places().pins().unwrap();

@@ -2,12 +2,13 @@
 //! the packet that it sent, as it sent it; otherwise large packets would vanish for good.
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 
 use kubeferry_tests::client::{datagrams, until};
 use kubeferry_tests::netns::Netns;
-use kubeferry_tests::site::{NODE_IPS, Site, VIPS, at, echoes, exchange};
-use kubeferry_tests::sockets::{never_fragment, path_mtu};
+use kubeferry_tests::site::{EXTERNAL_IPS, LOCAL_VIPS, NODE_IPS, Site, VIPS, at, echoes, exchange, exchange_over};
+use kubeferry_tests::sockets::{connect_from, never_fragment, path_mtu};
 
 const NARROW: u32 = 1_300;
 /// Fits into no packet of [`NARROW`] bytes.
@@ -24,8 +25,10 @@ fn to(way: Way, port: u16) -> [SocketAddr; 2] {
 /// The packets of this client are too large for somebody on the way.
 fn client_is_told(from: &Netns, to: SocketAddr) {
     exchange(from, to, 1_000_000).unwrap_or_else(|error| panic!("{} to {to}: {error:#}", from.name()));
-    // A port of its own: the kernel remembers by address, so the stream has taught it already. Forgotten:
-    from.ip(&[if to.is_ipv4() { "route flush cache" } else { "-6 route flush cache" }]).unwrap();
+    // The kernel remembers by address what the stream has taught it.
+    let mut flush = Command::new("ip");
+    flush.args([if to.is_ipv4() { "-4" } else { "-6" }, "route", "flush", "cache"]);
+    assert!(from.output(&mut flush, "").unwrap().status.success());
     let socket = datagrams(from, to).unwrap();
     never_fragment(&socket, to.ip()).unwrap();
     assert_eq!(path_mtu(&socket, to.ip()).unwrap(), 1_500, "{} to {to}: nothing known yet", from.name());
@@ -108,6 +111,30 @@ fn a_server_learns_of_a_narrow_way_out_of_the_node() {
         narrow_uplink(&site);
         for to in ports.into_iter().flat_map(|port| to(NODE_IPS, port)) {
             server_is_told(site.outside(), to);
+        }
+    }
+}
+
+#[test]
+fn connections_by_an_alias_of_their_port_learn_too() {
+    // The second connection of one port to one endpoint goes on from another port.
+    let alias = |site: &Site, from: &Netns, one: SocketAddr, other: SocketAddr| {
+        let any: IpAddr = if one.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+        let open = |to| connect_from(from, SocketAddr::new(any, 42_000), to, |_| Ok(())).unwrap();
+        let _first = open(one);
+        exchange_over(&open(other), 1_000_000).unwrap_or_else(|error| panic!("{} to {other}: {error:#}", from.name()));
+        site.untracked().unwrap();
+    };
+    let site = Site::start(&["remote"]).unwrap();
+    site.narrow(&site.remote, NARROW).unwrap();
+    for (one, other) in to(VIPS, 81).into_iter().zip(to(LOCAL_VIPS, 81)) {
+        alias(&site, site.client(), one, other);
+    }
+    let site = Site::start(&["1"]).unwrap();
+    site.narrow(&site.outside, NARROW).unwrap();
+    for port in [30081, 30083] {
+        for (one, other) in to(EXTERNAL_IPS, 81).into_iter().zip(to(NODE_IPS, port)) {
+            alias(&site, site.outside(), one, other);
         }
     }
 }

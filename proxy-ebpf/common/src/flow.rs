@@ -11,6 +11,9 @@
 //! | forward | out | client → endpoint | source `masquerade` |
 //! | backward | in | endpoint → masquerade | destination `client` |
 //!
+//! If the client's port talks to the endpoint already, by way of another service, the connection goes on from another port
+//! of the client, an alias: its forward-in entry rewrites that, too, and its backward-out entry undoes it ([`Flow::ALIAS`]).
+//!
 //! The others can be found from the first: see [`FlowKey::siblings`]. If the node itself is the client and the endpoint is
 //! on the node, too, `masquerade` is the service's address with the client's port, and there is no forward-out entry.
 
@@ -51,7 +54,7 @@ impl FlowKey {
         to.source = flow.address;
         to.destination = self.source;
         to.source_port = flow.port;
-        to.destination_port = self.source_port;
+        to.destination_port = flow.client_port(self.source_port);
         to.protocol = self.protocol;
         to.hook = Self::OUT;
         to.reserved = 0;
@@ -62,7 +65,7 @@ impl FlowKey {
     pub fn write_forward(&self, flow: &Flow, to: &mut Self) {
         to.source = self.source;
         to.destination = flow.address;
-        to.source_port = self.source_port;
+        to.source_port = flow.client_port(self.source_port);
         to.destination_port = flow.port;
         to.protocol = self.protocol;
         to.hook = Self::OUT;
@@ -122,7 +125,8 @@ pub struct Flow {
     pub flags: u16,
     /// When the last packet of this direction went by, in units of [`TICK`].
     pub seen: u32,
-    /// For connections of the node itself: the interface that packets to the service's address leave by.
+    /// For connections of the node itself: the interface that packets to the service's address leave by. With
+    /// [`Flow::ALIAS`]: the client's new port, in network byte order.
     pub device: u32,
     /// Number of the endpoint, for counters.
     pub backend: u32,
@@ -146,6 +150,14 @@ impl Flow {
     pub const LOOPS: u16 = 128;
     /// The entry leaves packets as they are: a connection whose own source stays (see [`Flow::OWN`]).
     pub const KEEPS: u16 = 64;
+    /// Forward-in and backward-out: the client's port is rewritten, too, to [`Flow::device`].
+    pub const ALIAS: u16 = 256;
+
+    /// The client's port behind a forward-in entry; `port` in its key.
+    #[inline(always)]
+    pub const fn client_port(&self, port: u16) -> u16 {
+        if self.flags & Self::ALIAS != 0 { self.device as u16 } else { port }
+    }
 }
 
 /// For how many units of [`TICK`] a connection is kept without a packet.
@@ -217,6 +229,15 @@ mod tests {
         assert_eq!(backward, key(endpoint, client, FlowKey::OUT));
         assert_eq!(forward, key(client, endpoint, FlowKey::OUT));
         assert_eq!(forward.answer(&flow(node)), key(endpoint, node, FlowKey::IN));
+    }
+
+    #[test]
+    fn an_alias_takes_the_place_of_the_clients_port() {
+        let first = key(("10.0.0.1", 5000), ("10.96.0.1", 80), FlowKey::IN);
+        let other = Flow { flags: Flow::ALIAS, device: 20_001_u16.to_be().into(), ..flow(("10.244.0.9", 8080)) };
+        let (backward, forward) = first.siblings(&other);
+        assert_eq!(backward, key(("10.244.0.9", 8080), ("10.0.0.1", 20_001), FlowKey::OUT));
+        assert_eq!(forward, key(("10.0.0.1", 20_001), ("10.244.0.9", 8080), FlowKey::OUT));
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub fn is_orphan(key: &FlowKey, flow: &Flow, get: &mut dyn FnMut(&FlowKey) -> Op
     let Some(service) = service else { return true };
     let first = FlowKey {
         source: backward.destination,
-        source_port: backward.destination_port,
+        source_port: service.client_port(backward.destination_port),
         destination: service.address,
         destination_port: service.port,
         hook: FlowKey::IN,

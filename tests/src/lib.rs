@@ -14,5 +14,7 @@ pub mod hosts;
 pub mod netns;
 pub mod packets;
 pub mod random;
+pub mod site;
+pub mod sockets;
 pub mod world;
 pub mod xdp;

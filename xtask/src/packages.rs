@@ -24,6 +24,9 @@ pub const NETWORK: &[Program] = &[
     Program { name: "conntrack", package: "conntrack", purpose: "looking at and clearing UDP flows" },
 ];
 
+/// What the benchmark of the datapaths needs beside that.
+pub const DEVICES: &[Program] = &[Program { name: "ethtool", package: "ethtool", purpose: "settings of interfaces" }];
+
 /// What `demo --keep` tells its user to call.
 pub const LOOKING_AROUND: &[Program] = &[Program { name: "curl", package: "curl", purpose: "requests by hand" }];
 

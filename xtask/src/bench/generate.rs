@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 pub const PORT: u16 = 80;
 /// The port of every endpoint.
 pub const TARGET_PORT: u16 = 8080;
+/// The node port of [`Cluster::add_node_port`].
+pub const NODE_PORT: u16 = 30_080;
 /// The node that the proxy under test is.
 pub const NODE: &str = "node-1";
 /// All endpoints lie in here until they are changed.
@@ -51,7 +53,7 @@ impl std::str::FromStr for Size {
 }
 
 /// A generated cluster: its folder, and how often its endpoints were changed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Cluster {
     size: Size,
     folder: PathBuf,
@@ -81,6 +83,19 @@ impl Cluster {
             cluster.write(&slice_file(number), &cluster.slice(number, None))?;
         }
         Ok(cluster)
+    }
+
+    /// Adds a Service of UDP with a node port, and ten endpoints.
+    pub fn add_node_port(&self) -> anyhow::Result<()> {
+        let mut service = service(self.size.services);
+        service["spec"]["type"] = json!("NodePort");
+        let port = json!({ "name": "udp", "protocol": "UDP", "port": PORT, "nodePort": NODE_PORT });
+        service["spec"]["ports"] = json!([port]);
+        let mut slice = Self { size: Size { services: 1, endpoints: 10 }, ..self.clone() }.slice(0, None);
+        slice["metadata"]["name"] = json!("node-port-abcde");
+        slice["metadata"]["labels"]["kubernetes.io/service-name"] = service["metadata"]["name"].clone();
+        slice["ports"] = json!([{ "name": "udp", "protocol": "UDP", "port": TARGET_PORT }]);
+        self.write("node-port.json", &json!({ "apiVersion": "v1", "kind": "List", "items": [service, slice] }))
     }
 
     /// How large it is.

@@ -58,7 +58,7 @@ enum Part {
 
 /// Runs the parts and prints the tables. Figures do not fail it: they are for people to judge.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    packages::ensure(&[packages::BUILD, packages::NETWORK])?;
+    packages::ensure(&[packages::BUILD, packages::NETWORK, packages::DEVICES])?;
     packages::need_root("bench")?;
     let machine = Machine::this()?;
     let binary = cargo::kubeferry(true)?;

@@ -84,7 +84,7 @@ pub fn measure(
     let say = |what: String| step::note(format!("{size}, {}: {what}", backend.name()));
     say("writing the manifests".to_owned());
     let mut cluster = Cluster::create(home, size)?;
-    let proxy = Proxy { binary, node, home, datapath, socket_lb: "auto" };
+    let proxy = Proxy { binary, node, home, datapath, hooks: &[] };
     let file = if backend == Backend::Nftables { Some(proxy.plan(&cluster)?) } else { None };
     let (mut nft_f, mut start, mut restart) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=rounds.starts {

@@ -26,8 +26,8 @@ pub struct Proxy<'a> {
     pub node: &'a Namespace,
     pub home: &'a Path,
     pub datapath: &'a Datapath,
-    /// `--socket-lb`, with eBPF.
-    pub socket_lb: &'static str,
+    /// With eBPF, flags that say which hooks it uses.
+    pub hooks: &'a [&'static str],
 }
 
 impl Proxy<'_> {
@@ -104,7 +104,7 @@ impl Proxy<'_> {
                 ("slots", slots.max(262_144)),
             ];
             let sizes = sizes.map(|(map, rows)| format!("{map}={rows}")).join(",");
-            command.args(["--socket-lb", self.socket_lb, "--map-sizes", &sizes]);
+            command.args(["--map-sizes", &sizes]).args(self.hooks);
         }
         command
     }

@@ -21,12 +21,16 @@ use crate::step;
 
 pub mod programs;
 pub mod report;
+pub mod uplink;
 
 /// So many addresses are connected to in turn, services or endpoints, in every variant.
 const TARGETS: usize = 10;
 /// A rule that asks for the connection's state is what switches tracking on.
 const TRACKING_ALONE: &str = "table inet tracking {\n  chain forward {\n    type filter hook forward priority filter\n    \
     ct state established,related accept\n  }\n}\n";
+
+/// All programs, but those of sockets.
+const AT_XDP: &[&str] = &["--socket-lb", "off", "--xdp", "native", "--xdp-devices", "eth0,out"];
 
 /// What is between client and server.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Debug)]
@@ -56,6 +60,7 @@ pub struct Variant {
 #[derive(Clone, Serialize, Debug)]
 pub struct Figures {
     pub variants: Vec<Variant>,
+    pub uplink: Vec<uplink::Rate>,
     pub programs: Vec<programs::Cost>,
 }
 
@@ -85,7 +90,7 @@ pub fn measure(binary: &Path, home: &Path, plan: Plan) -> anyhow::Result<Figures
         node: &node,
         home,
         datapath: if kind == Kind::Nftables { &Datapath::Nftables } else { &ebpf },
-        socket_lb: if kind == Kind::Packets { "off" } else { "auto" },
+        hooks: if kind == Kind::Packets { &["--socket-lb", "off", "--xdp", "off"] } else { &["--xdp", "off"] },
     };
 
     let mut variants = variants(plan.large.services);
@@ -122,13 +127,37 @@ pub fn measure(binary: &Path, home: &Path, plan: Plan) -> anyhow::Result<Figures
             }
         }
     }
+    let node_port = Cluster::create(home, Size { services: TARGETS, endpoints: 1 })?;
+    node_port.add_node_port()?;
+    let outside = uplink::join(&node, &server)?;
+    let mut uplink = uplink::Hook::ALL.map(|hook| uplink::Rate { hook, rounds: Vec::new() });
+    for round in 0..=plan.rounds {
+        let mut line = String::new();
+        for rate in &mut uplink {
+            proxy(Kind::Nftables).clear()?;
+            proxy(Kind::Packets).clear()?;
+            step::output(node.command("conntrack").arg("-F"))?;
+            match rate.hook {
+                uplink::Hook::Routed => {}
+                uplink::Hook::Nftables => drop(proxy(Kind::Nftables).once(&node_port)?),
+                uplink::Hook::Tc => drop(proxy(Kind::Packets).once(&node_port)?),
+                uplink::Hook::Xdp => drop(Proxy { hooks: AT_XDP, ..proxy(Kind::Packets) }.once(&node_port)?),
+            }
+            let packets = uplink::packets_per_second(&outside, &server, rate.hook, plan.time)?;
+            line += &format!("  {} {:.0}", rate.hook.name(), packets);
+            if round > 0 {
+                rate.rounds.push(packets);
+            }
+        }
+        step::note(format!("node port, round {round} of {}, packets/s:{line}", plan.rounds));
+    }
     step::note(format!("every program alone, {} runs", plan.runs));
-    let with_programs = proxy(Kind::Packets);
+    let with_programs = Proxy { hooks: AT_XDP, ..proxy(Kind::Packets) };
     with_programs.clear()?;
     with_programs.once(&large)?;
     let programs = programs::measure(&node, &ebpf, large.last_cluster_ip(), plan.runs)?;
     with_programs.clear()?;
-    Ok(Figures { variants, programs })
+    Ok(Figures { variants, uplink: uplink.into(), programs })
 }
 
 fn variants(large: usize) -> Vec<Variant> {

@@ -3,11 +3,11 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use aya::maps::{HashMap, Map, MapData};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, TestRunResult, Xdp};
+use aya_obj::programs::XdpAttachType;
 use kubeferry_ebpf_common::flow::TICK;
 use kubeferry_ebpf_common::{Address, Flow, FlowKey, TCP};
 use rustix::time::{ClockId, clock_gettime};
@@ -26,6 +26,13 @@ const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
 const FIRST_PORT: u16 = 20_000;
 /// TC_ACT_UNSPEC: the packet goes on.
 const GOES_ON: u32 = u32::MAX;
+/// XDP_PASS: the stack gets it.
+const PASSED: u32 = 2;
+/// XDP_REDIRECT: out of another interface.
+const SENT: u32 = 4;
+/// Hops that a packet may make, and so often an XDP program can send the same one on.
+const HOPS: u8 = 255;
+const SENDS: u32 = 200;
 // linux/tcp.h
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
@@ -75,7 +82,7 @@ fn in_node(folder: &Path, maps: &Path, service: Ipv4Addr, runs: u32) -> anyhow::
     }
 
     // A packet that was translated is the next run's packet: there and back again.
-    let (one, other) = ((Ipv4Addr::new(10, 201, 0, 1), 80), (Ipv4Addr::new(10, 202, 0, 1), 8080));
+    let (one, other) = ((Ipv4Addr::new(10, 128, 0, 1), 80), (Ipv4Addr::new(10, 128, 0, 2), 8080));
     let mut flows: HashMap<MapData, KeyWords, FlowWords> =
         HashMap::try_from(Map::LruHashMap(MapData::from_pin(maps.join("flows")).context("map flows")?))?;
     for (from, to) in [(one, other), (other, one)] {
@@ -89,6 +96,7 @@ fn in_node(folder: &Path, maps: &Path, service: Ipv4Addr, runs: u32) -> anyhow::
     let (mean, _) = run(&ingress, &established, pod, runs)?;
     let single = ports().map(|_| Ok(run(&ingress, &established, pod, 1)?.0));
     costs.push(Cost { what: "tc_ingress, known connection", repeated: Some(mean), single: Some(average(single)?) });
+    costs.extend(at_xdp(folder, &away, &established, runs)?);
     for (from, _) in [(one, other), (other, one)] {
         flows.remove(&key(FIRST_PORT, from)).context("deleting a flow")?;
     }
@@ -104,6 +112,25 @@ fn in_node(folder: &Path, maps: &Path, service: Ipv4Addr, runs: u32) -> anyhow::
     Ok(costs)
 }
 
+/// The program of uplinks, which asks the routes, too.
+fn at_xdp(folder: &Path, away: &[u8], established: &[u8], runs: u32) -> anyhow::Result<Vec<Cost>> {
+    let program = Xdp::from_pin(folder.join("xdp_uplink"), XdpAttachType::Interface).context("program xdp_uplink")?;
+    let uplink = interface("out")?;
+    let run = |frame: &[u8], verdict: u32, runs: u32| {
+        // struct xdp_md up to `rx_queue_index`.
+        let context = [0, frame.len() as u32, 0, uplink, 0].map(u32::to_ne_bytes).concat();
+        Ok(test_run(|options| program.test_run(options), frame, &context, verdict, runs)?.0)
+    };
+    let mean = run(away, PASSED, runs)?;
+    let single = (0..runs.min(SINGLE)).map(|_| run(away, PASSED, 1));
+    let mut costs = vec![Cost { what: "xdp_uplink, not ours", repeated: Some(mean), single: Some(average(single)?) }];
+    let repeated = (0..runs / SENDS).map(|_| run(established, SENT, SENDS));
+    let repeated = Some(average(repeated)?);
+    let single = (0..runs.min(SINGLE)).map(|_| run(established, SENT, 1));
+    costs.push(Cost { what: "xdp_uplink, known connection, sent on", repeated, single: Some(average(single)?) });
+    Ok(costs)
+}
+
 fn average(times: impl Iterator<Item = anyhow::Result<f64>>) -> anyhow::Result<f64> {
     let times: Vec<f64> = times.collect::<Result<_, _>>()?;
     Ok(times.iter().sum::<f64>() / times.len() as f64)
@@ -114,21 +141,31 @@ fn run(program: &SchedClassifier, packet: &[u8], device: u32, runs: u32) -> anyh
     // struct __sk_buff up to `ifindex`, which is the last word.
     let mut context = [0; 44];
     context[40..].copy_from_slice(&device.to_ne_bytes());
+    test_run(|options| program.test_run(options), packet, &context, GOES_ON, runs)
+}
+
+fn test_run(
+    program: impl FnOnce(TestRunOptions<'_>) -> Result<TestRunResult, ProgramError>,
+    packet: &[u8],
+    context: &[u8],
+    verdict: u32,
+    runs: u32,
+) -> anyhow::Result<(f64, Vec<u8>)> {
     let mut after = vec![0; packet.len() + 64];
-    let result = program
-        .test_run(TestRunOptions {
-            data_in: Some(packet),
-            data_out: Some(&mut after),
-            ctx_in: Some(&context),
-            repeat: runs,
-            ..TestRunOptions::new()
-        })
-        .context("BPF_PROG_TEST_RUN")?;
-    if result.return_value != GOES_ON {
-        bail!("the program's verdict is {}, not that the packet goes on", result.return_value.cast_signed());
+    let result = program(TestRunOptions {
+        data_in: Some(packet),
+        data_out: Some(&mut after),
+        ctx_in: Some(context),
+        repeat: runs,
+        ..TestRunOptions::new()
+    })
+    .context("BPF_PROG_TEST_RUN")?;
+    if result.return_value != verdict {
+        let was = result.return_value.cast_signed();
+        bail!("the program's verdict is {was}, not {}", verdict.cast_signed());
     }
     after.truncate(result.data_size_out as usize);
-    Ok((Duration::as_secs_f64(&result.duration) * 1e9, after))
+    Ok((result.duration.as_secs_f64() * 1e9, after))
 }
 
 fn interface(name: &str) -> anyhow::Result<u32> {
@@ -146,7 +183,7 @@ fn packet(port: u16, to: Ipv4Addr, to_port: u16, flags: u8) -> Vec<u8> {
     pseudo.extend(&tcp);
     let sum = checksum(&pseudo);
     tcp[16..18].copy_from_slice(&sum.to_be_bytes());
-    let mut ip = vec![0x45, 0, 0, 20 + tcp.len() as u8, 0, 1, 0x40, 0, 64, TCP, 0, 0];
+    let mut ip = vec![0x45, 0, 0, 20 + tcp.len() as u8, 0, 1, 0x40, 0, HOPS, TCP, 0, 0];
     ip.extend(CLIENT.octets());
     ip.extend(to.octets());
     let sum = checksum(&ip);

@@ -2,6 +2,7 @@
 
 use super::super::load::Measured;
 use super::super::report::median;
+use super::uplink::Hook;
 use super::{Figures, Kind, Variant};
 
 /// A figure of a round, and whether more of it is better.
@@ -75,6 +76,14 @@ pub fn print(figures: &Figures) {
     for (one, other) in pairs(&figures.variants) {
         let ratios = [CONNECTIONS, CONNECT, REQUEST, STREAM].map(|figure| format!("{:.3}", one.beside(other, figure)));
         println!("| {} : {} | {} |", one.name(), other.name(), ratios.join(" | "));
+    }
+    println!("\n| outside to a node port, and on to another node | packets/s | of nftables |\n| --- | ---: | ---: |");
+    let nftables = figures.uplink.iter().find(|rate| rate.hook == Hook::Nftables);
+    for rate in &figures.uplink {
+        let ratio = nftables.map_or(f64::NAN, |nftables| {
+            median(&rate.rounds.iter().zip(&nftables.rounds).map(|(one, other)| one / other).collect::<Vec<_>>())
+        });
+        println!("| {} | {:.0} | {ratio:.3} |", rate.hook.name(), median(&rate.rounds));
     }
     println!("\n| program, a packet | ns | one packet at a time |\n| --- | ---: | ---: |");
     for cost in &figures.programs {

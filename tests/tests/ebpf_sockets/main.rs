@@ -42,6 +42,9 @@ fn an_unconnected_socket_stays_with_its_endpoint() {
             let socket = maker.udp(v6).unwrap();
             let servers: BTreeSet<_> = (0..20).map(|_| exchange(&socket, to).unwrap().0).collect();
             assert_eq!(servers.len(), 1, "{to}");
+            // `exchange` looks where the answer is from.
+            assert!(cluster.pinned.forget_services().unwrap() > 0);
+            assert!(exchange(&socket, to).is_some());
         }
     }
 }

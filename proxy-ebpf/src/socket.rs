@@ -138,6 +138,12 @@ pub fn send(socket: Socket) {
     {
         let peer = SocketPeer { seen: now, ..*known };
         let _ = SOCKET_ENDPOINTS.insert(&key, &peer, 0);
+        let shown = socket.key(peer.address, peer.port);
+        // Other sockets may have taken the place of the row that answers need. SAFETY: only whether it is there.
+        if unsafe { SOCKET_SERVICES.get(&shown) }.is_none() {
+            let service = SocketPeer { address, port, reserved: 0, seen: now };
+            let _ = SOCKET_SERVICES.insert(&shown, &service, 0);
+        }
         socket.set(&peer.address, peer.port);
         return;
     }

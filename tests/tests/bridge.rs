@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 
 use kubeferry_tests::client::{Connection, DEADLINE, Running, until};
+use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::executors::Source;
 use kubeferry_tests::flows::{Case, Node, Step, with_node};
 use kubeferry_tests::hosts::Host;
@@ -54,11 +55,12 @@ struct Cluster {
     node: Netns,
     pods: Vec<Host>,
     _source: Source,
+    datapath: Datapath,
 }
 
 impl Cluster {
     /// `call`: what `net.bridge.bridge-nf-call-iptables` and `-ip6tables` are in the node's namespace.
-    fn start(call: bool, masquerade_all: bool) -> Self {
+    fn start(datapath: Datapath, call: bool, masquerade_all: bool) -> Self {
         let node = Netns::new("node").unwrap();
         let keys = ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"];
         let known = node.run(|| Path::new("/proc/sys").join(keys[0]).exists()).unwrap();
@@ -75,6 +77,8 @@ impl Cluster {
         node.ip(&[
             format!("addr add {}/24 dev cni0", GATEWAYS[0]),
             format!("addr add {}/64 dev cni0 nodad", GATEWAYS[1]),
+            // The node asks from here who has a pod's address.
+            "addr add fe80::fe/64 dev cni0 nodad".into(),
             // Some route to the Service, for the node's own packets; they never take it.
             "route add default dev cni0".into(),
             "route add ::/0 dev cni0".into(),
@@ -104,12 +108,16 @@ impl Cluster {
         let case = Case { name: "bridge".into(), node: parsed.clone(), steps: Vec::new() };
         let source = Source::new(&case).unwrap();
         source.write(&Step { manifests: with_node(&parsed, MANIFESTS).unwrap(), rows: Vec::new() }).unwrap();
-        let running = Running::start(&source, &node).unwrap();
-        let cluster = Self { _running: running, node, pods, _source: source };
+        let running = datapath.run(&source, &node).unwrap();
+        let cluster = Self { _running: running, node, pods, _source: source, datapath };
         for vip in VIPS {
-            // The node is not behind its bridge.
-            let attempt = || Connection::open(&cluster.node, vip.parse().unwrap()).ok();
-            until("the node to reach the Service", attempt).unwrap();
+            let from = match cluster.datapath {
+                // The node is not behind its bridge.
+                Datapath::Nftables => &cluster.node,
+                // The node's own packets would need a next hop that answers.
+                Datapath::Ebpf(_) => cluster.pod("client"),
+            };
+            until("the Service to answer", || Connection::open(from, vip.parse().unwrap()).ok()).unwrap();
         }
         cluster
     }
@@ -141,7 +149,7 @@ fn answered_by(from: &Netns, vip: SocketAddr) -> (SocketAddr, SocketAddr) {
 
 #[test]
 fn without_bridge_netfilter_an_answer_bypasses_the_node() {
-    let cluster = Cluster::start(false, false);
+    let cluster = Cluster::start(Datapath::Nftables, false, false);
     for (family, vip) in VIPS.map(|vip| vip.parse().unwrap()).into_iter().enumerate() {
         let (answers, seen) = answered_by(cluster.pod("client"), vip);
         assert_eq!(seen.ip(), ip(PODS[1].1[family]), "the question comes through, with the pod's own address");
@@ -151,7 +159,7 @@ fn without_bridge_netfilter_an_answer_bypasses_the_node() {
 
 #[test]
 fn with_bridge_netfilter_pods_of_one_bridge_reach_each_other_through_a_service() {
-    let cluster = Cluster::start(true, false);
+    let cluster = Cluster::start(Datapath::Nftables, true, false);
     for (family, vip) in VIPS.map(|vip| vip.parse().unwrap()).into_iter().enumerate() {
         let mut connection = Connection::open(cluster.pod("client"), vip).unwrap();
         let (server, seen) = connection.ask().unwrap();
@@ -168,8 +176,24 @@ fn with_bridge_netfilter_pods_of_one_bridge_reach_each_other_through_a_service()
 }
 
 #[test]
+fn ebpf_needs_no_bridge_netfilter() {
+    for call in [false, true] {
+        let cluster = Cluster::start(Datapath::ebpf().unwrap(), call, false);
+        for (family, vip) in VIPS.map(|vip| vip.parse().unwrap()).into_iter().enumerate() {
+            let mut connection = Connection::open(cluster.pod("client"), vip).unwrap();
+            let (server, seen) = connection.ask().unwrap();
+            assert_eq!((server.as_str(), seen), ("web", connection.local().unwrap()), "the source is kept");
+            let (answers, seen) = answered_by(cluster.pod("client"), vip);
+            assert_eq!((answers, seen.ip()), (vip, ip(PODS[1].1[family])));
+            let (server, seen) = Connection::open(cluster.pod("web"), vip).unwrap().ask().unwrap();
+            assert_eq!((server.as_str(), seen.ip()), ("web", ip(GATEWAYS[family])), "a hairpin is masqueraded");
+        }
+    }
+}
+
+#[test]
 fn masquerade_all_serves_pods_of_one_bridge_without_bridge_netfilter() {
-    let cluster = Cluster::start(false, true);
+    let cluster = Cluster::start(Datapath::Nftables, false, true);
     for (family, vip) in VIPS.map(|vip| vip.parse().unwrap()).into_iter().enumerate() {
         // A hairpin too: the node routes it, the bridge has no part in it.
         for pod in ["client", "web"] {

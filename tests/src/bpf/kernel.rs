@@ -12,6 +12,7 @@ use std::path::Path;
 
 // include/uapi/linux/bpf.h, enum bpf_cmd.
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
+const MAP_DELETE_ELEM: libc::c_int = 3;
 const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const OBJ_GET: libc::c_int = 7;
 const PROG_TEST_RUN: libc::c_int = 10;
@@ -67,6 +68,17 @@ pub(super) fn get(map: BorrowedFd<'_>, key: &[u8], value: usize) -> io::Result<O
         Ok(_) => Ok(Some(bytes)),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// Deletes a row; one that is not there is no error.
+pub(super) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
+    let mut attributes = Attributes::default();
+    attributes[0] = pair(word(map), 0);
+    attributes[1] = key.as_ptr() as u64;
+    match call(MAP_DELETE_ELEM, &mut attributes) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        _ => Ok(()),
     }
 }
 

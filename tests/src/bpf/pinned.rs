@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use kubeferry_ebpf_common::stats::Counter;
-use kubeferry_ebpf_common::{Address, FlowKey};
+use kubeferry_ebpf_common::{Address, Flow, FlowKey, SocketKey};
 
 use super::kernel;
 use crate::netns::Netns;
@@ -15,14 +15,10 @@ use crate::netns::Netns;
 pub struct Pinned {
     flows: OwnedFd,
     socket_services: OwnedFd,
-    socket_endpoints: OwnedFd,
     stats: OwnedFd,
     ingress: OwnedFd,
     egress: OwnedFd,
 }
-
-/// Bytes of a flow's value, of a socket's key and of a socket's value.
-const SIZES: (usize, usize, usize) = (32, 32, 24);
 
 /// What a program made of a frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,7 +56,6 @@ impl Pinned {
         Ok(Self {
             flows: open(&maps, "flows")?,
             socket_services: open(&maps, "socket_services")?,
-            socket_endpoints: open(&maps, "socket_endpoints")?,
             stats: open(&maps, "stats")?,
             ingress: open(&programs, "tc_ingress")?,
             egress: open(&programs, "tc_egress")?,
@@ -80,7 +75,7 @@ impl Pinned {
     /// # Errors
     /// The kernel's.
     pub fn flow(&self, key: &FlowKey) -> Result<Option<Entry>> {
-        let bytes = kernel::get(self.flows.as_fd(), &bytes_of(key), SIZES.0)?;
+        let bytes = kernel::get(self.flows.as_fd(), &bytes_of(key), size_of::<Flow>())?;
         Ok(bytes.map(|bytes| {
             let word = |at: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|byte| bytes[at + byte]));
             let address = Address { words: [word(0), word(4), word(8), word(12)] };
@@ -88,13 +83,14 @@ impl Pinned {
         }))
     }
 
-    /// How many sockets have a row: with the service that they show, with the endpoint that they send to.
+    /// Forgets which services sockets show; how many rows that were. As when other sockets need their places.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn sockets(&self) -> Result<(usize, usize)> {
-        let count = |map: &OwnedFd| kernel::keys(map.as_fd(), SIZES.1).map(|keys| keys.len());
-        Ok((count(&self.socket_services)?, count(&self.socket_endpoints)?))
+    pub fn forget_services(&self) -> Result<usize> {
+        let keys = kernel::keys(self.socket_services.as_fd(), size_of::<SocketKey>())?;
+        keys.iter().try_for_each(|key| kernel::delete(self.socket_services.as_fd(), key))?;
+        Ok(keys.len())
     }
 
     /// A counter of the programs.

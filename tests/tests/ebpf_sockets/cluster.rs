@@ -1,8 +1,5 @@
-//! Sockets that are translated when they connect or send, and those that are left to packets: what clients get, what they
-//! are told, and by which of the two.
-#![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
+//! The cluster of these tests, and what becomes of its sockets.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -18,37 +15,37 @@ use kubeferry_tests::executors::Source;
 use kubeferry_tests::flows::{Case, Node, Step, with_node};
 use kubeferry_tests::hosts::Hosts;
 
-const NODE: &str = "
+pub const NODE: &str = "
 name: worker-1
 addresses: {eth0: [192.0.2.1, '2001:db8:2::1']}
 pod-cidrs: [10.244.1.0/24, 'fd00:10:244:1::/64']
 cluster-cidr: [10.244.0.0/16, 'fd00:10:244::/48']
 ";
 /// How long to wait for what does not come.
-const SILENCE: Duration = Duration::from_secs(2);
+pub const SILENCE: Duration = Duration::from_secs(2);
 
 /// By what a connection got its endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum By {
+pub enum By {
     Socket,
     Packets,
 }
 
 /// What became of a connection.
 #[derive(Debug)]
-struct Reached {
-    server: String,
+pub struct Reached {
+    pub server: String,
     masqueraded: bool,
-    by: By,
+    pub by: By,
 }
 
 /// A node with two web pods, a client pod that serves too, a pod elsewhere and a client outside.
-struct Cluster {
+pub struct Cluster {
     // In this order: what runs ends before what it runs in.
-    running: Option<Running>,
-    node_sockets: Maker,
-    pod_sockets: Maker,
-    pinned: Pinned,
+    pub running: Option<Running>,
+    pub node_sockets: Maker,
+    pub pod_sockets: Maker,
+    pub pinned: Pinned,
     hosts: Hosts,
     source: Source,
     node: Node,
@@ -58,7 +55,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn start(node: &str, flags: &[&str]) -> Self {
+    pub fn start(node: &str, flags: &[&str]) -> Self {
         let ips = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
         let hosts = [
             ("web1", ips(&["10.244.1.1", "fd00:10:244:1::1"])),
@@ -99,7 +96,7 @@ impl Cluster {
     }
 
     /// Waits until everything is in force; by sockets that are in no cgroup of ours.
-    fn until_served(&self) {
+    pub fn until_served(&self) {
         for vip in ["10.96.0.10:80", "[fd00:10:96::10]:80"] {
             let far = &self.hosts.host("far").namespace;
             until("the Services to answer", || Connection::open(far, socket(vip)).ok()).unwrap();
@@ -107,20 +104,20 @@ impl Cluster {
     }
 
     /// Packets went straight to the endpoint.
-    fn no_packet_was_translated(&self) {
+    pub fn no_packet_was_translated(&self) {
         assert_eq!((self.count(Counter::Connected), self.pinned.flows().unwrap()), self.at_start);
     }
 
-    fn change(&self, endpoints: &[&str]) {
+    pub fn change(&self, endpoints: &[&str]) {
         self.source.write(&step(&self.node, endpoints)).unwrap();
     }
 
-    fn count(&self, counter: Counter) -> u64 {
+    pub fn count(&self, counter: Counter) -> u64 {
         self.pinned.counter(counter).unwrap()
     }
 
     /// What `work` did, and by what.
-    fn seen<T>(&self, work: impl FnOnce() -> T) -> (T, By) {
+    pub fn seen<T>(&self, work: impl FnOnce() -> T) -> (T, By) {
         let both = || (self.count(Counter::SocketConnected), self.count(Counter::Connected));
         let before = both();
         let result = work();
@@ -134,7 +131,7 @@ impl Cluster {
     }
 
     /// A TCP connection, which has to show the service's address.
-    fn tcp(&self, socket: Tcp, to: SocketAddr) -> Reached {
+    pub fn tcp(&self, socket: Tcp, to: SocketAddr) -> Reached {
         let (stream, by) = self.seen(|| socket.connect(to, DEADLINE).unwrap_or_else(|error| panic!("{to}: {error}")));
         assert_eq!(stream.peer_addr().unwrap(), to, "getpeername");
         let local = plain(stream.local_addr().unwrap());
@@ -143,7 +140,7 @@ impl Cluster {
     }
 
     /// A connected UDP socket, which has to show the service's address and get answers from there.
-    fn connected(&self, socket: &UdpSocket, to: SocketAddr) -> Reached {
+    pub fn connected(&self, socket: &UdpSocket, to: SocketAddr) -> Reached {
         let work = || {
             socket.connect(to).unwrap();
             assert_eq!(socket.peer_addr().unwrap(), to, "getpeername");
@@ -158,14 +155,14 @@ impl Cluster {
     }
 
     /// A datagram of a socket that is not connected: its answer has to come from the service's address.
-    fn sent(&self, socket: &UdpSocket, to: SocketAddr) -> Reached {
+    pub fn sent(&self, socket: &UdpSocket, to: SocketAddr) -> Reached {
         let ((server, client), by) = self.seen(|| exchange(socket, to).unwrap_or_else(|| panic!("{to}: no answer")));
         let port = socket.local_addr().unwrap().port();
         Reached { server, masqueraded: client.port() != port, by }
     }
 
     /// Every kind of socket to the address; all have to reach one of `servers`, `by` this.
-    fn reaches(&self, maker: &Maker, to: &str, servers: &[&str], masqueraded: bool, by: By) {
+    pub fn reaches(&self, maker: &Maker, to: &str, servers: &[&str], masqueraded: bool, by: By) {
         for (v6, to) in forms(to) {
             let tcp = self.tcp(maker.tcp(v6).unwrap(), to);
             let connected = self.connected(&maker.udp(v6).unwrap(), to);
@@ -178,7 +175,7 @@ impl Cluster {
     }
 
     /// Nothing comes back, and the programs say why.
-    fn is_silent(&self, maker: &Maker, to: &str, why: Counter) {
+    pub fn is_silent(&self, maker: &Maker, to: &str, why: Counter) {
         for (v6, to) in forms(to) {
             let before = self.count(why);
             let error = maker.tcp(v6).unwrap().connect(to, SILENCE).map(drop).unwrap_err();
@@ -188,7 +185,7 @@ impl Cluster {
     }
 
     /// TCP and UDP are refused.
-    fn is_refused(&self, maker: &Maker, to: &str) {
+    pub fn is_refused(&self, maker: &Maker, to: &str) {
         for (v6, to) in forms(to) {
             let error = maker.tcp(v6).unwrap().connect(to, DEADLINE).map(drop).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{to}: {error}");
@@ -200,7 +197,7 @@ impl Cluster {
 }
 
 /// The address for each family of sockets that can have it.
-fn forms(to: &str) -> Vec<(bool, SocketAddr)> {
+pub fn forms(to: &str) -> Vec<(bool, SocketAddr)> {
     match socket(to) {
         SocketAddr::V4(v4) => {
             let mapped = SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port());
@@ -210,30 +207,30 @@ fn forms(to: &str) -> Vec<(bool, SocketAddr)> {
     }
 }
 
-fn socket(text: &str) -> SocketAddr {
+pub fn socket(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
 /// An IPv4-mapped address as IPv4.
-fn plain(at: SocketAddr) -> SocketAddr {
+pub fn plain(at: SocketAddr) -> SocketAddr {
     SocketAddr::new(at.ip().to_canonical(), at.port())
 }
 
-fn ask(stream: TcpStream) -> (String, SocketAddr) {
+pub fn ask(stream: TcpStream) -> (String, SocketAddr) {
     (&stream).write_all(b"?\n").unwrap();
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).unwrap();
     answer(line.as_bytes())
 }
 
-fn answer(line: &[u8]) -> (String, SocketAddr) {
+pub fn answer(line: &[u8]) -> (String, SocketAddr) {
     let text = String::from_utf8_lossy(line);
     let (server, client) = text.trim_end().split_once(' ').unwrap();
     (server.into(), client.parse().unwrap())
 }
 
 /// A datagram and its answer, which has to come from where the datagram went.
-fn exchange(socket: &UdpSocket, to: SocketAddr) -> Option<(String, SocketAddr)> {
+pub fn exchange(socket: &UdpSocket, to: SocketAddr) -> Option<(String, SocketAddr)> {
     let mut buffer = [0; 128];
     socket.send_to(b"?\n", to).ok()?;
     let (length, from) = socket.recv_from(&mut buffer).ok()?;
@@ -242,7 +239,7 @@ fn exchange(socket: &UdpSocket, to: SocketAddr) -> Option<(String, SocketAddr)> 
 }
 
 /// The Services. `web` has these endpoints, `1` and `2` for `web1` and `web2`.
-fn step(node: &Node, endpoints: &[&str]) -> Step {
+pub fn step(node: &Node, endpoints: &[&str]) -> Step {
     let mut text = String::new();
     let web: Vec<_> = endpoints.iter().map(|number| (format!("1.{number}"), "worker-1")).collect();
     let local = [("1.1".to_owned(), "worker-1"), ("2.1".to_owned(), "worker-2")];
@@ -271,7 +268,7 @@ fn step(node: &Node, endpoints: &[&str]) -> Step {
 }
 
 /// A Service of both families; its slices stand before it.
-fn service(text: &mut String, name: &str, number: u8, spec: &str, node_port: u16, endpoints: &[(String, &str)]) {
+pub fn service(text: &mut String, name: &str, number: u8, spec: &str, node_port: u16, endpoints: &[(String, &str)]) {
     for (family, prefix, separator) in [("IPv4", "10.244.", "."), ("IPv6", "fd00:10:244:", "::")] {
         let address = |short: &str| format!("{prefix}{}", short.replace('.', separator));
         let endpoint =
@@ -301,229 +298,4 @@ fn service(text: &mut String, name: &str, number: u8, spec: &str, node_port: u16
         port("udp", "UDP"),
     )
     .unwrap();
-}
-
-const WEB: [&str; 2] = ["10.96.0.10:80", "[fd00:10:96::10]:80"];
-const WEBS: &[&str] = &["web1", "web2"];
-
-#[test]
-fn cluster_ips_are_translated_when_sockets_connect_or_send() {
-    let cluster = Cluster::start(NODE, &[]);
-    for maker in [&cluster.node_sockets, &cluster.pod_sockets] {
-        for to in WEB {
-            cluster.reaches(maker, to, WEBS, false, By::Socket);
-        }
-        for to in WEB {
-            let mut servers = BTreeSet::new();
-            let both = || {
-                servers.insert(cluster.tcp(maker.tcp(socket(to).is_ipv6()).unwrap(), socket(to)).server);
-                (servers.len() == 2).then_some(())
-            };
-            until("both endpoints to answer", both).unwrap();
-        }
-    }
-    cluster.no_packet_was_translated();
-}
-
-#[test]
-fn an_unconnected_socket_stays_with_its_endpoint() {
-    let cluster = Cluster::start(NODE, &[]);
-    for maker in [&cluster.node_sockets, &cluster.pod_sockets] {
-        for (v6, to) in WEB.iter().flat_map(|to| forms(to)) {
-            let socket = maker.udp(v6).unwrap();
-            let servers: BTreeSet<_> = (0..20).map(|_| exchange(&socket, to).unwrap().0).collect();
-            assert_eq!(servers.len(), 1, "{to}");
-        }
-    }
-}
-
-#[test]
-fn a_bound_socket_keeps_its_address() {
-    let cluster = Cluster::start(NODE, &[]);
-    for (maker, ips) in [
-        (&cluster.node_sockets, ["192.0.2.1", "2001:db8:2::1"]),
-        (&cluster.pod_sockets, ["10.244.1.7", "fd00:10:244:1::7"]),
-    ] {
-        for (ip, to) in ips.iter().zip(WEB) {
-            let at = SocketAddr::new(ip.parse().unwrap(), 40_000);
-            let tcp = maker.tcp(at.is_ipv6()).unwrap().bind(at).unwrap();
-            let (stream, by) = cluster.seen(|| tcp.connect(socket(to), DEADLINE).unwrap());
-            assert_eq!((ask(stream).1, by), (at, By::Socket));
-        }
-    }
-}
-
-#[test]
-fn the_nodes_sockets_reach_every_kind_of_address() {
-    let cluster = Cluster::start(NODE, &[]);
-    let maker = &cluster.node_sockets;
-    for to in ["192.0.2.1:30080", "[2001:db8:2::1]:30080", "198.51.100.10:80", "[2001:db8:100::10]:80"] {
-        cluster.reaches(maker, to, WEBS, false, By::Socket);
-    }
-    // The node counts as inside: Local leaves it all endpoints.
-    for to in ["192.0.2.1:30081", "[2001:db8:2::1]:30081", "198.51.100.11:80", "[2001:db8:100::11]:80"] {
-        cluster.reaches(maker, to, &["far"], false, By::Socket);
-    }
-    for to in ["10.96.0.12:80", "[fd00:10:96::12]:80"] {
-        cluster.reaches(maker, to, &["web1"], false, By::Socket);
-    }
-    cluster.no_packet_was_translated();
-    for to in ["10.96.0.13:80", "[fd00:10:96::13]:80"] {
-        cluster.is_silent(maker, to, Counter::NoLocalEndpoint);
-    }
-    for to in ["10.96.0.14:80", "[fd00:10:96::14]:80"] {
-        cluster.reaches(maker, to, WEBS, true, By::Packets);
-    }
-    for to in ["10.96.0.15:80", "[fd00:10:96::15]:80", "10.96.0.10:81", "[fd00:10:96::10]:81"] {
-        cluster.is_refused(maker, to);
-    }
-    for to in ["198.51.100.17:80", "[2001:db8:100::17]:80"] {
-        cluster.is_silent(maker, to, Counter::SourceRange);
-    }
-}
-
-#[test]
-fn pods_sockets_are_translated_where_the_source_stays() {
-    let cluster = Cluster::start(NODE, &[]);
-    let maker = &cluster.pod_sockets;
-    for to in ["192.0.2.1:30081", "[2001:db8:2::1]:30081", "198.51.100.11:80", "[2001:db8:100::11]:80"] {
-        cluster.reaches(maker, to, &["far"], false, By::Socket);
-    }
-    for to in ["10.96.0.12:80", "[fd00:10:96::12]:80"] {
-        cluster.reaches(maker, to, &["web1"], false, By::Socket);
-    }
-    cluster.no_packet_was_translated();
-    for to in ["192.0.2.1:30080", "[2001:db8:2::1]:30080", "198.51.100.10:80", "[2001:db8:100::10]:80"] {
-        cluster.reaches(maker, to, WEBS, true, By::Packets);
-    }
-    for to in ["10.96.0.13:80", "[fd00:10:96::13]:80"] {
-        cluster.is_silent(maker, to, Counter::NoLocalEndpoint);
-    }
-    for to in ["10.96.0.14:80", "[fd00:10:96::14]:80"] {
-        cluster.reaches(maker, to, WEBS, false, By::Packets);
-    }
-    for to in ["10.96.0.15:80", "[fd00:10:96::15]:80", "10.96.0.10:81", "[fd00:10:96::10]:81"] {
-        cluster.is_refused(maker, to);
-    }
-    for to in ["10.96.0.16:80", "[fd00:10:96::16]:80"] {
-        cluster.reaches(maker, to, &["client"], true, By::Packets);
-    }
-    for to in ["198.51.100.17:80", "[2001:db8:100::17]:80"] {
-        cluster.reaches(maker, to, WEBS, true, By::Packets);
-    }
-}
-
-#[test]
-fn pods_sockets_are_left_alone_where_the_source_may_have_to_change() {
-    let without_ranges = NODE.replace("pod-cidrs", "# pod-cidrs");
-    let by_device = without_ranges.replace("cluster-cidr", "# cluster-cidr")
-        + "detect-local-mode: InterfaceNamePrefix\npod-interface-name-prefix: client\n";
-    for (node, masqueraded) in
-        [(without_ranges, false), (by_device, false), (format!("{NODE}masquerade-all: true\n"), true)]
-    {
-        let cluster = Cluster::start(&node, &[]);
-        for to in WEB {
-            cluster.reaches(&cluster.pod_sockets, to, WEBS, masqueraded, By::Packets);
-            cluster.reaches(&cluster.node_sockets, to, WEBS, false, By::Socket);
-        }
-    }
-}
-
-#[test]
-fn without_a_detector_pods_sockets_are_translated() {
-    let node = NODE.replace("cluster-cidr", "# cluster-cidr").replace("pod-cidrs", "# pod-cidrs");
-    let cluster = Cluster::start(&node, &[]);
-    for to in WEB {
-        cluster.reaches(&cluster.pod_sockets, to, WEBS, false, By::Socket);
-    }
-}
-
-#[test]
-fn off_leaves_every_socket_to_packets() {
-    let cluster = Cluster::start(NODE, &["--socket-lb", "off"]);
-    for to in WEB {
-        cluster.reaches(&cluster.node_sockets, to, WEBS, true, By::Packets);
-        cluster.reaches(&cluster.pod_sockets, to, WEBS, false, By::Packets);
-    }
-}
-
-#[test]
-fn all_translates_whatever_has_an_endpoint() {
-    let cluster = Cluster::start(NODE, &["--socket-lb", "all"]);
-    for maker in [&cluster.node_sockets, &cluster.pod_sockets] {
-        for to in [WEB[0], WEB[1], "192.0.2.1:30080", "[2001:db8:2::1]:30080", "10.96.0.14:80", "198.51.100.17:80"] {
-            cluster.reaches(maker, to, WEBS, false, By::Socket);
-        }
-        cluster.is_refused(maker, "10.96.0.15:80");
-        cluster.is_silent(maker, "10.96.0.13:80", Counter::NoLocalEndpoint);
-    }
-    cluster.reaches(&cluster.pod_sockets, "10.96.0.16:80", &["client"], false, By::Socket);
-    cluster.no_packet_was_translated();
-}
-
-#[test]
-fn a_udp_socket_moves_when_its_endpoint_goes() {
-    let cluster = Cluster::start(NODE, &[]);
-    cluster.change(&["1"]);
-    let makers = [&cluster.node_sockets, &cluster.pod_sockets];
-    let wanted: Vec<_> =
-        makers.iter().flat_map(|maker| WEB.iter().flat_map(|to| forms(to)).map(move |to| (maker, to))).collect();
-    for (maker, (v6, to)) in &wanted {
-        let alone =
-            || (0..8).all(|_| exchange(&maker.udp(*v6).unwrap(), *to).is_some_and(|(server, _)| server == "web1"));
-        until("web1 to be the one endpoint", || alone().then_some(())).unwrap();
-    }
-    let sockets: Vec<_> = wanted.iter().map(|(maker, (v6, to))| (maker.udp(*v6).unwrap(), *to)).collect();
-    let reach = |server: &str| {
-        for (socket, to) in &sockets {
-            let reached = || exchange(socket, *to).filter(|(answered, _)| answered == server).map(drop);
-            until(&format!("datagrams to {to} to reach {server}"), reached).unwrap();
-        }
-    };
-    reach("web1");
-    cluster.change(&["2"]);
-    reach("web2");
-    cluster.change(&["1"]);
-    reach("web1");
-}
-
-#[test]
-fn a_connected_udp_socket_is_told_when_its_endpoint_goes() {
-    let cluster = Cluster::start(NODE, &[]);
-    let connect = |socket: &UdpSocket, to: SocketAddr| {
-        socket.connect(to).unwrap();
-        let mut buffer = [0; 128];
-        let length = socket.send(b"?\n").and_then(|_| socket.recv(&mut buffer)).ok()?;
-        Some(answer(&buffer[..length]).0)
-    };
-    for maker in [&cluster.node_sockets, &cluster.pod_sockets] {
-        cluster.change(&["1"]);
-        for (v6, to) in WEB.iter().flat_map(|to| forms(to)) {
-            let alone = || (0..8).all(|_| connect(&maker.udp(v6).unwrap(), to).is_some_and(|server| server == "web1"));
-            until("web1 to be the one endpoint", || alone().then_some(())).unwrap();
-        }
-        let connected = |(v6, to)| {
-            let socket = maker.udp(v6).unwrap();
-            assert_eq!(connect(&socket, to).as_deref(), Some("web1"));
-            (socket, to)
-        };
-        let sockets: Vec<_> = WEB.iter().flat_map(|to| forms(to)).map(connected).collect();
-        cluster.change(&["2"]);
-        for (socket, to) in &sockets {
-            let told = || (socket.recv(&mut [0]).unwrap_err().kind() == ErrorKind::ConnectionAborted).then_some(());
-            until("a socket to be told that its endpoint has gone", told).unwrap();
-            let moved = || connect(socket, *to).filter(|server| server == "web2");
-            until("the socket to reach web2", moved).unwrap();
-        }
-    }
-}
-
-#[test]
-fn the_end_of_the_proxy_leaves_sockets_as_they_are() {
-    let mut cluster = Cluster::start(NODE, &[]);
-    let stream = cluster.node_sockets.tcp(false).unwrap().connect(socket(WEB[0]), DEADLINE).unwrap();
-    cluster.running.take().unwrap().stop().unwrap();
-    assert_eq!(stream.peer_addr().unwrap(), socket(WEB[0]));
-    ask(stream);
-    cluster.reaches(&cluster.pod_sockets, WEB[1], WEBS, false, By::Socket);
 }

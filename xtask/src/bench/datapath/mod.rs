@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::ensure;
 use serde::Serialize;
 
 use super::generate::{Cluster, ENDPOINT_CIDR, PORT, Size, TARGET_PORT};
@@ -17,6 +18,7 @@ use super::namespace;
 use super::proxy::Proxy;
 use crate::datapath::{Backend, Datapath};
 use crate::netns::Namespace;
+use crate::pins::{Connected, Pins};
 use crate::step;
 
 pub mod programs;
@@ -121,6 +123,7 @@ pub fn measure(binary: &Path, home: &Path, plan: Plan) -> anyhow::Result<Figures
                 (_, None) => at(&endpoints, TARGET_PORT),
             };
             let measured = load::measure(&client, ebpf.cgroup(), &targets, plan.time)?;
+            check_hook(variant.kind, &ebpf)?;
             step::note(format!("  {}", report::line(variant, &measured)));
             if round > 0 {
                 variant.rounds.push(measured);
@@ -133,7 +136,12 @@ pub fn measure(binary: &Path, home: &Path, plan: Plan) -> anyhow::Result<Figures
     let mut uplink = uplink::Hook::ALL.map(|hook| uplink::Rate { hook, rounds: Vec::new() });
     for round in 0..=plan.rounds {
         let mut line = String::new();
-        for rate in &mut uplink {
+        let mut order: Vec<usize> = (0..uplink.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for index in order {
+            let rate = &mut uplink[index];
             proxy(Kind::Nftables).clear()?;
             proxy(Kind::Packets).clear()?;
             step::output(node.command("conntrack").arg("-F"))?;
@@ -141,9 +149,11 @@ pub fn measure(binary: &Path, home: &Path, plan: Plan) -> anyhow::Result<Figures
                 uplink::Hook::Routed => {}
                 uplink::Hook::Nftables => drop(proxy(Kind::Nftables).once(&node_port)?),
                 uplink::Hook::Tc => drop(proxy(Kind::Packets).once(&node_port)?),
-                uplink::Hook::Xdp => drop(Proxy { hooks: AT_XDP, ..proxy(Kind::Packets) }.once(&node_port)?),
+                uplink::Hook::Passed | uplink::Hook::Xdp => {
+                    drop(Proxy { hooks: AT_XDP, ..proxy(Kind::Packets) }.once(&node_port)?)
+                }
             }
-            let packets = uplink::packets_per_second(&outside, &server, rate.hook, plan.time)?;
+            let packets = uplink::packets_per_second((&outside, &node, &server), rate.hook, plan.time)?;
             line += &format!("  {} {:.0}", rate.hook.name(), packets);
             if round > 0 {
                 rate.rounds.push(packets);
@@ -158,6 +168,20 @@ pub fn measure(binary: &Path, home: &Path, plan: Plan) -> anyhow::Result<Figures
     let programs = programs::measure(&node, &ebpf, large.last_cluster_ip(), plan.runs)?;
     with_programs.clear()?;
     Ok(Figures { variants, uplink: uplink.into(), programs })
+}
+
+/// Fails if connections got their endpoint elsewhere than meant.
+fn check_hook(kind: Kind, ebpf: &Datapath) -> anyhow::Result<()> {
+    let Datapath::Ebpf(places) = ebpf else { return Ok(()) };
+    let Connected { packets, sockets } =
+        Pins::find(places.bpffs())?.map_or(Ok(Connected::default()), |pins| pins.connected())?;
+    let meant = match kind {
+        Kind::Packets => packets > 0 && sockets == 0,
+        Kind::Sockets => packets == 0 && sockets > 0,
+        Kind::Nothing | Kind::Tracking | Kind::Nftables => packets == 0 && sockets == 0,
+    };
+    ensure!(meant, "{kind:?}: {packets} connections got their endpoint by a packet, {sockets} by a socket");
+    Ok(())
 }
 
 fn variants(large: usize) -> Vec<Variant> {

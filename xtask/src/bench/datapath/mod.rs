@@ -86,7 +86,8 @@ pub fn measure(binary: &Path, home: &Path, plan: Plan) -> anyhow::Result<Figures
     let ebpf = Datapath::create(Backend::Ebpf, home, "node")?;
     let (client, node, server) = (namespace("client")?, namespace("node")?, namespace("server")?);
     join(&client, &node, &server)?;
-    let bench = Bench { binary, home, plan, ebpf, client, node, server };
+    let outside = uplink::join(&node)?;
+    let bench = Bench { binary, home, plan, client, node, server, outside, ebpf };
     let _server = Server::start(&bench.server)?;
     let large = Cluster::create(home, plan.large)?;
     let variants = bench.variants(&large)?;
@@ -108,6 +109,7 @@ struct Bench<'a> {
     client: Namespace,
     node: Namespace,
     server: Namespace,
+    outside: Namespace,
     ebpf: Datapath,
 }
 
@@ -162,7 +164,7 @@ impl Bench<'_> {
     fn uplink(&self) -> anyhow::Result<Vec<Rate>> {
         let cluster = Cluster::create(self.home, Size { services: TARGETS, endpoints: 1 })?;
         cluster.add_node_port()?;
-        let outside = uplink::join(&self.node, &self.server)?;
+        uplink::take_frames(&self.server)?;
         let mut rates = Hook::ALL.map(|hook| Rate { hook, rounds: Vec::new() });
         for round in 0..=self.plan.rounds {
             let mut line = String::new();
@@ -175,7 +177,7 @@ impl Bench<'_> {
                     Hook::Tc => drop_time(self.proxy(Backend::Ebpf, AT_TC).once(&cluster))?,
                     Hook::Passed | Hook::Xdp => drop_time(self.proxy(Backend::Ebpf, AT_XDP).once(&cluster))?,
                 }
-                let places = (&outside, &self.node, &self.server);
+                let places = (&self.outside, &self.node, &self.server);
                 let packets = uplink::packets_per_second(places, *hook, self.plan.time)?;
                 line += &format!("  {} {packets:.0}", hook.name());
                 if round > 0 {

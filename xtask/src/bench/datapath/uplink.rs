@@ -63,7 +63,7 @@ pub struct Rate {
 }
 
 /// Makes the sender's namespace and links it to the node.
-pub fn join(node: &Namespace, server: &Namespace) -> anyhow::Result<Namespace> {
+pub fn join(node: &Namespace) -> anyhow::Result<Namespace> {
     let outside = namespace("outside")?;
     node.ip(&format!(
         "link add out type veth peer name eth0 netns {}\naddr add 198.51.100.1/24 dev out\nlink set out up",
@@ -72,9 +72,12 @@ pub fn join(node: &Namespace, server: &Namespace) -> anyhow::Result<Namespace> {
     outside.ip("addr add 198.51.100.2/24 dev eth0\nlink set eth0 up\nroute add default via 198.51.100.1")?;
     // At XDP nobody completes a sum that is left to the hardware.
     step::output(outside.command("ethtool").args(["-K", "eth0", "tx", "off"]))?;
-    // A veth takes frames from XDP only where its receiving side has NAPI, which this switches on.
-    step::output(server.command("ethtool").args(["-K", "eth0", "gro", "on"]))?;
     Ok(outside)
+}
+
+/// Has the server take frames from XDP: a veth does only where its receiving side has NAPI, which GRO switches on.
+pub fn take_frames(server: &Namespace) -> anyhow::Result<()> {
+    step::output(server.command("ethtool").args(["-K", "eth0", "gro", "on"])).map(drop)
 }
 
 /// Sends for so long and gives the packets per second that arrived.

@@ -52,26 +52,13 @@ impl Hosts {
         node.ip(&addresses.iter().map(|ip| address(*ip, "eth0")).collect::<Vec<_>>())?;
         let mut built = Vec::new();
         for (number, (name, addresses)) in hosts.iter().enumerate() {
-            let namespace = Netns::new(name)?;
             let number = u8::try_from(number)?;
-            let (near, far) = ([2, 0, 0, 0, 1, number], [2, 0, 0, 0, 2, number]);
-            let end = End { namespace: &node, interface: name, mac: near };
-            link(end, End { namespace: &namespace, interface: "eth0", mac: far })?;
-            let mut lines: Vec<_> = addresses.iter().map(|ip| address(*ip, "eth0")).collect();
-            lines.extend(neighbours(near, "eth0"));
-            lines.push(format!("route add default via {} dev eth0 onlink", GATEWAY.0));
-            lines.push(format!("route add ::/0 via {} dev eth0 onlink", GATEWAY.1));
-            namespace.ip(&lines)?;
-            let mut lines = neighbours(far, name);
-            lines.extend(addresses.iter().map(|ip| route(*ip, name)));
+            let host = Host::join(&node, name, number, addresses)?;
             if usize::from(number) + 1 == hosts.len() {
-                lines.extend(
-                    [("default", GATEWAY.0), ("::/0", GATEWAY.1)]
-                        .map(|(to, gateway)| format!("route add {to} via {gateway} dev {name} onlink")),
-                );
+                node.ip(&[("default", GATEWAY.0), ("::/0", GATEWAY.1)]
+                    .map(|(to, gateway)| format!("route add {to} via {gateway} dev {name} onlink")))?;
             }
-            node.ip(&lines)?;
-            built.push(Host { name: (*name).into(), addresses: addresses.to_vec(), namespace });
+            built.push(host);
         }
         Ok(Self { node, hosts: built })
     }
@@ -86,6 +73,58 @@ impl Hosts {
 }
 
 impl Host {
+    /// A new host with a cable to a namespace, which gets routes to its addresses; its own routes all go there. `number`
+    /// tells the cables of a namespace apart.
+    ///
+    /// # Errors
+    /// As [`Hosts::build`].
+    pub fn join(near: &Netns, name: &str, number: u8, addresses: &[IpAddr]) -> Result<Self> {
+        let namespace = Netns::new(name)?;
+        let (near_mac, far_mac) = ([2, 0, 0, 0, 1, number], [2, 0, 0, 0, 2, number]);
+        let end = End { namespace: near, interface: name, mac: near_mac };
+        link(end, End { namespace: &namespace, interface: "eth0", mac: far_mac })?;
+        let mut lines: Vec<_> = addresses.iter().map(|ip| address(*ip, "eth0")).collect();
+        lines.extend(neighbours(near_mac, "eth0"));
+        lines.push(format!("route add default via {} dev eth0 onlink", GATEWAY.0));
+        lines.push(format!("route add ::/0 via {} dev eth0 onlink", GATEWAY.1));
+        namespace.ip(&lines)?;
+        let mut lines = neighbours(far_mac, name);
+        lines.extend(addresses.iter().map(|ip| route(*ip, name)));
+        near.ip(&lines)?;
+        Ok(Self { name: name.into(), addresses: addresses.to_vec(), namespace })
+    }
+
+    /// The line of `ip` that routes one of its addresses to it from the namespace that it was joined to.
+    pub fn route_to(&self, ip: IpAddr) -> String {
+        route(ip, &self.name)
+    }
+
+    /// Starts servers on a port at each address, TCP and UDP, that send back what they get.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub fn echo(&self, port: u16) -> Result<()> {
+        for ip in &self.addresses {
+            let at = SocketAddr::new(*ip, port);
+            let bound =
+                self.namespace.run(|| Ok::<_, std::io::Error>((TcpListener::bind(at)?, UdpSocket::bind(at)?)))?;
+            let (listener, socket) = bound.with_context(|| format!("cannot serve at {at}"))?;
+            thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    // A client that breaks off is its own affair.
+                    thread::spawn(move || drop(std::io::copy(&mut &stream, &mut &stream)));
+                }
+            });
+            thread::spawn(move || {
+                let mut buffer = vec![0; 65_536];
+                while let Ok((length, client)) = socket.recv_from(&mut buffer) {
+                    drop(socket.send_to(&buffer[..length], client));
+                }
+            });
+        }
+        Ok(())
+    }
+
     /// Starts servers on a port at each address, TCP and UDP: every line is answered with `NAME CLIENT`, a line with the
     /// host's name and the address that the client has for it. They end with the test process.
     ///

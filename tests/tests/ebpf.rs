@@ -205,6 +205,35 @@ fn a_device_that_comes_is_covered_and_one_that_goes_leaves_nothing() {
 }
 
 #[test]
+fn the_plan_names_every_row_and_what_would_change() {
+    let cluster = Cluster::build();
+    let plan = |arguments: &[&str]| {
+        let mut command = cluster.source.command("plan").unwrap();
+        let output = cluster.hosts.node.output(cluster.places.apply(&mut command).args(arguments), "").unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).to_string()
+    };
+    let whole = plan(&[]);
+    for line in [
+        "config detector-ipv4 ",
+        "default/web:tcp (tcp IPv4)",
+        "  frontend tcp:10.96.0.10:80\n  cluster 10.244.1.1:8080 10.244.1.2:8080\n",
+        "address 10.96.0.10 cluster-ip\n",
+    ] {
+        assert!(whole.contains(line), "{line:?} is not in:\n{whole}");
+    }
+    assert!(plan(&["--output", "json"]).contains("\"10.244.1.2:8080\""));
+    assert!(plan(&["--diff"]).starts_with("write everything"));
+    cluster.once(|_| ()).unwrap();
+    assert_eq!(plan(&["--diff"]), "");
+    cluster.write(&MANIFESTS.replace("10.96.0.10", "10.96.0.11"));
+    let changes = plan(&["--diff"]);
+    for line in ["- frontend tcp:10.96.0.10:80\n", "+ frontend tcp:10.96.0.11:80 ", "- address 10.96.0.10\n"] {
+        assert!(changes.contains(line), "{line:?} is not in:\n{changes}");
+    }
+}
+
+#[test]
 fn uplinks_are_carried_at_xdp_where_asked_for() {
     let cluster = Cluster::build();
     cluster.once(|command| with(command, &["--xdp", "native", "--xdp-devices", "client"])).unwrap();
@@ -267,6 +296,14 @@ fn connections_that_are_over_are_swept() {
         status["rows"]["flows"].as_u64()
     };
     until("a sweep that has met the connections", || flows().filter(|flows| *flows >= 40)).unwrap();
+    let metrics = cluster.hosts.node.run(|| {
+        kubeferry::status::get("http://127.0.0.1:10249/metrics", std::time::Duration::from_secs(10)).unwrap().body
+    });
+    let metrics = metrics.unwrap();
+    let connected = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("kubeferry_ebpf_packets_total{reason=\"connected\"} ")?.parse::<u64>().ok());
+    assert!(connected.is_some_and(|connected| connected >= 21), "{metrics}");
     // What is left is the one connection that is open.
     until("the closed connections to be gone", || flows().filter(|flows| *flows == 2)).unwrap();
     kept.ask().unwrap();

@@ -488,6 +488,37 @@ fn a_udp_socket_moves_when_its_endpoint_goes() {
 }
 
 #[test]
+fn a_connected_udp_socket_is_told_when_its_endpoint_goes() {
+    let cluster = Cluster::start(NODE, &[]);
+    let connect = |socket: &UdpSocket, to: SocketAddr| {
+        socket.connect(to).unwrap();
+        let mut buffer = [0; 128];
+        let length = socket.send(b"?\n").and_then(|_| socket.recv(&mut buffer)).ok()?;
+        Some(answer(&buffer[..length]).0)
+    };
+    for maker in [&cluster.node_sockets, &cluster.pod_sockets] {
+        cluster.change(&["1"]);
+        for (v6, to) in WEB.iter().flat_map(|to| forms(to)) {
+            let alone = || (0..8).all(|_| connect(&maker.udp(v6).unwrap(), to).is_some_and(|server| server == "web1"));
+            until("web1 to be the one endpoint", || alone().then_some(())).unwrap();
+        }
+        let connected = |(v6, to)| {
+            let socket = maker.udp(v6).unwrap();
+            assert_eq!(connect(&socket, to).as_deref(), Some("web1"));
+            (socket, to)
+        };
+        let sockets: Vec<_> = WEB.iter().flat_map(|to| forms(to)).map(connected).collect();
+        cluster.change(&["2"]);
+        for (socket, to) in &sockets {
+            let told = || (socket.recv(&mut [0]).unwrap_err().kind() == ErrorKind::ConnectionAborted).then_some(());
+            until("a socket to be told that its endpoint has gone", told).unwrap();
+            let moved = || connect(socket, *to).filter(|server| server == "web2");
+            until("the socket to reach web2", moved).unwrap();
+        }
+    }
+}
+
+#[test]
 fn the_end_of_the_proxy_leaves_sockets_as_they_are() {
     let mut cluster = Cluster::start(NODE, &[]);
     let stream = cluster.node_sockets.tcp(false).unwrap().connect(socket(WEB[0]), DEADLINE).unwrap();

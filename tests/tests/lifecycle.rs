@@ -321,7 +321,7 @@ fn wrong_flags_and_settings_say_what_is_allowed() {
     assert!(says(&["--ipvs-scheduler", "rr"]).contains("not honoured yet"));
     assert!(says(&["--cluster-cidr", "10.0.0.0/33"]).contains("10.0.0.0/33"));
     assert!(says(&["--config", "/no/such/file"]).contains("/no/such/file"));
-    assert!(says(&["--backend", "ebpf"]).contains("ebpf"));
+    assert!(says(&["--backend", "userspace"]).contains("must be nftables or ebpf"));
     let config = tempfile::NamedTempFile::new().unwrap();
     let text =
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\nnoSuchField: 1\n";

@@ -235,6 +235,12 @@ fn single_rules_of_kube_proxys_validation() {
         (&["--cluster-cidr=10.0.0.0"], "must be a CIDR"),
         (&["--cluster-cidr=10.0.0.0/8,fd00::/48,10.0.0.0/8"], "must be a CIDR"),
         (&["--backend=userspace"], "must be nftables"),
+        (&["--socket-lb=maybe"], "auto, all or off"),
+        (&["--xdp=fast"], "auto, native, generic or off"),
+        (&["--masquerade-ports=9-3"], "a range of ports"),
+        (&["--masquerade-ports=0-3"], "a range of ports"),
+        (&["--map-sizes=flow=3"], "NAME=ROWS, NAME one of frontends"),
+        (&["--map-sizes=flows=0"], "NAME=ROWS"),
         (&["--metrics-bind-address=:10249"], "IP:PORT"),
         (&["--healthz-bind-address=1.2.3.4:70000"], "from 1 to 65535"),
     ] {
@@ -296,4 +302,32 @@ fn settings_can_be_told() {
         text(&["--manifests=/m", "--detect-local-mode=NodeCIDR", "--proxy-mode=ipvs", "--node-addresses=10.0.0.1"]);
     assert!(other.contains("manifests=/m") && other.contains("nodePortAddresses=all"), "{other}");
     assert!(other.contains("nodeAddresses=10.0.0.1") && !other.contains("clusterCIDR"), "{other}");
+}
+
+#[test]
+fn flags_of_the_ebpf_datapath() {
+    let flags = [
+        "--devices=eth*, veth?",
+        "--xdp=generic",
+        "--xdp-devices=eth1",
+        "--socket-lb=off",
+        "--bpffs-root=/run/bpf",
+        "--cgroup-root=/run/cgroup",
+        "--masquerade-ports=20000-20999",
+        "--map-sizes=flows=10,slots=20",
+    ];
+    let ebpf = good(&flags, None).ebpf;
+    let sizes = MapSizes { flows: 10, slots: 20, ..MapSizes::default() };
+    let wanted = EbpfSettings {
+        devices: vec!["eth*".into(), "veth?".into()],
+        xdp: XdpMode::Generic,
+        xdp_devices: vec!["eth1".into()],
+        socket_lb: SocketLb::Off,
+        bpffs_root: "/run/bpf".into(),
+        cgroup_root: Some("/run/cgroup".into()),
+        masquerade_ports: (20_000, 20_999),
+        map_sizes: sizes,
+    };
+    assert_eq!(ebpf, wanted);
+    assert_eq!(good(&[], None).ebpf, EbpfSettings::default());
 }

@@ -12,7 +12,6 @@ use std::path::Path;
 
 // include/uapi/linux/bpf.h, enum bpf_cmd.
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
-const MAP_DELETE_ELEM: libc::c_int = 3;
 const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const OBJ_GET: libc::c_int = 7;
 const PROG_TEST_RUN: libc::c_int = 10;
@@ -71,17 +70,6 @@ pub(super) fn get(map: BorrowedFd<'_>, key: &[u8], value: usize) -> io::Result<O
     }
 }
 
-/// Deletes a row; one that is not there is no error.
-pub(super) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
-    let mut attributes = Attributes::default();
-    attributes[0] = pair(word(map), 0);
-    attributes[1] = key.as_ptr() as u64;
-    match call(MAP_DELETE_ELEM, &mut attributes) {
-        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
-        _ => Ok(()),
-    }
-}
-
 /// The keys of a map, of so many bytes each.
 pub(super) fn keys(map: BorrowedFd<'_>, length: usize) -> io::Result<Vec<Vec<u8>>> {
     let mut keys: Vec<Vec<u8>> = Vec::new();
@@ -127,12 +115,12 @@ pub(super) fn test_run(
     Ok((second(attributes[0]).cast_signed(), out))
 }
 
-/// SO_COOKIE of a socket: the number that the kernel's programs know it by.
-pub(super) fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
-    let (mut cookie, mut length) = (0u64, size_of::<u64>() as libc::socklen_t);
-    let to = (&raw mut cookie).cast();
-    // SAFETY: both pointers are to live variables, and the length is the first one's.
-    let result =
-        unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_COOKIE, to, &raw mut length) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+/// The number of an interface of the thread's network namespace.
+pub(super) fn interface_index(name: &str) -> io::Result<u32> {
+    let name = CString::new(name)?;
+    // SAFETY: the name ends with a zero byte and outlives the call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
 }

@@ -1,6 +1,5 @@
 //! What a running datapath has pinned: its maps and programs.
 
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -89,17 +88,6 @@ impl Pinned {
         }))
     }
 
-    /// Forgets every connection.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn forget(&self) -> Result<()> {
-        for key in kernel::keys(self.flows.as_fd(), size_of::<FlowKey>())? {
-            kernel::delete(self.flows.as_fd(), &key)?;
-        }
-        Ok(())
-    }
-
     /// How many sockets have a row: with the service that they show, with the endpoint that they send to.
     ///
     /// # Errors
@@ -134,12 +122,12 @@ impl Pinned {
     }
 }
 
-/// The number of a socket in rows of maps.
+/// The number of a namespace's interface.
 ///
 /// # Errors
-/// The kernel has none.
-pub fn cookie(socket: &impl AsFd) -> io::Result<u64> {
-    kernel::cookie(socket.as_fd())
+/// It has none of this name.
+pub fn interface_index(namespace: &Netns, name: &str) -> Result<u32> {
+    namespace.run(|| kernel::interface_index(name))?.with_context(|| format!("no interface {name}"))
 }
 
 fn bytes_of(key: &FlowKey) -> Vec<u8> {

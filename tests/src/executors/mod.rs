@@ -1,12 +1,13 @@
 //! The flow table's executors. Each answers the same rows by its own means: the model (`kubeferry trace`), the rules as the
 //! kernel holds them (`kubeferry plan` and `kubeferry run --once`, read back by `nft`), packets through a node with these rules, and packets
-//! through a node with the eBPF programs.
+//! through a node with the eBPF programs, without XDP and with it, and each of these programs run by itself.
 
 mod ebpf;
 mod manifests;
 mod model;
 mod nft;
 mod packets;
+mod test_run;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,7 +26,7 @@ use crate::world::World;
 pub struct Disagreement {
     /// The case and its step, counted from 1.
     pub step: String,
-    /// `model`, `nft`, `packets`, `ebpf` or `xdp`.
+    /// `model`, `nft`, `packets`, `ebpf`, `xdp` or `test-run`.
     pub executor: &'static str,
     /// The row, with its place, or what else was looked at.
     pub what: String,
@@ -56,6 +57,7 @@ pub fn run(case: &Case) -> Result<Vec<Disagreement>> {
     let source = Source::new(case)?;
     let mut tc = ebpf::Programs::new(case, ebpf::Hooks::Tc)?;
     let mut xdp = ebpf::Programs::new(case, ebpf::Hooks::TcAndXdp)?;
+    let mut alone = test_run::Programs::new(case)?;
     let (mut model_last, mut packets_last) = (Last::new(), Last::new());
     let mut all = Vec::new();
     for (number, step) in case.steps.iter().enumerate() {
@@ -71,6 +73,7 @@ pub fn run(case: &Case) -> Result<Vec<Disagreement>> {
         add("packets", prober.run(case, step, &mut packets_last));
         add("ebpf", tc.run(case, &source, step)?);
         add("xdp", xdp.run(case, &source, step)?);
+        add("test-run", alone.run(case, &source, step)?);
     }
     Ok(all)
 }

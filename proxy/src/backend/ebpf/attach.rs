@@ -403,9 +403,9 @@ mod tests {
             index,
             name: name.to_owned(),
             kind: "veth".to_owned(),
+            link: None,
             hardware: 1,
             physical: false,
-            link: None,
             controller: None,
             addresses: Vec::new(),
         }

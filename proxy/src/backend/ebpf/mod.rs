@@ -19,6 +19,7 @@ pub mod preview;
 pub mod reconciler;
 pub mod rows;
 pub mod slots;
+pub mod sock_diag;
 pub mod sweep;
 pub mod text;
 pub mod uplinks;

@@ -1,6 +1,7 @@
 //! Deletes connections that are over, on a thread of its own, and UDP flows whose endpoint has gone.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use kubeferry_ebpf_common::{Address, Flow, FlowKey, SocketKey, SocketPeer, UDP};
 
+use super::bpf::Table;
 use super::carry::ticks;
 use super::error::EbpfError;
 use super::flows::{connection, is_first, is_orphan, is_over, may_be_over};
 use super::kernel::Maps;
+use super::sock_diag;
 use crate::conntrack::{Cleaned, Tuple, UdpEntry, UdpService, stale};
 
 /// The least time between two sweeps.
@@ -141,27 +144,49 @@ pub fn clean_udp(maps: &Maps, services: &[UdpService]) -> Result<Cleaned, EbpfEr
             cleaned.deleted += usize::from(delete(maps, &connection(key, flow, &mut get))? > 0);
         }
     }
-    // Datagrams of sockets that are not connected: by service and endpoint.
-    let mut sockets: BTreeMap<(SocketAddr, SocketAddr), Vec<SocketKey>> = BTreeMap::new();
-    let each = maps.socket_endpoints.each_batch(|rows: &[(SocketKey, SocketPeer)]| {
-        for (key, peer) in rows.iter().filter(|(key, _)| key.protocol == u16::from(UDP)) {
-            let ends = (end(key.address, key.port), end(peer.address, peer.port));
-            sockets.entry(ends).or_default().push(*key);
-        }
+    // Datagrams of sockets that are not connected.
+    let sockets = &maps.socket_endpoints;
+    let keys = stale_sockets(sockets, services, &mut cleaned, |key, peer| {
+        (end(key.address, key.port), end(peer.address, peer.port))
     });
-    each.map_err(EbpfError::map("socket_endpoints"))?;
+    cleaned.deleted += keys.and_then(|keys| sockets.delete(&keys)).map_err(EbpfError::map("socket_endpoints"))?;
+    // Sockets that are, and what those that are not show for their peer.
+    let sockets = &maps.socket_services;
+    let keys = stale_sockets(sockets, services, &mut cleaned, |key, peer| {
+        (end(peer.address, peer.port), end(key.address, key.port))
+    });
+    let keys = keys.map_err(EbpfError::map("socket_services"))?;
+    if !keys.is_empty() {
+        match sock_diag::destroy(&keys) {
+            Ok(ended) => tracing::debug!(ended, "UDP sockets whose endpoint has gone"),
+            Err(error) => tracing::warn!(%error, "UDP sockets whose endpoint has gone cannot be ended"),
+        }
+    }
+    cleaned.deleted += sockets.delete(&keys).map_err(EbpfError::map("socket_services"))?;
+    Ok(cleaned)
+}
+
+/// The rows of UDP sockets whose `ends`, a service's address and an endpoint, do not belong together any more.
+fn stale_sockets(
+    sockets: &Table<SocketKey, SocketPeer>,
+    services: &[UdpService],
+    cleaned: &mut Cleaned,
+    ends: fn(&SocketKey, &SocketPeer) -> (SocketAddr, SocketAddr),
+) -> io::Result<Vec<SocketKey>> {
+    let mut found: BTreeMap<(SocketAddr, SocketAddr), Vec<SocketKey>> = BTreeMap::new();
+    sockets.each_batch(|rows| {
+        for (key, peer) in rows.iter().filter(|(key, _)| key.protocol == u16::from(UDP)) {
+            found.entry(ends(key, peer)).or_default().push(*key);
+        }
+    })?;
     let entry = |(service, endpoint): &(SocketAddr, SocketAddr)| {
         let ends = |source| Tuple { source, destination: *service };
         UdpEntry::new(ends(*service), ends(*endpoint))
     };
-    let entries: Vec<UdpEntry> = sockets.keys().map(entry).collect();
+    let entries: Vec<UdpEntry> = found.keys().map(entry).collect();
     cleaned.listed += entries.len();
-    for entry in stale(services, &entries) {
-        let keys = sockets.get(&(entry.original.destination, entry.reply.source)).map(Vec::as_slice);
-        let deleted = maps.socket_endpoints.delete(keys.unwrap_or_default());
-        cleaned.deleted += deleted.map_err(EbpfError::map("socket_endpoints"))?;
-    }
-    Ok(cleaned)
+    let keys = |entry: &UdpEntry| found.get(&(entry.original.destination, entry.reply.source)).cloned();
+    Ok(stale(services, &entries).filter_map(keys).flatten().collect())
 }
 
 fn end(address: Address, port: u16) -> SocketAddr {

@@ -1,0 +1,208 @@
+//! Ends UDP sockets whose connected peer is an endpoint that has gone, over sock_diag: they would go on sending there. Their
+//! programs are told (ECONNABORTED), and connect anew. In every network namespace that this process can see and enter.
+#![allow(unsafe_code)] // setns(2), which the standard library has not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use kubeferry_ebpf_common::{Address, SocketKey, UDP};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+
+// include/uapi/linux/netlink.h, sock_diag.h
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP: u16 = 0x300;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+/// Bytes of a message's header.
+const HEADER: usize = 16;
+/// Where `struct inet_diag_sockid` begins in `struct inet_diag_msg`, and how long it is: ports, two addresses of 16 bytes,
+/// the interface, the cookie.
+const ID: (usize, usize) = (4, 48);
+
+/// A socket as the kernel lists it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Listed {
+    family: u8,
+    id: [u8; ID.1],
+}
+
+/// Ends the UDP sockets that are connected to what their keys say. How many were ended.
+///
+/// # Errors
+/// The kernel does not list sockets in this network namespace, or does not end them. What other namespaces refuse is left.
+pub fn destroy(keys: &[SocketKey]) -> io::Result<usize> {
+    let wanted: BTreeSet<(u64, Address, u16)> = keys.iter().map(|key| (key.cookie, key.address, key.port)).collect();
+    let mut ended = end_here(&wanted)?;
+    for place in others()? {
+        let there = std::thread::scope(|scope| scope.spawn(|| enter(&place).and_then(|()| end_here(&wanted))).join());
+        match there {
+            Ok(Ok(more)) => ended += more,
+            // A namespace that is gone meanwhile, or not ours to enter.
+            Ok(Err(error)) => tracing::debug!(place = %place.display(), %error, "sockets of this namespace are left"),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+    Ok(ended)
+}
+
+/// A way into each other network namespace with a process that can be seen.
+fn others() -> io::Result<Vec<PathBuf>> {
+    let here = fs::metadata("/proc/thread-self/ns/net")?.ino();
+    let mut found = BTreeMap::new();
+    for process in fs::read_dir("/proc")?.flatten() {
+        if process.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()) {
+            let place = process.path().join("ns/net");
+            // A process that is gone meanwhile, or hidden.
+            if let Ok(metadata) = fs::metadata(&place) {
+                found.insert(metadata.ino(), place);
+            }
+        }
+    }
+    found.remove(&here);
+    Ok(found.into_values().collect())
+}
+
+/// Moves this thread into a network namespace.
+fn enter(place: &PathBuf) -> io::Result<()> {
+    let namespace = File::open(place)?;
+    // SAFETY: takes a descriptor, open for the length of the call, and a flag; no memory.
+    match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn end_here(wanted: &BTreeSet<(u64, Address, u16)>) -> io::Result<usize> {
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut ended = 0;
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let any = Listed { family: family as u8, id: [0; ID.1] };
+        let listed = exchange(&socket, &request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &any))?;
+        for found in listed.iter().filter(|found| wanted.contains(&found.peer())) {
+            match exchange(&socket, &request(SOCK_DESTROY, NLM_F_ACK, found)) {
+                Ok(_) => ended += 1,
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(ended)
+}
+
+impl Listed {
+    /// Its cookie, and address and port that it is connected to.
+    fn peer(&self) -> (u64, Address, u16) {
+        let word = |at: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|byte| self.id[at + byte]));
+        let address = match i32::from(self.family) {
+            libc::AF_INET => Address::v4(word(20)),
+            _ => Address::v6([word(20), word(24), word(28), word(32)]),
+        };
+        let cookie = u64::from(word(40)) | u64::from(word(44)) << 32;
+        (cookie, address, u16::from_ne_bytes([self.id[2], self.id[3]]))
+    }
+
+    /// From a message without its header.
+    fn read(message: &[u8]) -> Option<Self> {
+        Some(Self { family: *message.first()?, id: message.get(ID.0..ID.0 + ID.1)?.try_into().ok()? })
+    }
+}
+
+/// A `struct inet_diag_req_v2` with its header.
+fn request(kind: u16, flags: u16, socket: &Listed) -> Vec<u8> {
+    let length = HEADER + 8 + ID.1;
+    let mut bytes = Vec::with_capacity(length);
+    bytes.extend((length as u32).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend((NLM_F_REQUEST | flags).to_ne_bytes());
+    bytes.extend([0; 8]); // sequence number, port
+    bytes.extend([socket.family, UDP, 0, 0]);
+    bytes.extend(u32::MAX.to_ne_bytes()); // sockets in any state
+    bytes.extend(socket.id);
+    bytes
+}
+
+/// Sends a request and reads its answers to their end.
+fn exchange(socket: &Socket, request: &[u8]) -> io::Result<Vec<Listed>> {
+    socket.send(request, 0)?;
+    let mut listed = Vec::new();
+    loop {
+        let (bytes, _) = socket.recv_from_full()?;
+        let mut rest = bytes.as_slice();
+        while let Some((kind, message, next)) = message(rest) {
+            match kind {
+                NLMSG_DONE => return Ok(listed),
+                NLMSG_ERROR => {
+                    let errno = message.first_chunk().map_or(libc::EPROTO, |errno| -i32::from_ne_bytes(*errno));
+                    return if errno == 0 { Ok(listed) } else { Err(io::Error::from_raw_os_error(errno)) };
+                }
+                _ => listed.extend(Listed::read(message)),
+            }
+            rest = next;
+        }
+    }
+}
+
+/// The first message: its type, what follows its header, and the messages after it.
+fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+    let kind = u16::from_ne_bytes([*bytes.get(4)?, *bytes.get(5)?]);
+    let rest = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Some((kind, bytes.get(HEADER..length)?, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, UdpSocket};
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::netns::in_new_netns;
+
+    fn cookie(socket: &UdpSocket) -> u64 {
+        let (mut cookie, mut length) = (0u64, 8 as libc::socklen_t);
+        let fd = socket.as_fd().as_raw_fd();
+        // SAFETY: both pointers are to live variables, and the length is the first one's.
+        let result = unsafe {
+            libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_COOKIE, (&raw mut cookie).cast(), &raw mut length)
+        };
+        assert_eq!(result, 0);
+        cookie
+    }
+
+    fn key(socket: &UdpSocket, to: &str) -> SocketKey {
+        let to: SocketAddr = to.parse().unwrap();
+        let (address, port) = (to.ip().into(), to.port().to_be());
+        SocketKey { cookie: cookie(socket), address, port, protocol: UDP.into(), reserved: 0 }
+    }
+
+    #[test]
+    fn sockets_are_ended_by_number_and_peer() {
+        in_new_netns(|| {
+            for (at, to) in [("127.0.0.1:0", "127.0.0.1:9"), ("[::1]:0", "[::1]:9"), ("[::]:0", "127.0.0.1:9")] {
+                let connected = |to: &str| {
+                    let socket = UdpSocket::bind(at).unwrap();
+                    let to: SocketAddr = to.parse().unwrap();
+                    let mapped = |ip: std::net::Ipv4Addr| SocketAddr::from((ip.to_ipv6_mapped(), to.port()));
+                    socket.connect(if at == "[::]:0" { mapped("127.0.0.1".parse().unwrap()) } else { to }).unwrap();
+                    socket
+                };
+                let (one, other) = (connected(to), connected(to));
+                let elsewhere = key(&one, &to.replace('9', "8"));
+                assert_eq!(destroy(&[elsewhere]).unwrap(), 0, "{at}: connected to another port");
+                assert_eq!(destroy(&[key(&one, to)]).unwrap(), 1, "{at}");
+                assert_eq!(one.recv(&mut [0]).unwrap_err().raw_os_error(), Some(libc::ECONNABORTED));
+                assert!(one.peer_addr().is_err() && other.peer_addr().is_ok(), "{at}");
+                assert_eq!(destroy(&[key(&one, to)]).unwrap(), 0, "{at}: it is not connected any more");
+            }
+        });
+    }
+}

@@ -1,0 +1,208 @@
+//! The programs by themselves: `kubeferry run --backend ebpf --once` in a world of its own, then each program of TC run by
+//! the kernel (BPF_PROG_TEST_RUN) on the first packet of a row, as it arrives or leaves; no packet goes anywhere. What comes
+//! out has to be, byte for byte, the packet that should.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, bail, ensure};
+use kubeferry_ebpf_common::{Flow, FlowKey};
+
+use super::{Findings, Last, Source, named};
+use crate::bpf::pinned::{Pinned, Ran, interface_index};
+use crate::bpffs::Bpffs;
+use crate::flows::{Case, Expect, Row, Step, UPLINK};
+use crate::packets::{Origin, Protocol, Seen, first_packet, packet};
+use crate::world::World;
+
+// include/uapi/linux/pkt_cls.h; and TCX_NEXT.
+const NEXT: i32 = -1;
+const SHOT: i32 = 2;
+const REDIRECT: i32 = 7;
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
+/// Runs for each endpoint of a row before a missing one is believed to be missing.
+const TRIES: usize = 30;
+/// Runs that must stay with the first choice where a row says `affinity` or `same`.
+const LOYAL: usize = 8;
+
+/// The world of a case, with programs loaded.
+#[derive(Debug)]
+pub(super) struct Programs {
+    // In this order: what holds the programs goes before what they are attached to.
+    pins: Bpffs,
+    world: World,
+    last: Last,
+    port: u16,
+    cookie: u32,
+}
+
+/// What a program was given.
+struct Sent {
+    from: SocketAddr,
+    cookie: u32,
+    own: bool,
+    ran: Ran,
+}
+
+impl Programs {
+    /// Builds the world, without programs.
+    pub(super) fn new(case: &Case) -> Result<Self> {
+        let world = World::build(case)?;
+        Ok(Self { pins: Bpffs::mount()?, world, last: Last::new(), port: 20_000, cookie: 0x6b67_0000 })
+    }
+
+    /// Brings a step into force and runs the programs on its rows.
+    pub(super) fn run(&mut self, case: &Case, source: &Source, step: &Step) -> Result<Findings> {
+        let mut command = source.command("run")?;
+        command.args(["--once", "--backend", "ebpf", "--socket-lb", "off", "--xdp", "off", "--bpffs-root"]);
+        let output = self.world.node.output(command.arg(self.pins.path()), "")?;
+        let says = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
+        if !output.status.success() {
+            return Ok(vec![("kubeferry run --once --backend ebpf".into(), format!("{}:\n{says}", output.status))]);
+        }
+        let pinned = Pinned::open(self.pins.path())?;
+        let mut findings = Findings::new();
+        for row in &step.rows {
+            findings.extend(self.row(case, &pinned, row).err().map(|error| (named(row), format!("{error:#}"))));
+        }
+        Ok(findings)
+    }
+
+    fn row(&mut self, case: &Case, pinned: &Pinned, row: &Row) -> Result<()> {
+        let (allowed, masquerade, loyal) = match &row.expect {
+            Expect::Endpoints { endpoints, masquerade, affinity } => (endpoints.clone(), *masquerade, *affinity),
+            Expect::Same { masquerade } => {
+                let before = self.last.get(&row.from).context("no row before reached an endpoint from this source")?;
+                (before.clone(), *masquerade, true)
+            }
+            verdict => {
+                let sent = self.send(case, pinned, row)?;
+                return judge_verdict(verdict, row, &sent).with_context(|| describe(&sent.ran));
+            }
+        };
+        let mut reached = BTreeSet::new();
+        let tries = if loyal { LOYAL } else { TRIES * allowed.len() };
+        for _ in 0..tries {
+            let sent = self.send(case, pinned, row)?;
+            let endpoint = judge_endpoint(case, pinned, row, &allowed, masquerade, &sent);
+            reached.insert(endpoint.with_context(|| describe(&sent.ran))?);
+            if !loyal && reached.len() == allowed.len() {
+                break;
+            }
+        }
+        self.last.insert(row.from, reached.iter().copied().collect());
+        if loyal {
+            ensure!(reached.len() == 1, "{tries} connections of one client were sent to {reached:?}");
+        } else {
+            ensure!(reached.len() == allowed.len(), "{tries} connections were sent only to {reached:?}");
+        }
+        Ok(())
+    }
+
+    /// Runs a program on the first packet of a new connection.
+    fn send(&mut self, case: &Case, pinned: &Pinned, row: &Row) -> Result<Sent> {
+        self.port = if self.port == 60_000 { 20_000 } else { self.port + 1 };
+        self.cookie += 1;
+        let (from, cookie) = (SocketAddr::new(row.from, self.port), self.cookie);
+        let origin = case.origin(row);
+        let own = origin == Origin::Node;
+        let interface = match origin {
+            Origin::Cable(interface) => interface,
+            // Where the node's routes lead.
+            Origin::Node if case.node.holds(row.to.ip()) => "lo".to_owned(),
+            Origin::Node => {
+                let routes = case.routes()?;
+                let routed = routes.into_iter().find(|(ip, _)| *ip == row.to.ip());
+                routed.map_or_else(|| UPLINK.to_owned(), |(_, interface)| interface)
+            }
+        };
+        let cable = self.world.cables.iter().find(|cable| cable.interface == interface);
+        let (near, far) = cable.map_or(([0; 6], [0; 6]), |cable| (cable.node_mac, cable.far_mac));
+        let (to, by) = if own { (far, near) } else { (near, far) };
+        let kind: [u8; 2] = if row.to.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] };
+        let frame = [&to[..], &by, &kind, &first_packet(row.protocol, from, row.to, cookie)].concat();
+        let device = interface_index(&self.world.node, &interface)?;
+        let ran = pinned.run(&self.world.node, own, device, &frame)?;
+        Ok(Sent { from, cookie, own, ran })
+    }
+}
+
+impl Sent {
+    /// Whether the packet came out with these addresses, otherwise unchanged and with right checksums.
+    fn is(&self, protocol: Protocol, from: SocketAddr, to: SocketAddr) -> bool {
+        self.packet() == first_packet(protocol, from, to, self.cookie)
+    }
+
+    fn packet(&self) -> &[u8] {
+        self.ran.frame.get(ETHERNET..).unwrap_or_default()
+    }
+}
+
+/// The endpoint that the packet was sent to, one of `allowed`, with or without masquerading as it should be.
+fn judge_endpoint(
+    case: &Case,
+    pinned: &Pinned,
+    row: &Row,
+    allowed: &[SocketAddr],
+    masquerade: bool,
+    sent: &Sent,
+) -> Result<SocketAddr> {
+    let looped = SocketAddr::new(row.to.ip(), sent.from.port());
+    let goes = |from: SocketAddr| allowed.iter().copied().find(|endpoint| sent.is(row.protocol, from, *endpoint));
+    let on_node = |endpoint: SocketAddr| case.node.holds(endpoint.ip());
+    let (endpoint, verdicts): (_, &[i32]) = match (goes(sent.from), sent.own) {
+        (Some(endpoint), false) => (endpoint, &[NEXT]),
+        // By the loopback interface to the node itself nothing is routed anew.
+        (Some(endpoint), true) => (endpoint, if on_node(endpoint) { &[NEXT, REDIRECT] } else { &[REDIRECT] }),
+        // The node's connection to itself comes from the service: see the backend's README.
+        (None, true) => match goes(looped).filter(|endpoint| on_node(*endpoint)) {
+            Some(endpoint) => (endpoint, &[REDIRECT]),
+            None => bail!("not on its way to any endpoint of the row"),
+        },
+        (None, false) => bail!("not on its way to any endpoint of the row"),
+    };
+    ensure!(verdicts.contains(&sent.ran.verdict), "the verdict for a packet to {endpoint} has to be {verdicts:?}");
+    if !on_node(endpoint) {
+        let out = pinned.flow(&FlowKey {
+            source: sent.from.ip().into(),
+            destination: endpoint.ip().into(),
+            source_port: sent.from.port().to_be(),
+            destination_port: endpoint.port().to_be(),
+            protocol: row.protocol.number(),
+            hook: FlowKey::OUT,
+            reserved: 0,
+        })?;
+        let expected = Expect::masquerades(masquerade, row.from, endpoint);
+        // Where it leaves, it gets a source; the entry says so until then.
+        let marked = out.is_some_and(|out| out.flags & Flow::PENDING != 0);
+        ensure!(marked == expected, "{endpoint}: masquerading is {marked}, by the entry {out:?}");
+    }
+    Ok(endpoint)
+}
+
+fn judge_verdict(verdict: &Expect, row: &Row, sent: &Sent) -> Result<()> {
+    let answered = || match packet(sent.packet()) {
+        Some(Seen::Reset { from, cookie }) => row.protocol == Protocol::Tcp && (from, cookie) == (row.to, sent.cookie),
+        Some(Seen::Unreachable { about, port, cookie }) => {
+            row.protocol != Protocol::Tcp && port && (about, cookie) == (row.to, sent.cookie)
+        }
+        _ => false,
+    };
+    let unchanged = || sent.ran.verdict == NEXT && sent.is(row.protocol, sent.from, row.to);
+    // The node's own stack refuses what comes by the loopback interface, at a port where nobody is.
+    let nobody =
+        || sent.own && sent.ran.verdict == NEXT && sent.is(row.protocol, sent.from, SocketAddr::new(row.to.ip(), 0));
+    let right = match verdict {
+        Expect::Reject => (sent.ran.verdict == REDIRECT && answered()) || nobody(),
+        Expect::Drop => sent.ran.verdict == SHOT,
+        _ => unchanged(),
+    };
+    ensure!(right, "not what becomes of such a packet");
+    Ok(())
+}
+
+fn describe(ran: &Ran) -> String {
+    let seen = packet(ran.frame.get(ETHERNET..).unwrap_or_default());
+    format!("verdict {}, {seen:?} ({} bytes)", ran.verdict, ran.frame.len())
+}

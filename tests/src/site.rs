@@ -1,0 +1,345 @@
+//! A node with pods; beyond a router, a pod of another node and a client of the world. `kubeferry run --backend ebpf` serves
+//! there without the socket hook, so that every packet is translated on the way: the strict check of the reverse path is on,
+//! and the kernel's connection tracking has to stay off.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::binary;
+use crate::bpf::Places;
+use crate::client::{Connection, DEADLINE, Running, until};
+use crate::executors::Source;
+use crate::flows::{Case, Node, Step, with_node};
+use crate::hosts::{Host, Hosts};
+use crate::netns::Netns;
+
+const NODE: &str = "
+name: worker-1
+addresses: {eth0: [192.0.2.1, '2001:db8:2::1']}
+cluster-cidr: [10.244.0.0/16, 'fd00:10:244::/48']
+";
+const SERVICES: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec:
+  type: LoadBalancer
+  clusterIPs: [10.96.0.10, 'fd00:10:96::10']
+  clusterIP: 10.96.0.10
+  ipFamilies: [IPv4, IPv6]
+  externalIPs: [198.51.100.7, '2001:db8:7::7']
+  ports: &ports
+    - {name: tcp, port: 80, nodePort: 30080}
+    - {name: udp, protocol: UDP, port: 80, nodePort: 30080}
+    - {name: bulk, port: 81, nodePort: 30081}
+    - {name: bulk-udp, protocol: UDP, port: 81, nodePort: 30081}
+status: {loadBalancer: {ingress: [{ip: 198.51.100.8}, {ip: '2001:db8:7::8'}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: twin, namespace: default}
+spec:
+  clusterIPs: [10.96.0.12, 'fd00:10:96::12']
+  clusterIP: 10.96.0.12
+  ipFamilies: [IPv4, IPv6]
+  ports:
+    - {name: tcp, port: 80}
+    - {name: udp, protocol: UDP, port: 80}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: local, namespace: default}
+spec:
+  type: NodePort
+  externalTrafficPolicy: Local
+  clusterIPs: [10.96.0.13, 'fd00:10:96::13']
+  clusterIP: 10.96.0.13
+  ipFamilies: [IPv4, IPv6]
+  ports:
+    - {name: tcp, port: 80, nodePort: 30082}
+    - {name: udp, protocol: UDP, port: 80, nodePort: 30082}
+    - {name: bulk, port: 81, nodePort: 30083}
+    - {name: bulk-udp, protocol: UDP, port: 81, nodePort: 30083}
+";
+/// The ClusterIPs.
+pub const VIPS: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
+/// The ClusterIPs of another Service with the same endpoints.
+pub const TWINS: [&str; 2] = ["10.96.0.12", "fd00:10:96::12"];
+/// The node's addresses.
+pub const NODE_IPS: [&str; 2] = ["192.0.2.1", "2001:db8:2::1"];
+/// The external addresses.
+pub const EXTERNAL_IPS: [&str; 2] = ["198.51.100.7", "2001:db8:7::7"];
+/// The load balancer's addresses.
+pub const LOAD_BALANCER_IPS: [&str; 2] = ["198.51.100.8", "2001:db8:7::8"];
+
+/// The whole; see the module.
+#[derive(Debug)]
+pub struct Site {
+    // Ends before the namespaces do.
+    running: Mutex<Option<Running>>,
+    places: Places,
+    source: Source,
+    node: Node,
+    /// The node, the pods `web1`, `web2` and `client`, and `router`.
+    pub hosts: Hosts,
+    /// A pod of another node, beyond the router.
+    pub remote: Host,
+    /// A client, beyond the router.
+    pub outside: Host,
+    flags: Vec<String>,
+}
+
+impl Site {
+    /// Builds it and serves. Endpoints are `1`, `2` (on the node) and `remote`: each answers with its name at port 80 of the
+    /// Services, and sends back what it gets at port 81.
+    ///
+    /// # Errors
+    /// A right, a tool or the binary is missing.
+    pub fn start(endpoints: &[&str]) -> Result<Self> {
+        Self::start_with(endpoints, &[])
+    }
+
+    /// The same with more flags.
+    ///
+    /// # Errors
+    /// As [`Site::start`].
+    pub fn start_with(endpoints: &[&str], flags: &[&str]) -> Result<Self> {
+        let places = Places::new()?;
+        let pair = |v4: &str, v6: &str| Ok::<[IpAddr; 2], std::net::AddrParseError>([v4.parse()?, v6.parse()?]);
+        let hosts = [
+            ("web1", pair("10.244.1.1", "fd00:10:244:1::1")?),
+            ("web2", pair("10.244.1.2", "fd00:10:244:1::2")?),
+            ("client", pair("10.244.1.7", "fd00:10:244:1::7")?),
+            ("router", pair("198.51.100.1", "2001:db8:51::1")?),
+        ];
+        let hosts: Vec<_> = hosts.iter().map(|(name, addresses)| (*name, addresses.as_slice())).collect();
+        let hosts = Hosts::build(&pair(NODE_IPS[0], NODE_IPS[1])?, &hosts)?;
+        hosts.node.sysctl("net/ipv4/conf/all/rp_filter", "1")?;
+        // For connections of the node to its own node ports, which nothing but the socket hook does better.
+        hosts.node.sysctl("net/ipv4/conf/lo/accept_local", "1")?;
+        let router = &hosts.host("router").namespace;
+        router.sysctl("net/ipv4/ip_forward", "1")?;
+        router.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        let remote = Host::join(router, "remote", 100, &pair("10.244.2.1", "fd00:10:244:2::1")?)?;
+        let outside = Host::join(router, "outside", 101, &pair("203.0.113.9", "2001:db8:113::9")?)?;
+        for server in [hosts.host("web1"), hosts.host("web2"), &remote] {
+            server.serve(8080)?;
+            server.echo(8081)?;
+        }
+        let node = Node::parse(NODE)?;
+        let case = Case { name: "site".into(), node: node.clone(), steps: Vec::new() };
+        let source = Source::new(&case)?;
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let site = Self { running: Mutex::new(None), places, source, node, hosts, remote, outside, flags };
+        site.change(endpoints)?;
+        site.run()?;
+        Ok(site)
+    }
+
+    /// Starts the proxy, in the place of one that is killed, and waits until it serves.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn run(&self) -> Result<()> {
+        self.run_as(binary::path()?)
+    }
+
+    /// The same with another binary.
+    ///
+    /// # Errors
+    /// As [`Site::run`].
+    pub fn run_as(&self, program: &std::path::Path) -> Result<()> {
+        self.kill();
+        let mut command = Command::new(program);
+        command.args(self.source.command("run")?.get_args());
+        self.places.apply(&mut command).args(["--socket-lb", "off"]).args(&self.flags);
+        *self.running() = Some(Running::start_command(&mut command, &self.hosts.node)?);
+        until("the proxy to say that it serves", || self.status().ok()).map(drop)
+    }
+
+    /// Ends the proxy by SIGKILL.
+    pub fn kill(&self) {
+        *self.running() = None;
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the proxy as a node does.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn stop(&self) -> Result<()> {
+        let running = self.running().take();
+        running.map_or(Ok(()), |running| running.stop().map(drop))
+    }
+
+    /// Puts other endpoints into the cluster's objects.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn change(&self, endpoints: &[&str]) -> Result<()> {
+        let mut manifests = SERVICES.replace("&ports", "");
+        for service in ["web", "twin", "local"] {
+            for family in ["IPv4", "IPv6"] {
+                let endpoint = |name: &&str| {
+                    let (v4, v6, node) = match *name {
+                        "remote" => ("10.244.2.1".to_owned(), "fd00:10:244:2::1".to_owned(), "worker-2"),
+                        number => (format!("10.244.1.{number}"), format!("fd00:10:244:1::{number}"), "worker-1"),
+                    };
+                    format!("{{addresses: ['{}'], nodeName: {node}}}", if family == "IPv4" { v4 } else { v6 })
+                };
+                let endpoints: Vec<_> = endpoints.iter().map(endpoint).collect();
+                manifests += &format!(
+                    "\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+                     metadata: {{name: {service}-{}, namespace: default, labels: {{kubernetes.io/service-name: {service}}}}}\n\
+                     addressType: {family}\nports: [{{name: tcp, port: 8080}}, {{name: udp, protocol: UDP, port: 8080}}, \
+                     {{name: bulk, port: 8081}}, {{name: bulk-udp, protocol: UDP, port: 8081}}]\nendpoints: [{}]\n",
+                    family.to_lowercase(),
+                    endpoints.join(", "),
+                );
+            }
+        }
+        self.source.write(&Step { manifests: with_node(&self.node, &manifests)?, rows: Vec::new() })
+    }
+
+    /// The client pod.
+    pub fn client(&self) -> &Netns {
+        &self.hosts.host("client").namespace
+    }
+
+    /// The client of the world.
+    pub fn outside(&self) -> &Netns {
+        &self.outside.namespace
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Netns {
+        &self.hosts.node
+    }
+
+    /// Where the datapath is pinned.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// What `kubeferry status` says.
+    ///
+    /// # Errors
+    /// No proxy serves.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        let mut command = Command::new(binary::path()?);
+        let output = self.hosts.node.output(command.args(["status", "--output", "json"]), "")?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        ensure!(!status["rows"]["frontends"].is_null(), "not synced yet: {status}");
+        Ok(status)
+    }
+
+    /// Has the router take packets of no more than `mtu` bytes to a host beyond it.
+    ///
+    /// # Errors
+    /// `ip` refuses.
+    pub fn narrow(&self, to: &Host, mtu: u32) -> Result<()> {
+        let change = |ip: &IpAddr| format!("{} mtu {mtu}", to.route_to(*ip).replace("route add", "route change"));
+        self.hosts.host("router").namespace.ip(&to.addresses.iter().map(change).collect::<Vec<_>>())
+    }
+
+    /// Fails if the kernel tracks any connection of the node.
+    ///
+    /// # Errors
+    /// It does.
+    pub fn untracked(&self) -> Result<()> {
+        let tracked = self.node().read_sysctl("net/netfilter/nf_conntrack_count")?;
+        ensure!(tracked == "0", "{tracked} connections are tracked by the kernel");
+        Ok(())
+    }
+
+    /// Waits until the Service answers a client pod in both families.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn until_served(&self) -> Result<()> {
+        for vip in VIPS {
+            let to = at(vip, 80);
+            until("the first answer through the Service", || Connection::open(self.client(), to).ok()?.ask().ok())?;
+        }
+        Ok(())
+    }
+}
+
+/// An address and a port.
+///
+/// # Panics
+/// The text is no address.
+pub fn at(ip: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(ip.parse().unwrap_or_else(|error| panic!("{ip}: {error}")), port)
+}
+
+/// So many bytes that look like no others.
+pub fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ bytes as u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    let mut noise = Vec::with_capacity(bytes + 8);
+    while noise.len() < bytes {
+        noise.extend(next());
+    }
+    noise.truncate(bytes);
+    noise
+}
+
+/// Sends so many bytes to a server of [`Host::echo`] and has the same back, both ways at a time.
+///
+/// # Errors
+/// No connection, an end in the middle, or other bytes.
+pub fn exchange(from: &Netns, to: SocketAddr, bytes: usize) -> Result<()> {
+    let stream =
+        from.run(|| TcpStream::connect_timeout(&to, DEADLINE))?.with_context(|| format!("connecting to {to}"))?;
+    exchange_over(&stream, bytes)
+}
+
+/// The same over a connection that is there.
+///
+/// # Errors
+/// As [`exchange`].
+pub fn exchange_over(stream: &TcpStream, bytes: usize) -> Result<()> {
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_write_timeout(Some(DEADLINE))?;
+    let (sent, mut got) = (noise(bytes), Vec::with_capacity(bytes));
+    std::thread::scope(|scope| {
+        let (mut to, bytes) = (stream, &sent);
+        let writer = scope.spawn(move || to.write_all(bytes).and_then(|()| to.shutdown(Shutdown::Write)));
+        let mut from = stream;
+        let read = from.read_to_end(&mut got);
+        writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).context("sending")?;
+        read.context("receiving").map(drop)
+    })
+    .with_context(|| format!("{} of {bytes} bytes came back", got.len()))?;
+    ensure!(got == sent, "{} bytes came back for {bytes}, and not the same", got.len());
+    Ok(())
+}
+
+/// Sends a datagram of so many bytes to a server of [`Host::echo`]; whether the same came back in time.
+///
+/// # Errors
+/// Something else came back.
+pub fn echoes(socket: &UdpSocket, bytes: usize) -> Result<bool> {
+    let (sent, mut got) = (noise(bytes), vec![0; 65_536]);
+    match socket.send(&sent).and_then(|_| socket.recv(&mut got)) {
+        Ok(length) => {
+            ensure!(got[..length] == sent, "{length} bytes came back for {bytes}, and not the same");
+            Ok(true)
+        }
+        Err(_) => Ok(false),
+    }
+}

@@ -1,0 +1,244 @@
+//! Whole connections with real sockets over the eBPF datapath, translated packet by packet: every way in, both families,
+//! large and cut packets, ports used again, and endpoints that go.
+#![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::process::Command;
+
+use kubeferry_tests::client::{Connection, ask_once, datagrams, until};
+use kubeferry_tests::netns::Netns;
+use kubeferry_tests::site::{
+    EXTERNAL_IPS, LOAD_BALANCER_IPS, NODE_IPS, Site, TWINS, VIPS, at, echoes, exchange, exchange_over,
+};
+use kubeferry_tests::sockets::{connect_from, pad_headers, reset_on_close, without_offloads};
+
+const EVERYWHERE: [&str; 3] = ["1", "2", "remote"];
+
+/// Where a Service port is reached: a ClusterIP's port and its node port.
+fn ways_in(port: u16, node_port: u16) -> Vec<SocketAddr> {
+    let addresses = [VIPS, EXTERNAL_IPS, LOAD_BALANCER_IPS].concat();
+    let mut ways: Vec<_> = addresses.into_iter().map(|ip| at(ip, port)).collect();
+    ways.extend(NODE_IPS.map(|ip| at(ip, node_port)));
+    ways
+}
+
+fn clients(site: &Site) -> [&Netns; 3] {
+    [site.client(), site.node(), site.outside()]
+}
+
+/// Every client reaches every endpoint by every way in, over TCP and UDP; and whole datagrams and streams come back.
+fn every_way(site: &Site) {
+    for from in clients(site) {
+        for to in ways_in(80, 30080) {
+            let what = |transport: &str| format!("every endpoint to answer {} at {to} over {transport}", from.name());
+            let mut servers = BTreeSet::new();
+            let all = || {
+                let mut connection =
+                    Connection::open(from, to).unwrap_or_else(|error| panic!("{}: {error}", what("TCP")));
+                let (server, seen) = connection.ask().unwrap();
+                let is_vip = VIPS.map(|ip| ip.parse::<IpAddr>().unwrap()).contains(&to.ip());
+                if from.name() == site.client().name() {
+                    assert_eq!(seen == connection.local().unwrap(), is_vip, "{}: seen as {seen}", what("TCP"));
+                }
+                servers.insert(server);
+                (servers.len() == 3).then_some(())
+            };
+            until(&what("TCP"), all).unwrap();
+            let mut servers = BTreeSet::new();
+            let all = || {
+                servers.extend(ask_once(&datagrams(from, to).unwrap()).unwrap().map(|(server, _)| server));
+                (servers.len() == 3).then_some(())
+            };
+            until(&what("UDP"), all).unwrap();
+        }
+        for to in ways_in(81, 30081) {
+            let name = from.name();
+            exchange(from, to, 300_000).unwrap_or_else(|error| panic!("{name} to {to}: {error:#}"));
+            for bytes in [0, 1, 1_400] {
+                let socket = datagrams(from, to).unwrap();
+                until(&format!("{bytes} bytes back to {name} from {to}"), || {
+                    echoes(&socket, bytes).unwrap().then_some(())
+                })
+                .unwrap();
+            }
+        }
+    }
+    site.untracked().unwrap();
+}
+
+#[test]
+fn every_way_in_reaches_every_endpoint() {
+    every_way(&Site::start(&EVERYWHERE).unwrap());
+}
+
+#[test]
+fn every_way_in_reaches_every_endpoint_without_offloads() {
+    let site = Site::start(&EVERYWHERE).unwrap();
+    let ends = site.hosts.hosts.iter().map(|host| &host.namespace).chain([site.outside(), &site.remote.namespace]);
+    ends.for_each(|namespace| without_offloads(namespace, "eth0").unwrap());
+    for device in ["web1", "web2", "client", "router", "eth0"] {
+        without_offloads(site.node(), device).unwrap();
+    }
+    every_way(&site);
+}
+
+#[test]
+fn ten_megabytes_go_both_ways_by_a_node_port_to_another_node() {
+    let site = Site::start(&["remote"]).unwrap();
+    for from in clients(&site) {
+        for to in NODE_IPS.map(|ip| at(ip, 30081)) {
+            exchange(from, to, 10_000_000).unwrap_or_else(|error| panic!("{} to {to}: {error:#}", from.name()));
+        }
+    }
+    site.untracked().unwrap();
+}
+
+#[test]
+fn pings_go_on_as_before() {
+    let site = Site::start(&EVERYWHERE).unwrap();
+    let ping = |from: &Netns, to: &str| {
+        let mut command = Command::new("ping");
+        let output = from.output(command.args(["-n", "-c", "1", "-W", "10", "-s", "1400", to]), "").unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    for from in clients(&site) {
+        for to in ["10.244.1.1", "fd00:10:244:1::1", "10.244.2.1", "fd00:10:244:2::1", NODE_IPS[0], NODE_IPS[1]] {
+            let (answered, says) = ping(from, to);
+            assert!(answered, "{} to {to}: {says}", from.name());
+        }
+        for to in VIPS {
+            let (answered, says) = ping(from, to);
+            assert!(!answered && says.contains("nreachable"), "{} to {to}: {says}", from.name());
+        }
+    }
+}
+
+#[test]
+fn datagrams_in_fragments_come_back_whole() {
+    let site = Site::start(&EVERYWHERE).unwrap();
+    for from in clients(&site) {
+        for to in ways_in(81, 30081) {
+            for bytes in [2_000, 4_000, 30_000] {
+                // More than one socket, so that more than one endpoint is met.
+                for _ in 0..4 {
+                    let socket = datagrams(from, to).unwrap();
+                    let what = format!("{bytes} bytes back to {} from {to}", from.name());
+                    until(&what, || echoes(&socket, bytes).unwrap().then_some(())).unwrap();
+                }
+            }
+        }
+    }
+    site.untracked().unwrap();
+}
+
+#[test]
+fn options_and_extension_headers_do_not_hide_a_packet() {
+    let site = Site::start(&EVERYWHERE).unwrap();
+    for from in clients(&site) {
+        for to in ways_in(81, 30081) {
+            let any = SocketAddr::new(if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() }, 0);
+            let stream = connect_from(from, any, to, |socket| pad_headers(socket, to.ip()));
+            let stream = stream.unwrap_or_else(|error| panic!("{} to {to}: {error}", from.name()));
+            exchange_over(&stream, 100_000).unwrap_or_else(|error| panic!("{} to {to}: {error:#}", from.name()));
+            for bytes in [100, 4_000] {
+                let socket = datagrams(from, to).unwrap();
+                pad_headers(&socket, to.ip()).unwrap();
+                let what = format!("{bytes} bytes back to {} from {to}", from.name());
+                until(&what, || echoes(&socket, bytes).unwrap().then_some(())).unwrap();
+            }
+        }
+    }
+}
+
+/// A line there and back.
+fn answers(mut stream: &TcpStream) -> std::io::Result<()> {
+    let mut line = [0; 3];
+    stream.write_all(b"hi\n")?;
+    stream.read_exact(&mut line)
+}
+
+#[test]
+fn a_port_is_used_again_at_once() {
+    let site = Site::start(&EVERYWHERE).unwrap();
+    for from in [site.client(), site.outside()] {
+        // Without waiting for TIME_WAIT, where the kernel can tell the connections apart.
+        from.sysctl("net/ipv4/tcp_tw_reuse", "1").unwrap();
+        for (number, to) in ways_in(81, 30081).into_iter().enumerate() {
+            let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+            let source = SocketAddr::new(any, 40_000 + number as u16);
+            let open = |reset: bool| {
+                let prepare = |socket: &std::os::fd::OwnedFd| if reset { reset_on_close(socket) } else { Ok(()) };
+                connect_from(from, source, to, prepare)
+            };
+            let try_open = |what: &str, reset| {
+                let stream = open(reset).unwrap_or_else(|error| panic!("{} to {to}, {what}: {error}", from.name()));
+                answers(&stream).unwrap_or_else(|error| panic!("{} to {to}, {what}: {error}", from.name()));
+                stream
+            };
+            for _ in 0..10 {
+                drop(try_open("after a reset", true));
+            }
+            for _ in 0..10 {
+                // The server closes after the client: the client's end is the one in TIME_WAIT.
+                let stream = until("the port to be free again", || open(false).ok()).unwrap();
+                answers(&stream).unwrap();
+                stream.shutdown(Shutdown::Write).unwrap();
+                assert_eq!((&stream).read(&mut [0; 1]).unwrap(), 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn one_port_talks_to_one_endpoint_by_two_services() {
+    let site = Site::start(&["1"]).unwrap();
+    for (number, (one, other)) in VIPS.into_iter().zip(TWINS).enumerate() {
+        let any: IpAddr = if number == 0 { [0; 4].into() } else { [0_u16; 8].into() };
+        let source = SocketAddr::new(any, 41_000);
+        let open = |ip| connect_from(site.client(), source, at(ip, 80), |_| Ok(()));
+        let first = open(one).unwrap();
+        answers(&first).unwrap();
+        let second = open(other).unwrap_or_else(|error| panic!("the second Service: {error}"));
+        for _ in 0..3 {
+            answers(&second).unwrap();
+            answers(&first).unwrap();
+        }
+        drop(first);
+        answers(&second).unwrap();
+    }
+}
+
+#[test]
+fn an_endpoint_that_goes_keeps_its_connections_and_loses_its_datagrams() {
+    let site = Site::start(&["1"]).unwrap();
+    let (mut old, mut sockets) = (Vec::new(), Vec::new());
+    for from in clients(&site) {
+        for to in ways_in(80, 30080) {
+            let mut connection = Connection::open(from, to).unwrap();
+            assert_eq!(connection.ask().unwrap().0, "web1");
+            old.push(connection);
+            let socket = datagrams(from, to).unwrap();
+            until("a datagram's answer", || ask_once(&socket).unwrap()).unwrap();
+            sockets.push(socket);
+        }
+    }
+    for (endpoint, name) in [("2", "web2"), ("remote", "remote"), ("1", "web1")] {
+        site.change(&[endpoint]).unwrap();
+        for from in clients(&site) {
+            for to in ways_in(80, 30080) {
+                let moved = || (Connection::open(from, to).unwrap().ask().unwrap().0 == name).then_some(());
+                until(&format!("new connections to reach {name}"), moved).unwrap();
+            }
+        }
+        for connection in &mut old {
+            assert_eq!(connection.ask().unwrap().0, "web1", "an established connection stays");
+        }
+        for socket in &sockets {
+            let moved = || ask_once(socket).unwrap().filter(|(server, _)| server == name);
+            until(&format!("datagrams to {} to reach {name}", socket.peer_addr().unwrap()), moved).unwrap();
+        }
+    }
+    site.untracked().unwrap();
+}

@@ -1,0 +1,166 @@
+//! The eBPF datapath under load: many connections, a proxy that is killed, restarted and replaced, and pods that come and go.
+#![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use kubeferry_tests::binary;
+use kubeferry_tests::client::{Connection, ask_once, datagrams, until};
+use kubeferry_tests::hosts::Host;
+use kubeferry_tests::netns::Netns;
+use kubeferry_tests::site::{LOAD_BALANCER_IPS, NODE_IPS, Site, VIPS, at};
+
+const EVERYWHERE: [&str; 3] = ["1", "2", "remote"];
+
+fn flows(site: &Site) -> Option<u64> {
+    site.status().ok()?["rows"]["flows"].as_u64()
+}
+
+#[test]
+fn ten_thousand_masqueraded_connections_share_no_port_and_leave_nothing() {
+    const AT_A_TIME: usize = 2_000;
+    let site = Site::start_with(&EVERYWHERE, &["--map-sizes", "flows=200000"]).unwrap();
+    site.until_served().unwrap();
+    for round in 0..5 {
+        let to = at(NODE_IPS[round % 2], 30080);
+        let mut open = Vec::with_capacity(AT_A_TIME);
+        let mut seen = BTreeSet::new();
+        for number in 0..AT_A_TIME {
+            let connection = Connection::open(site.outside(), to);
+            open.push(connection.unwrap_or_else(|error| panic!("round {round}, connection {number}: {error}")));
+        }
+        for connection in &mut open {
+            let (server, from) = connection.ask().unwrap();
+            assert!(NODE_IPS.contains(&from.ip().to_string().as_str()), "{from}");
+            assert!(seen.insert((server, from)), "{from} twice at a time");
+        }
+        // In other order, with all of them open.
+        for connection in open.iter_mut().rev() {
+            connection.ask().unwrap();
+        }
+    }
+    until("the connections to be swept", || flows(&site).filter(|flows| *flows == 0)).unwrap();
+    site.untracked().unwrap();
+}
+
+/// One client after the other opens connections while `work` runs: every one has to be answered, and those that are open
+/// from before, too.
+fn under_load(site: &Site, work: impl FnOnce()) {
+    let ways = [
+        (site.client(), at(VIPS[0], 80)),
+        (site.client(), at(NODE_IPS[1], 30080)),
+        (site.outside(), at(NODE_IPS[0], 30080)),
+        (site.outside(), at(LOAD_BALANCER_IPS[1], 80)),
+        (site.node(), at(VIPS[1], 80)),
+        (site.node(), at(VIPS[0], 80)),
+    ];
+    let mut old: Vec<_> = ways.iter().map(|(from, to)| Connection::open(from, *to).unwrap()).collect();
+    let sockets: Vec<_> = ways.iter().map(|(from, to)| datagrams(from, *to).unwrap()).collect();
+    let before: Vec<_> = old.iter_mut().map(|connection| connection.ask().unwrap()).collect();
+    let ask = |socket| until("a datagram's answer", || ask_once(socket).unwrap()).unwrap();
+    let datagrams_before: Vec<_> = sockets.iter().map(ask).collect();
+    let (end, answered) = (AtomicBool::new(false), ways.map(|_| AtomicUsize::new(0)));
+    let load = |from: &Netns, to: SocketAddr, answered: &AtomicUsize| {
+        while !end.load(Ordering::Relaxed) {
+            let answer = Connection::open(from, to).map_err(anyhow::Error::from).and_then(|mut open| open.ask());
+            let name = from.name();
+            answer.unwrap_or_else(|error| panic!("{name} to {to} after {answered:?}: {error:#}"));
+            answered.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = ways
+            .iter()
+            .zip(&answered)
+            .map(|((from, to), answered)| {
+                let load = &load;
+                scope.spawn(move || load(from, *to, answered))
+            })
+            .collect();
+        let more = || {
+            for (thread, count) in threads.iter().zip(&answered) {
+                let than = count.load(Ordering::Relaxed) + 20;
+                let more = || (count.load(Ordering::Relaxed) > than || thread.is_finished()).then_some(());
+                until("more requests", more).unwrap();
+            }
+        };
+        more();
+        work();
+        more();
+        end.store(true, Ordering::Relaxed);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+    let after: Vec<_> = old.iter_mut().map(|connection| connection.ask().unwrap()).collect();
+    assert_eq!(after, before, "open connections go on");
+    assert_eq!(sockets.iter().map(ask).collect::<Vec<_>>(), datagrams_before, "so do datagrams");
+    site.untracked().unwrap();
+}
+
+#[test]
+fn killed_and_restarted_and_stopped_under_load() {
+    let site = Site::start(&EVERYWHERE).unwrap();
+    site.until_served().unwrap();
+    under_load(&site, || {
+        for _ in 0..3 {
+            site.kill();
+            site.run().unwrap();
+            site.stop().unwrap();
+            site.run().unwrap();
+        }
+    });
+}
+
+/// The binary with another object inside: a byte of its ELF header that says nothing is not 0.
+fn other_version() -> tempfile::TempPath {
+    const OBJECT: &[u8] = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x01\0\xf7\0";
+    let mut bytes = std::fs::read(binary::path().unwrap()).unwrap();
+    let places: Vec<_> = bytes.windows(OBJECT.len()).enumerate().filter(|(_, part)| *part == OBJECT).collect();
+    assert_eq!(places.len(), 1, "one object in the binary");
+    let at = places[0].0;
+    bytes[at + 15] = 1;
+    let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+    std::fs::write(&path, bytes).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn another_version_takes_over_under_load() {
+    let other = other_version();
+    let site = Site::start(&EVERYWHERE).unwrap();
+    site.until_served().unwrap();
+    let programs = |site: &Site| {
+        let pins = site.places().pins().unwrap();
+        let folders = pins.iter().filter_map(|pin| Some(pin.split_once('/')?.0.to_owned()));
+        folders.filter(|folder| folder.starts_with("programs-")).collect::<BTreeSet<_>>()
+    };
+    let before = programs(&site);
+    under_load(&site, || site.run_as(&other).unwrap());
+    let after = programs(&site);
+    assert_eq!((before.len(), after.len()), (1, 1), "only the programs in force are there");
+    assert_ne!(before, after, "other programs");
+    under_load(&site, || site.run().unwrap());
+    assert_eq!(programs(&site), before);
+}
+
+#[test]
+fn pods_are_served_from_their_first_packet_on_and_leave_nothing() {
+    let site = Site::start(&EVERYWHERE).unwrap();
+    site.until_served().unwrap();
+    let before = site.places().pins().unwrap();
+    for number in 50..60 {
+        let addresses: [IpAddr; 2] = [[10, 244, 1, number].into(), format!("fd00:10:244:1::{number}").parse().unwrap()];
+        let pod = Host::join(site.node(), "late", number, &addresses).unwrap();
+        for to in VIPS.map(|ip| at(ip, 80)) {
+            let mut connection = Connection::open(&pod.namespace, to).unwrap();
+            let (_, seen) = connection.ask().unwrap();
+            assert_eq!(seen, connection.local().unwrap(), "a pod keeps its source");
+        }
+        let covered = || (site.places().pins().unwrap().len() == before.len() + 2).then_some(());
+        until("the pins of the new device", covered).unwrap();
+        drop(pod);
+        until("the pins to be as before", || (site.places().pins().unwrap() == before).then_some(())).unwrap();
+    }
+}

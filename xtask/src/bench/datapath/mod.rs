@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::ensure;
 use serde::Serialize;
 
 use super::generate::{Cluster, ENDPOINT_CIDR, PORT, Size, TARGET_PORT};
@@ -17,7 +18,9 @@ use super::namespace;
 use super::proxy::Proxy;
 use crate::datapath::{Backend, Datapath};
 use crate::netns::Namespace;
+use crate::pins::{Connected, Pins};
 use crate::step;
+use uplink::{Hook, Rate};
 
 pub mod programs;
 pub mod report;
@@ -29,6 +32,8 @@ const TARGETS: usize = 10;
 const TRACKING_ALONE: &str = "table inet tracking {\n  chain forward {\n    type filter hook forward priority filter\n    \
     ct state established,related accept\n  }\n}\n";
 
+/// The programs of TC alone.
+const AT_TC: &[&str] = &["--socket-lb", "off", "--xdp", "off"];
 /// All programs, but those of sockets.
 const AT_XDP: &[&str] = &["--socket-lb", "off", "--xdp", "native", "--xdp-devices", "eth0,out"];
 
@@ -60,7 +65,7 @@ pub struct Variant {
 #[derive(Clone, Serialize, Debug)]
 pub struct Figures {
     pub variants: Vec<Variant>,
-    pub uplink: Vec<uplink::Rate>,
+    pub uplink: Vec<Rate>,
     pub programs: Vec<programs::Cost>,
 }
 
@@ -75,89 +80,138 @@ pub struct Plan {
     pub runs: u32,
 }
 
-/// Measures all variants in turn, round by round.
+/// Measures all of it.
 pub fn measure(binary: &Path, home: &Path, plan: Plan) -> anyhow::Result<Figures> {
     // Outlives what runs in the namespaces.
     let ebpf = Datapath::create(Backend::Ebpf, home, "node")?;
     let (client, node, server) = (namespace("client")?, namespace("node")?, namespace("server")?);
     join(&client, &node, &server)?;
-    let _server = Server::start(&server)?;
-    let small = Cluster::create(home, Size { services: TARGETS, endpoints: 10 })?;
+    let outside = uplink::join(&node)?;
+    let bench = Bench { binary, home, plan, client, node, server, outside, ebpf };
+    let _server = Server::start(&bench.server)?;
     let large = Cluster::create(home, plan.large)?;
-    let endpoints: Vec<_> = (1..=TARGETS as u8).map(|last| Ipv4Addr::new(10, 128, 0, last)).collect();
-    let proxy = |kind: Kind| Proxy {
-        binary,
-        node: &node,
-        home,
-        datapath: if kind == Kind::Nftables { &Datapath::Nftables } else { &ebpf },
-        hooks: if kind == Kind::Packets { &["--socket-lb", "off", "--xdp", "off"] } else { &["--xdp", "off"] },
-    };
-
-    let mut variants = variants(plan.large.services);
-    // The first round warms up and does not count. Every other round goes backwards, so that a machine that slows down or
-    // speeds up favours none.
-    for round in 0..=plan.rounds {
-        step::note(format!("round {round} of {}", plan.rounds));
-        let mut order: Vec<usize> = (0..variants.len()).collect();
-        if round % 2 == 1 {
-            order.reverse();
-        }
-        for index in order {
-            let variant = &mut variants[index];
-            proxy(Kind::Nftables).clear()?;
-            proxy(Kind::Packets).clear()?;
-            // What one variant leaves in the table would clash with the tuples of the next.
-            step::output(node.command("conntrack").arg("-F"))?;
-            let targets = match (variant.kind, variant.services) {
-                (Kind::Tracking, _) => {
-                    step::feed(node.command("nft").args(["-f", "-"]), TRACKING_ALONE)?;
-                    at(&endpoints, TARGET_PORT)
-                }
-                (kind, Some(services)) => {
-                    let cluster = if services == TARGETS { &small } else { &large };
-                    proxy(kind).once(cluster)?;
-                    at(&cluster.cluster_ips(TARGETS), PORT)
-                }
-                (_, None) => at(&endpoints, TARGET_PORT),
-            };
-            let measured = load::measure(&client, ebpf.cgroup(), &targets, plan.time)?;
-            step::note(format!("  {}", report::line(variant, &measured)));
-            if round > 0 {
-                variant.rounds.push(measured);
-            }
-        }
-    }
-    let node_port = Cluster::create(home, Size { services: TARGETS, endpoints: 1 })?;
-    node_port.add_node_port()?;
-    let outside = uplink::join(&node, &server)?;
-    let mut uplink = uplink::Hook::ALL.map(|hook| uplink::Rate { hook, rounds: Vec::new() });
-    for round in 0..=plan.rounds {
-        let mut line = String::new();
-        for rate in &mut uplink {
-            proxy(Kind::Nftables).clear()?;
-            proxy(Kind::Packets).clear()?;
-            step::output(node.command("conntrack").arg("-F"))?;
-            match rate.hook {
-                uplink::Hook::Routed => {}
-                uplink::Hook::Nftables => drop(proxy(Kind::Nftables).once(&node_port)?),
-                uplink::Hook::Tc => drop(proxy(Kind::Packets).once(&node_port)?),
-                uplink::Hook::Xdp => drop(Proxy { hooks: AT_XDP, ..proxy(Kind::Packets) }.once(&node_port)?),
-            }
-            let packets = uplink::packets_per_second(&outside, &server, rate.hook, plan.time)?;
-            line += &format!("  {} {:.0}", rate.hook.name(), packets);
-            if round > 0 {
-                rate.rounds.push(packets);
-            }
-        }
-        step::note(format!("node port, round {round} of {}, packets/s:{line}", plan.rounds));
-    }
+    let variants = bench.variants(&large)?;
+    let uplink = bench.uplink()?;
     step::note(format!("every program alone, {} runs", plan.runs));
-    let with_programs = Proxy { hooks: AT_XDP, ..proxy(Kind::Packets) };
-    with_programs.clear()?;
-    with_programs.once(&large)?;
-    let programs = programs::measure(&node, &ebpf, large.last_cluster_ip(), plan.runs)?;
-    with_programs.clear()?;
-    Ok(Figures { variants, uplink: uplink.into(), programs })
+    bench.clear()?;
+    bench.proxy(Backend::Ebpf, AT_XDP).once(&large)?;
+    let programs = programs::measure(&bench.node, &bench.ebpf, large.last_cluster_ip(), plan.runs)?;
+    bench.clear()?;
+    Ok(Figures { variants, uplink, programs })
+}
+
+/// Where it is measured. What the datapath has goes after the namespaces.
+#[derive(Debug)]
+struct Bench<'a> {
+    binary: &'a Path,
+    home: &'a Path,
+    plan: Plan,
+    client: Namespace,
+    node: Namespace,
+    server: Namespace,
+    outside: Namespace,
+    ebpf: Datapath,
+}
+
+impl Bench<'_> {
+    fn proxy<'a>(&'a self, backend: Backend, hooks: &'a [&'static str]) -> Proxy<'a> {
+        let datapath = if backend == Backend::Nftables { &Datapath::Nftables } else { &self.ebpf };
+        Proxy { binary: self.binary, node: &self.node, home: self.home, datapath, hooks }
+    }
+
+    /// Leaves the node without any datapath.
+    fn clear(&self) -> anyhow::Result<()> {
+        Backend::ALL.into_iter().try_for_each(|backend| self.proxy(backend, &[]).clear())?;
+        // What one variant leaves in the table would clash with the tuples of the next.
+        step::output(self.node.command("conntrack").arg("-F")).map(drop)
+    }
+
+    /// Measures all variants in turn, round by round.
+    fn variants(&self, large: &Cluster) -> anyhow::Result<Vec<Variant>> {
+        let small = Cluster::create(self.home, Size { services: TARGETS, endpoints: 10 })?;
+        let endpoints: Vec<_> = (1..=TARGETS as u8).map(|last| Ipv4Addr::new(10, 128, 0, last)).collect();
+        let mut variants = variants(self.plan.large.services);
+        for round in 0..=self.plan.rounds {
+            step::note(format!("round {round} of {}", self.plan.rounds));
+            for index in order(variants.len(), round) {
+                let variant = &mut variants[index];
+                self.clear()?;
+                let cluster = if variant.services == Some(TARGETS) { &small } else { large };
+                match variant.kind {
+                    Kind::Nothing => {}
+                    Kind::Tracking => step::feed(self.node.command("nft").args(["-f", "-"]), TRACKING_ALONE)?,
+                    Kind::Nftables => drop_time(self.proxy(Backend::Nftables, &[]).once(cluster))?,
+                    Kind::Packets => drop_time(self.proxy(Backend::Ebpf, AT_TC).once(cluster))?,
+                    Kind::Sockets => drop_time(self.proxy(Backend::Ebpf, &["--xdp", "off"]).once(cluster))?,
+                }
+                let targets = match variant.services {
+                    Some(_) => at(&cluster.cluster_ips(TARGETS), PORT),
+                    None => at(&endpoints, TARGET_PORT),
+                };
+                let measured = load::measure(&self.client, self.ebpf.cgroup(), &targets, self.plan.time)?;
+                check_hook(variant.kind, &self.ebpf)?;
+                step::note(format!("  {}", report::line(variant, &measured)));
+                // The first round warms up.
+                if round > 0 {
+                    variant.rounds.push(measured);
+                }
+            }
+        }
+        Ok(variants)
+    }
+
+    /// Sends packets to a node port, with all hooks in turn, round by round.
+    fn uplink(&self) -> anyhow::Result<Vec<Rate>> {
+        let cluster = Cluster::create(self.home, Size { services: TARGETS, endpoints: 1 })?;
+        cluster.add_node_port()?;
+        uplink::take_frames(&self.server)?;
+        let mut rates = Hook::ALL.map(|hook| Rate { hook, rounds: Vec::new() });
+        for round in 0..=self.plan.rounds {
+            let mut line = String::new();
+            for index in order(rates.len(), round) {
+                let Rate { hook, rounds } = &mut rates[index];
+                self.clear()?;
+                match hook {
+                    Hook::Routed => {}
+                    Hook::Nftables => drop_time(self.proxy(Backend::Nftables, &[]).once(&cluster))?,
+                    Hook::Tc => drop_time(self.proxy(Backend::Ebpf, AT_TC).once(&cluster))?,
+                    Hook::Passed | Hook::Xdp => drop_time(self.proxy(Backend::Ebpf, AT_XDP).once(&cluster))?,
+                }
+                let places = (&self.outside, &self.node, &self.server);
+                let packets = uplink::packets_per_second(places, *hook, self.plan.time)?;
+                line += &format!("  {} {packets:.0}", hook.name());
+                if round > 0 {
+                    rounds.push(packets);
+                }
+            }
+            step::note(format!("node port, round {round} of {}, packets/s:{line}", self.plan.rounds));
+        }
+        Ok(rates.into())
+    }
+}
+
+/// How long a proxy took does not matter here.
+fn drop_time(done: anyhow::Result<Duration>) -> anyhow::Result<()> {
+    done.map(|_| ())
+}
+
+/// Every other round goes backwards, so that a machine that slows down or speeds up favours none.
+fn order(count: usize, round: usize) -> Vec<usize> {
+    if round % 2 == 1 { (0..count).rev().collect() } else { (0..count).collect() }
+}
+
+/// Fails if connections got their endpoint elsewhere than meant.
+fn check_hook(kind: Kind, ebpf: &Datapath) -> anyhow::Result<()> {
+    let Datapath::Ebpf(places) = ebpf else { return Ok(()) };
+    let Connected { packets, sockets } =
+        Pins::find(places.bpffs())?.map_or(Ok(Connected::default()), |pins| pins.connected())?;
+    let meant = match kind {
+        Kind::Packets => packets > 0 && sockets == 0,
+        Kind::Sockets => packets == 0 && sockets > 0,
+        Kind::Nothing | Kind::Tracking | Kind::Nftables => packets == 0 && sockets == 0,
+    };
+    ensure!(meant, "{kind:?}: {packets} connections got their endpoint by a packet, {sockets} by a socket");
+    Ok(())
 }
 
 fn variants(large: usize) -> Vec<Variant> {

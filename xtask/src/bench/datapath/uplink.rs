@@ -31,6 +31,9 @@ const FIRST_PORT: u16 = 40_000;
 pub enum Hook {
     /// They are sent to an endpoint's own address, and routed.
     Routed,
+    /// The same, with the program of XDP at the uplinks, which passes them up: what a veth pays for having one. It copies
+    /// every socket buffer to make a frame of it, which drivers of hardware have no need to.
+    Passed,
     Nftables,
     Tc,
     Xdp,
@@ -38,12 +41,13 @@ pub enum Hook {
 
 impl Hook {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 4] = [Self::Routed, Self::Nftables, Self::Tc, Self::Xdp];
+    pub const ALL: [Self; 5] = [Self::Routed, Self::Passed, Self::Nftables, Self::Tc, Self::Xdp];
 
     /// For people.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Routed => "routed only",
+            Self::Passed => "routed only, past XDP",
             Self::Nftables => "nftables",
             Self::Tc => "eBPF, TC",
             Self::Xdp => "eBPF, XDP",
@@ -59,7 +63,7 @@ pub struct Rate {
 }
 
 /// Makes the sender's namespace and links it to the node.
-pub fn join(node: &Namespace, server: &Namespace) -> anyhow::Result<Namespace> {
+pub fn join(node: &Namespace) -> anyhow::Result<Namespace> {
     let outside = namespace("outside")?;
     node.ip(&format!(
         "link add out type veth peer name eth0 netns {}\naddr add 198.51.100.1/24 dev out\nlink set out up",
@@ -68,16 +72,23 @@ pub fn join(node: &Namespace, server: &Namespace) -> anyhow::Result<Namespace> {
     outside.ip("addr add 198.51.100.2/24 dev eth0\nlink set eth0 up\nroute add default via 198.51.100.1")?;
     // At XDP nobody completes a sum that is left to the hardware.
     step::output(outside.command("ethtool").args(["-K", "eth0", "tx", "off"]))?;
-    // A veth takes frames from XDP only where its receiving side has NAPI, which this switches on.
-    step::output(server.command("ethtool").args(["-K", "eth0", "gro", "on"]))?;
     Ok(outside)
+}
+
+/// Has the server take frames from XDP: a veth does only where its receiving side has NAPI, which GRO switches on.
+pub fn take_frames(server: &Namespace) -> anyhow::Result<()> {
+    step::output(server.command("ethtool").args(["-K", "eth0", "gro", "on"])).map(drop)
 }
 
 /// Sends for so long and gives the packets per second that arrived.
 ///
 /// # Errors
 /// Fewer than nine of ten arrived: something else than the node's speed was measured.
-pub fn packets_per_second(outside: &Namespace, server: &Namespace, hook: Hook, time: Duration) -> anyhow::Result<f64> {
+pub fn packets_per_second(
+    (outside, node, server): (&Namespace, &Namespace, &Namespace),
+    hook: Hook,
+    time: Duration,
+) -> anyhow::Result<f64> {
     interrupt::check()?;
     let receiver = server.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, TARGET_PORT)))??;
     // Nobody reads it.
@@ -90,12 +101,18 @@ pub fn packets_per_second(outside: &Namespace, server: &Namespace, hook: Hook, t
     if arrived * 10 < sent * 9 {
         bail!("{arrived} of {sent} packets arrived ({})", hook.name());
     }
+    if hook == Hook::Xdp && redirected(node)? < sent {
+        bail!("packets were not carried at XDP");
+    }
     Ok(arrived as f64 / seconds)
 }
 
 /// How many packets were sent.
 fn flood(hook: Hook, time: Duration) -> anyhow::Result<u64> {
-    let target = if hook == Hook::Routed { (ENDPOINT, TARGET_PORT) } else { (NODE, NODE_PORT) };
+    let target = match hook {
+        Hook::Routed | Hook::Passed => (ENDPOINT, TARGET_PORT),
+        Hook::Nftables | Hook::Tc | Hook::Xdp => (NODE, NODE_PORT),
+    };
     let mut senders = Vec::new();
     for number in 0..SOCKETS {
         let sender = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, FIRST_PORT + number))?;
@@ -110,6 +127,14 @@ fn flood(hook: Hook, time: Duration) -> anyhow::Result<u64> {
         sent += senders.len() as u64;
     }
     Ok(sent)
+}
+
+/// How many frames XDP has sent on, of those that the sender's device brought.
+fn redirected(node: &Namespace) -> anyhow::Result<u64> {
+    let text = step::output(node.command("ethtool").args(["-S", "out"]))?;
+    let counters = text.lines().filter_map(|line| line.trim().split_once(": "));
+    let redirected = counters.filter(|(name, _)| name.ends_with("_xdp_redirect"));
+    Ok(redirected.filter_map(|(_, count)| count.parse::<u64>().ok()).sum())
 }
 
 /// How many packets the namespace's IPv4 has taken for itself.

@@ -86,6 +86,20 @@ impl Devices {
     /// # Errors
     /// The map cannot be written.
     pub fn follow(&mut self, interfaces: &[Interface]) -> Result<(), EbpfError> {
+        self.cover(interfaces, &TC)
+    }
+
+    /// Puts the programs for what comes in into the places of an earlier run's, and leaves those for what goes out.
+    ///
+    /// # Errors
+    /// As [`Devices::follow`].
+    pub fn replace_ingress(&mut self, interfaces: &[Interface]) -> Result<(), EbpfError> {
+        self.cover(interfaces, &TC[1..])?;
+        self.attached.clear();
+        Ok(())
+    }
+
+    fn cover(&mut self, interfaces: &[Interface], hooks: &[[&'static str; 2]]) -> Result<(), EbpfError> {
         let mut wanted = rows(interfaces, &self.patterns, &self.detect);
         let mut faults = self.uplinks.follow(interfaces, &self.links);
         for (index, (_, device)) in &mut wanted {
@@ -118,7 +132,7 @@ impl Devices {
                 self.attached.insert(*index, interface.name.clone());
                 continue;
             }
-            match self.attach(interface, device) {
+            match self.attach(interface, device, hooks) {
                 Ok(()) => {
                     tracing::debug!(device = interface.name, "programs attached");
                     self.attached.insert(*index, interface.name.clone());
@@ -193,8 +207,8 @@ impl Devices {
         self.links.join(format!("{base}-{index}"))
     }
 
-    fn attach(&mut self, interface: &Interface, device: &Device) -> Result<(), EbpfError> {
-        for [base, without_ethernet] in programs_at(interface.index) {
+    fn attach(&mut self, interface: &Interface, device: &Device, hooks: &[[&'static str; 2]]) -> Result<(), EbpfError> {
+        for [base, without_ethernet] in programs_at(interface.index).filter(|hook| hooks.contains(hook)) {
             let hook = if base == "tc_ingress" { TcAttachType::Ingress } else { TcAttachType::Egress };
             let name = match device.flags & Device::NO_ETHERNET != 0 && self.programs.contains_key(without_ethernet) {
                 true => without_ethernet,

@@ -137,7 +137,10 @@ impl Devices {
                     tracing::debug!(device = interface.name, "programs attached");
                     self.attached.insert(*index, interface.name.clone());
                 }
-                Err(error) => drop(faults.insert(interface.name.clone(), error.to_string())),
+                Err(error) => {
+                    faults.insert(interface.name.clone(), error.to_string());
+                    self.forget_dead_links(*index)?;
+                }
             }
         }
         for (name, why) in faults.iter().filter(|(name, why)| self.faults.get(*name) != Some(why)) {
@@ -245,6 +248,17 @@ impl Devices {
                 }
             }
             filter(program, &interface.name, hook).map_err(|error| failed(&*error))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the pins of links whose device has gone: nobody else would, of a device that could not be covered.
+    fn forget_dead_links(&self, index: u32) -> Result<(), EbpfError> {
+        for pin in TC.map(|[base, _]| self.pin(base, index)) {
+            let link = open_pin(&pin).and_then(|link| link_info(link.as_fd()));
+            if link.is_ok_and(|link| link.target != u64::from(index)) {
+                remove(&pin)?;
+            }
         }
         Ok(())
     }

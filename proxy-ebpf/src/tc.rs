@@ -79,7 +79,7 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
             other => without(&skb, work, other, false),
         };
     };
-    touch(flow, &work.packet, now);
+    touch(work, flow, now);
     work.packet.leave_ports(&mut work.fragment);
     if let Err(error) = rewrite_forward(&skb, work, flow) {
         return error.into();
@@ -132,7 +132,7 @@ fn answer_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
 fn restore_source(skb: &Skb, work: &mut Work, now: u32) -> Result<u32, Action> {
     work.packet.key.hook = FlowKey::OUT;
     let Some(flow) = find(&work.packet.key) else { return Err(Action::Drop(Counter::FlowTable)) };
-    touch(flow, &work.packet, now);
+    touch(work, flow, now);
     rewrite(skb, &work.packet, End::Source, &flow.address, flow.port)?;
     Ok(flow.device)
 }
@@ -220,7 +220,7 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
     let Some(flow) = flow else {
         return if skb.is_own() { send_own(&skb, work, now) } else { Action::Next };
     };
-    touch(flow, &work.packet, now);
+    touch(work, flow, now);
     work.packet.leave_ports(&mut work.fragment);
     if flow.flags & Flow::PENDING != 0
         && let Err(counter) = masquerade(work, flow, skb.device(), now)
@@ -242,11 +242,11 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
     let inside = skb.device() == LOOPBACK;
     let flags = match current(work, now) {
         Some(flow) if flow.flags & Flow::FORWARD == 0 => {
-            touch(flow, &work.packet, now);
+            touch(work, flow, now);
             return answer_loops(skb, work, flow, now);
         }
         Some(flow) => {
-            touch(flow, &work.packet, now);
+            touch(work, flow, now);
             work.slot.address = flow.address;
             work.slot.port = flow.port;
             work.packet.leave_ports(&mut work.fragment);
@@ -258,6 +258,7 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
                 count(counter);
                 work.slot.address = work.packet.key.destination;
                 work.slot.port = 0;
+                work.slot.backend = 0;
                 match open(work, false, 0, now, false) {
                     Ok(()) => work.flow.flags,
                     Err(counter) => return Action::Drop(counter),

@@ -107,7 +107,7 @@ fn forward(
         return Ok(Action::Pass);
     }
     match known {
-        Some(flow) => touch(flow, &work.packet, now),
+        Some(flow) => touch(work, flow, now),
         None => {
             if let Err(counter) = open(work, masquerades, 0, now, true) {
                 return Ok(Action::Drop(counter));
@@ -123,7 +123,7 @@ fn forward(
     work.packet.key.destination_port = work.slot.port;
     work.packet.key.hook = FlowKey::OUT;
     if let Some(out) = find(&work.packet.key) {
-        touch(out, &work.packet, now);
+        touch(work, out, now);
         if out.flags & Flow::PENDING != 0
             && let Err(counter) = masquerade(work, out, device, now)
         {

@@ -110,9 +110,7 @@ pub struct Backend {
     /// New connections that it got since it has the row; of a list: its turn.
     pub opened: u64,
     /// Connections that have not ended yet.
-    pub active: u32,
-    /// 0.
-    pub reserved: u32,
+    pub active: u64,
     /// Packets of its connections both ways, where they are counted ([`crate::Config::COUNT_PACKETS`]).
     pub packets: u64,
     /// Bytes of these packets, from the IP header on.

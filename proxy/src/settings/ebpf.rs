@@ -83,6 +83,8 @@ pub struct MapSizes {
     pub frontends: u32,
     /// Endpoints, once for each list of a service port, and as many again as change at a time.
     pub slots: u32,
+    /// Endpoints of service ports, once each, and a row more for each list with a turn.
+    pub backends: u32,
     /// ClusterIPs and the node's addresses.
     pub addresses: u32,
     /// Interfaces.
@@ -104,6 +106,7 @@ impl Default for MapSizes {
         Self {
             frontends: 65_536,
             slots: 262_144,
+            backends: 262_144,
             addresses: 32_768,
             devices: 4_096,
             source_ranges: 65_536,
@@ -117,11 +120,13 @@ impl Default for MapSizes {
 
 impl MapSizes {
     /// The sizes by map.
-    pub fn all(&self) -> [(&'static str, u32); 9] {
-        let Self { frontends, slots, addresses, devices, source_ranges, members, flows, affinity, sockets } = *self;
+    pub fn all(&self) -> [(&'static str, u32); 10] {
+        let Self { frontends, slots, backends, addresses, devices, source_ranges, members, flows, affinity, sockets } =
+            *self;
         [
             ("frontends", frontends),
             ("slots", slots),
+            ("backends", backends),
             ("addresses", addresses),
             ("devices", devices),
             ("source_ranges", source_ranges),
@@ -136,6 +141,7 @@ impl MapSizes {
         let place = match map {
             "frontends" => &mut self.frontends,
             "slots" => &mut self.slots,
+            "backends" => &mut self.backends,
             "addresses" => &mut self.addresses,
             "devices" => &mut self.devices,
             "source_ranges" => &mut self.source_ranges,

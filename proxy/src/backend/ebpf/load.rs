@@ -7,7 +7,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::EbpfLoader;
-use aya::programs::{CgroupSockAddr, CgroupSockAddrAttachType as Hook, Program, ProgramError, SchedClassifier, Xdp};
+use aya::programs::{
+    CgroupSock, CgroupSockAddr, CgroupSockAddrAttachType as Hook, CgroupSockAttachType, Program, ProgramError,
+    SchedClassifier, Xdp,
+};
 use aya_obj::programs::XdpAttachType;
 use kubeferry_ebpf_common::LAYOUT;
 
@@ -22,6 +25,9 @@ pub const TC: [[&str; 2]; 2] = [["tc_egress", "tc_egress_l3"], ["tc_ingress", "t
 
 /// The program of uplinks.
 pub const XDP: &str = "xdp_uplink";
+
+/// The program of sockets that are closed.
+pub const RELEASE: &str = "sock_release";
 
 /// The programs of sockets.
 pub const SOCKETS: [(&str, Hook); 8] = [
@@ -57,6 +63,8 @@ pub struct Loaded {
     pub xdp: Option<Xdp>,
     /// The programs of sockets, by name.
     pub sockets: BTreeMap<&'static str, CgroupSockAddr>,
+    /// The program of sockets that are closed.
+    pub release: Option<CgroupSock>,
     /// An earlier run had loaded these very programs.
     pub adopted: bool,
 }
@@ -173,7 +181,13 @@ pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
         }
         _ => None,
     };
-    Ok(Loaded { folder, maps, tc, xdp, sockets, adopted })
+    let release = match folder.programs.join(RELEASE) {
+        path if path.exists() => Some(
+            CgroupSock::from_pin(path, CgroupSockAttachType::SockRelease).map_err(|error| failed(RELEASE, error))?,
+        ),
+        _ => None,
+    };
+    Ok(Loaded { folder, maps, tc, xdp, sockets, release, adopted })
 }
 
 fn load_object(settings: &EbpfSettings, folder: &Folder) -> Result<(), EbpfError> {
@@ -195,6 +209,7 @@ fn load_object(settings: &EbpfSettings, folder: &Folder) -> Result<(), EbpfError
         match program {
             Program::SchedClassifier(program) => program.load().map_err(|error| failed(&error))?,
             Program::CgroupSockAddr(program) => program.load().map_err(|error| failed(&error))?,
+            Program::CgroupSock(program) => program.load().map_err(|error| failed(&error))?,
             Program::Xdp(program) => program.load().map_err(|error| failed(&error))?,
             // Programs of hooks that are not used.
             _ => continue,

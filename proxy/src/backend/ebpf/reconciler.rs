@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aya::programs::CgroupSockAddr;
+use aya::programs::{CgroupSock, CgroupSockAddr};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::block_in_place;
 
 use super::attach::{self, Devices};
 use super::bpf::{self, Table};
-use super::carry::{carry_over, ticks};
+use super::carry::{carry_over, owners, ticks};
 use super::diff::Writes;
 use super::error::EbpfError;
 use super::following::Following;
@@ -40,6 +40,7 @@ pub struct Ebpf {
     sweeper: Option<Sweeper>,
     adopted: bool,
     sockets: BTreeMap<&'static str, CgroupSockAddr>,
+    release: Option<CgroupSock>,
     cgroup: Option<PathBuf>,
     devices: Arc<Mutex<Devices>>,
     interfaces: Option<watch::Receiver<Vec<Interface>>>,
@@ -91,6 +92,7 @@ impl Ebpf {
             sweeper: None,
             adopted: loaded.adopted,
             sockets: loaded.sockets,
+            release: loaded.release,
             cgroup,
             devices: Arc::new(Mutex::new(devices)),
             interfaces: None,
@@ -112,7 +114,12 @@ impl Ebpf {
     /// Every row, compared with what is in the maps.
     fn full(&mut self, desired: &Desired) -> Result<Report, EbpfError> {
         self.following = None;
-        let following = Following::new(self.maps.read()?, *self.maps.room(), self.fixed);
+        let mut following = Following::new(self.maps.read()?, *self.maps.room(), self.fixed);
+        if following.in_force.services.is_empty() {
+            for folder in self.folder.other_maps()? {
+                following.in_force.keep_numbers(owners(&folder, &self.maps), self.maps.room(), bpf::now());
+            }
+        }
         let changes = self.follow(following, &|following, now| following.full(desired, now))?;
         Ok(Report { full: true, changes, ..Report::default() })
     }
@@ -131,6 +138,7 @@ impl Ebpf {
         step: &dyn Fn(&mut Following, u64) -> Writes,
     ) -> Result<usize, EbpfError> {
         let now = bpf::now();
+        following.in_force.numbers.settle(now, |row| self.maps.backends.get(row).active == 0);
         let may_be_short = following.in_force.slots.used() as usize > self.maps.room().slots / 2;
         let before = following.in_force.slots.next_tick(now).filter(|_| may_be_short).map(|_| following.clone());
         let mut writes = step(&mut following, now);
@@ -182,7 +190,9 @@ impl Ebpf {
         devices.tidy()?;
         drop(devices);
         match &self.cgroup {
-            Some(cgroup) => attach::attach_sockets(&mut self.sockets, cgroup, &self.folder.links())?,
+            Some(cgroup) => {
+                attach::attach_sockets(&mut self.sockets, self.release.as_mut(), cgroup, &self.folder.links())?;
+            }
             None => attach::detach_sockets(&self.folder.links())?,
         }
         for folder in &earlier {
@@ -245,9 +255,9 @@ impl Backend for Ebpf {
         }
         let mut repaired = self.devices().check(&interfaces)?;
         if let Some(cgroup) = self.cgroup.clone()
-            && attach::sockets_attached(&self.folder.links()) < self.sockets.len()
+            && attach::sockets_attached(&self.folder.links()) < self.sockets.len() + usize::from(self.release.is_some())
         {
-            attach::attach_sockets(&mut self.sockets, &cgroup, &self.folder.links())?;
+            attach::attach_sockets(&mut self.sockets, self.release.as_mut(), &cgroup, &self.folder.links())?;
             repaired += 1;
         }
         self.checks += 1;

@@ -153,7 +153,12 @@ pub struct EbpfArgs {
     #[arg(long, value_name = "FIRST-LAST")]
     pub masquerade_ports: Option<String>,
 
-    /// Rows that maps have room for: frontends, slots (endpoints), addresses, devices, source_ranges, members, flows (two to
+    /// What is counted of each service port, at /metrics: `connections`; `full`, packets and bytes too, of those connections
+    /// that packets are translated for; `off` [default: off]
+    #[arg(long, value_name = "off|connections|full")]
+    pub service_metrics: Option<String>,
+
+    /// Rows that maps have room for: frontends, slots (endpoints), backends (endpoints, once), addresses, devices, source_ranges, members, flows (two to
     /// four for a connection), affinity, sockets [default: room for 10,000 Services of 10 endpoints]
     #[arg(long, value_name = "MAP=ROWS,...", value_delimiter = ',')]
     pub map_sizes: Option<Vec<String>>,

@@ -58,6 +58,7 @@ impl Settings {
                 add("cgroupRoot", root.display().to_string());
             }
             add("socketLB", ebpf.socket_lb.as_str().to_owned());
+            add("serviceMetrics", ebpf.service_metrics.as_str().to_owned());
             add("bpffsRoot", ebpf.bpffs_root.display().to_string());
             add("masqueradePorts", format!("{}-{}", ebpf.masquerade_ports.0, ebpf.masquerade_ports.1));
             add("mapSizes", ebpf.map_sizes.to_string());

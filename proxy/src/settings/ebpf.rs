@@ -81,6 +81,29 @@ impl XdpMode {
     }
 }
 
+/// `--service-metrics`: what `/metrics` tells of each service port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ServiceMetrics {
+    /// Nothing.
+    #[default]
+    Off,
+    /// Connections.
+    Connections,
+    /// Packets and bytes as well, which costs every packet something.
+    Full,
+}
+
+impl ServiceMetrics {
+    /// As `--service-metrics` takes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Connections => "connections",
+            Self::Full => "full",
+        }
+    }
+}
+
 /// Rows that each map has room for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct MapSizes {
@@ -185,6 +208,8 @@ pub struct EbpfSettings {
     pub bpffs_root: PathBuf,
     /// The first and the last port of masqueraded connections.
     pub masquerade_ports: (u16, u16),
+    /// What is counted of each service port.
+    pub service_metrics: ServiceMetrics,
     /// Rows that each map has room for.
     pub map_sizes: MapSizes,
 }
@@ -199,6 +224,7 @@ impl Default for EbpfSettings {
             socket_lb: SocketLb::Auto,
             bpffs_root: "/sys/fs/bpf".into(),
             masquerade_ports: (16_384, 29_999),
+            service_metrics: ServiceMetrics::Off,
             map_sizes: MapSizes::default(),
         }
     }
@@ -239,6 +265,12 @@ pub(super) fn check(args: &EbpfArgs, problems: &mut Vec<Problem>) -> EbpfSetting
             Some(ports) => settings.masquerade_ports = ports,
             None => wrong("--masquerade-ports", text, "must be a range of ports such as 16384-29999"),
         }
+    }
+    match args.service_metrics.as_deref() {
+        None | Some("off") => {}
+        Some("connections") => settings.service_metrics = ServiceMetrics::Connections,
+        Some("full") => settings.service_metrics = ServiceMetrics::Full,
+        Some(other) => wrong("--service-metrics", other, "must be off, connections or full"),
     }
     for text in args.map_sizes.iter().flatten().filter(|text| !text.trim().is_empty()) {
         let size = text.split_once('=').and_then(|(map, rows)| Some((map.trim(), rows.trim().parse::<u32>().ok()?)));

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use ebpf::{BackendName, EbpfSettings, MapSizes, SocketLb, XdpMode};
+pub use ebpf::{BackendName, EbpfSettings, MapSizes, ServiceMetrics, SocketLb, XdpMode};
 
 use crate::args::{CommonArgs, RunArgs, ServeArgs};
 use crate::config::{self, Problem};

@@ -321,6 +321,7 @@ fn flags_of_the_ebpf_datapath() {
         "--cgroup-root=/run/cgroup",
         "--masquerade-ports=20000-20999",
         "--map-sizes=flows=10,slots=20",
+        "--service-metrics=full",
     ];
     let ebpf = good(&flags, None).ebpf;
     let sizes = MapSizes { flows: 10, slots: 20, ..MapSizes::default() };
@@ -329,6 +330,7 @@ fn flags_of_the_ebpf_datapath() {
         xdp: XdpMode::Generic,
         xdp_devices: vec!["eth1".into()],
         socket_lb: SocketLb::Off,
+        service_metrics: ServiceMetrics::Full,
         bpffs_root: "/run/bpf".into(),
         cgroup_root: Some("/run/cgroup".into()),
         masquerade_ports: (20_000, 20_999),

@@ -46,6 +46,7 @@ pub fn print(status: &Status, now: Timestamp) -> String {
         let _ = writeln!(out, "{name:<10}{text}");
     }
     services(&mut out, status);
+    endpoints(&mut out, status);
     if !status.ignored.is_empty() {
         out.push_str("\nLeft out:\n");
         for ignored in &status.ignored {
@@ -91,10 +92,45 @@ fn services(out: &mut String, status: &Status) {
             ]);
         }
     }
+    columns(out, &table);
+}
+
+/// Endpoints in the table, at most.
+const MOST_ENDPOINTS: usize = 50;
+
+/// The endpoints that got connections, those with the most active first.
+fn endpoints(out: &mut String, status: &Status) {
+    let ports = status.services.iter().flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+    let mut all: Vec<_> = ports
+        .flat_map(|(service, port)| port.endpoints.iter().map(move |endpoint| (service, port, endpoint)))
+        .collect();
+    if all.is_empty() {
+        return;
+    }
+    all.sort_by_key(|(.., endpoint)| std::cmp::Reverse((endpoint.active, endpoint.connections)));
+    let mut table = vec![["ENDPOINT", "ACTIVE", "CONNECTIONS", "SHARE", "SCHEDULER", "SERVICE"].map(str::to_owned)];
+    for (service, port, endpoint) in all.iter().take(MOST_ENDPOINTS) {
+        let name = if port.name.is_empty() { String::new() } else { format!(":{}", port.name) };
+        table.push([
+            endpoint.address.clone(),
+            endpoint.active.to_string(),
+            endpoint.connections.to_string(),
+            format!("{:.1} %", endpoint.share * 100.0),
+            port.scheduler.clone(),
+            format!("{}{name} {}", service.name, port.protocol),
+        ]);
+    }
+    columns(out, &table);
+    if all.len() > MOST_ENDPOINTS {
+        let _ = writeln!(out, "and {} more endpoints: --output json", all.len() - MOST_ENDPOINTS);
+    }
+}
+
+fn columns(out: &mut String, table: &[[String; 6]]) {
     out.push('\n');
     let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..5).map(width).collect();
-    for row in &table {
+    for row in table {
         let mut line = String::new();
         for (text, width) in row.iter().zip(&widths) {
             let _ = write!(line, "{text:<width$}  ");

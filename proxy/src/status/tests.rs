@@ -15,6 +15,7 @@ fn port(name: &str, frontends: &[&str], ready: usize) -> PortStatus {
         frontends: frontends.iter().map(|text| (*text).to_owned()).collect(),
         ready,
         local: 1,
+        ..PortStatus::default()
     }
 }
 

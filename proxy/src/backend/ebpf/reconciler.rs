@@ -2,11 +2,13 @@
 //! the maps), the steady state (rows remembered) and repair.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aya::programs::{CgroupSock, CgroupSockAddr};
+use kubeferry_ebpf_common::{Backend as Counted, Slot};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::block_in_place;
@@ -20,13 +22,14 @@ use super::following::Following;
 use super::kernel::Maps;
 use super::load::{Folder, load};
 use super::ports;
-use super::rows::Fixed;
+use super::rows::{Fixed, service_number};
 use super::sweep::{self, Sweeper};
-use crate::backend::{Backend, Report};
+use crate::backend::{Backend, EndpointCount, Report};
 use crate::conntrack::{Cleaned, UdpService};
+use crate::desired::target::Target;
 use crate::desired::{Desired, Touched};
 use crate::node::{self, Interface};
-use crate::settings::{Settings, SocketLb};
+use crate::settings::{ServiceMetrics, Settings, SocketLb};
 use crate::state::objects::Ignored;
 
 /// How many checks pass between two looks at every row: with one check every two seconds, half a minute.
@@ -97,7 +100,12 @@ impl Ebpf {
             devices: Arc::new(Mutex::new(devices)),
             interfaces: None,
             runtime,
-            fixed: Fixed { host_netns, masquerade_ports: ebpf.masquerade_ports, socket_lb: ebpf.socket_lb },
+            fixed: Fixed {
+                host_netns,
+                masquerade_ports: ebpf.masquerade_ports,
+                socket_lb: ebpf.socket_lb,
+                count_packets: ebpf.service_metrics == ServiceMetrics::Full,
+            },
             following: None,
             pending: Touched::default(),
             overlap: port_overlap(ebpf.masquerade_ports),
@@ -332,6 +340,24 @@ impl Backend for Ebpf {
         }
         facts.push(("pins".to_owned(), self.folder.root().display().to_string()));
         facts
+    }
+
+    fn counts_of(&self, target: &Target) -> Vec<EndpointCount> {
+        let Some(following) = &self.following else { return Vec::new() };
+        let number = service_number(&target.name, target.family);
+        let Some(service) = following.in_force.services.get(&number) else { return Vec::new() };
+        let slots = service.lists.iter().flat_map(|(_, list)| list);
+        let endpoint = |slot: &Slot| SocketAddr::new(slot.address.into(), u16::from_be(slot.port));
+        let rows: BTreeMap<SocketAddr, u32> = slots.map(|slot| (endpoint(slot), slot.backend)).collect();
+        let count = |(endpoint, row)| {
+            let Counted { opened, active, packets, bytes } = self.maps.backends.get(row);
+            EndpointCount { endpoint, opened, active, packets, bytes }
+        };
+        rows.into_iter().map(count).collect()
+    }
+
+    fn recounted(&self) -> u64 {
+        self.sweeper.as_ref().map_or(0, Sweeper::repaired)
     }
 
     fn packets(&self) -> Vec<(&'static str, u64)> {

@@ -217,6 +217,8 @@ pub struct Fixed {
     pub masquerade_ports: (u16, u16),
     /// `--socket-lb`.
     pub socket_lb: SocketLb,
+    /// `--service-metrics=full`.
+    pub count_packets: bool,
 }
 
 /// The row of `config`, and the ServiceCIDRs that have no room in it.
@@ -240,6 +242,7 @@ pub fn config(desired: &Desired, fixed: &Fixed) -> (Config, Vec<IpNet>) {
     set(Config::ALL_NODE_PORTS6, *node.node_ports(Family::V6) == NodePorts::All);
     // With masquerading of all, no connection of a pod to a ClusterIP is left as it is.
     set(Config::PODS_AT_CONNECT, node.all_pods_detected && !node.masquerade_all);
+    set(Config::COUNT_PACKETS, fixed.count_packets);
     set(Config::ALL_AT_CONNECT, fixed.socket_lb == SocketLb::All);
     for (prefix, detector) in config.pods.iter_mut().zip([v4, v6]) {
         if let Detector::Cidr(net) = detector {

@@ -1,7 +1,10 @@
 //! How one of a service port's endpoints is chosen for a new connection: the schedulers of IPVS (ipvsadm(8)) and `random`.
 //! Session affinity goes before, traffic policies and topology say among which endpoints.
 
+pub mod hash;
+mod maglev;
 pub mod slots;
+mod wrr;
 
 use std::fmt;
 use std::str::FromStr;
@@ -111,4 +114,4 @@ impl Default for Schedule {
 
 /// The initial value of every hash (`jhash` of `linux/jhash.h`), the same on all nodes: "kube" in ASCII. The slot is the
 /// hash scaled to the number of slots: `(hash * slots) >> 32`.
-pub const HASH_SEED: u32 = 0x6b75_6265;
+pub const HASH_SEED: u32 = kubeferry_ebpf_common::jhash::SEED;

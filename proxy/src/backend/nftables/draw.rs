@@ -122,7 +122,8 @@ impl Drawn {
             List::Local => (&lists.local, &lists.local_weights),
         };
         let slots = slots(&target.schedule, endpoints, weights);
-        let mut by_slot: Vec<_> = slots.into_iter().filter_map(|index| endpoints.get(index as usize).copied()).collect();
+        let mut by_slot: Vec<_> =
+            slots.into_iter().filter_map(|index| endpoints.get(index as usize).copied()).collect();
         // One endpoint needs no choice, and no 1,009 rows.
         if by_slot.iter().all(|endpoint| Some(endpoint) == by_slot.first()) {
             by_slot.truncate(1);

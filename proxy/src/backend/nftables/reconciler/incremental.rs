@@ -74,12 +74,7 @@ impl<K: Kernel> Reconciler<K> {
 
     /// The turns of whose lists all rows are wanted, or none: those that touched frontends take, and those that they took
     /// (`old`) if no other frontend does.
-    fn turns_to_compare(
-        &self,
-        touched: &Touched,
-        wanted: &Wanted,
-        old: &[(Key, Value)],
-    ) -> BTreeSet<(Turn, List)> {
+    fn turns_to_compare(&self, touched: &Touched, wanted: &Wanted, old: &[(Key, Value)]) -> BTreeSet<(Turn, List)> {
         let takes = |(key, value): (&Key, &Value)| match (key, value) {
             (Key::Of(frontend, _), Value::Chain(name)) => Turn::taken(name, frontend),
             _ => BTreeSet::new(),
@@ -89,7 +84,8 @@ impl<K: Kernel> Reconciler<K> {
         before.retain(|turn| !now.contains(turn));
         if !before.is_empty() {
             // Seldom: a service port has lost a frontend, or its endpoints take no turns any more.
-            let untouched = |(key, _): &(&Key, &Value)| !matches!(key, Key::Of(of, _) if touched.frontends.contains(of));
+            let untouched =
+                |(key, _): &(&Key, &Value)| !matches!(key, Key::Of(of, _) if touched.frontends.contains(of));
             for turn in self.applied.iter().filter(untouched).flat_map(takes) {
                 before.remove(&turn);
             }

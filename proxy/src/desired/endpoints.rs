@@ -149,6 +149,8 @@ mod tests {
                 serving: true,
                 terminating,
                 node: node.map(Arc::from),
+                zone: None,
+                pod: None,
                 zone_hints: Vec::new(),
                 node_hints: Vec::new(),
             },

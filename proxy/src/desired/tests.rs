@@ -46,6 +46,7 @@ fn service() -> Service {
         external_local: false,
         affinity: None,
         health_check_node_port: 0,
+        scheduling: None,
     }
 }
 
@@ -57,6 +58,8 @@ fn endpoint(address: &str, node: &str) -> SliceEndpoint {
         serving: true,
         terminating: false,
         node: Some(node.into()),
+        zone: None,
+        pod: None,
         zone_hints: Vec::new(),
         node_hints: Vec::new(),
     }

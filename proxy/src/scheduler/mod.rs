@@ -4,6 +4,7 @@
 pub mod hash;
 mod maglev;
 pub mod slots;
+pub mod weights;
 mod wrr;
 
 use std::fmt;
@@ -79,7 +80,7 @@ impl FromStr for Scheduler {
     fn from_str(text: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|scheduler| scheduler.name() == text).ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
-            format!("{text:?} is not a scheduler: use one of {names}")
+            format!("{:?} is not a scheduler: use one of {names}", short(text))
         })
     }
 }
@@ -92,6 +93,41 @@ pub enum HashKey {
     Source,
     /// The source address and port.
     SourceAndPort,
+}
+
+impl HashKey {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Source, Self::SourceAndPort];
+
+    /// The name, as the annotation has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source-address",
+            Self::SourceAndPort => "source-address-and-port",
+        }
+    }
+}
+
+impl fmt::Display for HashKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for HashKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|key| key.name() == text).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(" or ");
+            format!("{:?} is not a hash key: use {names}", short(text))
+        })
+    }
+}
+
+/// The beginning of a text that somebody else wrote, for a message.
+fn short(text: &str) -> String {
+    text.chars().take(40).collect()
 }
 
 /// The scheduler of a service port as this node has it: what the Service asks for where the datapath can do it, otherwise

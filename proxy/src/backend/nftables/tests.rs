@@ -38,6 +38,7 @@ fn service(name: &str, cluster_ips: &[&str]) -> Service {
         external_local: false,
         affinity: None,
         health_check_node_port: 0,
+        scheduling: None,
     }
 }
 
@@ -49,6 +50,8 @@ fn slice(service: &str, family: Family, ips: &[&str]) -> EndpointSlice {
         serving: true,
         terminating: false,
         node: Some(if index == 0 { "here".into() } else { "there".into() }),
+        zone: None,
+        pod: None,
         zone_hints: Vec::new(),
         node_hints: Vec::new(),
     };

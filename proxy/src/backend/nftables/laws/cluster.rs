@@ -79,6 +79,7 @@ pub(crate) fn service() -> impl Strategy<Value = Service> {
                     external_local: local[1],
                     affinity: affinity.map(Duration::from_secs),
                     health_check_node_port: 0,
+                    scheduling: None,
                 }
             },
         )
@@ -100,6 +101,8 @@ fn endpoint(family: Family) -> impl Strategy<Value = SliceEndpoint> {
             serving,
             terminating,
             node: node.map(Arc::from),
+            zone: None,
+            pod: None,
             zone_hints: zones.into_iter().map(Arc::from).collect(),
             node_hints: nodes.into_iter().map(Arc::from).collect(),
         })

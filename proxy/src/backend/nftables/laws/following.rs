@@ -152,6 +152,8 @@ proptest! {
                 serving: true,
                 terminating: false,
                 node: Some(if last.is_multiple_of(2) { "here".into() } else { "there".into() }),
+                zone: None,
+                pod: None,
                 zone_hints: Vec::new(),
                 node_hints: Vec::new(),
             };

@@ -138,8 +138,7 @@ impl World {
     /// Starts everything and waits until each Service answers.
     pub fn start(datapath: &Datapath, services: &[Service]) -> Self {
         let most = services.iter().map(|service| service.endpoints).max().unwrap();
-        let ends: Vec<_> =
-            (1..=most).flat_map(|number| [false, true].map(|v6| endpoint(number, v6).ip())).collect();
+        let ends: Vec<_> = (1..=most).flat_map(|number| [false, true].map(|v6| endpoint(number, v6).ip())).collect();
         // Far from the clients' addresses in use, so that each has a route for its answers.
         let clients: Vec<IpAddr> = [client(255, false), client(255, true)].to_vec();
         let node_ips: Vec<IpAddr> = ["192.0.2.1", "2001:db8:2::1"].map(|ip| ip.parse().unwrap()).to_vec();
@@ -147,7 +146,8 @@ impl World {
         let near = &hosts.host("clients").namespace;
         near.ip(&CLIENTS.map(|range| format!("route add local {range} dev lo"))).unwrap();
         let via = ["169.254.1.1", "fe80::1"];
-        let routes = CLIENTS.iter().zip(via).map(|(range, via)| format!("route add {range} via {via} dev clients onlink"));
+        let routes =
+            CLIENTS.iter().zip(via).map(|(range, via)| format!("route add {range} via {via} dev clients onlink"));
         hosts.node.ip(&routes.collect::<Vec<_>>()).unwrap();
         ends.iter().for_each(|ip| serve(&hosts, SocketAddr::new(*ip, 8080)));
 

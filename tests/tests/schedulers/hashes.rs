@@ -80,7 +80,8 @@ fn dh_chooses_by_the_destination_address(datapath: Datapath) {
     for v6 in [false, true] {
         let to = |number: u16| SocketAddr::new(external(number, v6), 80);
         // Weights are nothing to dh.
-        let all: Vec<_> = (1..=200).flat_map(|number| flows(number * 5, 5, client(number as u8, v6), to(number))).collect();
+        let all: Vec<_> =
+            (1..=200).flat_map(|number| flows(number * 5, 5, client(number as u8, v6), to(number))).collect();
         compare(&world, &schedule, &[], &all);
         let own: BTreeSet<_> = world.connect(&flows(2000, 50, client(1, v6), service.vip(v6))).into_iter().collect();
         assert_eq!(own.len(), 1, "one destination is one endpoint");

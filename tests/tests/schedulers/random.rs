@@ -43,7 +43,8 @@ fn connections_are_shared_out_by_chance_and_weight(datapath: Datapath) {
     let world = World::start(&datapath, &[even.clone(), weighted.clone()]);
     for (service, weights) in [(&even, [1; 5]), (&weighted, weights)] {
         for v6 in [false, true] {
-            let flows: Vec<_> = (0..3).flat_map(|number| flows(0, 1000, client(number + 1, v6), service.vip(v6))).collect();
+            let flows: Vec<_> =
+                (0..3).flat_map(|number| flows(0, 1000, client(number + 1, v6), service.vip(v6))).collect();
             let mut counts: BTreeMap<_, f64> = (1..=5).map(|number| (endpoint(number, v6), 0.0)).collect();
             world.connect(&flows).iter().for_each(|reached| *counts.get_mut(reached).unwrap() += 1.0);
             let whole: u16 = weights.iter().sum();
@@ -53,7 +54,10 @@ fn connections_are_shared_out_by_chance_and_weight(datapath: Datapath) {
             };
             let sum: f64 = counts.values().zip(weights).map(square).sum();
             let chance = chi_squared_tail(4, sum);
-            assert!(chance > FALSE_ALARM, "{counts:?} for weights {weights:?}: chi-squared {sum}, a chance of {chance}");
+            assert!(
+                chance > FALSE_ALARM,
+                "{counts:?} for weights {weights:?}: chi-squared {sum}, a chance of {chance}"
+            );
         }
     }
 }

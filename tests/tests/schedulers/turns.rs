@@ -69,8 +69,12 @@ fn two_services_do_not_disturb_each_other(datapath: Datapath) {
         let to_one = |index: usize| pattern.rotate_left(index as u32 * 7) & 1 == 1;
         let (to_first, to_second) =
             (flows(0, 240, client(1, v6), one.vip(v6)), flows(240, 240, client(1, v6), two.vip(v6)));
-        let chosen: Vec<_> =
-            to_first.iter().zip(&to_second).enumerate().map(|(index, (a, b))| if to_one(index) { *a } else { *b }).collect();
+        let chosen: Vec<_> = to_first
+            .iter()
+            .zip(&to_second)
+            .enumerate()
+            .map(|(index, (a, b))| if to_one(index) { *a } else { *b })
+            .collect();
         let reached = world.connect(&chosen);
         for vip in [one.vip(v6), two.vip(v6)] {
             let own = chosen.iter().zip(&reached).filter(|(flow, _)| flow.1 == vip).map(|(_, reached)| *reached);
@@ -87,7 +91,8 @@ fn all_frontends_of_a_service_take_one_turn(datapath: Datapath) {
     service.spec = "type: NodePort\n  externalIPs: [198.51.100.7, '2001:db8:7::7']".into();
     let world = World::start(&datapath, &[service.clone()]);
     for v6 in [false, true] {
-        let texts = if v6 { ["[2001:db8:7::7]:80", "[2001:db8:2::1]:30080"] } else { ["198.51.100.7:80", "192.0.2.1:30080"] };
+        let texts =
+            if v6 { ["[2001:db8:7::7]:80", "[2001:db8:2::1]:30080"] } else { ["198.51.100.7:80", "192.0.2.1:30080"] };
         let [external, node_port] = texts.map(|text| text.parse().unwrap());
         let frontends = [service.vip(v6), external, node_port, service.vip(v6), node_port, node_port, external];
         let mut flows = flows(0, 280, client(1, v6), service.vip(v6));
@@ -107,8 +112,7 @@ fn turns_are_exact_from_several_cpus_at_once(datapath: Datapath) {
     for v6 in [false, true] {
         for (service, weights) in [(&rr, [1, 1, 1]), (&wrr, weights)] {
             // From each CPU by an address of its own.
-            let by_cpu =
-                world.connect_on_each_cpu(|cpu| flows(1000, 480, client(10 + cpu as u8, v6), service.vip(v6)));
+            let by_cpu = world.connect_on_each_cpu(|cpu| flows(1000, 480, client(10 + cpu as u8, v6), service.vip(v6)));
             let counted = counts(by_cpu.iter().flatten().copied());
             let (all, whole) = (480 * cpus, usize::from(weights.iter().sum::<u16>()));
             for (number, weight) in (1..).zip(weights) {
@@ -141,5 +145,8 @@ fn a_changed_endpoint_takes_the_turn_of_the_one_before(datapath: Datapath) {
     // The turn goes on where it was.
     let cycle: Vec<_> = before.iter().map(replaced).collect();
     let as_before: Vec<_> = reached.iter().map(replaced).collect();
-    assert!(as_before.iter().zip(cycle.iter().cycle()).all(|(reached, next)| reached == next), "{reached:?}, {before:?}");
+    assert!(
+        as_before.iter().zip(cycle.iter().cycle()).all(|(reached, next)| reached == next),
+        "{reached:?}, {before:?}"
+    );
 }

@@ -100,6 +100,16 @@ pub struct DatapathArgs {
     #[arg(long, value_name = "IP")]
     pub bind_address: Option<String>,
 
+    /// How an endpoint is chosen where a Service does not say (annotation kubeferry.dev/scheduler), by ipvsadm's names:
+    /// random, rr, wrr, sh, dh, mh; lc, wlc, sed and nq need --backend ebpf [config: ipvs.scheduler of mode ipvs, where rr is
+    /// the default; default: random]
+    #[arg(long, value_name = "NAME")]
+    pub scheduler: Option<String>,
+
+    /// Slots of a table of the scheduler mh, a prime up to 65537: at least a hundred for each endpoint [default: 1009]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub maglev_table_size: Option<String>,
+
     /// Addresses that the node holds, with commas, beside those of its Node object; `run` reads the interfaces as well
     #[arg(long, value_name = "IP,...", value_delimiter = ',')]
     pub node_addresses: Option<Vec<String>>,

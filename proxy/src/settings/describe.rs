@@ -41,6 +41,8 @@ impl Settings {
             NodePortAddresses::Cidrs(cidrs) => list(cidrs, "all"),
         };
         add("nodePortAddresses", node_ports);
+        add("scheduler", datapath.schedule.scheduler.to_string());
+        add("maglevTableSize", datapath.schedule.table_size.to_string());
         if let Some(ip) = datapath.bind_address {
             add("bindAddress", ip.to_string());
         }

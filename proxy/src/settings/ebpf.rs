@@ -25,6 +25,11 @@ impl BackendName {
             Self::Ebpf => "ebpf",
         }
     }
+
+    /// Whether it knows how many connections each endpoint has.
+    pub fn counts_connections(self) -> bool {
+        self == Self::Ebpf
+    }
 }
 
 /// `--socket-lb`: which connections are translated when a socket connects.

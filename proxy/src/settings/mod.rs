@@ -4,6 +4,7 @@ mod check;
 mod describe;
 mod ebpf;
 mod merge;
+mod scheduler;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +18,7 @@ pub use ebpf::{BackendName, EbpfSettings, MapSizes, SocketLb, XdpMode};
 
 use crate::args::{CommonArgs, RunArgs, ServeArgs};
 use crate::config::{self, Problem};
+use crate::scheduler::Schedule;
 
 /// Everything that `kubeferry run`, `plan` and `trace` were told.
 #[derive(Clone, PartialEq, Debug)]
@@ -91,6 +93,10 @@ pub struct DatapathSettings {
     pub node_port_addresses: NodePortAddresses,
     /// `--bind-address` where it is not unspecified: the node's primary address of that family.
     pub bind_address: Option<IpAddr>,
+    /// How services choose that say nothing themselves (`--scheduler`), and the size of tables of `mh`.
+    pub schedule: Schedule,
+    /// Whether the datapath counts the connections of endpoints, as some schedulers need.
+    pub counts_connections: bool,
 }
 
 impl Default for DatapathSettings {
@@ -101,6 +107,8 @@ impl Default for DatapathSettings {
             masquerade_bit: 14,
             node_port_addresses: NodePortAddresses::Primary,
             bind_address: None,
+            schedule: Schedule::default(),
+            counts_connections: false,
         }
     }
 }

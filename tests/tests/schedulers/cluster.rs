@@ -144,6 +144,7 @@ impl World {
         let node_ips: Vec<IpAddr> = ["192.0.2.1", "2001:db8:2::1"].map(|ip| ip.parse().unwrap()).to_vec();
         let hosts = Hosts::build(&node_ips, &[("pods", &ends), ("clients", &clients)]).unwrap();
         let near = &hosts.host("clients").namespace;
+        near.sysctl("net/ipv6/ip_nonlocal_bind", "1").unwrap();
         near.ip(&CLIENTS.map(|range| format!("route add local {range} dev lo"))).unwrap();
         let via = ["169.254.1.1", "fe80::1"];
         let routes =

@@ -56,7 +56,7 @@ fn connections_are_shared_out_by_chance_and_weight(datapath: Datapath) {
             let chance = chi_squared_tail(4, sum);
             assert!(
                 chance > FALSE_ALARM,
-                "{counts:?} for weights {weights:?}: chi-squared {sum}, a chance of {chance}"
+                "{counts:?} for weights {weights:?}: chi-squared {sum}, a chance of {chance:e}"
             );
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 
 use crate::desired::target::{Frontend, ServicePortName, Target};
@@ -9,8 +10,8 @@ use crate::scheduler::slots::slots;
 use crate::scheduler::{HashKey, Scheduler};
 use crate::state::objects::{Family, Protocol};
 
-use super::chains::{Chain, LOCAL_OFFSET, List, fnv1a};
-use super::rows::{Key, Rows, Value};
+use super::chains::{Chain, LOCAL_OFFSET, List};
+use super::rows::{Key, Part, Rows, Value};
 
 /// How a pick chain draws a slot.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -19,7 +20,9 @@ pub enum Draw {
     Random,
     /// By a hash of the packet: `jhash`.
     Hash(Hashed),
-    /// The next one of the service port's turn: `numgen inc`.
+    /// The next one of the service port's turn: `numgen inc`. The kernel keeps where the turn is in the expression itself,
+    /// so two services that shared a chain would take one turn: each service port has chains of its own, and all of its
+    /// frontends go to the same.
     Turn(Turn),
 }
 
@@ -46,9 +49,13 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// The turn of a service port. Two with one identity (one chance in 2^64) would share their endpoints.
+    /// The turn of a service port. Two with one identity (one chance in 2^64) would share their endpoints, so it is a hash
+    /// (SipHash) for which nobody can find a Service whose identity is another's, as they could for FNV-1a. It need not
+    /// be the same in another build: turns begin anew then.
     pub fn of(service_port: &ServicePortName, family: Family) -> Self {
-        let digest = fnv1a(format!("turn {service_port} {}", service_port.protocol).as_bytes());
+        let mut hasher = DefaultHasher::new();
+        service_port.hash(&mut hasher);
+        let digest = hasher.finish();
         // Two numbers of a key: see `client_number` for the greatest that a key can hold.
         let half = |bits: u64| u64::from((bits as u32).min(u32::MAX - 1));
         Self { family, protocol: service_port.protocol, identity: half(digest >> 32) << 32 | half(digest) }
@@ -160,12 +167,16 @@ impl Drawn {
         let mut placed: Vec<Option<SocketAddr>> = vec![None; self.endpoints.len()];
         let mut waiting: BTreeMap<SocketAddr, usize> = BTreeMap::new();
         self.endpoints.iter().for_each(|endpoint| *waiting.entry(*endpoint).or_default() += 1);
-        for (place, slot) in placed.iter_mut().zip(0..) {
-            if let Some(Value::Endpoint(endpoint)) = applied.get(&key(slot))
+        let slot_of = |key: Key| match key {
+            Key::Of(_, Part::Endpoint(slot)) | Key::Turn(_, slot) => slot,
+            _ => 0,
+        };
+        for (found, value) in applied.range(key(0)..key(self.slots())) {
+            if let Value::Endpoint(endpoint) = value
                 && let Some(count) = waiting.get_mut(endpoint).filter(|count| **count > 0)
             {
                 *count -= 1;
-                *place = Some(*endpoint);
+                placed[(slot_of(*found) - slot_of(key(0))) as usize] = Some(*endpoint);
             }
         }
         let mut waiting = waiting.into_iter().flat_map(|(endpoint, count)| std::iter::repeat_n(endpoint, count));

@@ -4,6 +4,7 @@
 pub mod hash;
 mod maglev;
 pub mod slots;
+pub mod slow_start;
 pub mod weights;
 mod wrr;
 
@@ -60,6 +61,16 @@ impl Scheduler {
     /// Whether it asks how many connections each endpoint has: only the eBPF datapath counts them.
     pub const fn counts_connections(self) -> bool {
         matches!(self, Self::Lc | Self::Wlc | Self::Sed | Self::Nq)
+    }
+
+    /// Whether weights mean more to it than whether they are 0.
+    pub const fn uses_weights(self) -> bool {
+        !matches!(self, Self::Rr | Self::Lc | Self::Dh)
+    }
+
+    /// Whether new endpoints come to their weight bit by bit, if their Service asks for it.
+    pub const fn starts_slowly(self) -> bool {
+        self.counts_connections() || matches!(self, Self::Wrr)
     }
 
     /// Whether it draws the slot from a hash of the packet's addresses.

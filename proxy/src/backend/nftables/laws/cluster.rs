@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use crate::scheduler::weights::Weights;
-use crate::scheduler::{HashKey, Scheduler};
+use crate::scheduler::{HashKey, Schedule, Scheduler};
 use crate::settings::{DatapathSettings, DetectLocal, NodePortAddresses};
 use crate::state::event::Event;
 use crate::state::objects::{
@@ -197,9 +197,20 @@ pub(crate) fn settings() -> impl Strategy<Value = DatapathSettings> {
     ]);
     let addresses =
         select(vec![NodePortAddresses::Primary, NodePortAddresses::Cidrs(parsed(vec!["192.168.0.0/16", "::/0"]))]);
-    (detect, addresses, any::<bool>()).prop_map(|(detect_local, node_port_addresses, masquerade_all)| {
-        DatapathSettings { detect_local, node_port_addresses, masquerade_all, ..DatapathSettings::default() }
-    })
+    let scheduler = select(vec![Scheduler::Random, Scheduler::Random, Scheduler::Rr, Scheduler::Mh]);
+    (detect, addresses, any::<bool>(), scheduler).prop_map(
+        |(detect_local, node_port_addresses, masquerade_all, scheduler)| {
+            // A small prime, so that tables of mh are small.
+            let schedule = Schedule { scheduler, table_size: 11, ..Schedule::default() };
+            DatapathSettings {
+                detect_local,
+                node_port_addresses,
+                masquerade_all,
+                schedule,
+                ..DatapathSettings::default()
+            }
+        },
+    )
 }
 
 /// Which object an event is about.

@@ -240,7 +240,7 @@ impl Observer {
             failures: self.failures,
             pending: proxy.waiting().0,
             rows: proxy.rows().iter().map(|(map, rows)| ((*map).to_owned(), *rows)).collect(),
-            datapath: proxy.backend().facts().into_iter().collect(),
+            datapath: proxy.backend().facts().into_iter().chain(proxy.backend().costs(proxy.desired())).collect(),
             drift: self.drift.clone(),
             services: services(proxy),
             ignored: ignored.collect(),

@@ -80,6 +80,11 @@ pub trait Backend {
         0
     }
 
+    /// What of the wanted state is costly in this backend: lines of `kubeferry status`, each a title and a text.
+    fn costs(&self, _desired: &Desired) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
     /// Counters of packets by reason; empty where the datapath has none.
     fn packets(&self) -> Vec<(&'static str, u64)> {
         Vec::new()

@@ -11,6 +11,7 @@ use crate::state::objects::{Family, Protocol};
 
 use super::chains::{Chain, fnv1a};
 use super::diff::Change;
+use super::draw::Turn;
 use super::kernel::{ChainDigest, Found, Kernel, KernelError};
 use super::maps::{self, MAPS};
 use super::netlink::Error;
@@ -368,6 +369,11 @@ pub(super) fn parse_row(map: &str, text: &str) -> Option<(Key, Value)> {
         8 => Key::Hairpin(parts[0].parse().ok().filter(|_| parts.get(1) == Some(&parts[0]))?),
         9 => Key::ClusterIp(parts[0].parse().ok()?),
         10 => Key::ServiceCidr(parts[0].parse().ok()?),
+        12 => {
+            let number = |index: usize| parts.get(index)?.parse::<u32>().ok();
+            let identity = u64::from(number(1)?) << 32 | u64::from(number(2)?);
+            Key::Turn(Turn { family, protocol: parts[0].parse().ok()?, identity }, number(3)?)
+        }
         _ => Key::NodePortAddress(parts[0].parse().ok()?),
     };
     Some((key, value))

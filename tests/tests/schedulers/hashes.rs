@@ -1,0 +1,95 @@
+//! By hash: sh, dh and mh choose what the model says, for every single connection.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use kubeferry_tests::datapath::Datapath;
+use kubeferry_tests::executors::Answer;
+use kubeferry_tests::netns::output;
+use serde_json::json;
+
+use super::cluster::{Flow, Service, World, client, flows};
+use super::on_each_datapath;
+
+on_each_datapath! {
+    sh_and_mh_choose_by_the_source_address,
+    sh_and_mh_choose_by_the_source_address_and_port,
+    dh_chooses_by_the_destination_address,
+}
+
+const ENDPOINTS: u8 = 7;
+const WEIGHTS: [u16; 7] = [1, 3, 1, 2, 1, 1, 4];
+
+/// The endpoints that the model gives to connections.
+fn expected(world: &World, flows: &[Flow]) -> Vec<SocketAddr> {
+    let questions: String =
+        flows.iter().map(|(from, to)| format!("{}\n", json!({"from": from, "to": format!("udp:{to}")}))).collect();
+    let mut trace = world.source().offline("trace").unwrap();
+    let answers = output(trace.args(["--stdin", "--output", "json"]), &questions).unwrap();
+    assert!(answers.status.success(), "{}", String::from_utf8_lossy(&answers.stderr));
+    let one = |line: &str| {
+        let answer: Answer = serde_json::from_str(line).unwrap();
+        assert_eq!(answer.endpoints.len(), 1, "{line}");
+        answer.endpoints[0]
+    };
+    String::from_utf8_lossy(&answers.stdout).lines().map(one).collect()
+}
+
+/// Opens the connections and compares each with the model.
+fn compare(world: &World, flows: &[Flow]) {
+    assert!(flows.len() >= 1000, "{} flows", flows.len());
+    let (reached, expected) = (world.connect(flows), expected(world, flows));
+    assert_eq!(expected.len(), flows.len());
+    for ((flow, reached), expected) in flows.iter().zip(&reached).zip(&expected) {
+        assert_eq!(reached, expected, "{} to {}", flow.0, flow.1);
+    }
+    let seen: BTreeSet<_> = reached.into_iter().collect();
+    assert_eq!(seen.len(), usize::from(ENDPOINTS), "all endpoints have connections");
+}
+
+fn by_source(datapath: &Datapath, hash_key: &str, flows: impl Fn(bool, SocketAddr) -> Vec<Flow>) {
+    for scheduler in ["sh", "mh"] {
+        let mut plain = Service::new("web", scheduler, ENDPOINTS);
+        let mut weighted = Service::new("other", scheduler, ENDPOINTS).weighted(&WEIGHTS);
+        for service in [&mut plain, &mut weighted] {
+            service.annotations += &format!("\n    kubeferry.dev/hash-key: {hash_key}");
+        }
+        let world = World::start(datapath, &[plain.clone(), weighted.clone()]);
+        for v6 in [false, true] {
+            compare(&world, &flows(v6, plain.vip(v6)));
+            compare(&world, &flows(v6, weighted.vip(v6)));
+        }
+    }
+}
+
+fn sh_and_mh_choose_by_the_source_address(datapath: Datapath) {
+    by_source(&datapath, "source-address", |v6, vip| {
+        (1..=200).flat_map(|number| flows(0, 5, client(number, v6), vip)).collect()
+    });
+}
+
+fn sh_and_mh_choose_by_the_source_address_and_port(datapath: Datapath) {
+    by_source(&datapath, "source-address-and-port", |v6, vip| {
+        (1..=10).flat_map(|number| flows(0, 100, client(number, v6), vip)).collect()
+    });
+}
+
+fn dh_chooses_by_the_destination_address(datapath: Datapath) {
+    let external = |number: u16, v6: bool| -> IpAddr {
+        let text = if v6 { format!("2001:db8:7::{number:x}") } else { format!("198.51.100.{number}") };
+        text.parse().unwrap()
+    };
+    // Weights are nothing to dh.
+    let mut service = Service::new("web", "dh", ENDPOINTS).weighted(&WEIGHTS);
+    let ips = (1..=200).flat_map(|number| [false, true].map(|v6| format!("'{}'", external(number, v6))));
+    service.spec = format!("externalIPs: [{}]", ips.collect::<Vec<_>>().join(", "));
+    let world = World::start(&datapath, &[service.clone()]);
+    for v6 in [false, true] {
+        let to = |number: u16| SocketAddr::new(external(number, v6), 80);
+        let all: Vec<_> =
+            (1..=200).flat_map(|number| flows(number * 5, 5, client(number as u8, v6), to(number))).collect();
+        compare(&world, &all);
+        let own: BTreeSet<_> = world.connect(&flows(2000, 50, client(1, v6), service.vip(v6))).into_iter().collect();
+        assert_eq!(own.len(), 1, "one destination is one endpoint");
+    }
+}

@@ -76,7 +76,7 @@ fn services(out: &mut String, status: &Status) {
         out.push_str("\nNo Services.\n");
         return;
     }
-    let mut table = vec![["SERVICE", "TYPE", "PORT", "READY", "HERE", "FRONTENDS"].map(str::to_owned)];
+    let mut table = vec![["SERVICE", "TYPE", "PORT", "READY", "HERE", "SCHEDULER", "FRONTENDS"].map(str::to_owned)];
     for service in &status.services {
         for (index, port) in service.ports.iter().enumerate() {
             let first = |text: &String| if index == 0 { text.clone() } else { String::new() };
@@ -88,6 +88,7 @@ fn services(out: &mut String, status: &Status) {
                 name,
                 port.ready.to_string(),
                 port.local.to_string(),
+                port.scheduler.clone(),
                 port.frontends.join(" "),
             ]);
         }
@@ -126,16 +127,17 @@ fn endpoints(out: &mut String, status: &Status) {
     }
 }
 
-fn columns(out: &mut String, table: &[[String; 6]]) {
+/// A table; all columns but the last are as wide as their longest text.
+fn columns<const N: usize>(out: &mut String, table: &[[String; N]]) {
     out.push('\n');
     let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..5).map(width).collect();
+    let widths: Vec<usize> = (0..N - 1).map(width).collect();
     for row in table {
         let mut line = String::new();
         for (text, width) in row.iter().zip(&widths) {
             let _ = write!(line, "{text:<width$}  ");
         }
-        line.push_str(&row[5]);
+        line.push_str(&row[N - 1]);
         out.push_str(line.trim_end());
         out.push('\n');
     }

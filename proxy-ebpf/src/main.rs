@@ -5,6 +5,7 @@
 mod connection;
 mod frame;
 mod icmp;
+mod log;
 mod lookup;
 mod maps;
 mod packet;

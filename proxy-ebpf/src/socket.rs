@@ -15,6 +15,7 @@ use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Address, Config, Frontend, FrontendKey, Slot, SocketKey, SocketPeer, TCP, flow::limits};
 
 use crate::connection::now;
+use crate::log;
 use crate::lookup::{config, frontend, pick};
 use crate::maps::{SOCKET_ENDPOINTS, SOCKET_SERVICES};
 use crate::stats::count;
@@ -121,7 +122,9 @@ impl Socket {
 #[inline(always)]
 pub fn connect(socket: Socket) {
     let (address, port) = (socket.address(), socket.port());
-    let Some(slot) = translate(&socket, address, port) else { return };
+    let Some(slot) = translate(&socket, address, port) else {
+        return log::left(|| socket.key(address, port));
+    };
     remember(&socket, &slot, address, port);
     socket.set(&slot.address, slot.port);
 }
@@ -147,7 +150,7 @@ pub fn send(socket: Socket) {
         socket.set(&peer.address, peer.port);
         return;
     }
-    let Some(slot) = translate(&socket, address, port) else { return };
+    let Some(slot) = translate(&socket, address, port) else { return log::left(|| key) };
     remember(&socket, &slot, address, port);
     let peer = SocketPeer { address: slot.address, port: slot.port, reserved: 0, seen: now };
     // An LRU map takes every row; not remembered, the next datagram is drawn again.
@@ -171,6 +174,7 @@ fn remember(socket: &Socket, slot: &Slot, address: Address, port: u16) {
     // An LRU map takes every row.
     let _ = SOCKET_SERVICES.insert(socket.key(slot.address, slot.port), &peer, 0);
     count(Counter::SocketConnected);
+    log::translated(|| socket.key(address, port), slot);
 }
 
 /// The endpoint for a connection of a socket, if it is for this hook to choose.

@@ -32,7 +32,7 @@ pub(super) fn check(given: &Inputs) -> (Settings, Vec<Problem>, Vec<String>) {
     };
     let (serve, config) = (given.serve, given.config);
     let (sync_period, min_sync_period) = check.periods(mode);
-    let settings = Settings {
+    let mut settings = Settings {
         backend,
         ebpf: ebpf::check(&given.common.ebpf, &mut check.problems),
         node_name: check.node_name(),
@@ -59,6 +59,7 @@ pub(super) fn check(given: &Inputs) -> (Settings, Vec<Problem>, Vec<String>) {
         once: serve.once,
         log: check.log(),
     };
+    settings.log.show_programs(settings.ebpf.log_level);
     check.warnings.extend(config.not_honoured(mode.name()));
     (settings, check.problems, check.warnings)
 }

@@ -76,6 +76,42 @@ impl XdpMode {
     }
 }
 
+/// `--bpf-log-level`: what the programs write about single connections. The values are those of their constant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum BpfLogLevel {
+    /// Nothing; the programs have no code for it.
+    #[default]
+    Off = 0,
+    /// Nothing today.
+    Error = 1,
+    /// Packets that cannot be carried.
+    Warn = 2,
+    /// And those that are refused or dropped as the Service asks for.
+    Info = 3,
+    /// And new connections.
+    Debug = 4,
+    /// And sockets that are left alone.
+    Trace = 5,
+}
+
+impl BpfLogLevel {
+    /// All of them, as `--bpf-log-level` takes them.
+    pub const ALL: [(&'static str, Self); 6] = [
+        ("off", Self::Off),
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("info", Self::Info),
+        ("debug", Self::Debug),
+        ("trace", Self::Trace),
+    ];
+
+    /// As `--bpf-log-level` takes it.
+    pub fn as_str(self) -> &'static str {
+        Self::ALL.iter().find(|(_, level)| *level == self).map_or("off", |(text, _)| text)
+    }
+}
+
 /// Rows that each map has room for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct MapSizes {
@@ -176,6 +212,8 @@ pub struct EbpfSettings {
     pub masquerade_ports: (u16, u16),
     /// Rows that each map has room for.
     pub map_sizes: MapSizes,
+    /// What the programs write to the log.
+    pub log_level: BpfLogLevel,
 }
 
 impl Default for EbpfSettings {
@@ -189,6 +227,7 @@ impl Default for EbpfSettings {
             bpffs_root: "/sys/fs/bpf".into(),
             masquerade_ports: (16_384, 29_999),
             map_sizes: MapSizes::default(),
+            log_level: BpfLogLevel::Off,
         }
     }
 }
@@ -227,6 +266,12 @@ pub(super) fn check(args: &EbpfArgs, problems: &mut Vec<Problem>) -> EbpfSetting
         match ports.filter(|(first, last): &(u16, u16)| *first > 0 && first <= last) {
             Some(ports) => settings.masquerade_ports = ports,
             None => wrong("--masquerade-ports", text, "must be a range of ports such as 16384-29999"),
+        }
+    }
+    if let Some(text) = &args.bpf_log_level {
+        match BpfLogLevel::ALL.iter().find(|(name, _)| name == text) {
+            Some((_, level)) => settings.log_level = *level,
+            None => wrong("--bpf-log-level", text, "must be off, error, warn, info, debug or trace"),
         }
     }
     for text in args.map_sizes.iter().flatten().filter(|text| !text.trim().is_empty()) {

@@ -13,6 +13,7 @@ pub mod kernel;
 #[cfg(test)]
 mod laws;
 pub mod load;
+pub mod log;
 pub mod object;
 pub mod ports;
 pub mod preview;

@@ -8,6 +8,7 @@ mod connection;
 mod counting;
 mod frame;
 mod icmp;
+mod log;
 mod lookup;
 mod maps;
 mod packet;

@@ -18,6 +18,7 @@ use kubeferry_ebpf_common::{
 
 use crate::connection::now;
 use crate::counting::{join, leave, serve};
+use crate::log;
 use crate::lookup::{config, frontend};
 use crate::maps::{SOCKET_ENDPOINTS, SOCKET_SERVICES};
 use crate::scheduler::pick;
@@ -134,7 +135,7 @@ pub fn connect(socket: Socket) {
         if socket.protocol() == UDP {
             leave(socket.cookie());
         }
-        return;
+        return log::left(|| socket.key(address, port));
     };
     remember(&socket, &slot, address, port);
     join(socket.cookie(), slot.backend);
@@ -169,7 +170,7 @@ pub fn send(socket: Socket) {
         socket.set(&peer.address, peer.port);
         return;
     }
-    let Some(slot) = translate(&socket, address, port) else { return };
+    let Some(slot) = translate(&socket, address, port) else { return log::left(|| key) };
     remember(&socket, &slot, address, port);
     let peer = SocketPeer { address: slot.address, port: slot.port, reserved: 0, seen: now };
     // An LRU map takes every row; not remembered, the next datagram is drawn again.
@@ -194,6 +195,7 @@ fn remember(socket: &Socket, slot: &Slot, address: Address, port: u16) {
     // An LRU map takes every row.
     let _ = SOCKET_SERVICES.insert(socket.key(slot.address, slot.port), &peer, 0);
     count(Counter::SocketConnected);
+    log::translated(|| socket.key(address, port), slot);
 }
 
 /// The endpoint for a connection of a socket, if it is for this hook to choose.

@@ -7,6 +7,7 @@ use kubeferry_ebpf_common::{Flow, FlowKey, Slot, TCP, UDP};
 
 use crate::connection::{current, find, masquerade, now, open, touch};
 use crate::icmp;
+use crate::log;
 use crate::lookup::{Answer, Origin, answer};
 use crate::maps::DEVICES;
 use crate::packet::{RST, Unreadable, read};
@@ -49,6 +50,7 @@ impl Action {
             Self::Next => Self::NEXT,
             Self::Drop(counter) => {
                 count(counter);
+                log::dropped(counter);
                 TC_ACT_SHOT as i32
             }
             Self::Redirect(verdict) => verdict,
@@ -171,6 +173,7 @@ fn connect(work: &mut Work, masquerade: bool, device: u32, now: u32, aliases: bo
     }
     open(work, masquerade, device, now, aliases)?;
     count(Counter::Connected);
+    log::connected(&work.packet.key, &work.slot, masquerade);
     work.packet.leave_ports(&mut work.fragment);
     Ok(())
 }
@@ -182,6 +185,7 @@ fn without(skb: &Skb, work: &mut Work, answer: Answer, own: bool) -> Action {
         Answer::Drop(counter) => Action::Drop(counter),
         Answer::Refuse(counter) => {
             count(counter);
+            log::refused(work, counter);
             refuse(skb, work, own)
         }
         Answer::NotOurs | Answer::Endpoint { .. } => Action::Next,
@@ -256,6 +260,7 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
             // The node's own stack says no, at a port where nobody is; its answer comes by here.
             Answer::Refuse(counter) if inside && matches!(work.packet.key.protocol, TCP | UDP) => {
                 count(counter);
+                log::refused(work, counter);
                 work.slot.address = work.packet.key.destination;
                 work.slot.port = 0;
                 work.slot.backend = 0;

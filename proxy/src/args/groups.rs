@@ -162,6 +162,11 @@ pub struct EbpfArgs {
     /// four for a connection), affinity, sockets [default: room for 10,000 Services of 10 endpoints]
     #[arg(long, value_name = "MAP=ROWS,...", value_delimiter = ',')]
     pub map_sizes: Option<Vec<String>>,
+
+    /// What the programs write to the log about single connections: `warn`, packets that they cannot carry; `info`, those
+    /// that they refuse or drop, too; `debug`, new connections; `trace`, sockets that they leave alone [default: off]
+    #[arg(long, value_name = "off|error|warn|info|debug|trace")]
+    pub bpf_log_level: Option<String>,
 }
 
 /// Pace and served addresses; only `run` has these.

@@ -37,7 +37,7 @@ pub(super) fn check(given: &Inputs) -> (Settings, Vec<Problem>, Vec<String>) {
     // A file of IPVS mode keeps its scheduler on the eBPF datapath too.
     let ipvs = mode == Mode::Ipvs || (backend == BackendName::Ebpf && config.text("mode") == Some(Mode::Ipvs.name()));
     let schedule = scheduler::check(given, backend, ipvs, &mut check.problems, &mut check.warnings);
-    let settings = Settings {
+    let mut settings = Settings {
         backend,
         ebpf: ebpf::check(&given.common.ebpf, &mut check.problems),
         node_name: check.node_name(),
@@ -66,6 +66,7 @@ pub(super) fn check(given: &Inputs) -> (Settings, Vec<Problem>, Vec<String>) {
         once: serve.once,
         log: check.log(),
     };
+    settings.log.show_programs(settings.ebpf.log_level);
     check.warnings.extend(config.not_honoured(mode.name()));
     (settings, check.problems, check.warnings)
 }

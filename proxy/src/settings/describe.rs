@@ -62,6 +62,7 @@ impl Settings {
             add("bpffsRoot", ebpf.bpffs_root.display().to_string());
             add("masqueradePorts", format!("{}-{}", ebpf.masquerade_ports.0, ebpf.masquerade_ports.1));
             add("mapSizes", ebpf.map_sizes.to_string());
+            add("bpfLogLevel", ebpf.log_level.as_str().to_owned());
         }
         add("syncPeriod", duration(self.sync_period));
         add("minSyncPeriod", duration(self.min_sync_period));

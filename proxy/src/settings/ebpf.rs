@@ -104,6 +104,42 @@ impl ServiceMetrics {
     }
 }
 
+/// `--bpf-log-level`: what the programs write about single connections. The values are those of their constant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum BpfLogLevel {
+    /// Nothing; the programs have no code for it.
+    #[default]
+    Off = 0,
+    /// Nothing today.
+    Error = 1,
+    /// Packets that cannot be carried.
+    Warn = 2,
+    /// And those that are refused or dropped as the Service asks for.
+    Info = 3,
+    /// And new connections.
+    Debug = 4,
+    /// And sockets that are left alone.
+    Trace = 5,
+}
+
+impl BpfLogLevel {
+    /// All of them, as `--bpf-log-level` takes them.
+    pub const ALL: [(&'static str, Self); 6] = [
+        ("off", Self::Off),
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("info", Self::Info),
+        ("debug", Self::Debug),
+        ("trace", Self::Trace),
+    ];
+
+    /// As `--bpf-log-level` takes it.
+    pub fn as_str(self) -> &'static str {
+        Self::ALL.iter().find(|(_, level)| *level == self).map_or("off", |(text, _)| text)
+    }
+}
+
 /// Rows that each map has room for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct MapSizes {
@@ -212,6 +248,8 @@ pub struct EbpfSettings {
     pub service_metrics: ServiceMetrics,
     /// Rows that each map has room for.
     pub map_sizes: MapSizes,
+    /// What the programs write to the log.
+    pub log_level: BpfLogLevel,
 }
 
 impl Default for EbpfSettings {
@@ -226,6 +264,7 @@ impl Default for EbpfSettings {
             masquerade_ports: (16_384, 29_999),
             service_metrics: ServiceMetrics::Off,
             map_sizes: MapSizes::default(),
+            log_level: BpfLogLevel::Off,
         }
     }
 }
@@ -271,6 +310,12 @@ pub(super) fn check(args: &EbpfArgs, problems: &mut Vec<Problem>) -> EbpfSetting
         Some("connections") => settings.service_metrics = ServiceMetrics::Connections,
         Some("full") => settings.service_metrics = ServiceMetrics::Full,
         Some(other) => wrong("--service-metrics", other, "must be off, connections or full"),
+    }
+    if let Some(text) = &args.bpf_log_level {
+        match BpfLogLevel::ALL.iter().find(|(name, _)| name == text) {
+            Some((_, level)) => settings.log_level = *level,
+            None => wrong("--bpf-log-level", text, "must be off, error, warn, info, debug or trace"),
+        }
     }
     for text in args.map_sizes.iter().flatten().filter(|text| !text.trim().is_empty()) {
         let size = text.split_once('=').and_then(|(map, rows)| Some((map.trim(), rows.trim().parse::<u32>().ok()?)));

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use ebpf::{BackendName, EbpfSettings, MapSizes, ServiceMetrics, SocketLb, XdpMode};
+pub use ebpf::{BackendName, BpfLogLevel, EbpfSettings, MapSizes, ServiceMetrics, SocketLb, XdpMode};
 
 use crate::args::{CommonArgs, RunArgs, ServeArgs};
 use crate::config::{self, Problem};
@@ -51,6 +51,9 @@ pub struct Settings {
     pub log: LogSettings,
 }
 
+/// The target of the eBPF programs' lines.
+const PROGRAMS: &str = "kubeferry::bpf";
+
 /// `--log-format` and `--log-level`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogSettings {
@@ -58,6 +61,15 @@ pub struct LogSettings {
     pub json: bool,
     /// Directives of `tracing_subscriber::EnvFilter`; valid.
     pub filter: String,
+}
+
+impl LogSettings {
+    /// Lets the lines of the eBPF programs through, unless the filter says something of them.
+    fn show_programs(&mut self, level: BpfLogLevel) {
+        if level != BpfLogLevel::Off && !self.filter.contains(PROGRAMS) {
+            self.filter += &format!(",{PROGRAMS}={}", level.as_str());
+        }
+    }
 }
 
 impl Default for LogSettings {

@@ -322,8 +322,12 @@ fn flags_of_the_ebpf_datapath() {
         "--masquerade-ports=20000-20999",
         "--map-sizes=flows=10,slots=20",
         "--service-metrics=full",
+        "--bpf-log-level=debug",
     ];
-    let ebpf = good(&flags, None).ebpf;
+    let Settings { ebpf, log, .. } = good(&flags, None);
+    assert_eq!(log.filter, "info,kubeferry::bpf=debug");
+    let flags_with_filter = ["--bpf-log-level=debug", "--log-level=warn,kubeferry::bpf=info"];
+    assert_eq!(good(&flags_with_filter, None).log.filter, "warn,kubeferry::bpf=info");
     let sizes = MapSizes { flows: 10, slots: 20, ..MapSizes::default() };
     let wanted = EbpfSettings {
         devices: vec!["eth*".into(), "veth?".into()],
@@ -335,6 +339,7 @@ fn flags_of_the_ebpf_datapath() {
         cgroup_root: Some("/run/cgroup".into()),
         masquerade_ports: (20_000, 20_999),
         map_sizes: sizes,
+        log_level: BpfLogLevel::Debug,
     };
     assert_eq!(ebpf, wanted);
     assert_eq!(good(&[], None).ebpf, EbpfSettings::default());

@@ -14,6 +14,7 @@ pub mod kernel;
 #[cfg(test)]
 mod laws;
 pub mod load;
+pub mod log;
 pub mod numbers;
 pub mod object;
 pub mod ports;

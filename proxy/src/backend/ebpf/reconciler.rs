@@ -76,7 +76,10 @@ impl Ebpf {
             let text = format!("--cgroup-root {}: this is no cgroup of a v2 hierarchy", cgroup.display());
             return Err(EbpfError::Cgroup(text));
         }
-        let loaded = load(ebpf)?;
+        let mut loaded = load(ebpf)?;
+        if let Some(lines) = loaded.lines.take() {
+            lines.follow(runtime.clone()).map_err(|source| EbpfError::Node { what: "a thread for the log", source })?;
+        }
         let host_netns =
             bpf::netns_cookie().map_err(|source| EbpfError::Node { what: "the network namespace's cookie", source })?;
         let table = loaded.maps.devices.fd().try_clone_to_owned().and_then(Table::new);

@@ -9,11 +9,12 @@ use kubeferry_tests::netns::output;
 use serde_json::json;
 
 use super::cluster::{Flow, Service, World, client, flows};
-use super::on_each_datapath;
 
-on_each_datapath! {
-    sh_and_mh_choose_by_the_source_address,
-    sh_and_mh_choose_by_the_source_address_and_port,
+kubeferry_tests::on_both_datapaths! {
+    sh_chooses_by_the_source_address,
+    mh_chooses_by_the_source_address,
+    sh_chooses_by_the_source_address_and_port,
+    mh_chooses_by_the_source_address_and_port,
     dh_chooses_by_the_destination_address,
 }
 
@@ -47,31 +48,50 @@ fn compare(world: &World, flows: &[Flow]) {
     assert_eq!(seen.len(), usize::from(ENDPOINTS), "all endpoints have connections");
 }
 
-fn by_source(datapath: &Datapath, hash_key: &str, flows: impl Fn(bool, SocketAddr) -> Vec<Flow>) {
-    for scheduler in ["sh", "mh"] {
-        let mut plain = Service::new("web", scheduler, ENDPOINTS);
-        let mut weighted = Service::new("other", scheduler, ENDPOINTS).weighted(&WEIGHTS);
-        for service in [&mut plain, &mut weighted] {
-            service.annotations += &format!("\n    kubeferry.dev/hash-key: {hash_key}");
-        }
-        let world = World::start(datapath, &[plain.clone(), weighted.clone()]);
-        for v6 in [false, true] {
-            compare(&world, &flows(v6, plain.vip(v6)));
-            compare(&world, &flows(v6, weighted.vip(v6)));
-        }
+fn by_source(
+    datapath: &Datapath,
+    scheduler: &'static str,
+    hash_key: &str,
+    flows: impl Fn(bool, SocketAddr) -> Vec<Flow>,
+) {
+    let mut plain = Service::new("web", scheduler, ENDPOINTS);
+    let mut weighted = Service::new("other", scheduler, ENDPOINTS).weighted(&WEIGHTS);
+    for service in [&mut plain, &mut weighted] {
+        service.annotations += &format!("\n    kubeferry.dev/hash-key: {hash_key}");
+    }
+    let world = World::start(datapath, &[plain.clone(), weighted.clone()]);
+    for v6 in [false, true] {
+        compare(&world, &flows(v6, plain.vip(v6)));
+        compare(&world, &flows(v6, weighted.vip(v6)));
     }
 }
 
-fn sh_and_mh_choose_by_the_source_address(datapath: Datapath) {
-    by_source(&datapath, "source-address", |v6, vip| {
+fn by_address(datapath: &Datapath, scheduler: &'static str) {
+    by_source(datapath, scheduler, "source-address", |v6, vip| {
         (1..=200).flat_map(|number| flows(0, 5, client(number, v6), vip)).collect()
     });
 }
 
-fn sh_and_mh_choose_by_the_source_address_and_port(datapath: Datapath) {
-    by_source(&datapath, "source-address-and-port", |v6, vip| {
+fn by_address_and_port(datapath: &Datapath, scheduler: &'static str) {
+    by_source(datapath, scheduler, "source-address-and-port", |v6, vip| {
         (1..=10).flat_map(|number| flows(0, 100, client(number, v6), vip)).collect()
     });
+}
+
+fn sh_chooses_by_the_source_address(datapath: Datapath) {
+    by_address(&datapath, "sh");
+}
+
+fn mh_chooses_by_the_source_address(datapath: Datapath) {
+    by_address(&datapath, "mh");
+}
+
+fn sh_chooses_by_the_source_address_and_port(datapath: Datapath) {
+    by_address_and_port(&datapath, "sh");
+}
+
+fn mh_chooses_by_the_source_address_and_port(datapath: Datapath) {
+    by_address_and_port(&datapath, "mh");
 }
 
 fn dh_chooses_by_the_destination_address(datapath: Datapath) {

@@ -5,18 +5,3 @@ mod cluster;
 mod hashes;
 mod random;
 mod turns;
-
-/// Makes a test of each of these functions, which take a datapath, on each datapath that has these schedulers.
-macro_rules! on_each_datapath {
-    ($($name:ident,)*) => {
-        mod nftables {
-            $(
-                #[test]
-                fn $name() {
-                    super::$name(kubeferry_tests::datapath::Datapath::Nftables);
-                }
-            )*
-        }
-    };
-}
-use on_each_datapath;

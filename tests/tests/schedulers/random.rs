@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use kubeferry_tests::datapath::Datapath;
 
 use super::cluster::{Service, World, client, endpoint, flows};
-use super::on_each_datapath;
 
-on_each_datapath! {
+kubeferry_tests::on_both_datapaths! {
     connections_are_shared_out_by_chance_and_weight,
 }
 

@@ -236,6 +236,7 @@ fn services<B: Backend>(proxy: &Proxy<B>) -> Vec<ServiceStatus> {
             frontends: frontends.iter().map(ToString::to_string).collect(),
             ready: target.endpoints.ready,
             local: target.endpoints.local_ready,
+            scheduler: target.schedule.scheduler.to_string(),
         });
         ServiceStatus { name: service.name.to_string(), kind: service.kind.to_string(), ports: ports.collect() }
     });

@@ -120,6 +120,8 @@ pub struct PortStatus {
     pub ready: usize,
     /// Those of them on this node.
     pub local: usize,
+    /// How one of them is chosen.
+    pub scheduler: String,
 }
 
 /// An object that is left out, whole or in part.

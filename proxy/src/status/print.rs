@@ -75,7 +75,7 @@ fn services(out: &mut String, status: &Status) {
         out.push_str("\nNo Services.\n");
         return;
     }
-    let mut table = vec![["SERVICE", "TYPE", "PORT", "READY", "HERE", "FRONTENDS"].map(str::to_owned)];
+    let mut table = vec![["SERVICE", "TYPE", "PORT", "READY", "HERE", "SCHEDULER", "FRONTENDS"].map(str::to_owned)];
     for service in &status.services {
         for (index, port) in service.ports.iter().enumerate() {
             let first = |text: &String| if index == 0 { text.clone() } else { String::new() };
@@ -87,19 +87,20 @@ fn services(out: &mut String, status: &Status) {
                 name,
                 port.ready.to_string(),
                 port.local.to_string(),
+                port.scheduler.clone(),
                 port.frontends.join(" "),
             ]);
         }
     }
     out.push('\n');
     let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..5).map(width).collect();
+    let widths: Vec<usize> = (0..6).map(width).collect();
     for row in &table {
         let mut line = String::new();
         for (text, width) in row.iter().zip(&widths) {
             let _ = write!(line, "{text:<width$}  ");
         }
-        line.push_str(&row[5]);
+        line.push_str(&row[6]);
         out.push_str(line.trim_end());
         out.push('\n');
     }

@@ -52,7 +52,11 @@ impl Sender {
             }
         };
         let (mut reached, mut doubtful) = (BTreeSet::new(), BTreeSet::new());
-        let tries = if loyal { LOYAL } else { TRIES * allowed.len() };
+        let tries = match row.from_port {
+            Some(_) => 1,
+            None if loyal => LOYAL,
+            None => TRIES * allowed.len(),
+        };
         for _ in 0..tries {
             let (sent, fate) = self.send(case, row)?;
             let Fate::Arrived(arrival) = fate else { bail!("{}", describe(&fate)) };
@@ -86,7 +90,7 @@ impl Sender {
     /// Sends the first packet of a new connection.
     fn send(&mut self, case: &Case, row: &Row) -> Result<(SocketAddr, Fate)> {
         self.port = if self.port == 60_000 { 20_000 } else { self.port + 1 };
-        let from = SocketAddr::new(row.from, self.port);
+        let from = SocketAddr::new(row.from, row.from_port.unwrap_or(self.port));
         let fate = self.prober.probe(&case.origin(row), row.protocol, from, row.to)?;
         Ok((from, fate))
     }

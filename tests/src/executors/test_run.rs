@@ -82,7 +82,11 @@ impl Programs {
             }
         };
         let mut reached = BTreeSet::new();
-        let tries = if loyal { LOYAL } else { TRIES * allowed.len() };
+        let tries = match row.from_port {
+            Some(_) => 1,
+            None if loyal => LOYAL,
+            None => TRIES * allowed.len(),
+        };
         for _ in 0..tries {
             let sent = self.send(case, pinned, row)?;
             let endpoint = judge_endpoint(case, pinned, row, &allowed, masquerade, &sent);
@@ -104,7 +108,7 @@ impl Programs {
     fn send(&mut self, case: &Case, pinned: &Pinned, row: &Row) -> Result<Sent> {
         self.port = if self.port == 60_000 { 20_000 } else { self.port + 1 };
         self.cookie += 1;
-        let (from, cookie) = (SocketAddr::new(row.from, self.port), self.cookie);
+        let (from, cookie) = (SocketAddr::new(row.from, row.from_port.unwrap_or(self.port)), self.cookie);
         let origin = case.origin(row);
         let own = origin == Origin::Node;
         let interface = match origin {

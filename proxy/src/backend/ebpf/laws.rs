@@ -261,7 +261,7 @@ impl World {
         for (protocol, to) in to {
             for from in if to.is_ipv4() { &sources[..] } else { &sources6[..] } {
                 for iif in [None, Some("cbr0".to_owned())] {
-                    let flow = Flow { from: ip(from), iif, protocol, to };
+                    let flow = Flow { from: ip(from), from_port: None, iif, protocol, to };
                     let (model, maps) = (self.desired.trace(&flow).outcome, self.maps.outcome(&flow));
                     assert_eq!(maps, model, "{flow:?}");
                 }

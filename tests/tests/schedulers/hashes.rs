@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use kubeferry_tests::client::until;
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::executors::Answer;
 use kubeferry_tests::netns::output;
@@ -20,6 +21,7 @@ kubeferry_tests::on_both_datapaths! {
 
 const ENDPOINTS: u8 = 7;
 const WEIGHTS: [u16; 7] = [1, 3, 1, 2, 1, 1, 4];
+const CHANGED: [u16; 7] = [2, 1, 1, 5, 1, 1, 1];
 
 /// The endpoints that the model gives to connections.
 fn expected(world: &World, flows: &[Flow]) -> Vec<SocketAddr> {
@@ -52,7 +54,7 @@ fn by_source(
     datapath: &Datapath,
     scheduler: &'static str,
     hash_key: &str,
-    flows: impl Fn(bool, SocketAddr) -> Vec<Flow>,
+    flows: impl Fn(u16, bool, SocketAddr) -> Vec<Flow>,
 ) {
     let mut plain = Service::new("web", scheduler, ENDPOINTS);
     let mut weighted = Service::new("other", scheduler, ENDPOINTS).weighted(&WEIGHTS);
@@ -61,20 +63,36 @@ fn by_source(
     }
     let world = World::start(datapath, &[plain.clone(), weighted.clone()]);
     for v6 in [false, true] {
-        compare(&world, &flows(v6, plain.vip(v6)));
-        compare(&world, &flows(v6, weighted.vip(v6)));
+        compare(&world, &flows(0, v6, plain.vip(v6)));
+        compare(&world, &flows(0, v6, weighted.vip(v6)));
+    }
+    // Slots are positions: other weights put endpoints into other ones, and each into its own.
+    weighted = weighted.weighted(&CHANGED);
+    weighted.annotations += &format!("\n    kubeferry.dev/hash-key: {hash_key}");
+    world.change(&[plain.clone(), weighted.clone()]);
+    for v6 in [false, true] {
+        let mut first = 1000;
+        let in_force = || {
+            first += 1;
+            let few: Vec<_> = (1..=40)
+                .flat_map(|number| super::cluster::flows(first, 1, client(number, v6), weighted.vip(v6)))
+                .collect();
+            (world.connect(&few) == expected(&world, &few)).then_some(())
+        };
+        until("the changed weights to be in force", in_force).unwrap();
+        compare(&world, &flows(first + 1, v6, weighted.vip(v6)));
     }
 }
 
 fn by_address(datapath: &Datapath, scheduler: &'static str) {
-    by_source(datapath, scheduler, "source-address", |v6, vip| {
-        (1..=200).flat_map(|number| flows(0, 5, client(number, v6), vip)).collect()
+    by_source(datapath, scheduler, "source-address", |first, v6, vip| {
+        (1..=200).flat_map(|number| flows(first, 5, client(number, v6), vip)).collect()
     });
 }
 
 fn by_address_and_port(datapath: &Datapath, scheduler: &'static str) {
-    by_source(datapath, scheduler, "source-address-and-port", |v6, vip| {
-        (1..=10).flat_map(|number| flows(0, 100, client(number, v6), vip)).collect()
+    by_source(datapath, scheduler, "source-address-and-port", |first, v6, vip| {
+        (1..=10).flat_map(|number| flows(first, 100, client(number, v6), vip)).collect()
     });
 }
 

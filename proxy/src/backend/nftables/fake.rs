@@ -200,6 +200,11 @@ impl Kernel for Fake {
         Ok(Structure { chains: table.chains.iter().map(chain).collect(), sets: sets.collect() })
     }
 
+    fn digests(&mut self, chains: &[Arc<str>]) -> Result<Vec<(Arc<str>, ChainDigest)>, KernelError> {
+        let found = self.structure()?.chains;
+        Ok(chains.iter().filter_map(|name| Some((name.clone(), *found.get(name)?))).collect())
+    }
+
     fn altered(&mut self, chains: &Chains, node: &NodeView) -> Result<BTreeSet<Arc<str>>, KernelError> {
         let is_altered = |(name, chain): &(&Arc<str>, &Chain)| self.rules(name) != chain_rules(chain, node).as_ref();
         Ok(chains.iter().filter(is_altered).map(|(name, _)| name.clone()).collect())

@@ -302,6 +302,23 @@ fn drift_is_noticed_and_repaired() {
 }
 
 #[test]
+fn a_few_chains_are_read_as_all_of_them_are() {
+    with_kernel(|mut reconciler| {
+        let desired = Desired::of(&cluster(), view(&["10.244.0.0/16"]));
+        reconciler.sync(&desired, Touched::default()).unwrap();
+        let kernel = reconciler.kernel();
+        let all = kernel.structure().unwrap().chains;
+        let names: Vec<_> = all.keys().cloned().collect();
+        assert!(names.len() > 60, "{} chains", names.len());
+        for few in [&names[..20], &names[20..40], &names[..]] {
+            let wanted: Vec<_> = few.iter().map(|name| (name.clone(), all[name])).collect();
+            assert_eq!(kernel.digests(few).unwrap(), wanted);
+        }
+        assert_eq!(kernel.digests(&["v4-of-nobody".into()]).unwrap(), []);
+    });
+}
+
+#[test]
 fn chains_of_single_services_go_with_them() {
     with_kernel(|mut reconciler| {
         let mut state = cluster();

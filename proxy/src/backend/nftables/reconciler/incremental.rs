@@ -107,14 +107,14 @@ impl<K: Kernel> Reconciler<K> {
         if changes.is_empty() {
             return;
         }
-        let mut new_chains = false;
+        let mut new_chains = Vec::new();
         for change in changes {
             match change {
                 Change::AddChain(name) => {
-                    new_chains = true;
-                    self.chains.insert(name);
+                    self.chains.insert(name.clone());
+                    new_chains.push(name);
                 }
-                Change::RewriteChain(_) => new_chains = true,
+                Change::RewriteChain(name) => new_chains.push(name),
                 Change::Delete(key, value) => {
                     self.unlinked |= chain_of(&value).is_some_and(|name| Chain::is_transient(name));
                     *self.counts.entry(map_of(&key)).or_default() -= 1;
@@ -127,8 +127,13 @@ impl<K: Kernel> Reconciler<K> {
             }
         }
         self.follow_generation(self.generation, 1);
-        if new_chains && let Ok(structure) = self.kernel.structure() {
-            self.digests = structure.chains;
+        // Only these: with many chains of single services, reading all of them would cost more than the change.
+        match if new_chains.is_empty() { Ok(Vec::new()) } else { self.kernel.digests(&new_chains) } {
+            Ok(digests) => self.digests.extend(digests),
+            Err(error) => {
+                tracing::debug!(%error, "new chains cannot be read; reading everything at the next look");
+                self.known = false;
+            }
         }
     }
 

@@ -23,6 +23,7 @@ use super::kernel::Maps;
 use super::load::{Folder, load};
 use super::ports;
 use super::rows::{Fixed, service_number};
+use super::sock_diag;
 use super::sweep::{self, Sweeper};
 use crate::backend::{Backend, EndpointCount, Report};
 use crate::conntrack::{Cleaned, UdpService};
@@ -75,6 +76,12 @@ impl Ebpf {
         if let Some(cgroup) = cgroup.as_ref().filter(|c| bpf::file_system(c).ok() != Some(bpf::CGROUP2_FS)) {
             let text = format!("--cgroup-root {}: this is no cgroup of a v2 hierarchy", cgroup.display());
             return Err(EbpfError::Cgroup(text));
+        }
+        if let Some(why) = cgroup.as_ref().and_then(|_| sock_diag::limit()) {
+            tracing::warn!(
+                %why,
+                "connected UDP sockets of pods go on sending to an endpoint that has gone: they cannot be ended"
+            );
         }
         let mut loaded = load(ebpf)?;
         if let Some(lines) = loaded.lines.take() {
@@ -337,6 +344,12 @@ impl Backend for Ebpf {
             None => "off".to_owned(),
         };
         facts.push(("sockets".to_owned(), sockets));
+        let stale = match (&self.cgroup, sock_diag::limit()) {
+            (None, _) => "none are translated".to_owned(),
+            (Some(_), None) => "ended, those of pods too".to_owned(),
+            (Some(_), Some(why)) => format!("those of pods are not ended: {why}"),
+        };
+        facts.push(("stale UDP".to_owned(), stale));
         if let Ok(memory) = self.maps.memory() {
             let each: Vec<String> = memory.iter().map(|(map, bytes)| format!("{map} {} KiB", bytes >> 10)).collect();
             facts.push(("memory".to_owned(), each.join(", ")));

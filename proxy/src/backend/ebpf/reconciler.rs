@@ -175,6 +175,14 @@ impl Ebpf {
         Ok(writes.len())
     }
 
+    /// Which hooks carry packets, once they do.
+    fn log_hooks(&self) {
+        let devices = self.devices();
+        let covered = devices.covered().len();
+        let sockets = self.cgroup.as_ref().map_or("off".to_owned(), |cgroup| cgroup.display().to_string());
+        tracing::info!(%sockets, tc = devices.how(), devices = covered, xdp = %devices.uplinks(), "hooks are attached");
+    }
+
     /// Attaches the programs, and from now on to every device that comes.
     fn attach(&mut self) -> Result<(), EbpfError> {
         if self.interfaces.is_some() {
@@ -220,6 +228,7 @@ impl Ebpf {
             self.maps.set_moving(false)?;
         }
         self.folder.tidy()?;
+        self.log_hooks();
         self.interfaces = Some(interfaces.clone());
         self.sweeper = Sweeper::start(self.maps.clone())
             .inspect_err(|error| tracing::error!(%error, "connections that are over are not deleted"))

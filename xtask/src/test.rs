@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 
 use crate::cargo::{cargo, workspace};
-use crate::{ebpf, interrupt, packages, step};
+use crate::{ebpf, interrupt, ipvs, packages, step};
 
 /// Everything is tested with the eBPF datapath in it.
 const FEATURES: [&str; 2] = ["--features", "kubeferry/ebpf"];
@@ -44,6 +44,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             packages::ensure(&[packages::BUILD])?;
             ebpf::build()?;
             test(&["--workspace", "--lib", "--bins"], &args.pass_on)?;
+        }
+        Some("ipvs") => {
+            let recorded = ipvs::record()?;
+            println!("{}", recorded.display());
         }
         Some(file) => {
             let known = test_files()?;

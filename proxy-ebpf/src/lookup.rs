@@ -116,6 +116,9 @@ fn endpoint(work: &mut Work, origin: Origin, frontend: &Frontend, config: &Confi
     if frontend.flags & Frontend::REFUSE != 0 {
         return Answer::Refuse(Counter::Refused);
     }
+    if config.flags & Config::MOVING != 0 {
+        return Answer::Drop(Counter::Moving);
+    }
     let choice = choose(frontend, config.flags, source(&work.packet.key.source, origin, config));
     if choice.count == 0 {
         return Answer::Drop(Counter::NoLocalEndpoint);

@@ -18,6 +18,7 @@ pub mod observe;
 pub mod pacing;
 pub mod proxy;
 pub mod run;
+pub mod scheduler;
 pub mod settings;
 pub mod state;
 pub mod status;

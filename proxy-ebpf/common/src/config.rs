@@ -44,6 +44,9 @@ impl Config {
     pub const PODS_AT_CONNECT: u32 = 64;
     /// `--socket-lb=all`: translate at connect whatever has an endpoint.
     pub const ALL_AT_CONNECT: u32 = 128;
+    /// Connections are being moved here from maps of an earlier run, which other programs still use: no connection begins
+    /// meanwhile, and packets of one that is not here yet are dropped. Both come again.
+    pub const MOVING: u32 = 256;
 
     /// Nothing is known yet.
     pub const EMPTY: Self = Self {

@@ -14,6 +14,7 @@ pub mod config;
 pub mod crc32c;
 pub mod flow;
 pub mod frontend;
+pub mod jhash;
 pub mod policy;
 pub mod socket;
 pub mod stats;

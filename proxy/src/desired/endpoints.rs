@@ -23,6 +23,10 @@ pub struct EndpointLists {
     pub cluster: Arc<[SocketAddr]>,
     /// For traffic policy Local: sorted, distinct.
     pub local: Arc<[SocketAddr]>,
+    /// Weights of `cluster`, in its order, as the scheduler is to use them, 1 and more; empty: all are 1.
+    pub cluster_weights: Arc<[u16]>,
+    /// Weights of `local`, likewise.
+    pub local_weights: Arc<[u16]>,
     /// Whether any endpoint anywhere is usable under the policies that the service uses: decides reject or drop.
     pub any: bool,
     /// Endpoints that serve, ready or terminating, whatever policy and topology say: what stale UDP entries are held to.

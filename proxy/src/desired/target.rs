@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
+use crate::scheduler::Schedule;
 use crate::state::objects::{EndpointSlice, Family, ObjectName, Protocol, Service, ServicePort};
 
 use super::endpoints::{EndpointLists, SlicePorts, Uses};
@@ -119,6 +120,8 @@ pub struct Target {
     pub family: Family,
     /// Its endpoints by use.
     pub endpoints: EndpointLists,
+    /// How one of them is chosen.
+    pub schedule: Schedule,
     /// `internalTrafficPolicy: Local`.
     pub internal_local: bool,
     /// `externalTrafficPolicy: Local`.
@@ -182,6 +185,7 @@ pub(super) fn targets<'a>(
                 name,
                 family,
                 endpoints: EndpointLists::new(&merged, uses, node),
+                schedule: Schedule::default(),
                 internal_local: service.internal_local,
                 external_local: service.external_local,
                 accessible,

@@ -86,6 +86,20 @@ impl Devices {
     /// # Errors
     /// The map cannot be written.
     pub fn follow(&mut self, interfaces: &[Interface]) -> Result<(), EbpfError> {
+        self.cover(interfaces, &TC)
+    }
+
+    /// Puts the programs for what comes in into the places of an earlier run's, and leaves those for what goes out.
+    ///
+    /// # Errors
+    /// As [`Devices::follow`].
+    pub fn replace_ingress(&mut self, interfaces: &[Interface]) -> Result<(), EbpfError> {
+        self.cover(interfaces, &TC[1..])?;
+        self.attached.clear();
+        Ok(())
+    }
+
+    fn cover(&mut self, interfaces: &[Interface], hooks: &[[&'static str; 2]]) -> Result<(), EbpfError> {
         let mut wanted = rows(interfaces, &self.patterns, &self.detect);
         let mut faults = self.uplinks.follow(interfaces, &self.links);
         for (index, (_, device)) in &mut wanted {
@@ -118,12 +132,15 @@ impl Devices {
                 self.attached.insert(*index, interface.name.clone());
                 continue;
             }
-            match self.attach(interface, device) {
+            match self.attach(interface, device, hooks) {
                 Ok(()) => {
                     tracing::debug!(device = interface.name, "programs attached");
                     self.attached.insert(*index, interface.name.clone());
                 }
-                Err(error) => drop(faults.insert(interface.name.clone(), error.to_string())),
+                Err(error) => {
+                    faults.insert(interface.name.clone(), error.to_string());
+                    self.forget_dead_links(*index)?;
+                }
             }
         }
         for (name, why) in faults.iter().filter(|(name, why)| self.faults.get(*name) != Some(why)) {
@@ -193,8 +210,8 @@ impl Devices {
         self.links.join(format!("{base}-{index}"))
     }
 
-    fn attach(&mut self, interface: &Interface, device: &Device) -> Result<(), EbpfError> {
-        for [base, without_ethernet] in programs_at(interface.index) {
+    fn attach(&mut self, interface: &Interface, device: &Device, hooks: &[[&'static str; 2]]) -> Result<(), EbpfError> {
+        for [base, without_ethernet] in programs_at(interface.index).filter(|hook| hooks.contains(hook)) {
             let hook = if base == "tc_ingress" { TcAttachType::Ingress } else { TcAttachType::Egress };
             let name = match device.flags & Device::NO_ETHERNET != 0 && self.programs.contains_key(without_ethernet) {
                 true => without_ethernet,
@@ -231,6 +248,17 @@ impl Devices {
                 }
             }
             filter(program, &interface.name, hook).map_err(|error| failed(&*error))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the pins of links whose device has gone: nobody else would, of a device that could not be covered.
+    fn forget_dead_links(&self, index: u32) -> Result<(), EbpfError> {
+        for pin in TC.map(|[base, _]| self.pin(base, index)) {
+            let link = open_pin(&pin).and_then(|link| link_info(link.as_fd()));
+            if link.is_ok_and(|link| link.target != u64::from(index)) {
+                remove(&pin)?;
+            }
         }
         Ok(())
     }

@@ -187,6 +187,17 @@ impl Maps {
         }
     }
 
+    /// Whether connections are being moved here: see [`Config::MOVING`].
+    ///
+    /// # Errors
+    /// The map cannot be read or written.
+    pub fn set_moving(&self, moving: bool) -> Result<(), EbpfError> {
+        let mut config = self.config.get(&0).map_err(EbpfError::map("config"))?.unwrap_or(Config::EMPTY);
+        config.flags &= !Config::MOVING;
+        config.flags |= if moving { Config::MOVING } else { 0 };
+        self.config.put(&[(0, config)]).map_err(EbpfError::map("config"))
+    }
+
     /// The counters of the programs, in the order of [`Counter::ALL`].
     ///
     /// # Errors

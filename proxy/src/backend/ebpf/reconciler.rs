@@ -167,6 +167,16 @@ impl Ebpf {
             since = began.saturating_sub(1);
         }
         let now = interfaces.borrow_and_update().clone();
+        let moves = !earlier.is_empty();
+        if moves {
+            // While some programs use the old maps and some the new, nothing new begins; what is lost is sent again.
+            self.maps.set_moving(true)?;
+            self.devices().replace_ingress(&now)?;
+            // From here on the old maps get no new connections but the node's own.
+            for folder in &earlier {
+                carry_over(folder, &self.maps, since)?;
+            }
+        }
         let mut devices = self.devices();
         devices.follow(&now)?;
         devices.tidy()?;
@@ -177,6 +187,9 @@ impl Ebpf {
         }
         for folder in &earlier {
             carry_over(folder, &self.maps, since)?;
+        }
+        if moves {
+            self.maps.set_moving(false)?;
         }
         self.folder.tidy()?;
         self.interfaces = Some(interfaces.clone());

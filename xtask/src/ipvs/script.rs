@@ -62,6 +62,9 @@ pub fn cases() -> Vec<Case> {
     for scheduler in LEAST {
         add(scheduler, &[2, 1, 1], "reset", reset());
     }
+    for scheduler in ["lc", "wlc"] {
+        add(scheduler, &[2, 2], "past", past());
+    }
     for scheduler in HASH {
         for weights in [&[1, 1, 1][..], &[3, 2, 1]] {
             let sources = (1..=40).chain(1..=40).map(|source| Step::Open { source });
@@ -98,6 +101,12 @@ fn drained() -> Vec<Step> {
     steps.extend([Step::Close(1), Step::Close(4), Step::Weight { endpoint: 2, weight: 4 }]);
     steps.extend([OPEN; 12]);
     steps
+}
+
+/// An endpoint keeps one connection, and many short ones go elsewhere until they weigh as much.
+fn past() -> Vec<Step> {
+    let short = (1..=260).flat_map(|number| [OPEN, Step::Close(number)]);
+    std::iter::once(OPEN).chain(short).collect()
 }
 
 /// Connections that are reset count as inactive for a while, and then no more.

@@ -11,6 +11,7 @@ mod demo;
 mod ebpf;
 mod interrupt;
 mod ipvs;
+mod kernels;
 mod netns;
 mod packages;
 mod pins;
@@ -41,6 +42,8 @@ enum Command {
     Load(bench::load::Args),
     #[command(hide = true)]
     Arrivals(ipvs::arrivals::Args),
+    #[command(hide = true)]
+    Verify(kernels::VerifyArgs),
 }
 
 fn main() -> ExitCode {
@@ -67,5 +70,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Send(args) => demo::send::run(args),
         Command::Load(args) => bench::load::run(args),
         Command::Arrivals(args) => ipvs::arrivals::run(args),
+        Command::Verify(args) => kernels::verify(args),
     }
 }

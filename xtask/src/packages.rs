@@ -36,6 +36,12 @@ pub const VIRTUAL_MACHINES: &[Program] = &[
     Program { name: "ldd", package: "libc-bin", purpose: "finding the libraries of programs" },
 ];
 
+/// What tests in virtual machines call beside what is everywhere.
+pub const VIRTUAL_MACHINE_TESTS: &[Program] = &[
+    Program { name: "ping", package: "iputils-ping", purpose: "packets" },
+    Program { name: "strip", package: "binutils", purpose: "smaller programs" },
+];
+
 /// What makes virtual services of IPVS.
 pub const IPVS: &[Program] = &[Program { name: "ipvsadm", package: "ipvsadm", purpose: "virtual services" }];
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 
 use crate::cargo::{cargo, workspace};
-use crate::{ebpf, interrupt, ipvs, packages, step};
+use crate::{ebpf, interrupt, ipvs, kernels, packages, step};
 
 /// Everything is tested with the eBPF datapath in it.
 const FEATURES: [&str; 2] = ["--features", "kubeferry/ebpf"];
@@ -17,7 +17,7 @@ const FEATURES: [&str; 2] = ["--features", "kubeferry/ebpf"];
 #[derive(clap::Args)]
 pub struct Args {
     /// Only this part: `check` (formatting, lints, documentation), `unit` (needs no root), `ipvs` (beside the kernel's
-    /// IPVS, in a virtual machine), or a file or folder of tests/tests
+    /// IPVS, in a virtual machine), `kernels` (other kernels, in virtual machines), or a file or folder of tests/tests
     part: Option<String>,
     /// Passed on to the test binaries, e.g. a filter or --nocapture
     #[arg(last = true)]
@@ -58,10 +58,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
                 &[("KUBEFERRY_IPVS_RECORDING", &recorded)],
             )?;
         }
+        Some("kernels") => kernels::run(&args.pass_on)?,
         Some(file) => {
             let known = test_files()?;
             if !known.iter().any(|name| name == file) {
-                bail!("there is no part `{file}`; there are: check, unit, {}", known.join(", "));
+                bail!("there is no part `{file}`; there are: check, unit, kernels, {}", known.join(", "));
             }
             packages::ensure(&[packages::BUILD, packages::NETWORK])?;
             packages::need_root(&format!("test {file}"))?;

@@ -6,6 +6,7 @@ use kubeferry_ebpf_common::flow::{TICK, limits, timeout};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Config, Flow, FlowKey, Slot, TCP};
 
+use crate::counting::{begin, close, count_packet, end_flow};
 use crate::lookup::config;
 use crate::maps::{DEVICES, FLOWS};
 use crate::packet::{FIN, Packet, RST};
@@ -30,10 +31,12 @@ pub fn find(key: &FlowKey) -> Option<&'static mut Flow> {
     FLOWS.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
 }
 
-/// Notes that a packet went by.
+/// Notes that the packet in `work`, whose entry this is, went by.
 #[inline(always)]
-pub fn touch(flow: &mut Flow, packet: &Packet, now: u32) {
-    let mut flags = flow.flags | Flow::SEEN;
+pub fn touch(work: &mut Work, flow: &mut Flow, now: u32) {
+    let packet = &work.packet;
+    let before = flow.flags;
+    let mut flags = before | Flow::SEEN;
     if packet.key.protocol == TCP {
         if packet.tcp_flags & FIN != 0 {
             flags |= Flow::FIN;
@@ -42,11 +45,18 @@ pub fn touch(flow: &mut Flow, packet: &Packet, now: u32) {
             flags |= Flow::RST;
         }
     }
-    if flags != flow.flags {
+    if flags != before {
         flow.flags = flags;
     }
     if flow.seen != now {
         flow.seen = now;
+    }
+    // Each packet passes one of these two entries.
+    if (flags & Flow::FORWARD != 0) == (packet.key.hook == FlowKey::IN) {
+        count_packet(work, flow);
+        if (flags ^ before) & (Flow::FIN | Flow::RST) != 0 {
+            close(work, flow);
+        }
     }
 }
 
@@ -81,13 +91,14 @@ pub fn current(work: &mut Work, now: u32) -> Option<&'static mut Flow> {
 
 /// Forgets the connection of a packet, by its forward-in entry.
 #[inline(always)]
-fn forget(work: &mut Work, flow: &Flow) {
+fn forget(work: &mut Work, flow: &mut Flow) {
     let key = &work.packet.key;
     if flow.flags & Flow::LOOPS != 0 {
         key.write_looped(flow, &mut work.key);
         let _ = FLOWS.remove(&work.key);
     }
     key.write_forward(flow, &mut work.key);
+    end_flow(flow);
     if let Some(out) = find(&work.key) {
         work.key.write_answer(out, &mut work.other_key);
         let _ = FLOWS.remove(&work.other_key);
@@ -168,7 +179,14 @@ pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32, aliases: b
             FLOWS.insert(&work.other_key, &*other, BPF_ANY.into()).map_err(|_| Counter::FlowTable)?;
         }
     }
-    FLOWS.insert(key, &*flow, BPF_ANY.into()).map_err(|_| Counter::FlowTable)
+    if flow.backend != 0 {
+        flow.backend |= Flow::COUNTED;
+    }
+    FLOWS.insert(key, &*flow, BPF_ANY.into()).map_err(|_| Counter::FlowTable)?;
+    begin(flow.backend_row());
+    // The first packet is counted like those after it.
+    count_packet(work, &work.flow);
+    Ok(())
 }
 
 /// Draws a port to masquerade with, in network byte order.

@@ -5,7 +5,7 @@ use core::mem::size_of;
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_xdp_load_bytes, bpf_xdp_store_bytes};
 
-use crate::packet::{Buffer, Unreadable};
+use crate::packet::{Buffer, Packet, Unreadable};
 
 /// A frame.
 #[derive(Clone, Copy)]
@@ -82,6 +82,11 @@ impl Buffer for Frame {
             _ => u64::from(!(from as u32)) + to,
         };
         self.add(at, difference, flags)
+    }
+
+    #[inline(always)]
+    fn size(&self, packet: &Packet) -> (u32, u32) {
+        (u32::from(packet.length) + (packet.l4 - packet.l3), 1)
     }
 
     #[inline(always)]

@@ -1,14 +1,15 @@
 //! From a packet's destination to a frontend, and from there to an endpoint.
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use kubeferry_ebpf_common::policy::{Choice, Source, choose};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{
-    Address, AffinityKey, Config, Device, Frontend, FrontendKey, Member, RangeKey, Slot, config::address_is,
+    Address, AffinityKey, Config, Device, Frontend, FrontendKey, Member, RangeKey, config::address_is,
 };
 
-use crate::maps::{ADDRESSES, AFFINITY, CONFIG, DEVICES, FRONTENDS, MEMBERS, SLOTS, SOURCE_RANGES};
+use crate::maps::{ADDRESSES, AFFINITY, CONFIG, DEVICES, FRONTENDS, MEMBERS, SOURCE_RANGES};
+use crate::scheduler::pick;
 use crate::work::Work;
 
 /// What becomes of a new connection.
@@ -124,13 +125,20 @@ fn endpoint(work: &mut Work, origin: Origin, frontend: &Frontend, config: &Confi
         return Answer::Drop(Counter::NoLocalEndpoint);
     }
     let chosen = match frontend.affinity {
-        0 => pick(&choice, &mut work.slot),
-        timeout => remembered(work, frontend.service, timeout, &choice),
+        0 => draw(work, frontend, &choice),
+        timeout => remembered(work, frontend, timeout, &choice),
     };
     match chosen {
         true => Answer::Endpoint { masquerade: choice.masquerade || work.slot.address == work.packet.key.source },
         false => Answer::Drop(Counter::NoLocalEndpoint),
     }
+}
+
+/// Draws a slot for the packet.
+#[inline(always)]
+fn draw(work: &mut Work, frontend: &Frontend, choice: &Choice) -> bool {
+    let key = &work.packet.key;
+    pick(frontend, choice, &key.source, key.source_port, &key.destination, &mut work.slot)
 }
 
 /// What the source is to this node.
@@ -154,25 +162,10 @@ pub fn source(ip: &Address, origin: Origin, config: &Config) -> Source {
     Source { is_pod, is_node, detector }
 }
 
-/// Draws one of the slots: each with the same probability, but for 2^-32 of their number.
-#[inline(always)]
-pub fn pick(choice: &Choice, slot: &mut Slot) -> bool {
-    // SAFETY: no arguments.
-    let drawn = unsafe { bpf_get_prandom_u32() } as u32;
-    let at = choice.first + ((u64::from(drawn) * u64::from(choice.count)) >> 32) as u32;
-    match SLOTS.get(at) {
-        Some(drawn) => {
-            *slot = *drawn;
-            // An empty slot has no address: nothing points to it.
-            !slot.address.is_zero()
-        }
-        None => false,
-    }
-}
-
 /// ClientIP affinity: the endpoint that the client had, while it counts; otherwise one is drawn. Either is remembered.
 #[inline(always)]
-fn remembered(work: &mut Work, service: u64, timeout: u32, choice: &Choice) -> bool {
+fn remembered(work: &mut Work, frontend: &Frontend, timeout: u32, choice: &Choice) -> bool {
+    let service = frontend.service;
     work.client = AffinityKey { service, client: work.packet.key.source };
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
@@ -198,7 +191,7 @@ fn remembered(work: &mut Work, service: u64, timeout: u32, choice: &Choice) -> b
             known = true;
         }
     }
-    if !known && !pick(choice, &mut work.slot) {
+    if !known && !draw(work, frontend, choice) {
         return false;
     }
     work.affinity.address = work.slot.address;

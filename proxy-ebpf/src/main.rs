@@ -1,16 +1,21 @@
 //! Kubeferry's BPF programs: entry points only.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
+mod atomic;
 mod connection;
+mod counting;
 mod frame;
 mod icmp;
+mod log;
 mod lookup;
 mod maps;
 mod packet;
 mod refuse;
 mod rewrite;
 mod route;
+mod scheduler;
 mod skb;
 mod socket;
 mod stats;
@@ -18,8 +23,8 @@ mod tc;
 mod work;
 mod xdp;
 
-use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
-use aya_ebpf::programs::{SockAddrContext, TcContext, XdpContext};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier, xdp};
+use aya_ebpf::programs::{SockAddrContext, SockContext, TcContext, XdpContext};
 
 use frame::Frame;
 use skb::Skb;
@@ -102,6 +107,12 @@ pub fn getpeername4(context: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(context: SockAddrContext) -> i32 {
     socket::reveal(Socket { raw: context.sock_addr, v6: true });
+    ALLOWED
+}
+
+#[cgroup_sock(sock_release)]
+pub fn sock_release(context: SockContext) -> i32 {
+    socket::release(context.sock);
     ALLOWED
 }
 

@@ -3,12 +3,15 @@
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use kubeferry_ebpf_common::{
-    Address, Affinity, AffinityKey, Config, Device, Flow, FlowKey, Frontend, FrontendKey, Member, MemberKey, RangeKey,
-    Slot, SocketKey, SocketPeer, stats::Counter,
+    Address, Affinity, AffinityKey, Backend, Config, Device, Flow, FlowKey, Frontend, FrontendKey, Member, MemberKey,
+    RangeKey, Slot, SocketConnection, SocketKey, SocketPeer, stats::Counter,
 };
 
 /// Hash maps whose rows come one by one take memory for the rows that they have.
 const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
+
+/// Userspace maps the array into its memory, where it can change it atomically as well.
+const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
 
 /// The node.
 #[btf_map(name = "config")]
@@ -21,6 +24,10 @@ pub static FRONTENDS: HashMap<FrontendKey, Frontend, 65_536, NO_PREALLOC> = Hash
 /// Endpoints; a list is a range of slots.
 #[btf_map(name = "slots")]
 pub static SLOTS: Array<Slot, 262_144> = Array::new();
+
+/// Endpoints' counters, and the turns of lists.
+#[btf_map(name = "backends")]
+pub static BACKENDS: Array<Backend, 262_144, MMAPABLE> = Array::new();
 
 /// What addresses are to this node.
 #[btf_map(name = "addresses")]
@@ -65,3 +72,7 @@ pub static SOCKET_SERVICES: LruHashMap<SocketKey, SocketPeer, 65_536> = LruHashM
 /// Where datagrams of unconnected sockets go: by socket and service address.
 #[btf_map(name = "socket_endpoints")]
 pub static SOCKET_ENDPOINTS: LruHashMap<SocketKey, SocketPeer, 65_536> = LruHashMap::new();
+
+/// Connections of translated sockets: by cookie.
+#[btf_map(name = "socket_connections")]
+pub static SOCKET_CONNECTIONS: LruHashMap<u64, SocketConnection, 65_536> = LruHashMap::new();

@@ -40,6 +40,9 @@ pub trait Buffer {
     /// The EtherType, in network byte order; 0 for a packet that is another device's.
     fn ether_type(&self) -> u32;
 
+    /// How many bytes the packet has from its IP header on, and how many packets it will be on the wire.
+    fn size(&self, packet: &Packet) -> (u32, u32);
+
     /// Reads all of `value`, which is plain numbers.
     #[inline(always)]
     fn load<T>(&self, at: u32, value: &mut T) -> Result<(), Unreadable> {
@@ -67,6 +70,10 @@ pub struct Packet {
     pub length: u16,
     /// What the fragments of a datagram have in common.
     pub id: u32,
+    /// Bytes from the IP header on.
+    pub bytes: u32,
+    /// Packets on the wire: more than one before they are cut (GSO).
+    pub segments: u32,
 }
 
 #[repr(C)]
@@ -144,6 +151,7 @@ pub fn read<B: Buffer>(
         _ => return Ok(false),
     }
     read_ports(skb, packet, headers)?;
+    (packet.bytes, packet.segments) = skb.size(packet);
     Ok(true)
 }
 

@@ -6,7 +6,7 @@ use core::mem::size_of;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes};
 
-use crate::packet::{Buffer, Unreadable};
+use crate::packet::{Buffer, Packet, Unreadable};
 
 /// A socket buffer.
 #[derive(Clone, Copy)]
@@ -48,6 +48,13 @@ impl Buffer for Skb {
     fn replace_sum(&self, at: u32, from: u64, to: u64, flags: u32) -> Result<(), Unreadable> {
         // SAFETY: a helper without pointers of ours.
         check(unsafe { bpf_l4_csum_replace(self.raw.cast(), at, from, to, flags.into()) })
+    }
+
+    #[inline(always)]
+    fn size(&self, packet: &Packet) -> (u32, u32) {
+        // SAFETY: the context is valid while the program runs.
+        let (bytes, segments) = unsafe { ((*self.raw).len, (*self.raw).gso_segs) };
+        (bytes.wrapping_sub(packet.l3), if segments == 0 { 1 } else { segments })
     }
 
     /// A VLAN tag beside the packet: the device above gets it too, and without.

@@ -6,17 +6,22 @@
 use core::mem::size_of_val;
 use core::ptr::{addr_of_mut, null_mut};
 
-use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock_addr, bpf_sock_tuple};
+use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_addr, bpf_sock_tuple};
 use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
 };
 use kubeferry_ebpf_common::policy::{Source, choose};
 use kubeferry_ebpf_common::stats::Counter;
-use kubeferry_ebpf_common::{Address, Config, Frontend, FrontendKey, Slot, SocketKey, SocketPeer, TCP, flow::limits};
+use kubeferry_ebpf_common::{
+    Address, Config, Frontend, FrontendKey, Slot, SocketKey, SocketPeer, TCP, UDP, flow::limits, frontend::draw,
+};
 
 use crate::connection::now;
-use crate::lookup::{config, frontend, pick};
+use crate::counting::{join, leave, serve};
+use crate::log;
+use crate::lookup::{config, frontend};
 use crate::maps::{SOCKET_ENDPOINTS, SOCKET_SERVICES};
+use crate::scheduler::pick;
 use crate::stats::count;
 
 /// The context of a program for socket addresses.
@@ -73,10 +78,14 @@ impl Socket {
     }
 
     #[inline(always)]
-    fn key(&self, address: Address, port: u16) -> SocketKey {
+    fn cookie(&self) -> u64 {
         // SAFETY: a helper that takes the context.
-        let cookie = unsafe { bpf_get_socket_cookie(self.raw.cast()) };
-        SocketKey { cookie, address, port, protocol: self.protocol().into(), reserved: 0 }
+        unsafe { bpf_get_socket_cookie(self.raw.cast()) }
+    }
+
+    #[inline(always)]
+    fn key(&self, address: Address, port: u16) -> SocketKey {
+        SocketKey { cookie: self.cookie(), address, port, protocol: self.protocol().into(), reserved: 0 }
     }
 
     #[inline(always)]
@@ -121,9 +130,23 @@ impl Socket {
 #[inline(always)]
 pub fn connect(socket: Socket) {
     let (address, port) = (socket.address(), socket.port());
-    let Some(slot) = translate(&socket, address, port) else { return };
+    let Some(slot) = translate(&socket, address, port) else {
+        // A socket of UDP may connect again and again.
+        if socket.protocol() == UDP {
+            leave(socket.cookie());
+        }
+        return log::left(|| socket.key(address, port));
+    };
     remember(&socket, &slot, address, port);
+    join(socket.cookie(), slot.backend);
     socket.set(&slot.address, slot.port);
+}
+
+/// A socket is closed.
+#[inline(always)]
+pub fn release(socket: *mut bpf_sock) {
+    // SAFETY: a helper that takes the context.
+    leave(unsafe { bpf_get_socket_cookie(socket.cast()) });
 }
 
 /// A socket that is not connected sends a datagram.
@@ -147,11 +170,12 @@ pub fn send(socket: Socket) {
         socket.set(&peer.address, peer.port);
         return;
     }
-    let Some(slot) = translate(&socket, address, port) else { return };
+    let Some(slot) = translate(&socket, address, port) else { return log::left(|| key) };
     remember(&socket, &slot, address, port);
     let peer = SocketPeer { address: slot.address, port: slot.port, reserved: 0, seen: now };
     // An LRU map takes every row; not remembered, the next datagram is drawn again.
     let _ = SOCKET_ENDPOINTS.insert(&key, &peer, 0);
+    serve(slot.backend);
     socket.set(&slot.address, slot.port);
 }
 
@@ -171,6 +195,7 @@ fn remember(socket: &Socket, slot: &Slot, address: Address, port: u16) {
     // An LRU map takes every row.
     let _ = SOCKET_SERVICES.insert(socket.key(slot.address, slot.port), &peer, 0);
     count(Counter::SocketConnected);
+    log::translated(|| socket.key(address, port), slot);
 }
 
 /// The endpoint for a connection of a socket, if it is for this hook to choose.
@@ -198,8 +223,12 @@ fn translate(socket: &Socket, address: Address, port: u16) -> Option<Slot> {
     if choice.count == 0 || (choice.masquerade && !host && !all) {
         return None;
     }
+    // The source and its port are not known yet; with everything translated here, any will do.
+    if matches!(frontend.draw, draw::SOURCE | draw::SOURCE_AND_PORT) && !all {
+        return None;
+    }
     let mut slot = Slot::default();
-    if !pick(&choice, &mut slot) {
+    if !pick(frontend, &choice, &Address::ZERO, socket.cookie() as u16, &address, &mut slot) {
         return None;
     }
     // A connection of a pod to itself has to come from elsewhere: see hairpin.

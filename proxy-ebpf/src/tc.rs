@@ -7,6 +7,7 @@ use kubeferry_ebpf_common::{Flow, FlowKey, Slot, TCP, UDP};
 
 use crate::connection::{current, find, masquerade, now, open, touch};
 use crate::icmp;
+use crate::log;
 use crate::lookup::{Answer, Origin, answer};
 use crate::maps::DEVICES;
 use crate::packet::{RST, Unreadable, read};
@@ -49,6 +50,7 @@ impl Action {
             Self::Next => Self::NEXT,
             Self::Drop(counter) => {
                 count(counter);
+                log::dropped(counter);
                 TC_ACT_SHOT as i32
             }
             Self::Redirect(verdict) => verdict,
@@ -79,7 +81,7 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
             other => without(&skb, work, other, false),
         };
     };
-    touch(flow, &work.packet, now);
+    touch(work, flow, now);
     work.packet.leave_ports(&mut work.fragment);
     if let Err(error) = rewrite_forward(&skb, work, flow) {
         return error.into();
@@ -132,7 +134,7 @@ fn answer_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
 fn restore_source(skb: &Skb, work: &mut Work, now: u32) -> Result<u32, Action> {
     work.packet.key.hook = FlowKey::OUT;
     let Some(flow) = find(&work.packet.key) else { return Err(Action::Drop(Counter::FlowTable)) };
-    touch(flow, &work.packet, now);
+    touch(work, flow, now);
     rewrite(skb, &work.packet, End::Source, &flow.address, flow.port)?;
     Ok(flow.device)
 }
@@ -171,6 +173,7 @@ fn connect(work: &mut Work, masquerade: bool, device: u32, now: u32, aliases: bo
     }
     open(work, masquerade, device, now, aliases)?;
     count(Counter::Connected);
+    log::connected(&work.packet.key, &work.slot, masquerade);
     work.packet.leave_ports(&mut work.fragment);
     Ok(())
 }
@@ -182,6 +185,7 @@ fn without(skb: &Skb, work: &mut Work, answer: Answer, own: bool) -> Action {
         Answer::Drop(counter) => Action::Drop(counter),
         Answer::Refuse(counter) => {
             count(counter);
+            log::refused(work, counter);
             refuse(skb, work, own)
         }
         Answer::NotOurs | Answer::Endpoint { .. } => Action::Next,
@@ -220,7 +224,7 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
     let Some(flow) = flow else {
         return if skb.is_own() { send_own(&skb, work, now) } else { Action::Next };
     };
-    touch(flow, &work.packet, now);
+    touch(work, flow, now);
     work.packet.leave_ports(&mut work.fragment);
     if flow.flags & Flow::PENDING != 0
         && let Err(counter) = masquerade(work, flow, skb.device(), now)
@@ -242,11 +246,11 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
     let inside = skb.device() == LOOPBACK;
     let flags = match current(work, now) {
         Some(flow) if flow.flags & Flow::FORWARD == 0 => {
-            touch(flow, &work.packet, now);
+            touch(work, flow, now);
             return answer_loops(skb, work, flow, now);
         }
         Some(flow) => {
-            touch(flow, &work.packet, now);
+            touch(work, flow, now);
             work.slot.address = flow.address;
             work.slot.port = flow.port;
             work.packet.leave_ports(&mut work.fragment);
@@ -256,8 +260,10 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
             // The node's own stack says no, at a port where nobody is; its answer comes by here.
             Answer::Refuse(counter) if inside && matches!(work.packet.key.protocol, TCP | UDP) => {
                 count(counter);
+                log::refused(work, counter);
                 work.slot.address = work.packet.key.destination;
                 work.slot.port = 0;
+                work.slot.backend = 0;
                 match open(work, false, 0, now, false) {
                     Ok(()) => work.flow.flags,
                     Err(counter) => return Action::Drop(counter),

@@ -11,6 +11,7 @@ use kubeferry_ebpf_common::{Device, Flow, FlowKey, TCP, UDP};
 
 use crate::connection::{current, find, masquerade, now, open, touch};
 use crate::frame::Frame;
+use crate::log;
 use crate::lookup::{Answer, Origin, answer};
 use crate::maps::DEVICES;
 use crate::packet::{Buffer, RST, Unreadable, read};
@@ -42,6 +43,7 @@ impl Action {
             Self::Pass => xdp_action::XDP_PASS,
             Self::Drop(counter) => {
                 count(counter);
+                log::dropped(counter);
                 xdp_action::XDP_DROP
             }
             Self::Back => xdp_action::XDP_TX,
@@ -107,12 +109,13 @@ fn forward(
         return Ok(Action::Pass);
     }
     match known {
-        Some(flow) => touch(flow, &work.packet, now),
+        Some(flow) => touch(work, flow, now),
         None => {
             if let Err(counter) = open(work, masquerades, 0, now, true) {
                 return Ok(Action::Drop(counter));
             }
             count(Counter::Connected);
+            log::connected(&work.packet.key, &work.slot, masquerades);
             if work.flow.flags & Flow::ALIAS != 0 {
                 return Ok(Action::Pass);
             }
@@ -123,7 +126,7 @@ fn forward(
     work.packet.key.destination_port = work.slot.port;
     work.packet.key.hook = FlowKey::OUT;
     if let Some(out) = find(&work.packet.key) {
-        touch(out, &work.packet, now);
+        touch(work, out, now);
         if out.flags & Flow::PENDING != 0
             && let Err(counter) = masquerade(work, out, device, now)
         {

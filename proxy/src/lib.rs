@@ -22,6 +22,7 @@ pub mod scheduler;
 pub mod settings;
 pub mod state;
 pub mod status;
+pub mod traffic;
 pub mod watch;
 
 #[cfg(test)]

@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::backend::{Backend, Report};
+use crate::backend::{Backend, EndpointCount, Report};
 use crate::conntrack::Cleaned;
 use crate::health::Health;
 use crate::metrics::{Metrics, Policy, SyncReport};
 use crate::proxy::{Proxy, Synced};
-use crate::settings::{Settings, Source};
+use crate::settings::{ServiceMetrics, Settings, Source};
 use crate::state::event::Kind;
 use crate::state::objects::{Family, Ignored};
-use crate::status::{Drift, IgnoredStatus, LastSync, PortStatus, ServiceStatus, Status};
+use crate::status::{Drift, EndpointStatus, IgnoredStatus, LastSync, PortStatus, ServiceStatus, Status};
+use crate::traffic::Totals;
 use crate::watch::WatchStats;
 
 /// The eyes on one run loop.
@@ -34,6 +35,8 @@ pub struct Observer {
     syncs: u64,
     failures: u64,
     drift: Drift,
+    service_metrics: ServiceMetrics,
+    traffic: Totals,
 }
 
 impl Observer {
@@ -54,6 +57,8 @@ impl Observer {
             syncs: 0,
             failures: 0,
             drift: Drift::default(),
+            service_metrics: settings.ebpf.service_metrics,
+            traffic: Totals::default(),
         }
     }
 
@@ -138,12 +143,29 @@ impl Observer {
         for (map, rows) in proxy.rows() {
             self.metrics.rows(map, *rows);
         }
+        self.metrics.recounted(proxy.backend().recounted());
+        self.service_metrics(proxy);
         let Some(report) = report else { return };
         if report.repaired == 0 {
             tracing::info!(ops = report.changes, "the kernel takes rows that it refused before");
         }
         self.repaired(report.repaired, now);
         self.tables(proxy);
+    }
+
+    /// What every service port got, where that is asked for.
+    fn service_metrics<B: Backend>(&mut self, proxy: &Proxy<B>) {
+        if self.service_metrics == ServiceMetrics::Off {
+            return;
+        }
+        let targets = proxy.desired().targets();
+        let counts =
+            targets.map(|(_, target, _)| ((target.name.clone(), target.family), proxy.backend().counts_of(target)));
+        let gone = self.traffic.look(counts);
+        gone.iter().for_each(|port| self.metrics.service_port_gone(port));
+        for (port, total) in self.traffic.all() {
+            self.metrics.service_port(port, total, self.service_metrics == ServiceMetrics::Full);
+        }
     }
 
     fn repaired(&mut self, rows: usize, now: Timestamp) {
@@ -218,7 +240,7 @@ impl Observer {
             failures: self.failures,
             pending: proxy.waiting().0,
             rows: proxy.rows().iter().map(|(map, rows)| ((*map).to_owned(), *rows)).collect(),
-            datapath: proxy.backend().facts().into_iter().collect(),
+            datapath: proxy.backend().facts().into_iter().chain(proxy.backend().costs(proxy.desired())).collect(),
             drift: self.drift.clone(),
             services: services(proxy),
             ignored: ignored.collect(),
@@ -226,6 +248,17 @@ impl Observer {
             ..Status::default()
         }
     }
+}
+
+fn endpoints(counts: &[EndpointCount]) -> Vec<EndpointStatus> {
+    let all: u64 = counts.iter().map(|count| count.opened).sum();
+    let endpoint = |count: &EndpointCount| EndpointStatus {
+        address: count.endpoint.to_string(),
+        connections: count.opened,
+        active: count.active,
+        share: count.opened as f64 / all as f64,
+    };
+    if all == 0 { Vec::new() } else { counts.iter().map(endpoint).collect() }
 }
 
 fn services<B: Backend>(proxy: &Proxy<B>) -> Vec<ServiceStatus> {
@@ -236,6 +269,8 @@ fn services<B: Backend>(proxy: &Proxy<B>) -> Vec<ServiceStatus> {
             frontends: frontends.iter().map(ToString::to_string).collect(),
             ready: target.endpoints.ready,
             local: target.endpoints.local_ready,
+            scheduler: target.schedule.scheduler.to_string(),
+            endpoints: endpoints(&proxy.backend().counts_of(target)),
         });
         ServiceStatus { name: service.name.to_string(), kind: service.kind.to_string(), ports: ports.collect() }
     });

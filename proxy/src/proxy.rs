@@ -30,6 +30,8 @@ pub struct Proxy<B> {
     touched: Touched,
     synced: bool,
     failed: bool,
+    /// What the clock of slow starts counts from.
+    started: Instant,
 }
 
 /// What one sync did.
@@ -57,6 +59,7 @@ impl<B: Backend> Proxy<B> {
             touched: Touched::default(),
             synced: false,
             failed: false,
+            started: Instant::now(),
         }
     }
 
@@ -86,6 +89,12 @@ impl<B: Backend> Proxy<B> {
             || !self.pending.is_empty()
             || !self.state.changes().is_empty()
             || self.view() != *self.desired.node()
+            || self.next_tick().is_some_and(|left| left.is_zero())
+    }
+
+    /// How long until weights of endpoints that start slowly change; `None`: there are none.
+    pub fn next_tick(&self) -> Option<Duration> {
+        self.desired.next_tick().map(|next| next.saturating_sub(self.started.elapsed()))
     }
 
     fn view(&self) -> NodeView {
@@ -102,6 +111,7 @@ impl<B: Backend> Proxy<B> {
         let start = Instant::now();
         let changes = self.state.take_changes();
         let view = self.view();
+        self.touched.merge(self.desired.tick(&self.state, start - self.started));
         self.touched.merge(self.desired.update(&self.state, &changes, view));
         self.pending.merge(changes);
         self.failed = true;
@@ -177,6 +187,7 @@ impl<B: Backend> Proxy<B> {
     pub fn ignored(&self) -> Vec<Ignored> {
         let mut ignored: Vec<Ignored> = self.state.faults().cloned().collect();
         ignored.extend(self.desired.conflicts());
+        ignored.extend(self.desired.unscheduled().cloned());
         ignored.extend(self.backend.refused());
         ignored.sort();
         ignored

@@ -178,7 +178,7 @@ impl<B: Backend> Runner<B> {
         let glance = (self.glanced + GLANCE).saturating_duration_since(now);
         match self.pacing.next() {
             Some(next) if self.proxy.is_dirty() => glance.min(next.saturating_duration_since(now)),
-            _ => glance,
+            _ => self.proxy.next_tick().map_or(glance, |tick| glance.min(tick)),
         }
     }
 

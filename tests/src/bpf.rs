@@ -56,7 +56,7 @@ impl Places {
     /// Has a `kubeferry` command use them, with maps that are small enough for many tests at a time.
     pub fn apply<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command.args(["--backend", "ebpf", "--bpffs-root"]).arg(self.bpffs()).arg("--cgroup-root").arg(&self.cgroup);
-        command.args(["--map-sizes", "flows=20000,affinity=1000,sockets=1000,slots=4096"])
+        command.args(["--map-sizes", "flows=20000,affinity=1000,sockets=1000,slots=16384"])
     }
 
     /// What is pinned, as paths in our folder; empty where there is none.

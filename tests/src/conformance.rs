@@ -103,7 +103,7 @@ fn row(case: &str, flow: &Value) -> Result<Row> {
         _ => bail!("unknown expectation {}", here["expect"]),
     };
     let place = format!("{case}: {}", text(flow, "name")?);
-    Ok(Row { place, from, iif: None, protocol, to, expect })
+    Ok(Row { place, from, from_port: None, iif: None, protocol, to, expect })
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> Result<&'a str> {

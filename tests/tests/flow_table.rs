@@ -51,6 +51,8 @@ cases! {
     node_port_addresses_all,
     node_port_addresses_cidrs,
     node_port_addresses_one_family,
+    scheduler_hashed,
+    scheduler_weights,
     service_cidrs,
     services_come_and_go,
     session_affinity,

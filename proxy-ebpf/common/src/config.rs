@@ -47,6 +47,8 @@ impl Config {
     /// Connections are being moved here from maps of an earlier run, which other programs still use: no connection begins
     /// meanwhile, and packets of one that is not here yet are dropped. Both come again.
     pub const MOVING: u32 = 256;
+    /// Packets and bytes are counted: see [`crate::Backend`].
+    pub const COUNT_PACKETS: u32 = 512;
 
     /// Nothing is known yet.
     pub const EMPTY: Self = Self {

@@ -97,6 +97,18 @@ impl FlowKey {
         to.reserved = 0;
     }
 
+    /// Writes the key of the forward-in entry of a connection whose backward-out entry is this, with value `flow`.
+    #[inline(always)]
+    pub fn write_first(&self, flow: &Flow, to: &mut Self) {
+        to.source = self.destination;
+        to.destination = flow.address;
+        to.source_port = flow.client_port(self.destination_port);
+        to.destination_port = flow.port;
+        to.protocol = self.protocol;
+        to.hook = Self::IN;
+        to.reserved = 0;
+    }
+
     /// For the forward-in entry of a connection: the keys of its backward-out and of its forward-out entry.
     pub fn siblings(&self, flow: &Flow) -> (Self, Self) {
         let (mut backward, mut forward) = (*self, *self);
@@ -128,11 +140,21 @@ pub struct Flow {
     /// For connections of the node itself: the interface that packets to the service's address leave by. With
     /// [`Flow::ALIAS`]: the client's new port, in network byte order.
     pub device: u32,
-    /// Number of the endpoint, for counters.
+    /// The endpoint's row of `backends`. In the forward-in entry, with [`Flow::COUNTED`] while the connection counts as
+    /// active there; whoever takes the bit away, atomically, takes the connection from the count.
     pub backend: u32,
 }
 
 impl Flow {
+    /// Bit of [`Flow::backend`].
+    pub const COUNTED: u32 = 1 << 31;
+
+    /// The endpoint's row of `backends`.
+    #[inline(always)]
+    pub const fn backend_row(&self) -> u32 {
+        self.backend & !Self::COUNTED
+    }
+
     /// Packets from the client.
     pub const FORWARD: u16 = 1;
     /// Forward-out: the source is to be rewritten, and to what is decided by the first packet that gets here.
@@ -229,6 +251,9 @@ mod tests {
         assert_eq!(backward, key(endpoint, client, FlowKey::OUT));
         assert_eq!(forward, key(client, endpoint, FlowKey::OUT));
         assert_eq!(forward.answer(&flow(node)), key(endpoint, node, FlowKey::IN));
+        let mut back = forward;
+        backward.write_first(&flow(service), &mut back);
+        assert_eq!(back, first);
     }
 
     #[test]

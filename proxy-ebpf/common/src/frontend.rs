@@ -43,6 +43,36 @@ pub struct Frontend {
     pub flags: u32,
     /// ClientIP affinity: seconds for which a client is remembered; 0 for none.
     pub affinity: u32,
+    /// How a slot is drawn: [`draw::RANDOM`] and so on.
+    pub draw: u32,
+    /// The row of `backends` that keeps the turn of the Cluster list; 0: none is needed.
+    pub cluster_turn: u32,
+    /// The same for the Local list.
+    pub local_turn: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// How one of a list's slots is drawn for a new connection.
+pub mod draw {
+    /// Any, each with the same probability.
+    pub const RANDOM: u32 = 0;
+    /// The next in turn.
+    pub const TURN: u32 = 1;
+    /// By the hash of the source address.
+    pub const SOURCE: u32 = 2;
+    /// By the hash of the source address and port.
+    pub const SOURCE_AND_PORT: u32 = 3;
+    /// By the hash of the destination address.
+    pub const DESTINATION: u32 = 4;
+    /// The fewest active connections for its weight; of equals the next in turn.
+    pub const LEAST: u32 = 5;
+    /// The fewest (active connections + 1) for its weight; of equals the next in turn.
+    pub const SHORTEST: u32 = 6;
+    /// The next in turn that has no active connection, if there is one; otherwise as [`SHORTEST`].
+    pub const NEVER_QUEUE: u32 = 7;
+    /// How many slots are looked at, at most, where connections are counted: of longer lists those that come next in turn.
+    pub const LOOKED_AT: u32 = 1_024;
 }
 
 impl Frontend {
@@ -66,8 +96,25 @@ pub struct Slot {
     pub port: u16,
     /// Bits of [`Slot::HOST`].
     pub flags: u16,
-    /// Number of the endpoint, for counters.
+    /// The endpoint's row of `backends`; 0: it is not counted.
     pub backend: u32,
+    /// Its weight, where connections are counted; not 0 there.
+    pub weight: u32,
+}
+
+/// Value of `backends`, an array: an endpoint of a service port, or the turn of one of its lists. Programs and userspace
+/// (which maps the array into its memory) change each field atomically.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Backend {
+    /// New connections that it got since it has the row; of a list: its turn.
+    pub opened: u64,
+    /// Connections that have not ended yet.
+    pub active: u64,
+    /// Packets of its connections both ways, where they are counted ([`crate::Config::COUNT_PACKETS`]).
+    pub packets: u64,
+    /// Bytes of these packets, from the IP header on.
+    pub bytes: u64,
 }
 
 impl Slot {

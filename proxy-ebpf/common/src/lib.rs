@@ -22,8 +22,8 @@ pub mod stats;
 pub use address::{Address, Prefix};
 pub use config::{Config, Device};
 pub use flow::{Flow, FlowKey};
-pub use frontend::{Affinity, AffinityKey, Frontend, FrontendKey, Member, MemberKey, RangeKey, Slot};
-pub use socket::{SocketKey, SocketPeer};
+pub use frontend::{Affinity, AffinityKey, Backend, Frontend, FrontendKey, Member, MemberKey, RangeKey, Slot};
+pub use socket::{SocketConnection, SocketKey, SocketPeer};
 
 /// IPPROTO_ICMP.
 pub const ICMP: u8 = 1;
@@ -37,4 +37,4 @@ pub const ICMPV6: u8 = 58;
 pub const SCTP: u8 = 132;
 
 /// Changes whenever a map's layout or the meaning of a value does: pinned state of another version is not adopted.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;

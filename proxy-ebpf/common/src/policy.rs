@@ -25,6 +25,8 @@ pub struct Choice {
     pub local: bool,
     /// The source is rewritten.
     pub masquerade: bool,
+    /// The row of `backends` that keeps the list's turn.
+    pub turn: u32,
 }
 
 /// Chooses the list of endpoints by policy and source.
@@ -40,11 +42,11 @@ pub const fn choose(frontend: &Frontend, flags: u32, source: Source) -> Choice {
     } else {
         (!source.is_node, source.is_node)
     };
-    let (first, count) = match local {
-        true => (frontend.local_first, frontend.local_count),
-        false => (frontend.cluster_first, frontend.cluster_count),
+    let (first, count, turn) = match local {
+        true => (frontend.local_first, frontend.local_count, frontend.local_turn),
+        false => (frontend.cluster_first, frontend.cluster_count, frontend.cluster_turn),
     };
-    Choice { first, count, local, masquerade }
+    Choice { first, count, local, masquerade, turn }
 }
 
 #[cfg(test)]

@@ -32,3 +32,13 @@ pub struct SocketPeer {
     /// When it was last used, in units of [`crate::flow::TICK`].
     pub seen: u32,
 }
+
+/// Value of `socket_connections`, an LRU hash, by SO_COOKIE: the connection of a translated socket, until that is closed.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SocketConnection {
+    /// Its endpoint's row of `backends`.
+    pub backend: u32,
+    /// When it connected, in units of [`crate::flow::TICK`].
+    pub since: u32,
+}

@@ -100,6 +100,16 @@ pub struct DatapathArgs {
     #[arg(long, value_name = "IP")]
     pub bind_address: Option<String>,
 
+    /// How an endpoint is chosen where a Service does not say (annotation kubeferry.dev/scheduler), by ipvsadm's names:
+    /// random, rr, wrr, sh, dh, mh; lc, wlc, sed and nq need --backend ebpf [config: ipvs.scheduler of mode ipvs, where rr is
+    /// the default; default: random]
+    #[arg(long, value_name = "NAME")]
+    pub scheduler: Option<String>,
+
+    /// Slots of a table of the scheduler mh, a prime up to 65537: at least a hundred for each endpoint [default: 1009]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub maglev_table_size: Option<String>,
+
     /// Addresses that the node holds, with commas, beside those of its Node object; `run` reads the interfaces as well
     #[arg(long, value_name = "IP,...", value_delimiter = ',')]
     pub node_addresses: Option<Vec<String>>,
@@ -143,10 +153,20 @@ pub struct EbpfArgs {
     #[arg(long, value_name = "FIRST-LAST")]
     pub masquerade_ports: Option<String>,
 
-    /// Rows that maps have room for: frontends, slots (endpoints), addresses, devices, source_ranges, members, flows (two to
+    /// What is counted of each service port, at /metrics: `connections`; `full`, packets and bytes too, of those connections
+    /// that packets are translated for; `off` [default: off]
+    #[arg(long, value_name = "off|connections|full")]
+    pub service_metrics: Option<String>,
+
+    /// Rows that maps have room for: frontends, slots (endpoints), backends (endpoints, once), addresses, devices, source_ranges, members, flows (two to
     /// four for a connection), affinity, sockets [default: room for 10,000 Services of 10 endpoints]
     #[arg(long, value_name = "MAP=ROWS,...", value_delimiter = ',')]
     pub map_sizes: Option<Vec<String>>,
+
+    /// What the programs write to the log about single connections: `warn`, packets that they cannot carry; `info`, those
+    /// that they refuse or drop, too; `debug`, new connections; `trace`, sockets that they leave alone [default: off]
+    #[arg(long, value_name = "off|error|warn|info|debug|trace")]
+    pub bpf_log_level: Option<String>,
 }
 
 /// Pace and served addresses; only `run` has these.

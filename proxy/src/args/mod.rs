@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use groups::{CommonArgs, DatapathArgs, EbpfArgs, LogArgs, ServeArgs, SourceArgs};
 pub use parse::parse;
 
-use crate::state::convert::sloppy::parse_ip;
+use crate::state::convert::sloppy::parse_source;
 
 /// The whole command line of `kubeferry`. [`parse`] reads it with better messages than [`Parser::parse`].
 #[derive(Parser, Clone, PartialEq, Eq, Debug)]
@@ -137,9 +137,10 @@ pub struct TraceArgs {
     /// Sources and settings, shared with `run` and `plan`.
     #[command(flatten)]
     pub common: CommonArgs,
-    /// Source address of the connection
-    #[arg(long, value_name = "IP", required_unless_present = "stdin", conflicts_with = "stdin", value_parser = ip)]
-    pub from: Option<IpAddr>,
+    /// Source address of the connection, with the port where the scheduler hashes it; IPv6 then as `[fd00::1]:40000`
+    #[arg(long, value_name = "IP[:PORT]", required_unless_present = "stdin", conflicts_with = "stdin",
+        value_parser = source)]
+    pub from: Option<(IpAddr, Option<u16>)>,
     /// Destination of the connection: protocol (tcp, udp, sctp), address and port; IPv6 as `tcp:[fd00::1]:80`
     #[arg(long, value_name = "PROTO:IP:PORT", required_unless_present = "stdin", conflicts_with = "stdin")]
     pub to: Option<String>,
@@ -203,8 +204,8 @@ pub struct CleanupArgs {
 }
 
 /// An address as everywhere else: leading zeros are decimal, and an IPv4-mapped one is the IPv4 address.
-fn ip(text: &str) -> Result<IpAddr, String> {
-    parse_ip(text).ok_or_else(|| "not an IP address".to_owned())
+fn source(text: &str) -> Result<(IpAddr, Option<u16>), String> {
+    parse_source(text).ok_or_else(|| "not an IP address, nor one with a port".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

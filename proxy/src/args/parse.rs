@@ -25,7 +25,7 @@ const KUBE_PROXY_FLAGS: &[(&str, &str)] = &[
     ("iptables-localhost-nodeports", "node ports never answer at loopback addresses"),
     ("ipvs-exclude-cidrs", IPVS),
     ("ipvs-min-sync-period", "use --iptables-min-sync-period, it serves every mode"),
-    ("ipvs-scheduler", IPVS),
+    ("ipvs-scheduler", "use --scheduler"),
     ("ipvs-strict-arp", IPVS),
     ("ipvs-sync-period", "use --iptables-sync-period, it serves every mode"),
     ("ipvs-tcp-timeout", IPVS),

@@ -86,6 +86,8 @@ fn trace_wants_one_flow_or_stdin() {
     };
     assert!(line(&["--from", "10.0.0.1", "--to", "tcp:10.96.0.1:80", "--iif", "eth0"]).is_ok());
     assert!(line(&["--stdin", "--output", "json"]).is_ok());
+    assert!(line(&["--from", "[fd00::1]:40000", "--to", "tcp:[fd00:1::1]:80"]).is_ok());
+    assert!(line(&["--from", "10.0.0.1:x", "--to", "tcp:10.96.0.1:80"]).is_err());
     assert!(line(&["--from", "10.0.0.1"]).is_err());
     assert!(line(&["--stdin", "--from", "10.0.0.1"]).is_err());
     assert!(line(&["--from", "ten", "--to", "tcp:10.96.0.1:80"]).is_err());

@@ -5,15 +5,32 @@ pub mod ebpf;
 pub mod nftables;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 pub use nftables::reconciler::Report;
 
 use crate::conntrack::{Cleaned, UdpService};
+use crate::desired::target::Target;
 use crate::desired::{Desired, Touched};
 use crate::state::objects::Ignored;
 
 /// Whether this build has the eBPF datapath: cargo's feature `ebpf`.
 pub const HAS_EBPF: bool = cfg!(feature = "ebpf");
+
+/// What was counted of an endpoint of a service port in one family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EndpointCount {
+    /// The endpoint.
+    pub endpoint: SocketAddr,
+    /// Connections that it got since it became an endpoint.
+    pub opened: u64,
+    /// Those of them that have not ended.
+    pub active: u64,
+    /// Their packets, both ways, where they are counted.
+    pub packets: u64,
+    /// The bytes of these packets, from the IP header on.
+    pub bytes: u64,
+}
 
 /// A datapath that follows the wanted state.
 pub trait Backend {
@@ -50,6 +67,21 @@ pub trait Backend {
 
     /// What a backend tells of itself: sections of `kubeferry status`, each a title and lines.
     fn facts(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    /// What was counted of the endpoints of a service port, by address; empty where the datapath counts nothing.
+    fn counts_of(&self, _target: &Target) -> Vec<EndpointCount> {
+        Vec::new()
+    }
+
+    /// By how many connections the counts of active ones were found to be wrong and put right, all in all.
+    fn recounted(&self) -> u64 {
+        0
+    }
+
+    /// What of the wanted state is costly in this backend: lines of `kubeferry status`, each a title and a text.
+    fn costs(&self, _desired: &Desired) -> Vec<(String, String)> {
         Vec::new()
     }
 

@@ -34,7 +34,8 @@ pub async fn on_node(settings: &Settings, addresses: Option<Vec<IpAddr>>) -> any
     }
     let view = NodeView::new(settings.node_name.clone(), &settings.datapath, state.node(), &held);
     let desired = Desired::of(&state, view);
-    for ignored in state.faults().cloned().chain(desired.conflicts()) {
+    let unscheduled = desired.unscheduled().cloned();
+    for ignored in state.faults().cloned().chain(desired.conflicts()).chain(unscheduled) {
         output::complain(&format!("ignored: {ignored}"));
     }
     Ok(desired)

@@ -7,7 +7,7 @@ use crate::backend::nftables::kernel::Netfilter;
 use crate::backend::nftables::nft::{Nft, TIMEOUT};
 use crate::backend::nftables::reconciler::{Preview, Reconciler};
 use crate::backend::nftables::rows::{Rows, Wanted};
-use crate::backend::nftables::{diff, json, skeleton, text};
+use crate::backend::nftables::{costs, diff, json, skeleton, text};
 use crate::commands::{offline, output};
 use crate::desired::Desired;
 use crate::node;
@@ -80,8 +80,9 @@ fn difference(desired: &Desired) -> anyhow::Result<String> {
 fn whole(desired: &Desired, output: PlanOutput) -> anyhow::Result<String> {
     let wanted = Wanted::all(desired, &Rows::new());
     let node = desired.node();
+    let maglev = costs::maglev(desired, &wanted.rows);
     Ok(match output {
-        PlanOutput::Nft => text::replacement(&wanted, node),
+        PlanOutput::Nft => costs::comments(&maglev) + &text::replacement(&wanted, node),
         PlanOutput::Json => {
             let rules = |name: &std::sync::Arc<str>| {
                 let rules = wanted.chains[name].rules(node).unwrap_or_default();
@@ -96,6 +97,7 @@ fn whole(desired: &Desired, output: PlanOutput) -> anyhow::Result<String> {
                 "skeleton": skeleton::text(node),
                 "chains": chains,
                 "rows": json::rows(&wanted.rows),
+                "maglev": maglev,
             });
             serde_json::to_string_pretty(&document)? + "\n"
         }

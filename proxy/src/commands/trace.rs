@@ -1,5 +1,6 @@
 //! `kubeferry trace`: where a new connection would go, and why.
 
+use std::collections::BTreeMap;
 use std::io::BufRead;
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,8 +11,9 @@ use crate::args::{TraceArgs, TraceOutput};
 use crate::commands::{offline, output};
 use crate::desired::Desired;
 use crate::desired::trace::{Flow, Outcome, Trace};
+use crate::scheduler::Scheduler;
 use crate::settings::Settings;
-use crate::state::convert::sloppy::parse_ip;
+use crate::state::convert::sloppy::{parse_socket, parse_source};
 
 /// A flow as a line of `--stdin` gives it.
 #[derive(Deserialize, Debug)]
@@ -32,6 +34,12 @@ struct Answer<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     hairpin: Option<String>,
     service: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scheduler: Option<&'static str>,
+    #[serde(rename = "hashKey", skip_serializing_if = "Option::is_none")]
+    hash_key: Option<&'static str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    weights: BTreeMap<String, u16>,
     why: &'a [String],
 }
 
@@ -72,27 +80,17 @@ fn asked(line: &[u8]) -> anyhow::Result<Option<Flow>> {
         return Ok(None);
     }
     let asked: Asked = serde_json::from_str(line)?;
-    let from = parse_ip(&asked.from).with_context(|| format!("{:?} is no source: write an IP address", asked.from))?;
+    let from =
+        parse_source(&asked.from).with_context(|| format!("{:?} is no source: write IP or IP:PORT", asked.from))?;
     flow(from, &asked.to, asked.iif).map(Some)
 }
 
-/// `IP:PORT`, IPv6 in brackets, with addresses as [`parse_ip`] reads them.
-fn socket(text: &str) -> Option<SocketAddr> {
-    let (ip, port) = text.rsplit_once(':')?;
-    let ip = match ip.strip_prefix('[') {
-        Some(ip) => ip.strip_suffix(']').filter(|ip| ip.contains(':'))?,
-        None => Some(ip).filter(|ip| !ip.contains(':'))?,
-    };
-    let digits = port.bytes().all(|byte| byte.is_ascii_digit());
-    Some(SocketAddr::new(parse_ip(ip)?, port.parse().ok().filter(|_| digits)?))
-}
-
-fn flow(from: IpAddr, to: &str, iif: Option<String>) -> anyhow::Result<Flow> {
+fn flow((from, from_port): (IpAddr, Option<u16>), to: &str, iif: Option<String>) -> anyhow::Result<Flow> {
     let usage = || format!("{to:?} is no destination: write tcp:10.96.0.10:80, udp:[fd00::1]:53 or sctp:…");
     let (protocol, address) = to.split_once(':').with_context(usage)?;
     let protocol = protocol.parse().map_err(|error: String| anyhow::anyhow!(error)).with_context(usage)?;
-    let to = socket(address).with_context(usage)?;
-    Ok(Flow { from, iif: iif.filter(|iif| !iif.is_empty()), protocol, to })
+    let to = parse_socket(address).with_context(usage)?;
+    Ok(Flow { from, from_port, iif: iif.filter(|iif| !iif.is_empty()), protocol, to })
 }
 
 fn answer(desired: &Desired, flow: &Flow, output: TraceOutput) -> anyhow::Result<String> {
@@ -106,8 +104,19 @@ fn answer(desired: &Desired, flow: &Flow, output: TraceOutput) -> anyhow::Result
 impl<'a> From<&'a Trace> for Answer<'a> {
     fn from(trace: &'a Trace) -> Self {
         let service = trace.service.as_deref().unwrap_or_default();
-        let mut answer =
-            Self { outcome: "none", endpoints: Vec::new(), masquerade: false, hairpin: None, service, why: &trace.why };
+        let scheduler = trace.schedule.map(|schedule| schedule.scheduler);
+        let takes_key = matches!(scheduler, Some(Scheduler::Sh | Scheduler::Mh));
+        let mut answer = Self {
+            outcome: "none",
+            endpoints: Vec::new(),
+            masquerade: false,
+            hairpin: None,
+            service,
+            scheduler: scheduler.map(Scheduler::name),
+            hash_key: trace.schedule.filter(|_| takes_key).map(|schedule| schedule.hash_key.name()),
+            weights: trace.weights.iter().map(|(endpoint, weight)| (endpoint.to_string(), *weight)).collect(),
+            why: &trace.why,
+        };
         match &trace.outcome {
             Outcome::Endpoints { endpoints, masquerade, hairpin } => {
                 answer.outcome = "endpoints";
@@ -124,7 +133,9 @@ impl<'a> From<&'a Trace> for Answer<'a> {
 }
 
 fn sentences(flow: &Flow, trace: &Trace) -> String {
-    let mut text = format!("from {} {} {} → ", flow.from, flow.protocol, flow.to);
+    let from =
+        flow.from_port.map_or_else(|| flow.from.to_string(), |port| SocketAddr::new(flow.from, port).to_string());
+    let mut text = format!("from {from} {} {} → ", flow.protocol, flow.to);
     match &trace.outcome {
         Outcome::Endpoints { endpoints, masquerade, hairpin } => {
             let all: Vec<_> = endpoints.iter().map(ToString::to_string).collect();

@@ -119,7 +119,7 @@ pub const FIELDS: &[Field] = &[
     setting("iptables.minSyncPeriod", Duration),
     setting("ipvs.syncPeriod", Duration),
     setting("ipvs.minSyncPeriod", Duration),
-    of_mode("ipvs", "ipvs.scheduler", Text, "endpoints are chosen at random"),
+    setting("ipvs.scheduler", Text),
     of_mode("ipvs", "ipvs.excludeCIDRs", Texts, NO_IPVS),
     of_mode("ipvs", "ipvs.strictARP", Bool, NO_IPVS),
     of_mode("ipvs", "ipvs.tcpTimeout", Duration, NO_IPVS),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::state::objects::{EndpointSlice, Family, Protocol, ServicePort, SliceEndpoint};
 
 use super::node_view::NodeView;
+use super::scheduling::Choice;
 use super::topology::Topology;
 
 /// One endpoint of one service port.
@@ -31,7 +32,7 @@ pub struct EndpointLists {
     pub any: bool,
     /// Endpoints that serve, ready or terminating, whatever policy and topology say: what stale UDP entries are held to.
     pub serving: Arc<[SocketAddr]>,
-    /// Distinct addresses of local ready endpoints, for the health check node port.
+    /// Distinct addresses of local ready endpoints with a weight, for the health check node port.
     pub local_ready: usize,
     /// Endpoints that are ready, anywhere.
     pub ready: usize,
@@ -85,8 +86,14 @@ impl EndpointLists {
         self.cluster.iter().chain(self.local.iter()).copied()
     }
 
-    /// Sorts the merged endpoints into lists (kube-proxy's `CategorizeEndpoints`).
-    pub(super) fn new(merged: &BTreeMap<SocketAddr, Candidate<'_>>, uses: Uses, node: &NodeView) -> Self {
+    /// Sorts the merged endpoints into lists (kube-proxy's `CategorizeEndpoints`). Traffic policies, topology and whether
+    /// endpoints are ready say who is a candidate; then those of weight 0 leave, even if nobody is left.
+    pub(super) fn new(
+        merged: &BTreeMap<SocketAddr, Candidate<'_>>,
+        uses: Uses,
+        node: &NodeView,
+        choice: &Choice<'_>,
+    ) -> Self {
         let ready = |candidate: &Candidate<'_>| candidate.endpoint.ready;
         let draining = |candidate: &Candidate<'_>| {
             candidate.endpoint.serving && candidate.endpoint.terminating && !candidate.endpoint.ready
@@ -102,7 +109,7 @@ impl EndpointLists {
             ready: merged.values().filter(|candidate| ready(candidate)).count(),
             local_ready: merged
                 .values()
-                .filter(|candidate| candidate.local && ready(candidate))
+                .filter(|candidate| candidate.local && ready(candidate) && choice.admits(candidate))
                 .map(|candidate| candidate.endpoint.ip)
                 .collect::<BTreeSet<_>>()
                 .len(),
@@ -111,7 +118,7 @@ impl EndpointLists {
         if uses.cluster {
             let topology = Topology::from_hints(merged.values().map(|candidate| candidate.endpoint), node);
             let near = pick(&|candidate| ready(candidate) && topology.admits(candidate.endpoint, node));
-            lists.cluster = or_draining(near, &draining);
+            (lists.cluster, lists.cluster_weights) = choice.weigh(or_draining(near, &draining), merged);
             lists.any = !lists.cluster.is_empty();
         }
         // Most often the same list: share it.
@@ -120,8 +127,10 @@ impl EndpointLists {
         }
         if uses.local {
             let near = pick(&|candidate| candidate.local && ready(candidate));
-            lists.local = or_draining(near, &|candidate| candidate.local && draining(candidate));
-            lists.any |= merged.values().any(|candidate| ready(candidate) || draining(candidate));
+            let near = or_draining(near, &|candidate| candidate.local && draining(candidate));
+            (lists.local, lists.local_weights) = choice.weigh(near, merged);
+            let usable = |candidate: &Candidate<'_>| ready(candidate) || draining(candidate);
+            lists.any |= merged.values().any(|candidate| usable(candidate) && choice.admits(candidate));
         }
         lists
     }
@@ -149,6 +158,8 @@ mod tests {
                 serving: true,
                 terminating,
                 node: node.map(Arc::from),
+                zone: None,
+                pod: None,
                 zone_hints: Vec::new(),
                 node_hints: Vec::new(),
             },

@@ -4,15 +4,20 @@
 mod endpoints;
 mod frontends;
 pub mod node_view;
+mod scheduling;
+#[cfg(test)]
+mod scheduling_tests;
 pub mod target;
 #[cfg(test)]
 mod tests;
 mod topology;
 pub mod trace;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -20,9 +25,11 @@ pub use endpoints::EndpointLists;
 pub use frontends::Claim;
 use frontends::Frontends;
 use node_view::NodeView;
-use target::{Frontend, ServicePortName, Target, targets};
+use scheduling::Choice;
+use target::{Claiming, Frontend, ServicePortName, Target, targets};
 
-use crate::state::objects::{Ignored, ObjectName};
+use crate::scheduler::slow_start::Ramps;
+use crate::state::objects::{EndpointSlice, Ignored, ObjectName, Service};
 use crate::state::{Changes, State};
 
 /// A target and the frontends that it claims.
@@ -37,6 +44,13 @@ pub struct Desired {
     endpoint_ips: BTreeMap<IpAddr, u32>,
     service_cidrs: BTreeSet<IpNet>,
     without_local: WithoutLocal,
+    /// Of Services that ask for a slow start.
+    ramps: BTreeMap<ObjectName, Ramps>,
+    /// What of the annotations is not done.
+    unscheduled: BTreeMap<ObjectName, Vec<Ignored>>,
+    /// The time of the last [`Desired::tick`], and when weights were last moved on.
+    now: Duration,
+    stepped: Duration,
 }
 
 /// How many service ports of a family (IPv4, IPv6) have a Local policy, no local endpoint, and endpoints elsewhere.
@@ -84,6 +98,10 @@ impl Desired {
             endpoint_ips: BTreeMap::new(),
             service_cidrs: BTreeSet::new(),
             without_local: WithoutLocal::default(),
+            ramps: BTreeMap::new(),
+            unscheduled: BTreeMap::new(),
+            now: Duration::ZERO,
+            stepped: Duration::ZERO,
         }
     }
 
@@ -121,11 +139,11 @@ impl Desired {
 
     fn service(&mut self, state: &State, name: &ObjectName, touched: &mut Touched) {
         let slices = state.slices_of(name).collect::<Vec<_>>();
-        let wanted = state
-            .services()
-            .get(name)
-            .map(|service| targets(service, slices.iter().copied(), &self.node))
-            .unwrap_or_default();
+        let wanted = state.services().get(name).map(|service| self.wanted(service, &slices)).unwrap_or_else(|| {
+            self.ramps.remove(name);
+            self.unscheduled.remove(name);
+            Vec::new()
+        });
         for (target, _) in &wanted {
             self.without_local.count(target, usize::wrapping_add);
             for ip in hairpin_ips(target) {
@@ -164,6 +182,60 @@ impl Desired {
         if !kept.is_empty() {
             self.services.insert(name.clone(), kept);
         }
+    }
+
+    /// The targets of a Service, its ramps moved on to now.
+    fn wanted(&mut self, service: &Service, slices: &[&EndpointSlice]) -> Vec<Claiming> {
+        let scheduling = service.scheduling.as_deref();
+        let starts_slowly = scheduling::schedule(scheduling, &self.node).scheduler.starts_slowly();
+        let ramps = match scheduling.and_then(|scheduling| scheduling.slow_start).filter(|_| starts_slowly) {
+            Some(over) => {
+                let ready = slices.iter().flat_map(|slice| &slice.endpoints).filter(|endpoint| endpoint.ready);
+                let ready = ready.map(|endpoint| endpoint.ip);
+                match self.ramps.entry(service.name.clone()) {
+                    Entry::Vacant(entry) => drop(entry.insert(Ramps::new(over, ready))),
+                    Entry::Occupied(mut entry) => entry.get_mut().follow(over, ready, self.now),
+                }
+                self.ramps.get(&service.name).map(|ramps| (ramps, self.now))
+            }
+            None => {
+                if !self.ramps.is_empty() {
+                    self.ramps.remove(&service.name);
+                }
+                None
+            }
+        };
+        let choice = Choice::new(service, &self.node, ramps);
+        let wanted = targets(service, slices.iter().copied(), &self.node, &choice);
+        let faults = choice.faults(service, &wanted);
+        if !faults.is_empty() {
+            self.unscheduled.insert(service.name.clone(), faults);
+        } else if !self.unscheduled.is_empty() {
+            self.unscheduled.remove(&service.name);
+        }
+        wanted
+    }
+
+    /// It is now `now`, by a clock that only goes forward: endpoints that start slowly come to the weight of this time.
+    /// To be called before each [`Desired::update`].
+    pub fn tick(&mut self, state: &State, now: Duration) -> Touched {
+        let mut touched = Touched::default();
+        let due = self.next_tick().is_some_and(|next| next <= now);
+        self.now = now;
+        if due {
+            self.stepped = now;
+            let starting: Vec<_> =
+                self.ramps.iter().filter(|(_, ramps)| ramps.step().is_some()).map(|(name, _)| name.clone()).collect();
+            for name in &starting {
+                self.service(state, name, &mut touched);
+            }
+        }
+        touched
+    }
+
+    /// When [`Desired::tick`] next has something to do; `None`: no endpoint is starting.
+    pub fn next_tick(&self) -> Option<Duration> {
+        self.ramps.values().filter_map(Ramps::step).min().map(|step| self.stepped + step)
     }
 
     /// This node.
@@ -231,6 +303,11 @@ impl Desired {
     /// Service ports whose Local policy finds nothing here.
     pub fn without_local(&self) -> WithoutLocal {
         self.without_local
+    }
+
+    /// What of the annotations of Services is not done here, and why.
+    pub fn unscheduled(&self) -> impl Iterator<Item = &Ignored> {
+        self.unscheduled.values().flatten()
     }
 
     /// Claims that lost their frontend to another Service's.

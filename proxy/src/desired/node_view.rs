@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::scheduler::Schedule;
 use crate::settings::{DatapathSettings, DetectLocal, NodePortAddresses};
 use crate::state::objects::{Family, Node};
 
@@ -32,6 +33,10 @@ pub struct NodeView {
     pub masquerade_all: bool,
     /// The mark that asks for masquerading: `1 << masqueradeBit`.
     pub masquerade_mark: u32,
+    /// How services choose that say nothing themselves.
+    pub schedule: Schedule,
+    /// Whether the datapath counts the connections of endpoints.
+    pub counts_connections: bool,
 }
 
 /// How a packet of a pod of this node is recognised (kube-proxy's local-traffic detector).
@@ -95,6 +100,8 @@ impl NodeView {
             node_ports,
             masquerade_all: settings.masquerade_all,
             masquerade_mark: 1 << settings.masquerade_bit,
+            schedule: settings.schedule,
+            counts_connections: settings.counts_connections,
         }
     }
 
@@ -102,9 +109,10 @@ impl NodeView {
     /// (a link-local one for each new interface) and only decide where node ports answer.
     pub fn gives_same_targets(&self, other: &Self) -> bool {
         let Self { name, zone, addresses: _, primary, detectors, all_pods_detected: _, node_ports: _, .. } = self;
-        let Self { masquerade_all, masquerade_mark, .. } = self;
+        let Self { masquerade_all, masquerade_mark, schedule, counts_connections, .. } = self;
         (name, zone, primary, detectors) == (&other.name, &other.zone, &other.primary, &other.detectors)
             && (masquerade_all, masquerade_mark) == (&other.masquerade_all, &other.masquerade_mark)
+            && (schedule, counts_connections) == (&other.schedule, &other.counts_connections)
     }
 
     /// Whether the node holds this address (`fib daddr type local`).

@@ -13,6 +13,7 @@ use crate::state::objects::{EndpointSlice, Family, ObjectName, Protocol, Service
 
 use super::endpoints::{EndpointLists, SlicePorts, Uses};
 use super::node_view::NodeView;
+use super::scheduling::Choice;
 
 /// kube-proxy's `ServicePortName`: the identity of a service port, displayed `namespace/name:port`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -162,6 +163,7 @@ pub(super) fn targets<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
     node: &NodeView,
+    choice: &Choice<'_>,
 ) -> Vec<Claiming> {
     let mut out = Vec::new();
     for family in Family::BOTH {
@@ -184,8 +186,8 @@ pub(super) fn targets<'a>(
             let target = Arc::new(Target {
                 name,
                 family,
-                endpoints: EndpointLists::new(&merged, uses, node),
-                schedule: Schedule::default(),
+                endpoints: EndpointLists::new(&merged, uses, node, choice),
+                schedule: choice.schedule,
                 internal_local: service.internal_local,
                 external_local: service.external_local,
                 accessible,

@@ -14,25 +14,25 @@ use crate::state::objects::{
 use super::Desired;
 use super::node_view::NodeView;
 use super::target::Target;
-use super::trace::{Flow, Outcome};
+use super::trace::{Flow, Outcome, Trace};
 
-const POD: &str = "10.244.0.7";
+pub(super) const POD: &str = "10.244.0.7";
 const NODE: &str = "172.18.0.2";
-const OUTSIDE: &str = "192.0.2.9";
+pub(super) const OUTSIDE: &str = "192.0.2.9";
 const CLUSTER_IP: &str = "10.96.0.1:80";
 const NODE_PORT: &str = "172.18.0.2:30080";
 const BALANCER: &str = "203.0.113.1:80";
 const EXTERNAL: &str = "198.51.100.1:80";
 const EXTERNALS: [&str; 3] = [NODE_PORT, BALANCER, EXTERNAL];
-const HERE: &str = "10.244.0.5";
-const THERE: &str = "10.244.1.5";
+pub(super) const HERE: &str = "10.244.0.5";
+pub(super) const THERE: &str = "10.244.1.5";
 
-fn ip(text: &str) -> IpAddr {
+pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
 /// A service with every kind of frontend, TCP port 80.
-fn service() -> Service {
+pub(super) fn service() -> Service {
     Service {
         name: ObjectName::new("default", "web"),
         created: None,
@@ -46,17 +46,20 @@ fn service() -> Service {
         external_local: false,
         affinity: None,
         health_check_node_port: 0,
+        scheduling: None,
     }
 }
 
 /// A ready endpoint; `node` tells where.
-fn endpoint(address: &str, node: &str) -> SliceEndpoint {
+pub(super) fn endpoint(address: &str, node: &str) -> SliceEndpoint {
     SliceEndpoint {
         ip: ip(address),
         ready: true,
         serving: true,
         terminating: false,
         node: Some(node.into()),
+        zone: None,
+        pod: None,
         zone_hints: Vec::new(),
         node_hints: Vec::new(),
     }
@@ -67,7 +70,7 @@ fn draining(address: &str, node: &str) -> SliceEndpoint {
     SliceEndpoint { ready: false, terminating: true, ..endpoint(address, node) }
 }
 
-fn slice(name: &str, port: u16, endpoints: Vec<SliceEndpoint>) -> EndpointSlice {
+pub(super) fn slice(name: &str, port: u16, endpoints: Vec<SliceEndpoint>) -> EndpointSlice {
     EndpointSlice {
         name: ObjectName::new("default", name),
         service: ObjectName::new("default", "web"),
@@ -78,12 +81,12 @@ fn slice(name: &str, port: u16, endpoints: Vec<SliceEndpoint>) -> EndpointSlice 
     }
 }
 
-fn with_detector() -> DatapathSettings {
+pub(super) fn with_detector() -> DatapathSettings {
     let pods = DetectLocal::ClusterCidr(vec!["10.244.0.0/16".parse().unwrap()]);
     DatapathSettings { detect_local: pods, ..DatapathSettings::default() }
 }
 
-fn view(settings: &DatapathSettings, zone: &str) -> NodeView {
+pub(super) fn view(settings: &DatapathSettings, zone: &str) -> NodeView {
     let node = Node {
         name: "here".into(),
         zone: Some(zone.into()),
@@ -97,7 +100,7 @@ fn view(settings: &DatapathSettings, zone: &str) -> NodeView {
     NodeView::new("here".into(), settings, Some(&node), &held)
 }
 
-fn desired(settings: &DatapathSettings, service: Service, slices: Vec<EndpointSlice>) -> Desired {
+pub(super) fn desired(settings: &DatapathSettings, service: Service, slices: Vec<EndpointSlice>) -> Desired {
     let mut state = State::default();
     state.apply(Event::Service(service));
     slices.into_iter().for_each(|slice| state.apply(Event::Slice(slice)));
@@ -109,13 +112,16 @@ fn with(service: Service, endpoints: Vec<SliceEndpoint>) -> Desired {
     desired(&with_detector(), service, vec![slice("web-1", 8080, endpoints)])
 }
 
+pub(super) fn trace(desired: &Desired, from: &str, from_port: Option<u16>, to: &str) -> Trace {
+    desired.trace(&Flow { from: ip(from), from_port, iif: None, protocol: Protocol::Tcp, to: to.parse().unwrap() })
+}
+
 fn go(desired: &Desired, from: &str, to: &str) -> Outcome {
-    let flow = Flow { from: ip(from), iif: None, protocol: Protocol::Tcp, to: to.parse().unwrap() };
-    desired.trace(&flow).outcome
+    trace(desired, from, None, to).outcome
 }
 
 /// The outcome "one of these", without a hairpin.
-fn to(endpoints: &[&str], masquerade: bool) -> Outcome {
+pub(super) fn to(endpoints: &[&str], masquerade: bool) -> Outcome {
     let address = |text: &&str| match text.contains(':') {
         true => text.parse().unwrap(),
         false => SocketAddr::new(ip(text), 8080),
@@ -123,7 +129,7 @@ fn to(endpoints: &[&str], masquerade: bool) -> Outcome {
     Outcome::Endpoints { endpoints: endpoints.iter().map(address).collect(), masquerade, hairpin: None }
 }
 
-fn target(desired: &Desired) -> &Target {
+pub(super) fn target(desired: &Desired) -> &Target {
     desired.targets().next().unwrap().1
 }
 

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::scheduler::slots::slots;
+use crate::scheduler::{HashKey, Schedule, Scheduler, hash};
 use crate::state::objects::{Family, Protocol};
 
 use super::target::{Frontend, Role, Target};
@@ -12,6 +14,8 @@ use super::{Claim, Desired};
 pub struct Flow {
     /// Source address.
     pub from: IpAddr,
+    /// Source port, where it is known: some hashes take it in.
+    pub from_port: Option<u16>,
     /// The interface that the packet comes in by; `None` for a packet of the node itself, or if it is not known.
     pub iif: Option<String>,
     /// Protocol.
@@ -21,22 +25,32 @@ pub struct Flow {
 }
 
 /// What happens to a flow.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Trace {
     /// The answer.
     pub outcome: Outcome,
     /// The service port that the destination belongs to.
     pub service: Option<String>,
+    /// How an endpoint is chosen, where one is.
+    pub schedule: Option<Schedule>,
+    /// The candidates with their weights, as the scheduler uses them; empty: all are 1.
+    pub weights: Vec<(SocketAddr, u16)>,
     /// One line per decision, in order.
     pub why: Vec<String>,
 }
 
+impl Trace {
+    fn without_endpoints(outcome: Outcome, why: Vec<String>) -> Self {
+        Self { outcome, why, ..Self::default() }
+    }
+}
+
 /// The answer to a flow.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Outcome {
     /// One of the endpoints gets it.
     Endpoints {
-        /// Any one of these may be chosen.
+        /// Any one of these may be chosen; with a scheduler that hashes, the one that is.
         endpoints: Vec<SocketAddr>,
         /// The source address is rewritten to the node's.
         masquerade: bool,
@@ -48,6 +62,7 @@ pub enum Outcome {
     /// Silence.
     Drop,
     /// Not ours: the packet goes on to whatever is at that address.
+    #[default]
     None,
 }
 
@@ -59,7 +74,7 @@ impl Desired {
         let family = Family::of(ip);
         if Family::of(flow.from) != family {
             why.push("source and destination are not of one IP family".into());
-            return Trace { outcome: Outcome::None, service: None, why };
+            return Trace::without_endpoints(Outcome::None, why);
         }
         let address = Frontend::Address { ip, protocol: flow.protocol, port: flow.to.port() };
         let node_port = Frontend::NodePort { family, protocol: flow.protocol, port: flow.to.port() };
@@ -67,8 +82,7 @@ impl Desired {
             self.holder(&address).or_else(|| self.holder(&node_port).filter(|_| self.node.answers_node_ports(ip)));
         if let Some(claim) = claim {
             why.push(format!("{} is {} of {}", flow.to, role_name(claim.role), claim.target.name));
-            let outcome = self.answer(flow, claim, &mut why);
-            return Trace { outcome, service: Some(claim.target.name.to_string()), why };
+            return self.answer(flow, claim, why);
         }
         let outcome = if self.is_cluster_ip(ip) {
             why.push(format!(
@@ -86,18 +100,46 @@ impl Desired {
             why.push(format!("no Service has {} {}", flow.protocol, flow.to));
             Outcome::None
         };
-        Trace { outcome, service: None, why }
+        Trace::without_endpoints(outcome, why)
     }
 
-    fn answer(&self, flow: &Flow, claim: Claim<'_>, why: &mut Vec<String>) -> Outcome {
+    fn answer(&self, flow: &Flow, claim: Claim<'_>, mut why: Vec<String>) -> Trace {
+        let target = claim.target;
+        let mut trace = Trace { service: Some(target.name.to_string()), ..Trace::default() };
+        let (list, weights, masquerade) = match self.list(flow, claim, &mut why) {
+            Ok(chosen) => chosen,
+            Err(outcome) => return Trace { outcome, why, ..trace },
+        };
+        if let Some(timeout) = target.affinity {
+            why.push(format!("ClientIP affinity: a known client keeps its endpoint for {} s", timeout.as_secs()));
+        }
+        trace.weights = list.iter().copied().zip(weights.iter().copied()).collect();
+        let endpoints = choose(flow, &target.schedule, list, weights, &mut why);
+        why.push(if masquerade {
+            "the source address is masqueraded".into()
+        } else {
+            "the source address is kept".into()
+        });
+        let hairpin = endpoints.iter().find(|endpoint| endpoint.ip() == flow.from).copied();
+        let outcome = Outcome::Endpoints { endpoints, masquerade, hairpin };
+        Trace { outcome, why, schedule: Some(target.schedule), ..trace }
+    }
+
+    /// The candidates, their weights, and whether the source is masqueraded; or why there are none.
+    fn list<'a>(
+        &self,
+        flow: &Flow,
+        claim: Claim<'a>,
+        why: &mut Vec<String>,
+    ) -> Result<(&'a [SocketAddr], &'a [u16], bool), Outcome> {
         let target = claim.target;
         if claim.role == Role::LoadBalancer && !self.source_allowed(flow, target) {
             why.push(format!("{} is outside loadBalancerSourceRanges", flow.from));
-            return Outcome::Drop;
+            return Err(Outcome::Drop);
         }
         if !target.endpoints.any {
             why.push("no usable endpoint anywhere in the cluster".into());
-            return Outcome::Reject;
+            return Err(Outcome::Reject);
         }
         let detector = self.node.detector(target.family);
         let from_pod = detector.is_pod(flow.from, flow.iif.as_deref().filter(|_| !self.node.holds(flow.from)));
@@ -118,21 +160,14 @@ impl Desired {
             "elsewhere"
         };
         why.push(format!("the source is {source}; traffic policy {policy}"));
-        let list = if local { &target.endpoints.local } else { &target.endpoints.cluster };
+        let lists = &target.endpoints;
+        let (list, weights) =
+            if local { (&lists.local, &lists.local_weights) } else { (&lists.cluster, &lists.cluster_weights) };
         if list.is_empty() {
             why.push("none of them is usable, though others in the cluster are".into());
-            return Outcome::Drop;
+            return Err(Outcome::Drop);
         }
-        if let Some(timeout) = target.affinity {
-            why.push(format!("ClientIP affinity: a known client keeps its endpoint for {} s", timeout.as_secs()));
-        }
-        why.push(if masquerade {
-            "the source address is masqueraded".into()
-        } else {
-            "the source address is kept".into()
-        });
-        let hairpin = list.iter().find(|endpoint| endpoint.ip() == flow.from).copied();
-        Outcome::Endpoints { endpoints: list.to_vec(), masquerade, hairpin }
+        Ok((list, weights, masquerade))
     }
 
     fn source_allowed(&self, flow: &Flow, target: &Target) -> bool {
@@ -140,6 +175,43 @@ impl Desired {
             || target.source_ranges.iter().any(|range| range.contains(&flow.from))
             || (target.ranged_ips.contains(&flow.from) && target.allows_own_addresses(&self.node))
     }
+}
+
+/// Whom the scheduler gives a new connection: the one that the hash says, or any.
+fn choose(
+    flow: &Flow,
+    schedule: &Schedule,
+    list: &[SocketAddr],
+    weights: &[u16],
+    why: &mut Vec<String>,
+) -> Vec<SocketAddr> {
+    let Schedule { scheduler, hash_key, table_size } = *schedule;
+    let hashes_port = scheduler != Scheduler::Dh && hash_key == HashKey::SourceAndPort;
+    let mut text = format!("scheduler {scheduler}");
+    match scheduler {
+        Scheduler::Dh => text += ", by the destination address",
+        Scheduler::Sh => text += &format!(", by the {hash_key}"),
+        Scheduler::Mh => text += &format!(", by the {hash_key} in a table of {table_size}"),
+        _ => {}
+    }
+    if !weights.is_empty() {
+        let all: Vec<_> = list.iter().zip(weights).map(|(endpoint, weight)| format!("{endpoint}={weight}")).collect();
+        text += &format!("; weights {}", all.join(" "));
+    }
+    why.push(text);
+    if !scheduler.hashes() {
+        return list.to_vec();
+    }
+    let Some(port) = flow.from_port.or((!hashes_port).then_some(0)) else {
+        why.push("which endpoint gets it depends on the source port: say it (--from IP:PORT) to see the one".into());
+        return list.to_vec();
+    };
+    let slots = slots(schedule, list, weights);
+    let slot = hash::slot(schedule, SocketAddr::new(flow.from, port), flow.to.ip(), slots.len());
+    let one = slot.and_then(|slot| Some((slot, *list.get(*slots.get(slot)? as usize)?)));
+    let Some((slot, endpoint)) = one else { return list.to_vec() };
+    why.push(format!("the hash gives slot {slot} of {}: {endpoint}", slots.len()));
+    vec![endpoint]
 }
 
 fn role_name(role: Role) -> &'static str {

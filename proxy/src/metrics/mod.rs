@@ -17,6 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::state::objects::Family;
+use crate::traffic::{Port, Total};
 
 pub use text::Format;
 
@@ -81,6 +82,27 @@ struct Reason {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct OfServicePort {
+    namespace: String,
+    service: String,
+    port: String,
+    protocol: String,
+    ip_family: &'static str,
+}
+
+impl From<&Port> for OfServicePort {
+    fn from((name, family): &Port) -> Self {
+        Self {
+            namespace: name.service.namespace.to_string(),
+            service: name.service.name.to_string(),
+            port: name.port.to_string(),
+            protocol: name.protocol.to_string(),
+            ip_family: family.as_str(),
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct Kind {
     kind: String,
 }
@@ -113,6 +135,11 @@ pub struct Metrics {
     conntrack_deleted: Series<OfFamily, Counter>,
     rows: Series<Map, Gauge>,
     packets: Series<Reason, Counter>,
+    recounted: Counter,
+    service_connections: Series<OfServicePort, Counter>,
+    service_active: Series<OfServicePort, Gauge>,
+    service_packets: Series<OfServicePort, Counter>,
+    service_bytes: Series<OfServicePort, Counter>,
     rows_written: Counter,
     sync_rows: Histogram,
     drift_repairs: Counter,
@@ -189,6 +216,34 @@ impl Metrics {
     /// The BPF programs have counted so many packets for this reason.
     pub fn packets(&self, reason: &'static str, packets: u64) {
         self.packets.get_or_create(&Reason { reason }).inner().store(packets, Ordering::Relaxed);
+    }
+
+    /// Counts of active connections were wrong by so many connections so far.
+    pub fn recounted(&self, connections: u64) {
+        self.recounted.inner().store(connections, Ordering::Relaxed);
+    }
+
+    /// What a service port got; `full`: packets and bytes as well.
+    pub fn service_port(&self, port: &Port, total: &Total, full: bool) {
+        let label = OfServicePort::from(port);
+        let set = |series: &Series<OfServicePort, Counter>, value| {
+            series.get_or_create(&label).inner().store(value, Ordering::Relaxed);
+        };
+        set(&self.service_connections, total.connections);
+        self.service_active.get_or_create(&label).set(i64::try_from(total.active).unwrap_or(i64::MAX));
+        if full {
+            set(&self.service_packets, total.packets);
+            set(&self.service_bytes, total.bytes);
+        }
+    }
+
+    /// A service port is there no more.
+    pub fn service_port_gone(&self, port: &Port) {
+        let label = OfServicePort::from(port);
+        for series in [&self.service_connections, &self.service_packets, &self.service_bytes] {
+            series.remove(&label);
+        }
+        self.service_active.remove(&label);
     }
 
     /// The kernel was found to differ from what was written, in so many rows, and was repaired.

@@ -108,6 +108,31 @@ impl Metrics {
                 "kubeferry_ebpf_packets",
                 "Packets of the eBPF datapath that came to this: new connections, refusals, drops",
             ),
+            recounted: series(
+                &mut r,
+                "kubeferry_ebpf_recounted_connections",
+                "Connections by which counts of active connections were found wrong and put right",
+            ),
+            service_connections: series(
+                &mut r,
+                "kubeferry_service_connections",
+                "New connections of a service port (--service-metrics)",
+            ),
+            service_active: series(
+                &mut r,
+                "kubeferry_service_active_connections",
+                "Connections of a service port that have not ended (--service-metrics)",
+            ),
+            service_packets: series(
+                &mut r,
+                "kubeferry_service_packets",
+                "Packets of a service port, both ways, of connections that packets are translated for (--service-metrics=full)",
+            ),
+            service_bytes: series(
+                &mut r,
+                "kubeferry_service_bytes",
+                "Bytes of a service port, both ways, from the IP header on, of such connections (--service-metrics=full)",
+            ),
             rows_written: series(&mut r, "kubeferry_rows_written", "Rows written to or deleted from the kernel"),
             sync_rows: {
                 let histogram = Histogram::new(exponential_buckets(1.0, 4.0, 11));

@@ -4,6 +4,8 @@
 pub mod hash;
 mod maglev;
 pub mod slots;
+pub mod slow_start;
+pub mod weights;
 mod wrr;
 
 use std::fmt;
@@ -61,6 +63,16 @@ impl Scheduler {
         matches!(self, Self::Lc | Self::Wlc | Self::Sed | Self::Nq)
     }
 
+    /// Whether weights mean more to it than whether they are 0.
+    pub const fn uses_weights(self) -> bool {
+        !matches!(self, Self::Rr | Self::Lc | Self::Dh)
+    }
+
+    /// Whether new endpoints come to their weight bit by bit, if their Service asks for it.
+    pub const fn starts_slowly(self) -> bool {
+        self.counts_connections() || matches!(self, Self::Wrr)
+    }
+
     /// Whether it draws the slot from a hash of the packet's addresses.
     pub const fn hashes(self) -> bool {
         matches!(self, Self::Sh | Self::Dh | Self::Mh)
@@ -79,7 +91,7 @@ impl FromStr for Scheduler {
     fn from_str(text: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|scheduler| scheduler.name() == text).ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
-            format!("{text:?} is not a scheduler: use one of {names}")
+            format!("{:?} is not a scheduler: use one of {names}", short(text))
         })
     }
 }
@@ -92,6 +104,41 @@ pub enum HashKey {
     Source,
     /// The source address and port.
     SourceAndPort,
+}
+
+impl HashKey {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Source, Self::SourceAndPort];
+
+    /// The name, as the annotation has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source-address",
+            Self::SourceAndPort => "source-address-and-port",
+        }
+    }
+}
+
+impl fmt::Display for HashKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for HashKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|key| key.name() == text).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(" or ");
+            format!("{:?} is not a hash key: use {names}", short(text))
+        })
+    }
+}
+
+/// The beginning of a text that somebody else wrote, for a message.
+fn short(text: &str) -> String {
+    text.chars().take(40).collect()
 }
 
 /// The scheduler of a service port as this node has it: what the Service asks for where the datapath can do it, otherwise

@@ -8,7 +8,9 @@ use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use super::merge::{Given, Inputs};
-use super::{BackendName, DatapathSettings, DetectLocal, LogSettings, NodePortAddresses, Settings, Source, ebpf};
+use super::{
+    BackendName, DatapathSettings, DetectLocal, LogSettings, NodePortAddresses, Settings, Source, ebpf, scheduler,
+};
 use crate::backend::HAS_EBPF;
 use crate::config::{Problem, go_duration, go_duration_text};
 use crate::state::convert::sloppy::{parse_cidr, parse_ip};
@@ -32,7 +34,10 @@ pub(super) fn check(given: &Inputs) -> (Settings, Vec<Problem>, Vec<String>) {
     };
     let (serve, config) = (given.serve, given.config);
     let (sync_period, min_sync_period) = check.periods(mode);
-    let settings = Settings {
+    // A file of IPVS mode keeps its scheduler on the eBPF datapath too.
+    let ipvs = mode == Mode::Ipvs || (backend == BackendName::Ebpf && config.text("mode") == Some(Mode::Ipvs.name()));
+    let schedule = scheduler::check(given, backend, ipvs, &mut check.problems, &mut check.warnings);
+    let mut settings = Settings {
         backend,
         ebpf: ebpf::check(&given.common.ebpf, &mut check.problems),
         node_name: check.node_name(),
@@ -43,6 +48,8 @@ pub(super) fn check(given: &Inputs) -> (Settings, Vec<Problem>, Vec<String>) {
             masquerade_bit: check.masquerade_bit(mode),
             node_port_addresses: check.node_port_addresses(mode),
             bind_address: bind_address.filter(|ip| !ip.is_unspecified()),
+            schedule,
+            counts_connections: backend.counts_connections(),
         },
         node_addresses: check.node_addresses(),
         sync_period,
@@ -59,6 +66,7 @@ pub(super) fn check(given: &Inputs) -> (Settings, Vec<Problem>, Vec<String>) {
         once: serve.once,
         log: check.log(),
     };
+    settings.log.show_programs(settings.ebpf.log_level);
     check.warnings.extend(config.not_honoured(mode.name()));
     (settings, check.problems, check.warnings)
 }

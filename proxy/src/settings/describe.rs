@@ -41,6 +41,8 @@ impl Settings {
             NodePortAddresses::Cidrs(cidrs) => list(cidrs, "all"),
         };
         add("nodePortAddresses", node_ports);
+        add("scheduler", datapath.schedule.scheduler.to_string());
+        add("maglevTableSize", datapath.schedule.table_size.to_string());
         if let Some(ip) = datapath.bind_address {
             add("bindAddress", ip.to_string());
         }
@@ -56,9 +58,11 @@ impl Settings {
                 add("cgroupRoot", root.display().to_string());
             }
             add("socketLB", ebpf.socket_lb.as_str().to_owned());
+            add("serviceMetrics", ebpf.service_metrics.as_str().to_owned());
             add("bpffsRoot", ebpf.bpffs_root.display().to_string());
             add("masqueradePorts", format!("{}-{}", ebpf.masquerade_ports.0, ebpf.masquerade_ports.1));
             add("mapSizes", ebpf.map_sizes.to_string());
+            add("bpfLogLevel", ebpf.log_level.as_str().to_owned());
         }
         add("syncPeriod", duration(self.sync_period));
         add("minSyncPeriod", duration(self.min_sync_period));

@@ -25,6 +25,11 @@ impl BackendName {
             Self::Ebpf => "ebpf",
         }
     }
+
+    /// Whether it knows how many connections each endpoint has.
+    pub fn counts_connections(self) -> bool {
+        self == Self::Ebpf
+    }
 }
 
 /// `--socket-lb`: which connections are translated when a socket connects.
@@ -76,6 +81,65 @@ impl XdpMode {
     }
 }
 
+/// `--service-metrics`: what `/metrics` tells of each service port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ServiceMetrics {
+    /// Nothing.
+    #[default]
+    Off,
+    /// Connections.
+    Connections,
+    /// Packets and bytes as well, which costs every packet something.
+    Full,
+}
+
+impl ServiceMetrics {
+    /// As `--service-metrics` takes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Connections => "connections",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// `--bpf-log-level`: what the programs write about single connections. The values are those of their constant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum BpfLogLevel {
+    /// Nothing; the programs have no code for it.
+    #[default]
+    Off = 0,
+    /// Nothing today.
+    Error = 1,
+    /// Packets that cannot be carried.
+    Warn = 2,
+    /// And those that are refused or dropped as the Service asks for.
+    Info = 3,
+    /// And new connections.
+    Debug = 4,
+    /// And sockets that are left alone.
+    Trace = 5,
+}
+
+impl BpfLogLevel {
+    /// All of them, as `--bpf-log-level` takes them.
+    pub const ALL: [(&'static str, Self); 6] = [
+        ("off", Self::Off),
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("info", Self::Info),
+        ("debug", Self::Debug),
+        ("trace", Self::Trace),
+    ];
+
+    /// As `--bpf-log-level` takes it.
+    pub fn as_str(self) -> &'static str {
+        Self::ALL.iter().find(|(_, level)| *level == self).map_or("off", |(text, _)| text)
+    }
+}
+
 /// Rows that each map has room for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct MapSizes {
@@ -83,6 +147,8 @@ pub struct MapSizes {
     pub frontends: u32,
     /// Endpoints, once for each list of a service port, and as many again as change at a time.
     pub slots: u32,
+    /// Endpoints of service ports, once each, and a row more for each list with a turn.
+    pub backends: u32,
     /// ClusterIPs and the node's addresses.
     pub addresses: u32,
     /// Interfaces.
@@ -104,6 +170,7 @@ impl Default for MapSizes {
         Self {
             frontends: 65_536,
             slots: 262_144,
+            backends: 262_144,
             addresses: 32_768,
             devices: 4_096,
             source_ranges: 65_536,
@@ -117,11 +184,13 @@ impl Default for MapSizes {
 
 impl MapSizes {
     /// The sizes by map.
-    pub fn all(&self) -> [(&'static str, u32); 9] {
-        let Self { frontends, slots, addresses, devices, source_ranges, members, flows, affinity, sockets } = *self;
+    pub fn all(&self) -> [(&'static str, u32); 10] {
+        let Self { frontends, slots, backends, addresses, devices, source_ranges, members, flows, affinity, sockets } =
+            *self;
         [
             ("frontends", frontends),
             ("slots", slots),
+            ("backends", backends),
             ("addresses", addresses),
             ("devices", devices),
             ("source_ranges", source_ranges),
@@ -136,6 +205,7 @@ impl MapSizes {
         let place = match map {
             "frontends" => &mut self.frontends,
             "slots" => &mut self.slots,
+            "backends" => &mut self.backends,
             "addresses" => &mut self.addresses,
             "devices" => &mut self.devices,
             "source_ranges" => &mut self.source_ranges,
@@ -174,8 +244,12 @@ pub struct EbpfSettings {
     pub bpffs_root: PathBuf,
     /// The first and the last port of masqueraded connections.
     pub masquerade_ports: (u16, u16),
+    /// What is counted of each service port.
+    pub service_metrics: ServiceMetrics,
     /// Rows that each map has room for.
     pub map_sizes: MapSizes,
+    /// What the programs write to the log.
+    pub log_level: BpfLogLevel,
 }
 
 impl Default for EbpfSettings {
@@ -188,7 +262,9 @@ impl Default for EbpfSettings {
             socket_lb: SocketLb::Auto,
             bpffs_root: "/sys/fs/bpf".into(),
             masquerade_ports: (16_384, 29_999),
+            service_metrics: ServiceMetrics::Off,
             map_sizes: MapSizes::default(),
+            log_level: BpfLogLevel::Off,
         }
     }
 }
@@ -227,6 +303,18 @@ pub(super) fn check(args: &EbpfArgs, problems: &mut Vec<Problem>) -> EbpfSetting
         match ports.filter(|(first, last): &(u16, u16)| *first > 0 && first <= last) {
             Some(ports) => settings.masquerade_ports = ports,
             None => wrong("--masquerade-ports", text, "must be a range of ports such as 16384-29999"),
+        }
+    }
+    match args.service_metrics.as_deref() {
+        None | Some("off") => {}
+        Some("connections") => settings.service_metrics = ServiceMetrics::Connections,
+        Some("full") => settings.service_metrics = ServiceMetrics::Full,
+        Some(other) => wrong("--service-metrics", other, "must be off, connections or full"),
+    }
+    if let Some(text) = &args.bpf_log_level {
+        match BpfLogLevel::ALL.iter().find(|(name, _)| name == text) {
+            Some((_, level)) => settings.log_level = *level,
+            None => wrong("--bpf-log-level", text, "must be off, error, warn, info, debug or trace"),
         }
     }
     for text in args.map_sizes.iter().flatten().filter(|text| !text.trim().is_empty()) {

@@ -4,6 +4,7 @@ mod check;
 mod describe;
 mod ebpf;
 mod merge;
+mod scheduler;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -13,10 +14,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use ebpf::{BackendName, EbpfSettings, MapSizes, SocketLb, XdpMode};
+pub use ebpf::{BackendName, BpfLogLevel, EbpfSettings, MapSizes, ServiceMetrics, SocketLb, XdpMode};
 
 use crate::args::{CommonArgs, RunArgs, ServeArgs};
 use crate::config::{self, Problem};
+use crate::scheduler::Schedule;
 
 /// Everything that `kubeferry run`, `plan` and `trace` were told.
 #[derive(Clone, PartialEq, Debug)]
@@ -49,6 +51,9 @@ pub struct Settings {
     pub log: LogSettings,
 }
 
+/// The target of the eBPF programs' lines.
+const PROGRAMS: &str = "kubeferry::bpf";
+
 /// `--log-format` and `--log-level`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogSettings {
@@ -56,6 +61,15 @@ pub struct LogSettings {
     pub json: bool,
     /// Directives of `tracing_subscriber::EnvFilter`; valid.
     pub filter: String,
+}
+
+impl LogSettings {
+    /// Lets the lines of the eBPF programs through, unless the filter says something of them.
+    fn show_programs(&mut self, level: BpfLogLevel) {
+        if level != BpfLogLevel::Off && !self.filter.contains(PROGRAMS) {
+            self.filter += &format!(",{PROGRAMS}={}", level.as_str());
+        }
+    }
 }
 
 impl Default for LogSettings {
@@ -91,6 +105,10 @@ pub struct DatapathSettings {
     pub node_port_addresses: NodePortAddresses,
     /// `--bind-address` where it is not unspecified: the node's primary address of that family.
     pub bind_address: Option<IpAddr>,
+    /// How services choose that say nothing themselves (`--scheduler`), and the size of tables of `mh`.
+    pub schedule: Schedule,
+    /// Whether the datapath counts the connections of endpoints, as some schedulers need.
+    pub counts_connections: bool,
 }
 
 impl Default for DatapathSettings {
@@ -101,6 +119,8 @@ impl Default for DatapathSettings {
             masquerade_bit: 14,
             node_port_addresses: NodePortAddresses::Primary,
             bind_address: None,
+            schedule: Schedule::default(),
+            counts_connections: false,
         }
     }
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::args::{Command, parse};
+use crate::scheduler::Scheduler;
 
 const HEADER: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
 
@@ -58,6 +59,8 @@ fn every_flag_arrives() {
             "--nodeport-addresses=192.168.0.0/16",
             "--bind-address=fd00::1",
             "--node-addresses=192.0.2.1,fd00::1",
+            "--scheduler=mh",
+            "--maglev-table-size=2039",
             "--iptables-sync-period=1m",
             "--iptables-min-sync-period=2s",
             "--healthz-bind-address=",
@@ -80,6 +83,8 @@ fn every_flag_arrives() {
             masquerade_bit: 31,
             node_port_addresses: NodePortAddresses::Cidrs(vec!["192.168.0.0/16".parse().unwrap()]),
             bind_address: Some("fd00::1".parse().unwrap()),
+            schedule: Schedule { scheduler: Scheduler::Mh, table_size: 2039, ..Schedule::default() },
+            counts_connections: false,
         }
     );
     assert_eq!(got.node_addresses.len(), 2);
@@ -295,8 +300,9 @@ fn settings_can_be_told() {
     };
     assert_eq!(
         text(&["--cluster-cidr=10.0.0.0/8,fd00::/8", "--metrics-bind-address="]),
-        "clusterCIDR=10.0.0.0/8,fd00::/8 detectLocalMode=ClusterCIDR healthzBindAddress=0.0.0.0:10256 masqueradeAll=false \
-         masqueradeBit=14 metricsBindAddress=off minSyncPeriod=0s nodePortAddresses=primary server=in-cluster syncPeriod=30s"
+        "clusterCIDR=10.0.0.0/8,fd00::/8 detectLocalMode=ClusterCIDR healthzBindAddress=0.0.0.0:10256 maglevTableSize=1009 \
+         masqueradeAll=false masqueradeBit=14 metricsBindAddress=off minSyncPeriod=0s nodePortAddresses=primary scheduler=random \
+         server=in-cluster syncPeriod=30s"
     );
     let other =
         text(&["--manifests=/m", "--detect-local-mode=NodeCIDR", "--proxy-mode=ipvs", "--node-addresses=10.0.0.1"]);
@@ -315,19 +321,79 @@ fn flags_of_the_ebpf_datapath() {
         "--cgroup-root=/run/cgroup",
         "--masquerade-ports=20000-20999",
         "--map-sizes=flows=10,slots=20",
+        "--service-metrics=full",
+        "--bpf-log-level=debug",
     ];
-    let ebpf = good(&flags, None).ebpf;
+    let Settings { ebpf, log, .. } = good(&flags, None);
+    assert_eq!(log.filter, "info,kubeferry::bpf=debug");
+    let flags_with_filter = ["--bpf-log-level=debug", "--log-level=warn,kubeferry::bpf=info"];
+    assert_eq!(good(&flags_with_filter, None).log.filter, "warn,kubeferry::bpf=info");
     let sizes = MapSizes { flows: 10, slots: 20, ..MapSizes::default() };
     let wanted = EbpfSettings {
         devices: vec!["eth*".into(), "veth?".into()],
         xdp: XdpMode::Generic,
         xdp_devices: vec!["eth1".into()],
         socket_lb: SocketLb::Off,
+        service_metrics: ServiceMetrics::Full,
         bpffs_root: "/run/bpf".into(),
         cgroup_root: Some("/run/cgroup".into()),
         masquerade_ports: (20_000, 20_999),
         map_sizes: sizes,
+        log_level: BpfLogLevel::Debug,
     };
     assert_eq!(ebpf, wanted);
     assert_eq!(good(&[], None).ebpf, EbpfSettings::default());
+}
+
+#[test]
+fn the_scheduler_is_a_flag_or_the_files_in_ipvs_mode() {
+    let scheduler = |flags: &[&str], file: Option<&str>| good(flags, file).datapath.schedule.scheduler;
+    assert_eq!(scheduler(&[], None), Scheduler::Random);
+    assert_eq!(scheduler(&["--scheduler=wrr"], None), Scheduler::Wrr);
+    assert_eq!(scheduler(&["--proxy-mode=ipvs"], None), Scheduler::Rr);
+    let ipvs = |scheduler: &str| format!("mode: ipvs\nipvs: {{scheduler: {scheduler}}}");
+    assert_eq!(scheduler(&[], Some(&ipvs("sh"))), Scheduler::Sh);
+    assert_eq!(scheduler(&[], Some(&ipvs("\"\""))), Scheduler::Rr);
+    assert_eq!(scheduler(&[], Some("mode: ipvs")), Scheduler::Rr);
+    assert_eq!(scheduler(&["--scheduler=random"], Some(&ipvs("sh"))), Scheduler::Random);
+    assert_eq!(scheduler(&[], Some("mode: nftables\nipvs: {scheduler: sh}")), Scheduler::Random);
+    assert_eq!(scheduler(&["--proxy-mode=nftables"], Some(&ipvs("sh"))), Scheduler::Random);
+    for without in ["lblc", "lblcr", "fo", "ovf"] {
+        let (got, warnings) = settings(&[], Some(&ipvs(without))).unwrap();
+        assert_eq!(got.datapath.schedule.scheduler, Scheduler::Random);
+        let said =
+            format!("ipvs.scheduler {without} has no counterpart: random is used; choose another with --scheduler");
+        assert!(warnings.contains(&said), "{warnings:?}");
+    }
+}
+
+#[test]
+fn wrong_schedulers_are_told_what_is_allowed() {
+    let names = "must be one of random, rr, wrr, lc, wlc, sh, dh, sed, nq, mh";
+    assert_eq!(bad(&["--scheduler=best"], None), [format!("--scheduler = \"best\": {names}")]);
+    assert_eq!(bad(&["--scheduler=lblc"], None), [format!("--scheduler = \"lblc\": {names}")]);
+    assert_eq!(
+        bad(&[], Some("mode: ipvs\nipvs: {scheduler: wrong}")),
+        [format!("ipvs.scheduler = \"wrong\": {names}")]
+    );
+    for (flags, file) in [(&["--scheduler=lc"][..], None), (&[], Some("mode: ipvs\nipvs: {scheduler: nq}"))] {
+        let said = bad(flags, file);
+        assert!(said[0].contains("use --backend ebpf, or one of random, rr, wrr, sh, dh, mh"), "{said:?}");
+    }
+    for size in ["0", "1", "1000", "65539", "-7", "many", ""] {
+        let said = bad(&[&format!("--maglev-table-size={size}")], None);
+        assert!(said[0].contains("must be a prime number up to 65537, such as 251"), "{said:?}");
+    }
+    assert_eq!(good(&["--maglev-table-size=65537"], None).datapath.schedule.table_size, 65_537);
+}
+
+#[cfg(feature = "ebpf")]
+#[test]
+fn the_ebpf_datapath_takes_all_schedulers() {
+    for scheduler in Scheduler::ALL {
+        let flag = good(&["--backend=ebpf", &format!("--scheduler={scheduler}")], None).datapath;
+        assert_eq!((flag.schedule.scheduler, flag.counts_connections), (scheduler, true));
+        let file = format!("mode: ipvs\nipvs: {{scheduler: {scheduler}}}");
+        assert_eq!(good(&["--backend=ebpf"], Some(&file)).datapath.schedule.scheduler, scheduler);
+    }
 }

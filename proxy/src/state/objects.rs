@@ -2,12 +2,17 @@
 //! drops the original, so memory follows what is needed and not what the API sends.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
+
+use crate::scheduler::weights::Weights;
+use crate::scheduler::{HashKey, Scheduler};
 
 /// `namespace/name` of an object; `namespace` is empty for cluster-wide objects.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -135,6 +140,21 @@ pub struct Service {
     pub affinity: Option<Duration>,
     /// `spec.healthCheckNodePort`, 0 when there is none to serve.
     pub health_check_node_port: u16,
+    /// Kubeferry's annotations about schedulers; `None`: there are none.
+    pub scheduling: Option<Box<Scheduling>>,
+}
+
+/// What the annotations `kubeferry.dev/...` of a Service ask for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Scheduling {
+    /// `scheduler`; `None`: the node's.
+    pub scheduler: Option<Scheduler>,
+    /// `hash-key`.
+    pub hash_key: Option<HashKey>,
+    /// `weights`.
+    pub weights: Weights,
+    /// `slow-start`, longer than zero.
+    pub slow_start: Option<Duration>,
 }
 
 /// One entry of a Service's `spec.ports`.
@@ -198,10 +218,29 @@ pub struct SliceEndpoint {
     pub terminating: bool,
     /// `nodeName`.
     pub node: Option<Arc<str>>,
+    /// `zone`.
+    pub zone: Option<Arc<str>>,
+    /// `targetRef.name` where the `kind` is Pod.
+    pub pod: Option<PodName>,
     /// `hints.forZones[].name`.
     pub zone_hints: Vec<Arc<str>>,
     /// `hints.forNodes[].name`.
     pub node_hints: Vec<Arc<str>>,
+}
+
+/// Stands for the name of a Pod: 64 bits of a hash of it. Names are only compared, and those of 100,000 endpoints would be
+/// the larger part of what is kept of them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct PodName(NonZeroU64);
+
+impl PodName {
+    /// Stands for this name.
+    pub fn of(name: &str) -> Self {
+        // The same in all of this process: what keys it has is fixed.
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        Self(NonZeroU64::new(hasher.finish()).unwrap_or(NonZeroU64::MAX))
+    }
 }
 
 /// The Node that this proxy runs on.

@@ -120,6 +120,24 @@ pub struct PortStatus {
     pub ready: usize,
     /// Those of them on this node.
     pub local: usize,
+    /// How one of them is chosen.
+    pub scheduler: String,
+    /// What they got, where the datapath counts it and they got anything.
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// An endpoint of a service port.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointStatus {
+    /// Its address and port.
+    pub address: String,
+    /// Connections that it got since it became an endpoint.
+    pub connections: u64,
+    /// Those of them that have not ended.
+    pub active: u64,
+    /// The part of the service port's connections that it got, 0 to 1.
+    pub share: f64,
 }
 
 /// An object that is left out, whole or in part.

@@ -46,6 +46,7 @@ pub fn print(status: &Status, now: Timestamp) -> String {
         let _ = writeln!(out, "{name:<10}{text}");
     }
     services(&mut out, status);
+    endpoints(&mut out, status);
     if !status.ignored.is_empty() {
         out.push_str("\nLeft out:\n");
         for ignored in &status.ignored {
@@ -75,7 +76,7 @@ fn services(out: &mut String, status: &Status) {
         out.push_str("\nNo Services.\n");
         return;
     }
-    let mut table = vec![["SERVICE", "TYPE", "PORT", "READY", "HERE", "FRONTENDS"].map(str::to_owned)];
+    let mut table = vec![["SERVICE", "TYPE", "PORT", "READY", "HERE", "SCHEDULER", "FRONTENDS"].map(str::to_owned)];
     for service in &status.services {
         for (index, port) in service.ports.iter().enumerate() {
             let first = |text: &String| if index == 0 { text.clone() } else { String::new() };
@@ -87,19 +88,56 @@ fn services(out: &mut String, status: &Status) {
                 name,
                 port.ready.to_string(),
                 port.local.to_string(),
+                port.scheduler.clone(),
                 port.frontends.join(" "),
             ]);
         }
     }
+    columns(out, &table);
+}
+
+/// Endpoints in the table, at most.
+const MOST_ENDPOINTS: usize = 50;
+
+/// The endpoints that got connections, those with the most active first.
+fn endpoints(out: &mut String, status: &Status) {
+    let ports = status.services.iter().flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+    let mut all: Vec<_> = ports
+        .flat_map(|(service, port)| port.endpoints.iter().map(move |endpoint| (service, port, endpoint)))
+        .collect();
+    if all.is_empty() {
+        return;
+    }
+    all.sort_by_key(|(.., endpoint)| std::cmp::Reverse((endpoint.active, endpoint.connections)));
+    let mut table = vec![["ENDPOINT", "ACTIVE", "CONNECTIONS", "SHARE", "SCHEDULER", "SERVICE"].map(str::to_owned)];
+    for (service, port, endpoint) in all.iter().take(MOST_ENDPOINTS) {
+        let name = if port.name.is_empty() { String::new() } else { format!(":{}", port.name) };
+        table.push([
+            endpoint.address.clone(),
+            endpoint.active.to_string(),
+            endpoint.connections.to_string(),
+            format!("{:.1} %", endpoint.share * 100.0),
+            port.scheduler.clone(),
+            format!("{}{name} {}", service.name, port.protocol),
+        ]);
+    }
+    columns(out, &table);
+    if all.len() > MOST_ENDPOINTS {
+        let _ = writeln!(out, "and {} more endpoints: --output json", all.len() - MOST_ENDPOINTS);
+    }
+}
+
+/// A table; all columns but the last are as wide as their longest text.
+fn columns<const N: usize>(out: &mut String, table: &[[String; N]]) {
     out.push('\n');
     let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..5).map(width).collect();
-    for row in &table {
+    let widths: Vec<usize> = (0..N - 1).map(width).collect();
+    for row in table {
         let mut line = String::new();
         for (text, width) in row.iter().zip(&widths) {
             let _ = write!(line, "{text:<width$}  ");
         }
-        line.push_str(&row[5]);
+        line.push_str(&row[N - 1]);
         out.push_str(line.trim_end());
         out.push('\n');
     }

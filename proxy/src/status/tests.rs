@@ -15,6 +15,8 @@ fn port(name: &str, frontends: &[&str], ready: usize) -> PortStatus {
         frontends: frontends.iter().map(|text| (*text).to_owned()).collect(),
         ready,
         local: 1,
+        scheduler: "rr".into(),
+        ..PortStatus::default()
     }
 }
 
@@ -64,10 +66,10 @@ drift     1 repair of 2 rows, the last 8m30s ago; looked 20s ago
 rows      frontends4 3
 settings  clusterCIDR=10.244.0.0/16
 
-SERVICE          TYPE       PORT      READY  HERE  FRONTENDS
-default/web      NodePort   http tcp  3      1     10.96.0.50:80 *:30080
-                            tcp       0      1     10.96.0.50:81
-kube-system/dns  ClusterIP  dns tcp   2      1     10.96.0.10:53
+SERVICE          TYPE       PORT      READY  HERE  SCHEDULER  FRONTENDS
+default/web      NodePort   http tcp  3      1     rr         10.96.0.50:80 *:30080
+                            tcp       0      1     rr         10.96.0.50:81
+kube-system/dns  ClusterIP  dns tcp   2      1     rr         10.96.0.10:53
 
 Left out:
   Service default/bad: port 0

@@ -16,6 +16,7 @@ const MAP_DELETE_ELEM: libc::c_int = 3;
 const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const OBJ_GET: libc::c_int = 7;
 const PROG_TEST_RUN: libc::c_int = 10;
+const LINK_DETACH: libc::c_int = 34;
 
 /// `struct __sk_buff`: its size, and the offsets of the fields that a run may be given.
 const SK_BUFF: (usize, usize, usize) = (192, 36, 40);
@@ -55,6 +56,13 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let fd = call(OBJ_GET, &mut attributes)?;
     // SAFETY: the kernel has just opened it for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Detaches a link: when the call returns, its program runs no more.
+pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attributes = Attributes::default();
+    attributes[0] = pair(word(link), 0);
+    call(LINK_DETACH, &mut attributes).map(drop)
 }
 
 /// The value of a key; `None`: there is none. For a map per CPU, `value` counts all CPUs' bytes.

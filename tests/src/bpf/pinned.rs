@@ -93,6 +93,15 @@ impl Pinned {
         Ok(keys.len())
     }
 
+    /// Forgets every connection.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn forget_flows(&self) -> Result<()> {
+        let keys = kernel::keys(self.flows.as_fd(), size_of::<FlowKey>())?;
+        Ok(keys.iter().try_for_each(|key| kernel::delete(self.flows.as_fd(), key))?)
+    }
+
     /// A counter of the programs.
     ///
     /// # Errors
@@ -116,6 +125,14 @@ impl Pinned {
         let (verdict, frame) = ran.context("the kernel does not run the program")?;
         Ok(Ran { verdict, frame })
     }
+}
+
+/// Detaches what a pinned link attaches; the link stays.
+///
+/// # Errors
+/// It is no link that can be detached.
+pub fn detach(pin: &Path) -> std::io::Result<()> {
+    kernel::detach(kernel::open_pin(pin)?.as_fd())
 }
 
 /// The number of a namespace's interface.

@@ -6,11 +6,11 @@ use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -19,6 +19,18 @@ use rustix::net::{
 
 use crate::client::DEADLINE;
 use crate::netns::Netns;
+
+/// The program of [`Maker::start`], beside the running test: cargo builds it with the tests.
+///
+/// # Errors
+/// It is not there.
+pub fn program() -> Result<PathBuf> {
+    // A test lies in TARGET/PROFILE/deps.
+    let test = std::env::current_exe()?;
+    let path = test.parent().and_then(Path::parent).context("the test lies in no target folder")?.join("socket-maker");
+    ensure!(path.is_file(), "cargo built no {}", path.display());
+    Ok(path)
+}
 
 /// A process in a namespace and a cgroup that makes sockets.
 #[derive(Debug)]
@@ -44,7 +56,11 @@ impl Maker {
         Ok(maker)
     }
 
-    fn make(&self, v6: bool, kind: SocketType) -> Result<OwnedFd> {
+    /// A socket of this kind, for IPv6 or for IPv4.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn make(&self, v6: bool, kind: SocketType) -> Result<OwnedFd> {
         (&self.channel).write_all(&[u8::from(v6), u8::from(kind == SocketType::STREAM)])?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut rights = RecvAncillaryBuffer::new(&mut space);

@@ -23,11 +23,11 @@ pub(super) enum Hooks {
 #[derive(Debug)]
 pub(super) struct Programs {
     // In this order: what holds the programs goes before what they are attached to.
-    pins: Bpffs,
+    pub(super) pins: Bpffs,
     hooks: Hooks,
     _far: Option<PassAll>,
     sender: Sender,
-    world: World,
+    pub(super) world: World,
     last: Last,
 }
 

@@ -1,12 +1,15 @@
 //! The flow table's executors. Each answers the same rows by its own means: the model (`kubeferry trace`), the rules as the
 //! kernel holds them (`kubeferry plan` and `kubeferry run --once`, read back by `nft`), packets through a node with these rules, and packets
-//! through a node with the eBPF programs, without XDP and with it, and each of these programs run by itself.
+//! through a node with the eBPF programs, without XDP and with it, sockets of the node and of its pods with all of these
+//! programs and with those of sockets alone, and each program of packets run by itself.
 
+mod auto;
 mod ebpf;
 mod manifests;
 mod model;
 mod nft;
 mod packets;
+mod socket;
 mod test_run;
 
 use std::collections::HashMap;
@@ -26,7 +29,7 @@ use crate::world::World;
 pub struct Disagreement {
     /// The case and its step, counted from 1.
     pub step: String,
-    /// `model`, `nft`, `packets`, `ebpf`, `xdp` or `test-run`.
+    /// `model`, `nft`, `packets`, `ebpf`, `xdp`, `auto`, `socket` or `test-run`.
     pub executor: &'static str,
     /// The row, with its place, or what else was looked at.
     pub what: String,
@@ -57,7 +60,8 @@ pub fn run(case: &Case) -> Result<Vec<Disagreement>> {
     let source = Source::new(case)?;
     let mut tc = ebpf::Programs::new(case, ebpf::Hooks::Tc)?;
     let mut xdp = ebpf::Programs::new(case, ebpf::Hooks::TcAndXdp)?;
-    let mut alone = test_run::Programs::new(case)?;
+    let mut auto = auto::Programs::new(case)?;
+    let mut alone = test_run::Programs::new();
     let (mut model_last, mut packets_last) = (Last::new(), Last::new());
     let mut all = Vec::new();
     for (number, step) in case.steps.iter().enumerate() {
@@ -73,7 +77,10 @@ pub fn run(case: &Case) -> Result<Vec<Disagreement>> {
         add("packets", prober.run(case, step, &mut packets_last));
         add("ebpf", tc.run(case, &source, step)?);
         add("xdp", xdp.run(case, &source, step)?);
-        add("test-run", alone.run(case, &source, step)?);
+        let (all_hooks, sockets_alone) = auto.run(number)?;
+        add("auto", all_hooks);
+        add("socket", sockets_alone);
+        add("test-run", alone.run(case, &tc.world, tc.pins.path(), step)?);
     }
     Ok(all)
 }

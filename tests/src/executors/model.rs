@@ -91,7 +91,8 @@ pub(super) fn run(source: &Source, step: &Step, last: &mut Last) -> Result<Findi
 }
 
 fn question(row: &Row) -> serde_json::Value {
-    let mut question = json!({"from": row.from, "to": format!("{}:{}", row.protocol, row.to)});
+    let from = row.from_port.map_or(row.from.to_string(), |port| SocketAddr::new(row.from, port).to_string());
+    let mut question = json!({"from": from, "to": format!("{}:{}", row.protocol, row.to)});
     if let Some(iif) = &row.iif {
         question["iif"] = json!(iif);
     }

@@ -1,7 +1,7 @@
 //! The rules: what `kubeferry plan` prints is what nft loads and what `kubeferry run --once` puts into the kernel, and a
 //! second run changes nothing.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -118,14 +118,14 @@ fn strip_clocks(value: &mut Value) {
     }
 }
 
-/// An element of an endpoint map without its place among the slots of its list: an endpoint keeps the slot it has, so
-/// after a change the order is another than that of a fresh plan. The last part of the key is the slot; the Local list
+/// An element of an endpoint map without its place among the slots of its list: with most schedulers an endpoint keeps the
+/// slot it has, so after a change the order is another than that of a fresh plan. The last part of the key is the slot; the Local list
 /// begins at 2^24.
 fn without_slot(entry: &str) -> String {
     let parsed = entry
         .strip_prefix("element of map ")
         .and_then(|rest| rest.split_once(' '))
-        .filter(|(map, _)| map.contains("endpoints"))
+        .filter(|(map, _)| map.contains("endpoints") || map.starts_with("turns"))
         .and_then(|(map, element)| Some((map, serde_json::from_str::<Value>(element).ok()?)));
     let Some((map, mut element)) = parsed else { return entry.to_string() };
     let slot = element[0]["concat"].as_array_mut().and_then(Vec::pop).and_then(|slot| slot.as_u64());
@@ -136,11 +136,15 @@ fn without_slot(entry: &str) -> String {
 /// Where plan and kernel differ. Chains that an earlier step needed may stay.
 fn difference(planned: &Content, synced: &Content, first: bool) -> Option<(String, String)> {
     let without_handle = |content: &Content| -> Content {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         content
             .iter()
             .map(|line| line.rsplit_once('\t').map_or(line.as_str(), |(entry, _)| entry))
             .map(|entry| if first { entry.to_string() } else { without_slot(entry) })
-            .collect()
+            // By its weight an endpoint may have several slots.
+            .for_each(|entry| *counts.entry(entry).or_default() += 1);
+        let counted = |(entry, count)| if count == 1 { entry } else { format!("{entry}, {count} times") };
+        counts.into_iter().map(counted).collect()
     };
     let (planned, synced) = (without_handle(planned), without_handle(synced));
     let may_stay = |line: &&String| !first && (line.starts_with("chain ") || line.starts_with("rule "));

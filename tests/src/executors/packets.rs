@@ -2,22 +2,31 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{Findings, Last, named};
-use crate::flows::{Case, Expect, Row, Step};
-use crate::packets::{Arrival, Fate, Origin, Prober, Protocol};
+use crate::flows::{Case, Expect, Row, Step, UPLINK};
+use crate::packets::{Arrival, Call, Fate, Origin, Prober, Protocol, Seen, Sockets, packet};
 
 /// New connections for each endpoint of a row before a missing one is believed to be missing.
-const TRIES: usize = 30;
+pub(super) const TRIES: usize = 30;
 /// New connections that must stay with the first choice where a row says `affinity` or `same`.
 const LOYAL: usize = 8;
+
+/// Source ports of packets.
+const PORTS: RangeInclusive<u16> = 20_000..=60_000;
+/// Source ports of sockets: none that masqueraded connections take, nor a node port.
+const SOCKET_PORTS: RangeInclusive<u16> = 40_000..=60_000;
 
 /// Sends rows through the node; every connection has a source port of its own.
 #[derive(Debug)]
 pub(super) struct Sender {
     prober: Prober,
+    /// Where the node's connections and those of its pods are sockets'.
+    sockets: Option<Sockets>,
+    ports: RangeInclusive<u16>,
     port: u16,
     /// The node may see its own connections to itself come from the service's address: see the backend's README.
     node_loops: bool,
@@ -25,12 +34,18 @@ pub(super) struct Sender {
 
 impl Sender {
     pub(super) fn new(prober: Prober) -> Self {
-        Self { prober, port: 20_000, node_loops: false }
+        Self { prober, sockets: None, ports: PORTS, port: *PORTS.start(), node_loops: false }
     }
 
     /// For a datapath where the node's connections to itself may seem to come from the service.
     pub(super) fn where_the_node_loops(prober: Prober) -> Self {
         Self { node_loops: true, ..Self::new(prober) }
+    }
+
+    /// The same, and the node and its pods have real sockets.
+    pub(super) fn with_sockets(prober: Prober, sockets: Sockets) -> Self {
+        let sender = Self::where_the_node_loops(prober);
+        Self { sockets: Some(sockets), ports: SOCKET_PORTS, port: *SOCKET_PORTS.start(), ..sender }
     }
 
     /// Sends every row of a step and says which came out otherwise.
@@ -52,7 +67,11 @@ impl Sender {
             }
         };
         let (mut reached, mut doubtful) = (BTreeSet::new(), BTreeSet::new());
-        let tries = if loyal { LOYAL } else { TRIES * allowed.len() };
+        let tries = match row.from_port {
+            Some(_) => 1,
+            None if loyal => LOYAL,
+            None => TRIES * allowed.len(),
+        };
         for _ in 0..tries {
             let (sent, fate) = self.send(case, row)?;
             let Fate::Arrived(arrival) = fate else { bail!("{}", describe(&fate)) };
@@ -64,6 +83,10 @@ impl Sender {
                 reached.insert(arrival.to);
                 continue;
             }
+            // Bound, a socket that was translated keeps its address, which is one of the node's as it is: see the backend's
+            // README.
+            let keeps = self.sockets.is_some() && arrival.from == sent && !sent.ip().is_loopback();
+            let masquerade = masquerade && !(keeps && case.origin(row) == Origin::Node);
             match judge_source(case, row, masquerade, sent, &arrival) {
                 Ok(()) => drop(reached.insert(arrival.to)),
                 // A masqueraded connection takes a port by chance, and one in sixty thousand takes that of a probe, which
@@ -85,10 +108,71 @@ impl Sender {
 
     /// Sends the first packet of a new connection.
     fn send(&mut self, case: &Case, row: &Row) -> Result<(SocketAddr, Fate)> {
-        self.port = if self.port == 60_000 { 20_000 } else { self.port + 1 };
-        let from = SocketAddr::new(row.from, self.port);
-        let fate = self.prober.probe(&case.origin(row), row.protocol, from, row.to)?;
+        let from = self.next(row);
+        let origin = case.origin(row);
+        let Some(sockets) = self.sockets.as_ref().filter(|_| has_socket(case, row)) else {
+            return Ok((from, self.prober.probe(&origin, row.protocol, from, row.to)?));
+        };
+        let fate = self.prober.probe_with(row.to, |prober, cookie| match origin {
+            Origin::Node => sockets.of_node(row.protocol, call(from), from, row.to, cookie),
+            Origin::Cable(_) => {
+                let bytes = sockets.of_pod(row.protocol, call(from), from, row.to, cookie, &itself(row))?;
+                prober.send(&origin, &bytes, row.to.ip())
+            }
+        })?;
         Ok((from, fate))
+    }
+
+    /// Has a socket of the node or of one of its pods begin; source and destination of its first packet as it leaves the
+    /// node, or the pod, whose packet goes no further.
+    pub(super) fn ask(&mut self, case: &Case, row: &Row) -> Result<(SocketAddr, SocketAddr, SocketAddr)> {
+        let sent = self.next(row);
+        let sockets = self.sockets.as_ref().context("no sockets")?;
+        let mut left = None;
+        let fate = self.prober.probe_with(row.to, |_, cookie| match case.origin(row) {
+            Origin::Node => sockets.of_node(row.protocol, call(sent), sent, row.to, cookie),
+            Origin::Cable(_) => {
+                let bytes = sockets.of_pod(row.protocol, call(sent), sent, row.to, cookie, &itself(row))?;
+                left = packet(&bytes);
+                Ok(())
+            }
+        })?;
+        match (left, fate) {
+            (Some(Seen::First { from, to, .. }), Fate::Silence) => Ok((sent, from, to)),
+            (None, Fate::Arrived(Arrival { from, to, .. })) => Ok((sent, from, to)),
+            (_, fate) => bail!("{}", describe(&fate)),
+        }
+    }
+
+    /// The source of a new connection.
+    fn next(&mut self, row: &Row) -> SocketAddr {
+        self.port = if self.port == *self.ports.end() { *self.ports.start() } else { self.port + 1 };
+        SocketAddr::new(row.from, row.from_port.unwrap_or(self.port))
+    }
+}
+
+/// Whether a row's connections are of a socket where there are any: of the node itself, or of a pod that is a pod to every
+/// hook. (One whose address is outside the Node's ranges is not: see the backend's README.)
+pub(super) fn has_socket(case: &Case, row: &Row) -> bool {
+    let mut ranges = case.node.pod_cidrs.iter().filter(|range| range.addr().is_ipv4() == row.from.is_ipv4()).peekable();
+    let mut is_pod = || ranges.peek().is_none() || ranges.any(|range| range.contains(&row.from));
+    match case.origin(row) {
+        _ if row.protocol == Protocol::Sctp => false,
+        Origin::Node => true,
+        Origin::Cable(interface) => interface != UPLINK && is_pod(),
+    }
+}
+
+/// Programs do both.
+fn call(from: SocketAddr) -> Call {
+    if from.port().is_multiple_of(2) { Call::Connect } else { Call::Send }
+}
+
+/// Where the source is an endpoint of the row itself.
+fn itself(row: &Row) -> Vec<SocketAddr> {
+    match &row.expect {
+        Expect::Endpoints { endpoints, .. } => endpoints.iter().copied().filter(|at| at.ip() == row.from).collect(),
+        _ => Vec::new(),
     }
 }
 

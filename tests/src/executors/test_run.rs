@@ -1,16 +1,17 @@
-//! The programs by themselves: `kubeferry run --backend ebpf --once` in a world of its own, then each program of TC run by
-//! the kernel (BPF_PROG_TEST_RUN) on the first packet of a row, as it arrives or leaves; no packet goes anywhere. What comes
+//! The programs by themselves: each program of TC, in the world of the executor `ebpf`, run by the kernel
+//! (BPF_PROG_TEST_RUN) on the first packet of a row, as it arrives or leaves; no packet goes anywhere. What comes
 //! out has to be, byte for byte, the packet that should.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use kubeferry_ebpf_common::{Flow, FlowKey};
 
-use super::{Findings, Last, Source, named};
+use super::{Findings, Last, named};
 use crate::bpf::pinned::{Pinned, Ran, interface_index};
-use crate::bpffs::Bpffs;
 use crate::flows::{Case, Expect, Row, Step, UPLINK};
 use crate::packets::{Origin, Protocol, Seen, first_packet, packet};
 use crate::world::World;
@@ -21,20 +22,25 @@ const SHOT: i32 = 2;
 const REDIRECT: i32 = 7;
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
+/// Source ports: none that the packets of another executor have in the same world.
+const PORTS: RangeInclusive<u16> = 60_001..=64_000;
 /// Runs for each endpoint of a row before a missing one is believed to be missing.
 const TRIES: usize = 30;
 /// Runs that must stay with the first choice where a row says `affinity` or `same`.
 const LOYAL: usize = 8;
 
-/// The world of a case, with programs loaded.
+/// The programs that another executor has loaded.
 #[derive(Debug)]
 pub(super) struct Programs {
-    // In this order: what holds the programs goes before what they are attached to.
-    pins: Bpffs,
-    world: World,
     last: Last,
     port: u16,
     cookie: u32,
+}
+
+/// Programs, and where they run.
+struct Loaded<'a> {
+    pinned: Pinned,
+    world: &'a World,
 }
 
 /// What a program was given.
@@ -46,30 +52,28 @@ struct Sent {
 }
 
 impl Programs {
-    /// Builds the world, without programs.
-    pub(super) fn new(case: &Case) -> Result<Self> {
-        let world = World::build(case)?;
-        Ok(Self { pins: Bpffs::mount()?, world, last: Last::new(), port: 20_000, cookie: 0x6b67_0000 })
+    /// Nothing has run yet.
+    pub(super) fn new() -> Self {
+        Self { last: Last::new(), port: *PORTS.start(), cookie: 0x6b67_0000 }
     }
 
-    /// Brings a step into force and runs the programs on its rows.
-    pub(super) fn run(&mut self, case: &Case, source: &Source, step: &Step) -> Result<Findings> {
-        let mut command = source.command("run")?;
-        command.args(["--once", "--backend", "ebpf", "--socket-lb", "off", "--xdp", "off", "--bpffs-root"]);
-        let output = self.world.node.output(command.arg(self.pins.path()), "")?;
-        let says = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
-        if !output.status.success() {
-            return Ok(vec![("kubeferry run --once --backend ebpf".into(), format!("{}:\n{says}", output.status))]);
-        }
-        let pinned = Pinned::open(self.pins.path())?;
+    /// Runs the programs pinned in a BPF file system, in whose maps the step is in force, on its rows.
+    pub(super) fn run(&mut self, case: &Case, world: &World, bpffs: &Path, step: &Step) -> Result<Findings> {
+        let pinned = match Pinned::open(bpffs) {
+            Ok(pinned) => pinned,
+            Err(error) => return Ok(vec![("the programs".into(), format!("{error:#}"))]),
+        };
+        // A row that names its source port has been a connection of that executor.
+        pinned.forget_flows()?;
+        let loaded = Loaded { pinned, world };
         let mut findings = Findings::new();
         for row in &step.rows {
-            findings.extend(self.row(case, &pinned, row).err().map(|error| (named(row), format!("{error:#}"))));
+            findings.extend(self.row(case, &loaded, row).err().map(|error| (named(row), format!("{error:#}"))));
         }
         Ok(findings)
     }
 
-    fn row(&mut self, case: &Case, pinned: &Pinned, row: &Row) -> Result<()> {
+    fn row(&mut self, case: &Case, loaded: &Loaded<'_>, row: &Row) -> Result<()> {
         let (allowed, masquerade, loyal) = match &row.expect {
             Expect::Endpoints { endpoints, masquerade, affinity } => (endpoints.clone(), *masquerade, *affinity),
             Expect::Same { masquerade } => {
@@ -77,15 +81,19 @@ impl Programs {
                 (before.clone(), *masquerade, true)
             }
             verdict => {
-                let sent = self.send(case, pinned, row)?;
+                let sent = self.send(case, loaded, row)?;
                 return judge_verdict(verdict, row, &sent).with_context(|| describe(&sent.ran));
             }
         };
         let mut reached = BTreeSet::new();
-        let tries = if loyal { LOYAL } else { TRIES * allowed.len() };
+        let tries = match row.from_port {
+            Some(_) => 1,
+            None if loyal => LOYAL,
+            None => TRIES * allowed.len(),
+        };
         for _ in 0..tries {
-            let sent = self.send(case, pinned, row)?;
-            let endpoint = judge_endpoint(case, pinned, row, &allowed, masquerade, &sent);
+            let sent = self.send(case, loaded, row)?;
+            let endpoint = judge_endpoint(case, &loaded.pinned, row, &allowed, masquerade, &sent);
             reached.insert(endpoint.with_context(|| describe(&sent.ran))?);
             if !loyal && reached.len() == allowed.len() {
                 break;
@@ -101,10 +109,10 @@ impl Programs {
     }
 
     /// Runs a program on the first packet of a new connection.
-    fn send(&mut self, case: &Case, pinned: &Pinned, row: &Row) -> Result<Sent> {
-        self.port = if self.port == 60_000 { 20_000 } else { self.port + 1 };
+    fn send(&mut self, case: &Case, loaded: &Loaded<'_>, row: &Row) -> Result<Sent> {
+        self.port = if self.port == *PORTS.end() { *PORTS.start() } else { self.port + 1 };
         self.cookie += 1;
-        let (from, cookie) = (SocketAddr::new(row.from, self.port), self.cookie);
+        let (from, cookie) = (SocketAddr::new(row.from, row.from_port.unwrap_or(self.port)), self.cookie);
         let origin = case.origin(row);
         let own = origin == Origin::Node;
         let interface = match origin {
@@ -117,13 +125,13 @@ impl Programs {
                 routed.map_or_else(|| UPLINK.to_owned(), |(_, interface)| interface)
             }
         };
-        let cable = self.world.cables.iter().find(|cable| cable.interface == interface);
+        let cable = loaded.world.cables.iter().find(|cable| cable.interface == interface);
         let (near, far) = cable.map_or(([0; 6], [0; 6]), |cable| (cable.node_mac, cable.far_mac));
         let (to, by) = if own { (far, near) } else { (near, far) };
         let kind: [u8; 2] = if row.to.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] };
         let frame = [&to[..], &by, &kind, &first_packet(row.protocol, from, row.to, cookie)].concat();
-        let device = interface_index(&self.world.node, &interface)?;
-        let ran = pinned.run(&self.world.node, own, device, &frame)?;
+        let device = interface_index(&loaded.world.node, &interface)?;
+        let ran = loaded.pinned.run(&loaded.world.node, own, device, &frame)?;
         Ok(Sent { from, cookie, own, ran })
     }
 }

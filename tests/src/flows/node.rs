@@ -51,6 +51,12 @@ pub struct Node {
     /// `--nodeport-addresses`: `primary` or CIDRs.
     #[serde(default)]
     pub nodeport_addresses: Vec<String>,
+    /// `--scheduler`.
+    #[serde(default)]
+    pub scheduler: Option<String>,
+    /// `--maglev-table-size`.
+    #[serde(default)]
+    pub maglev_table_size: Option<u32>,
     /// What stands in the file given with `--config`, beside its kind and version.
     #[serde(default)]
     pub config: Option<BTreeMap<String, Value>>,
@@ -114,10 +120,14 @@ impl Node {
             ("--detect-local-mode", &self.detect_local_mode),
             ("--pod-bridge-interface", &self.pod_bridge_interface),
             ("--pod-interface-name-prefix", &self.pod_interface_name_prefix),
+            ("--scheduler", &self.scheduler),
         ] {
             if let Some(value) = value {
                 add(flag, value);
             }
+        }
+        if let Some(size) = self.maglev_table_size {
+            add("--maglev-table-size", &size.to_string());
         }
         if !self.nodeport_addresses.is_empty() {
             add("--nodeport-addresses", &self.nodeport_addresses.join(","));

@@ -7,14 +7,19 @@
 //! from 10.244.0.7             tcp 10.96.0.60:80    →  10.244.1.5:80 | 10.244.2.8:80 affinity
 //! from 10.244.0.7             tcp 203.0.113.60:80  →  same masquerade
 //! from 192.0.2.9              tcp 172.18.0.2:30081 →  reject
+//! from 10.244.0.7:9001        tcp 10.96.0.70:80    →  10.244.1.5:80
 //! ```
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::packets::Protocol;
+
+/// Source ports that rows may name: executors take theirs from others, and datapaths masquerade with others.
+const OWN_PORTS: RangeInclusive<u16> = 1_024..=16_000;
 
 /// A new connection and what must become of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +28,8 @@ pub struct Row {
     pub place: String,
     /// The source address.
     pub from: IpAddr,
+    /// The source port, where the row says it.
+    pub from_port: Option<u16>,
     /// The node's interface that the packet comes in by, where the row says it.
     pub iif: Option<String>,
     /// The transport.
@@ -89,14 +96,19 @@ fn parse_row(place: String, line: &str) -> Result<Row> {
     let (from, iif, protocol, to) = match words[..] {
         ["from", from, protocol, to] => (from, None, protocol, to),
         ["from", from, "iif", iif, protocol, to] => (from, Some(iif.to_string()), protocol, to),
-        _ => bail!("before the arrow stands `from IP [iif INTERFACE] PROTOCOL IP:PORT`"),
+        _ => bail!("before the arrow stands `from IP[:PORT] [iif INTERFACE] PROTOCOL IP:PORT`"),
     };
-    let from: IpAddr = from.parse().with_context(|| format!("{from:?} is no IP address"))?;
+    let (from, from_port) = source(from)?;
     let to = socket(to)?;
     ensure!(from.is_ipv4() == to.is_ipv4(), "{from} and {to} are not of one family");
     let protocol = protocol.parse().map_err(anyhow::Error::msg)?;
     let expect = parse_outcome(from, outcome)?;
-    Ok(Row { place, from, iif, protocol, to, expect })
+    if from_port.is_some() {
+        // One connection: more from this port would be the same one.
+        let one = matches!(&expect, Expect::Endpoints { endpoints, affinity: false, .. } if endpoints.len() == 1);
+        ensure!(one, "from a port there is one connection, which goes to one endpoint");
+    }
+    Ok(Row { place, from, from_port, iif, protocol, to, expect })
 }
 
 fn parse_outcome(from: IpAddr, outcome: &str) -> Result<Expect> {
@@ -129,13 +141,29 @@ fn parse_outcome(from: IpAddr, outcome: &str) -> Result<Expect> {
     }
 }
 
+/// A source, with or without a port.
+fn source(text: &str) -> Result<(IpAddr, Option<u16>)> {
+    if let Ok(ip) = text.parse() {
+        return Ok((ip, None));
+    }
+    let from: SocketAddr = text.parse().with_context(|| format!("{text:?} is no IP address"))?;
+    ensure!(
+        OWN_PORTS.contains(&from.port()),
+        "{text}: rows may name the ports {OWN_PORTS:?}, the others are the harness's"
+    );
+    Ok((from.ip(), Some(from.port())))
+}
+
 fn socket(text: &str) -> Result<SocketAddr> {
     text.parse().with_context(|| format!("{text:?} is no address and port: 10.0.0.1:80 or [2001:db8::1]:80"))
 }
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "from {}", self.from)?;
+        match self.from_port {
+            Some(port) => write!(f, "from {}", SocketAddr::new(self.from, port))?,
+            None => write!(f, "from {}", self.from)?,
+        }
         if let Some(iif) = &self.iif {
             write!(f, " iif {iif}")?;
         }
@@ -180,7 +208,9 @@ from 2001:db8::7 sctp [2001:db8:1::50]:80 → reject
 from 10.244.0.7 tcp 10.96.0.50:80 → 10.244.1.5:80 | 10.244.2.8:80 affinity
 from 10.244.0.7 tcp 10.96.0.51:80 → same masquerade
 from 10.244.0.7 tcp 10.96.0.50:81 → drop
-from 10.244.0.7 tcp 10.96.0.50:82 → none";
+from 10.244.0.7 tcp 10.96.0.50:82 → none
+from 10.244.0.7:9001 tcp 10.96.0.50:80 → 10.244.1.5:80
+from [2001:db8::7]:9001 tcp [2001:db8:1::50]:80 → [2001:db8:2::5]:80 masquerade";
         let rows = parse("flows.txt", text).unwrap();
         let shown: Vec<_> = rows.iter().map(ToString::to_string).collect();
         assert_eq!(shown.join("\n"), text);
@@ -194,6 +224,9 @@ from 10.244.0.7 tcp 10.96.0.50:82 → none";
             ("from 10.0.0.1 10.0.0.2:80 -> none", "before the arrow stands"),
             ("from 10.0.0.x tcp 10.0.0.2:80 -> none", "no IP address"),
             ("from 10.0.0.1 tcp 10.0.0.2 -> none", "no address and port"),
+            ("from 10.0.0.1:20001 tcp 10.0.0.2:80 -> 10.0.0.3:80", "rows may name the ports"),
+            ("from 10.0.0.1:9001 tcp 10.0.0.2:80 -> 10.0.0.3:80 | 10.0.0.4:80", "goes to one endpoint"),
+            ("from 10.0.0.1:9001 tcp 10.0.0.2:80 -> same", "goes to one endpoint"),
             ("from 10.0.0.1 icmp 10.0.0.2:80 -> none", "unknown protocol"),
             ("from 10.0.0.1 tcp [::1]:80 -> none", "not of one family"),
             ("from 10.0.0.1 tcp 10.0.0.2:80 ->", "after the arrow stand"),

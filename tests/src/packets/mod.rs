@@ -4,9 +4,11 @@ mod craft;
 mod kernel;
 mod parse;
 mod probe;
+mod real;
 
 pub use craft::first_packet;
 pub use parse::{Seen, packet, segment_of};
 pub use probe::{Arrival, Cable, Fate, Origin, Prober};
+pub use real::{Call, Sockets};
 
 pub use kubeferry::state::objects::Protocol;

@@ -101,11 +101,21 @@ impl Prober {
     /// # Errors
     /// The world is broken: a socket fails, a canary is lost, a packet comes out twice, or an answer has a wrong sender.
     pub fn probe(&mut self, origin: &Origin, protocol: Protocol, from: SocketAddr, to: SocketAddr) -> Result<Fate> {
+        self.probe_with(to, |prober, cookie| {
+            let bytes = first_packet(protocol, from, to, cookie);
+            prober.send(origin, &bytes, to.ip()).with_context(|| format!("cannot send {protocol} {from} to {to}"))
+        })
+    }
+
+    /// As [`Prober::probe`], for a first packet to `to` that somebody else sends: it has to bear the cookie.
+    ///
+    /// # Errors
+    /// As [`Prober::probe`], and those of `send`.
+    pub fn probe_with(&mut self, to: SocketAddr, send: impl FnOnce(&Self, u32) -> Result<()>) -> Result<Fate> {
         let _pinned = Pinned::here()?;
         self.cookie += 1;
         let cookie = self.cookie;
-        let bytes = first_packet(protocol, from, to, cookie);
-        self.send(origin, &bytes, to.ip()).with_context(|| format!("cannot send {protocol} {from} to {to}"))?;
+        send(self, cookie)?;
         let mut seen = Vec::new();
         for _ in 0..2 {
             self.canary(cookie, &mut seen)?;
@@ -113,7 +123,11 @@ impl Prober {
         fate(&seen, to)
     }
 
-    fn send(&self, origin: &Origin, packet: &[u8], to: IpAddr) -> Result<()> {
+    /// Sends an IP packet to an address of `to`'s family.
+    ///
+    /// # Errors
+    /// There is no such interface, or no such right.
+    pub fn send(&self, origin: &Origin, packet: &[u8], to: IpAddr) -> Result<()> {
         let name = match origin {
             // A packet that the output hook drops or rejects is reported to its sender as EPERM: that is a fate, no fault.
             Origin::Node => match self.sender.send(packet, to) {

@@ -198,6 +198,7 @@ fn flows(rng: &mut Rng, groups: &[Group], node: &Node) -> Result<Vec<Row>> {
         rows.push(Row {
             place: format!("flow {number}"),
             from,
+            from_port: None,
             iif,
             protocol: protocol.parse().map_err(anyhow::Error::msg)?,
             to: (ip, u16::try_from(port)?).into(),

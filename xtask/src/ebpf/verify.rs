@@ -12,6 +12,8 @@ use crate::step;
 
 /// Maps are made no larger than this here: the verifier does not mind, the machine's memory does.
 const ENTRIES: u32 = 1024;
+/// The constant of the programs that says which lines they write, and its values for none and for all.
+const LOG_LEVEL: (&str, u8, u8) = ("AYA_LOG_LEVEL", 0, 5);
 /// So many lines of the verifier's log say what it did not like.
 const LOG_LINES: usize = 40;
 
@@ -22,6 +24,8 @@ struct Report<'a> {
     kernel: &'a str,
     object: &'a Checked,
     programs: Vec<Loaded>,
+    /// The same with `--bpf-log-level trace`.
+    logging: Vec<Loaded>,
 }
 
 /// A program that the kernel took.
@@ -48,12 +52,25 @@ pub fn report(object: &Path, checked: &Checked, to: &Path) -> anyhow::Result<()>
     let kernel = kernel.trim();
     step::start(format!("loading {} programs into this kernel, {kernel}", checked.programs.len()));
     let data = std::fs::read(object).with_context(|| object.display().to_string())?;
-    let sizes = small_maps(&data)?;
+    let (_, off, all) = LOG_LEVEL;
+    let programs = load_all(&data, checked, off)?;
+    step::note("with all lines of the log:");
+    let logging = load_all(&data, checked, all)?;
+    let report = Report { kernel, object: checked, programs, logging };
+    std::fs::write(to, serde_json::to_string_pretty(&report)? + "\n").with_context(|| to.display().to_string())?;
+    step::note(format!("the report is in {}", to.display()));
+    Ok(())
+}
+
+/// Loads every program with this level of their log, and prints what the verifier made of it.
+fn load_all(data: &[u8], checked: &Checked, level: u8) -> anyhow::Result<Vec<Loaded>> {
+    let sizes = small_maps(data)?;
     let mut loader = EbpfLoader::new();
+    loader.override_global(LOG_LEVEL.0, &level, true);
     for (name, entries) in &sizes {
         loader.map_max_entries(name, *entries);
     }
-    let mut ebpf = loader.load(&data).context("making the object's maps")?;
+    let mut ebpf = loader.load(data).context("making the object's maps")?;
     let (mut programs, mut failed) = (Vec::new(), Vec::new());
     for program in &checked.programs {
         let handle =
@@ -70,16 +87,14 @@ pub fn report(object: &Path, checked: &Checked, to: &Path) -> anyhow::Result<()>
     if !failed.is_empty() {
         bail!("the verifier refuses {} of {} programs: {}", failed.len(), checked.programs.len(), failed.join(", "));
     }
-    let report = Report { kernel, object: checked, programs };
-    std::fs::write(to, serde_json::to_string_pretty(&report)? + "\n").with_context(|| to.display().to_string())?;
-    step::note(format!("the report is in {}", to.display()));
-    Ok(())
+    Ok(programs)
 }
 
 /// The sizes at which maps are made here.
 fn small_maps(object: &[u8]) -> anyhow::Result<Vec<(String, u32)>> {
     let parsed = aya_obj::Object::parse(object)?;
-    let large = parsed.maps.into_iter().filter(|(_, map)| map.max_entries() > ENTRIES);
+    // Of a ring buffer and of a section, it is the size in bytes.
+    let large = parsed.maps.into_iter().filter(|(_, map)| map.key_size() > 0 && map.max_entries() > ENTRIES);
     Ok(large.map(|(name, _)| (name, ENTRIES)).collect())
 }
 

@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 
 use aya::programs::links::FdLink;
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, LinkOrder, SchedClassifier, TcAttachType, Xdp};
+use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, LinkOrder, SchedClassifier, TcAttachType, Xdp};
 use kubeferry_ebpf_common::Device;
 
 use super::bpf::{self, Table, link_info, open_pin, update_link};
 use super::devices::rows;
 use super::error::EbpfError;
-use super::load::{SOCKETS, TC, XDP, list, remove};
+use super::load::{RELEASE, SOCKETS, TC, XDP, list, remove};
 use super::uplinks::Uplinks;
 use crate::node::Interface;
 use crate::settings::{DetectLocal, XdpMode};
@@ -354,6 +354,7 @@ pub fn cgroup_root() -> Result<PathBuf, EbpfError> {
 /// There is no such cgroup, or it takes no program.
 pub fn attach_sockets(
     programs: &mut BTreeMap<&'static str, CgroupSockAddr>,
+    release: Option<&mut CgroupSock>,
     cgroup: &Path,
     links: &Path,
 ) -> Result<(), EbpfError> {
@@ -362,23 +363,32 @@ pub fn attach_sockets(
     let folder = fs::File::open(cgroup).map_err(no_cgroup)?;
     // The kernel's number of a cgroup is its folder's inode.
     let id = folder.metadata().map_err(no_cgroup)?.ino();
+    // Programs for socket addresses and that for sockets that are closed have no type in common.
+    macro_rules! attach {
+        ($name:expr, $program:expr) => {{
+            let failed = |error: &(dyn std::error::Error + 'static)| EbpfError::Attach {
+                program: $name,
+                target: cgroup.display().to_string(),
+                why: super::load::chain(error),
+            };
+            let pin = links.join($name);
+            let fd = $program.fd().map_err(|error| failed(&error))?.as_fd();
+            if !adopt(&pin, fd, id)? {
+                // Links are always one of several.
+                let link = $program.attach(&folder, CgroupAttachMode::Single).map_err(|error| failed(&error))?;
+                let link = $program.take_link(link).map_err(|error| failed(&error))?;
+                let link: FdLink = link.try_into().map_err(|error| failed(&error))?;
+                link.pin(&pin).map_err(|error| failed(&error))?;
+            }
+        }};
+    }
+    if let Some(program) = release {
+        attach!(RELEASE, program);
+    }
     for (name, _) in SOCKETS {
-        let Some(program) = programs.get_mut(name) else { continue };
-        let failed = |error: &(dyn std::error::Error + 'static)| EbpfError::Attach {
-            program: name,
-            target: cgroup.display().to_string(),
-            why: super::load::chain(error),
-        };
-        let pin = links.join(name);
-        let fd = program.fd().map_err(|error| failed(&error))?.as_fd();
-        if adopt(&pin, fd, id)? {
-            continue;
+        if let Some(program) = programs.get_mut(name) {
+            attach!(name, program);
         }
-        // Links are always one of several.
-        let link = program.attach(&folder, CgroupAttachMode::Single).map_err(|error| failed(&error))?;
-        let link = program.take_link(link).map_err(|error| failed(&error))?;
-        let link: FdLink = link.try_into().map_err(|error| failed(&error))?;
-        link.pin(&pin).map_err(|error| failed(&error))?;
     }
     Ok(())
 }
@@ -388,15 +398,16 @@ pub fn attach_sockets(
 /// # Errors
 /// A pin cannot be removed.
 pub fn detach_sockets(links: &Path) -> Result<(), EbpfError> {
-    SOCKETS.iter().rev().try_for_each(|(name, _)| remove(&links.join(name)))
+    SOCKETS.iter().rev().try_for_each(|(name, _)| remove(&links.join(name)))?;
+    remove(&links.join(RELEASE))
 }
 
 /// How many programs of sockets are attached.
 pub fn sockets_attached(links: &Path) -> usize {
-    let there = |(name, _): &&(&str, _)| {
+    let there = |name: &&str| {
         open_pin(&links.join(name)).and_then(|link| bpf::link_info(link.as_fd())).is_ok_and(|link| link.target != 0)
     };
-    SOCKETS.iter().filter(there).count()
+    SOCKETS.iter().map(|(name, _)| *name).chain([RELEASE]).filter(there).count()
 }
 
 #[cfg(test)]

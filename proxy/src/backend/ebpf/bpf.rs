@@ -58,6 +58,7 @@ bytes!(
     common::Address,
     common::Affinity,
     common::AffinityKey,
+    common::Backend,
     common::Config,
     common::Device,
     common::Flow,
@@ -68,6 +69,7 @@ bytes!(
     common::MemberKey,
     common::RangeKey,
     common::Slot,
+    common::SocketConnection,
     common::SocketKey,
     common::SocketPeer
 );

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use kubeferry_ebpf_common::config::address_is;
 use kubeferry_ebpf_common::{Address, Config, Frontend, FrontendKey, Member, MemberKey, Slot};
 
-use super::rows::{FrontendRow, Range, ServiceRows, Wanted};
+use super::numbers::Numbers;
+use super::rows::{FrontendRow, Range, ServiceRows, Wanted, needs_turn};
 use super::slots::Slots;
 
 /// How many rows each map has room for.
@@ -17,6 +18,8 @@ pub struct Room {
     pub frontends: usize,
     /// `slots`.
     pub slots: usize,
+    /// `backends`.
+    pub backends: usize,
     /// `addresses`.
     pub addresses: usize,
     /// `source_ranges`.
@@ -38,13 +41,24 @@ pub struct InForce {
     pub config: Config,
     /// Who has which slots.
     pub slots: Slots,
+    /// Who has which rows of `backends`.
+    pub numbers: Numbers,
+    /// Rows of `backends` that endpoints had in maps of other sizes, by service port and endpoint: they keep them.
+    pub kept_numbers: BTreeMap<Owner, u32>,
 }
+
+/// A service port and an endpoint of it.
+pub type Owner = (u64, Address, u16);
 
 /// What belongs to a service port in one family.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Service {
     /// The Cluster list and the Local list: where they lie, and what they hold.
     pub lists: [(u32, Vec<Slot>); 2],
+    /// How their slots are drawn.
+    pub draw: u32,
+    /// The rows of `backends` that keep their turns; 0: none.
+    pub turns: [u32; 2],
     /// Its rows of `members`.
     pub members: BTreeMap<MemberKey, Member>,
     /// Its rows of `source_ranges`.
@@ -58,6 +72,8 @@ pub struct Service {
 pub struct Writes {
     /// Addresses that lose a meaning; 0: the row is deleted.
     pub less_addresses: BTreeMap<Address, u32>,
+    /// Rows of `backends` that begin anew.
+    pub fresh: BTreeSet<u32>,
     /// Slots that nobody reads yet, by number.
     pub slots: BTreeMap<u32, Slot>,
     /// New or changed rows of `members`.
@@ -82,6 +98,7 @@ impl Writes {
     /// How many rows are written or deleted.
     pub fn len(&self) -> usize {
         self.less_addresses.len()
+            + self.fresh.len()
             + self.slots.len()
             + self.members.len()
             + self.ranges.len()
@@ -99,6 +116,24 @@ impl Writes {
     }
 }
 
+/// Lists and members with their rows of `backends`.
+#[derive(Debug)]
+struct Numbered {
+    lists: [Vec<Slot>; 2],
+    members: BTreeMap<MemberKey, Member>,
+    turns: [u32; 2],
+    /// Rows that nobody had.
+    fresh: Vec<u32>,
+}
+
+impl Service {
+    /// Its rows of `backends`; some more than once.
+    pub fn numbers(&self) -> impl Iterator<Item = u32> {
+        let slots = self.lists.iter().flat_map(|(_, list)| list.iter().map(|slot| slot.backend));
+        slots.chain(self.members.values().map(|member| member.backend)).chain(self.turns).filter(|row| *row > 0)
+    }
+}
+
 /// Why rows are left out.
 pub type Refused<K> = BTreeMap<K, String>;
 
@@ -111,6 +146,8 @@ impl InForce {
             addresses: BTreeMap::new(),
             config: Config::EMPTY,
             slots: Slots::new(u32::try_from(room.slots).unwrap_or(u32::MAX)),
+            numbers: Numbers::with(u32::try_from(room.backends).unwrap_or(u32::MAX), [], 0),
+            kept_numbers: BTreeMap::new(),
         }
     }
 
@@ -181,9 +218,10 @@ impl InForce {
         if let Some((map, _, _)) = needs.iter().find(|(_, more, left)| more > left) {
             return Err(map);
         }
+        let Some(numbered) = self.number(number, &old, rows) else { return Err("backends") };
         let mut places = [0; 2];
         let mut taken = Vec::new();
-        for ((place, (first, slots)), wanted) in places.iter_mut().zip(&old.lists).zip(&rows.lists) {
+        for ((place, (first, slots)), wanted) in places.iter_mut().zip(&old.lists).zip(&numbered.lists) {
             let length = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
             *place = match slots == wanted {
                 true => *first,
@@ -195,12 +233,13 @@ impl InForce {
                     // Nothing has changed so far.
                     None => {
                         taken.into_iter().for_each(|(first, length)| self.slots.undo(first, length));
+                        numbered.fresh.iter().for_each(|row| self.numbers.undo(*row));
                         return Err("slots");
                     }
                 },
             };
         }
-        for ((place, (first, slots)), wanted) in places.iter().zip(&old.lists).zip(&rows.lists) {
+        for ((place, (first, slots)), wanted) in places.iter().zip(&old.lists).zip(&numbered.lists) {
             if slots != wanted {
                 self.slots.give_back(*first, u32::try_from(slots.len()).unwrap_or(u32::MAX), now);
                 writes.slots.extend((*place..).zip(wanted.iter().copied()));
@@ -209,9 +248,14 @@ impl InForce {
         left.frontends -= more_frontends;
         left.members -= more_members;
         left.source_ranges -= more_ranges;
+        let before: BTreeSet<u32> = old.numbers().collect();
+        writes.fresh.extend(numbered.fresh);
         let service = self.services.entry(number).or_default();
-        service.lists = [0, 1].map(|list| (places[list], rows.lists[list].clone()));
-        for (key, wanted) in &rows.members {
+        let [cluster, local] = numbered.lists;
+        let [cluster_count, local_count] = [&cluster, &local].map(|list| u32::try_from(list.len()).unwrap_or(u32::MAX));
+        service.lists = [(places[0], cluster), (places[1], local)];
+        (service.draw, service.turns) = (rows.draw, numbered.turns);
+        for (key, wanted) in &numbered.members {
             let since = service.members.get(key).map_or(now, |member| member.since);
             let member = Member { since, ..*wanted };
             if service.members.insert(*key, member) != Some(member) {
@@ -226,13 +270,17 @@ impl InForce {
         writes.ranges.extend(rows.ranges.difference(&service.ranges));
         writes.gone_ranges.extend(service.ranges.difference(&rows.ranges));
         service.ranges.clone_from(&rows.ranges);
-        let [cluster_count, local_count] = [0, 1].map(|list| u32::try_from(rows.lists[list].len()).unwrap_or(u32::MAX));
+        let after: BTreeSet<u32> = service.numbers().collect();
+        before.difference(&after).for_each(|row| self.numbers.give_back(*row, now));
         let lists = Frontend {
             service: number,
             cluster_first: places[0],
             cluster_count,
             local_first: places[1],
             local_count,
+            draw: rows.draw,
+            cluster_turn: service.turns[0],
+            local_turn: service.turns[1],
             ..Frontend::default()
         };
         // All that lead here, those too that nobody asked about.
@@ -255,6 +303,52 @@ impl InForce {
             }
         }
         Ok(())
+    }
+
+    /// The wanted lists and members with their rows of `backends`: those that they have, or new ones. `None` if there are
+    /// not enough; then nothing has changed.
+    fn number(&mut self, service: u64, old: &Service, rows: &ServiceRows) -> Option<Numbered> {
+        let slots =
+            old.lists.iter().flat_map(|(_, list)| list.iter().map(|slot| (slot.address, slot.port, slot.backend)));
+        let members = old.members.iter().map(|(key, member)| (key.address, key.port, member.backend));
+        let mut known: BTreeMap<(Address, u16), u32> =
+            slots.chain(members).filter(|(.., row)| *row > 0).map(|(ip, port, row)| ((ip, port), row)).collect();
+        let mut numbered =
+            Numbered { lists: rows.lists.clone(), members: rows.members.clone(), turns: [0; 2], fresh: Vec::new() };
+        let numbers = &mut self.numbers;
+        let mut taken = Vec::new();
+        let mut take = || {
+            let row = numbers.take();
+            taken.extend(row);
+            row
+        };
+        let mut all = || {
+            let slots = numbered.lists.iter_mut().flatten().map(|slot| (slot.address, slot.port, &mut slot.backend));
+            let members = numbered.members.iter_mut().map(|(key, member)| (key.address, key.port, &mut member.backend));
+            for (ip, port, row) in slots.chain(members) {
+                *row = match known.get(&(ip, port)) {
+                    Some(known) => *known,
+                    None => match self.kept_numbers.remove(&(service, ip, port)) {
+                        Some(kept) => kept,
+                        None => take()?,
+                    },
+                };
+                known.insert((ip, port), *row);
+            }
+            for ((turn, old), list) in numbered.turns.iter_mut().zip(old.turns).zip(&rows.lists) {
+                if needs_turn(rows.draw) && !list.is_empty() {
+                    *turn = if old > 0 { old } else { take()? };
+                }
+            }
+            Some(())
+        };
+        let done = all();
+        if done.is_none() {
+            taken.into_iter().for_each(|row| self.numbers.undo(row));
+            return None;
+        }
+        numbered.fresh = taken;
+        Some(numbered)
     }
 
     /// What the maps have room for yet; slots look after themselves.
@@ -282,6 +376,9 @@ impl InForce {
     /// Deletes what belongs to a service port that no frontend leads to.
     fn drop_service(&mut self, number: u64, now: u64, writes: &mut Writes) {
         let Some(service) = self.services.remove(&number) else { return };
+        for row in service.numbers().collect::<BTreeSet<_>>() {
+            self.numbers.give_back(row, now);
+        }
         for (first, slots) in service.lists {
             self.slots.give_back(first, u32::try_from(slots.len()).unwrap_or(u32::MAX), now);
         }
@@ -295,11 +392,23 @@ impl InForce {
         }
     }
 
+    /// Has endpoints keep the rows of `backends` that they had in maps of other sizes, which connections speak of. Before
+    /// any row was given.
+    pub fn keep_numbers(&mut self, owners: BTreeMap<Owner, u32>, room: &Room, now: u64) {
+        let capacity = u32::try_from(room.backends).unwrap_or(u32::MAX);
+        self.kept_numbers = owners;
+        self.kept_numbers.retain(|_, row| *row < capacity);
+        self.numbers = Numbers::with(capacity, self.kept_numbers.values().copied(), now);
+    }
+
     /// Deletes what no frontend leads to, after everything was looked at.
     pub fn drop_unused(&mut self, now: u64, writes: &mut Writes) {
         let unused = self.services.iter().filter(|(_, service)| service.frontends.is_empty());
         for number in unused.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.drop_service(number, now, writes);
+        }
+        for row in std::mem::take(&mut self.kept_numbers).into_values() {
+            self.numbers.give_back(row, now);
         }
     }
 

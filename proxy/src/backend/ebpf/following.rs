@@ -137,6 +137,7 @@ impl Following {
         BTreeMap::from([
             ("frontends", in_force.frontends.len()),
             ("slots", in_force.slots.used() as usize),
+            ("backends", in_force.numbers.used()),
             ("addresses", in_force.addresses.len()),
             ("members", sum(|service| service.members.len())),
             ("source_ranges", sum(|service| service.ranges.len())),

@@ -7,13 +7,15 @@ use std::path::Path;
 
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{
-    Address, Affinity, AffinityKey, Config, Device, Flow, FlowKey, Frontend, FrontendKey, Member, MemberKey, Slot,
-    SocketKey, SocketPeer,
+    Address, Affinity, AffinityKey, Backend, Config, Device, Flow, FlowKey, Frontend, FrontendKey, Member, MemberKey,
+    Slot, SocketConnection, SocketKey, SocketPeer,
 };
 
 use super::bpf::{self, Definition, Table};
+use super::counters::Counters;
 use super::diff::{InForce, Room, Service, Writes};
 use super::error::EbpfError;
+use super::numbers::Numbers;
 use super::rows::Range;
 use super::slots::Slots;
 use crate::settings::MapSizes;
@@ -24,6 +26,7 @@ pub struct Maps {
     pub(super) config: Table<u32, Config>,
     pub(super) frontends: Table<FrontendKey, Frontend>,
     pub(super) slots: Table<u32, Slot>,
+    pub(super) backends: Counters,
     pub(super) addresses: Table<Address, u32>,
     pub(super) devices: Table<u32, Device>,
     pub(super) source_ranges: Table<Range, u32>,
@@ -32,6 +35,7 @@ pub struct Maps {
     pub(super) affinity: Table<AffinityKey, Affinity>,
     pub(super) socket_services: Table<SocketKey, SocketPeer>,
     pub(super) socket_endpoints: Table<SocketKey, SocketPeer>,
+    pub(super) socket_connections: Table<u64, SocketConnection>,
     pub(super) stats: OwnedFd,
     room: Room,
 }
@@ -51,6 +55,7 @@ pub fn definitions(sizes: &MapSizes) -> Vec<(&'static str, Definition)> {
         ("config", rows::<u32, Config>(ARRAY, 1)),
         ("frontends", rows::<FrontendKey, Frontend>(HASH, sizes.frontends)),
         ("slots", rows::<u32, Slot>(ARRAY, sizes.slots)),
+        ("backends", rows::<u32, Backend>(ARRAY, sizes.backends)),
         ("addresses", rows::<Address, u32>(HASH, sizes.addresses)),
         ("devices", rows::<u32, Device>(HASH, sizes.devices)),
         ("source_ranges", rows::<Range, u32>(LPM_TRIE, sizes.source_ranges)),
@@ -59,6 +64,7 @@ pub fn definitions(sizes: &MapSizes) -> Vec<(&'static str, Definition)> {
         ("affinity", rows::<AffinityKey, Affinity>(LRU_HASH, sizes.affinity)),
         ("socket_services", rows::<SocketKey, SocketPeer>(LRU_HASH, sizes.sockets)),
         ("socket_endpoints", rows::<SocketKey, SocketPeer>(LRU_HASH, sizes.sockets)),
+        ("socket_connections", rows::<u64, SocketConnection>(LRU_HASH, sizes.sockets)),
         ("stats", rows::<u32, u64>(PERCPU_ARRAY, Counter::ALL.len() as u32)),
     ]
 }
@@ -84,6 +90,9 @@ impl Maps {
             config: table(folder, "config")?,
             frontends: table(folder, "frontends")?,
             slots: table(folder, "slots")?,
+            backends: bpf::open_pin(&folder.join("backends"))
+                .and_then(|map| Counters::new(map, sizes.backends))
+                .map_err(EbpfError::map("backends"))?,
             addresses: table(folder, "addresses")?,
             devices: table(folder, "devices")?,
             source_ranges: table(folder, "source_ranges")?,
@@ -92,10 +101,12 @@ impl Maps {
             affinity: table(folder, "affinity")?,
             socket_services: table(folder, "socket_services")?,
             socket_endpoints: table(folder, "socket_endpoints")?,
+            socket_connections: table(folder, "socket_connections")?,
             stats: bpf::open_pin(&folder.join("stats")).map_err(EbpfError::map("stats"))?,
             room: Room {
                 frontends: sizes.frontends as usize,
                 slots: sizes.slots as usize,
+                backends: sizes.backends as usize,
                 addresses: sizes.addresses as usize,
                 source_ranges: sizes.source_ranges as usize,
                 members: sizes.members as usize,
@@ -133,7 +144,8 @@ impl Maps {
                 kept.extend(places);
                 let lists =
                     places.map(|(first, count)| list(first, count).map_or((0, Vec::new()), |list| (first, list)));
-                Service { lists, ..Service::default() }
+                let turns = [frontend.cluster_turn, frontend.local_turn];
+                Service { lists, turns, draw: frontend.draw, ..Service::default() }
             });
             used.extend(places);
             service.frontends.insert(*key);
@@ -152,7 +164,10 @@ impl Maps {
         for (first, count) in used.difference(&kept) {
             places.give_back(*first, *count, bpf::now());
         }
-        Ok(InForce { frontends, services, addresses, config, slots: places })
+        let capacity = u32::try_from(self.room.backends).unwrap_or(u32::MAX);
+        let numbers = Numbers::with(capacity, services.values().flat_map(Service::numbers), bpf::now());
+        let kept_numbers = BTreeMap::new();
+        Ok(InForce { frontends, services, addresses, config, slots: places, numbers, kept_numbers })
     }
 
     /// Makes the writes, in their order.
@@ -170,6 +185,7 @@ impl Maps {
         };
         let keys = |keys: &BTreeSet<_>| keys.iter().copied().collect::<Vec<_>>();
         addresses(&writes.less_addresses)?;
+        writes.fresh.iter().for_each(|row| self.backends.reset(*row));
         self.slots.put(&pairs(&writes.slots)).map_err(EbpfError::map("slots"))?;
         self.members.put(&pairs(&writes.members)).map_err(EbpfError::map("members"))?;
         let ranges: Vec<_> = writes.ranges.iter().map(|range| (*range, 1)).collect();
@@ -219,6 +235,7 @@ impl Maps {
         let maps = [
             ("frontends", self.frontends.fd()),
             ("slots", self.slots.fd()),
+            ("backends", self.backends.map().as_fd()),
             ("addresses", self.addresses.fd()),
             ("devices", self.devices.fd()),
             ("source_ranges", self.source_ranges.fd()),
@@ -227,6 +244,7 @@ impl Maps {
             ("affinity", self.affinity.fd()),
             ("socket_services", self.socket_services.fd()),
             ("socket_endpoints", self.socket_endpoints.fd()),
+            ("socket_connections", self.socket_connections.fd()),
         ];
         maps.into_iter().map(|(map, fd)| Ok((map, bpf::memory(fd).map_err(EbpfError::map(map))?))).collect()
     }

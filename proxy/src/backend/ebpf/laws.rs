@@ -23,9 +23,11 @@ use crate::state::State;
 use crate::state::event::Event;
 use crate::state::objects::{Family, Protocol};
 
-const FIXED: Fixed = Fixed { host_netns: 1, masquerade_ports: (16_384, 29_999), socket_lb: SocketLb::Auto };
-const ROOMY: Room = Room { frontends: 1_000, slots: 1_000, addresses: 1_000, source_ranges: 1_000, members: 1_000 };
-const TIGHT: Room = Room { frontends: 6, slots: 7, addresses: 1_000, source_ranges: 3, members: 5 };
+const FIXED: Fixed =
+    Fixed { host_netns: 1, masquerade_ports: (16_384, 29_999), socket_lb: SocketLb::Auto, count_packets: false };
+const ROOMY: Room =
+    Room { frontends: 1_000, slots: 1_000, addresses: 1_000, source_ranges: 1_000, members: 1_000, backends: 1_000 };
+const TIGHT: Room = Room { frontends: 6, slots: 7, addresses: 1_000, source_ranges: 3, members: 5, backends: 6 };
 
 /// The maps.
 #[derive(Debug)]
@@ -261,7 +263,7 @@ impl World {
         for (protocol, to) in to {
             for from in if to.is_ipv4() { &sources[..] } else { &sources6[..] } {
                 for iif in [None, Some("cbr0".to_owned())] {
-                    let flow = Flow { from: ip(from), iif, protocol, to };
+                    let flow = Flow { from: ip(from), from_port: None, iif, protocol, to };
                     let (model, maps) = (self.desired.trace(&flow).outcome, self.maps.outcome(&flow));
                     assert_eq!(maps, model, "{flow:?}");
                 }

@@ -6,22 +6,29 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::EbpfLoader;
-use aya::programs::{CgroupSockAddr, CgroupSockAddrAttachType as Hook, Program, ProgramError, SchedClassifier, Xdp};
+use aya::programs::{
+    CgroupSock, CgroupSockAddr, CgroupSockAddrAttachType as Hook, CgroupSockAttachType, Program, ProgramError,
+    SchedClassifier, Xdp,
+};
+use aya::{Ebpf, EbpfLoader};
 use aya_obj::programs::XdpAttachType;
 use kubeferry_ebpf_common::LAYOUT;
 
 use super::error::{EbpfError, right};
 use super::kernel::{Maps, definitions};
+use super::log::{self, Lines};
 use super::{bpf, object};
 use crate::backend::nftables::chains::fnv1a;
-use crate::settings::{EbpfSettings, MapSizes};
+use crate::settings::{BpfLogLevel, EbpfSettings, MapSizes};
 
 /// The programs of traffic control: each hook, for devices with an Ethernet header and for those without.
 pub const TC: [[&str; 2]; 2] = [["tc_egress", "tc_egress_l3"], ["tc_ingress", "tc_ingress_l3"]];
 
 /// The program of uplinks.
 pub const XDP: &str = "xdp_uplink";
+
+/// The program of sockets that are closed.
+pub const RELEASE: &str = "sock_release";
 
 /// The programs of sockets.
 pub const SOCKETS: [(&str, Hook); 8] = [
@@ -57,8 +64,12 @@ pub struct Loaded {
     pub xdp: Option<Xdp>,
     /// The programs of sockets, by name.
     pub sockets: BTreeMap<&'static str, CgroupSockAddr>,
+    /// The program of sockets that are closed.
+    pub release: Option<CgroupSock>,
     /// An earlier run had loaded these very programs.
     pub adopted: bool,
+    /// What the programs write, if they do.
+    pub lines: Option<Lines>,
 }
 
 impl Folder {
@@ -66,7 +77,8 @@ impl Folder {
     pub fn new(settings: &EbpfSettings) -> Self {
         let root = settings.bpffs_root.join("kubeferry");
         let maps = shape(&settings.map_sizes);
-        let programs = fnv1a(format!("{maps:016x} {:016x}", fnv1a(object::OBJECT)).as_bytes());
+        let level = settings.log_level as u8;
+        let programs = fnv1a(format!("{maps:016x} {:016x} {level}", fnv1a(object::OBJECT)).as_bytes());
         // No dots: the file system has no such names.
         Self {
             maps: root.join(format!("maps-v{LAYOUT}-{maps:016x}")),
@@ -144,7 +156,10 @@ pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
     }
     // A folder, since files cannot be made here: what is pinned beside it is complete.
     let complete = folder.programs.join("complete");
-    let adopted = complete.exists() && Maps::open(&folder.maps, &settings.map_sizes).is_ok();
+    // Programs that write are loaded with a ring buffer of ours.
+    let silent = settings.log_level == BpfLogLevel::Off;
+    let adopted = silent && complete.exists() && Maps::open(&folder.maps, &settings.map_sizes).is_ok();
+    let mut lines = None;
     if !adopted {
         remove(&folder.programs)?;
         fs::create_dir(&folder.programs).map_err(EbpfError::pin(&folder.programs))?;
@@ -152,7 +167,10 @@ pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
             remove(&folder.maps)?;
             fs::create_dir(&folder.maps).map_err(EbpfError::pin(&folder.maps))?;
         }
-        load_object(settings, &folder)?;
+        let mut object = load_object(settings, &folder)?;
+        if !silent {
+            lines = Some(Lines::of(&mut object)?);
+        }
         fs::create_dir(&complete).map_err(EbpfError::pin(&complete))?;
     }
     let maps = Maps::open(&folder.maps, &settings.map_sizes)?;
@@ -173,15 +191,23 @@ pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
         }
         _ => None,
     };
-    Ok(Loaded { folder, maps, tc, xdp, sockets, adopted })
+    let release = match folder.programs.join(RELEASE) {
+        path if path.exists() => Some(
+            CgroupSock::from_pin(path, CgroupSockAttachType::SockRelease).map_err(|error| failed(RELEASE, error))?,
+        ),
+        _ => None,
+    };
+    Ok(Loaded { folder, maps, tc, xdp, sockets, release, adopted, lines })
 }
 
-fn load_object(settings: &EbpfSettings, folder: &Folder) -> Result<(), EbpfError> {
+fn load_object(settings: &EbpfSettings, folder: &Folder) -> Result<Ebpf, EbpfError> {
     let definitions = definitions(&settings.map_sizes);
     let mut loader = EbpfLoader::new();
     for (map, definition) in &definitions {
         loader.map_pin_path(map, folder.maps.join(map)).map_max_entries(map, definition.rows);
     }
+    let level = settings.log_level as u8;
+    loader.override_global(log::LEVEL, &level, true).map_max_entries(log::MAP, log::bytes(settings.log_level));
     let mut object = loader.load(object::OBJECT).map_err(|error| {
         let why = chain(&error);
         EbpfError::Load { what: "the maps".to_owned(), why: why + missing(&error) }
@@ -195,13 +221,14 @@ fn load_object(settings: &EbpfSettings, folder: &Folder) -> Result<(), EbpfError
         match program {
             Program::SchedClassifier(program) => program.load().map_err(|error| failed(&error))?,
             Program::CgroupSockAddr(program) => program.load().map_err(|error| failed(&error))?,
+            Program::CgroupSock(program) => program.load().map_err(|error| failed(&error))?,
             Program::Xdp(program) => program.load().map_err(|error| failed(&error))?,
             // Programs of hooks that are not used.
             _ => continue,
         }
         program.pin(&path).map_err(|error| failed(&error))?;
     }
-    Ok(())
+    Ok(object)
 }
 
 /// An error with its causes.

@@ -9,10 +9,15 @@ use super::rows::Fixed;
 use super::text;
 use crate::args::PlanOutput;
 use crate::desired::Desired;
-use crate::settings::Settings;
+use crate::settings::{ServiceMetrics, Settings};
 
 fn fixed(settings: &Settings, host_netns: u64) -> Fixed {
-    Fixed { host_netns, masquerade_ports: settings.ebpf.masquerade_ports, socket_lb: settings.ebpf.socket_lb }
+    Fixed {
+        host_netns,
+        masquerade_ports: settings.ebpf.masquerade_ports,
+        socket_lb: settings.ebpf.socket_lb,
+        count_packets: settings.ebpf.service_metrics == ServiceMetrics::Full,
+    }
 }
 
 /// Every row.

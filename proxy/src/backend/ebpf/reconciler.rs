@@ -2,31 +2,34 @@
 //! the maps), the steady state (rows remembered) and repair.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aya::programs::CgroupSockAddr;
+use aya::programs::{CgroupSock, CgroupSockAddr};
+use kubeferry_ebpf_common::{Backend as Counted, Slot};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::block_in_place;
 
 use super::attach::{self, Devices};
 use super::bpf::{self, Table};
-use super::carry::{carry_over, ticks};
+use super::carry::{carry_over, owners, ticks};
 use super::diff::Writes;
 use super::error::EbpfError;
 use super::following::Following;
 use super::kernel::Maps;
 use super::load::{Folder, load};
 use super::ports;
-use super::rows::Fixed;
+use super::rows::{Fixed, service_number};
 use super::sweep::{self, Sweeper};
-use crate::backend::{Backend, Report};
+use crate::backend::{Backend, EndpointCount, Report};
 use crate::conntrack::{Cleaned, UdpService};
+use crate::desired::target::Target;
 use crate::desired::{Desired, Touched};
 use crate::node::{self, Interface};
-use crate::settings::{Settings, SocketLb};
+use crate::settings::{ServiceMetrics, Settings, SocketLb};
 use crate::state::objects::Ignored;
 
 /// How many checks pass between two looks at every row: with one check every two seconds, half a minute.
@@ -40,6 +43,7 @@ pub struct Ebpf {
     sweeper: Option<Sweeper>,
     adopted: bool,
     sockets: BTreeMap<&'static str, CgroupSockAddr>,
+    release: Option<CgroupSock>,
     cgroup: Option<PathBuf>,
     devices: Arc<Mutex<Devices>>,
     interfaces: Option<watch::Receiver<Vec<Interface>>>,
@@ -72,7 +76,10 @@ impl Ebpf {
             let text = format!("--cgroup-root {}: this is no cgroup of a v2 hierarchy", cgroup.display());
             return Err(EbpfError::Cgroup(text));
         }
-        let loaded = load(ebpf)?;
+        let mut loaded = load(ebpf)?;
+        if let Some(lines) = loaded.lines.take() {
+            lines.follow(runtime.clone()).map_err(|source| EbpfError::Node { what: "a thread for the log", source })?;
+        }
         let host_netns =
             bpf::netns_cookie().map_err(|source| EbpfError::Node { what: "the network namespace's cookie", source })?;
         let table = loaded.maps.devices.fd().try_clone_to_owned().and_then(Table::new);
@@ -91,11 +98,17 @@ impl Ebpf {
             sweeper: None,
             adopted: loaded.adopted,
             sockets: loaded.sockets,
+            release: loaded.release,
             cgroup,
             devices: Arc::new(Mutex::new(devices)),
             interfaces: None,
             runtime,
-            fixed: Fixed { host_netns, masquerade_ports: ebpf.masquerade_ports, socket_lb: ebpf.socket_lb },
+            fixed: Fixed {
+                host_netns,
+                masquerade_ports: ebpf.masquerade_ports,
+                socket_lb: ebpf.socket_lb,
+                count_packets: ebpf.service_metrics == ServiceMetrics::Full,
+            },
             following: None,
             pending: Touched::default(),
             overlap: port_overlap(ebpf.masquerade_ports),
@@ -112,7 +125,12 @@ impl Ebpf {
     /// Every row, compared with what is in the maps.
     fn full(&mut self, desired: &Desired) -> Result<Report, EbpfError> {
         self.following = None;
-        let following = Following::new(self.maps.read()?, *self.maps.room(), self.fixed);
+        let mut following = Following::new(self.maps.read()?, *self.maps.room(), self.fixed);
+        if following.in_force.services.is_empty() {
+            for folder in self.folder.other_maps()? {
+                following.in_force.keep_numbers(owners(&folder, &self.maps), self.maps.room(), bpf::now());
+            }
+        }
         let changes = self.follow(following, &|following, now| following.full(desired, now))?;
         Ok(Report { full: true, changes, ..Report::default() })
     }
@@ -131,6 +149,7 @@ impl Ebpf {
         step: &dyn Fn(&mut Following, u64) -> Writes,
     ) -> Result<usize, EbpfError> {
         let now = bpf::now();
+        following.in_force.numbers.settle(now, |row| self.maps.backends.get(row).active == 0);
         let may_be_short = following.in_force.slots.used() as usize > self.maps.room().slots / 2;
         let before = following.in_force.slots.next_tick(now).filter(|_| may_be_short).map(|_| following.clone());
         let mut writes = step(&mut following, now);
@@ -182,7 +201,9 @@ impl Ebpf {
         devices.tidy()?;
         drop(devices);
         match &self.cgroup {
-            Some(cgroup) => attach::attach_sockets(&mut self.sockets, cgroup, &self.folder.links())?,
+            Some(cgroup) => {
+                attach::attach_sockets(&mut self.sockets, self.release.as_mut(), cgroup, &self.folder.links())?;
+            }
             None => attach::detach_sockets(&self.folder.links())?,
         }
         for folder in &earlier {
@@ -245,9 +266,9 @@ impl Backend for Ebpf {
         }
         let mut repaired = self.devices().check(&interfaces)?;
         if let Some(cgroup) = self.cgroup.clone()
-            && attach::sockets_attached(&self.folder.links()) < self.sockets.len()
+            && attach::sockets_attached(&self.folder.links()) < self.sockets.len() + usize::from(self.release.is_some())
         {
-            attach::attach_sockets(&mut self.sockets, &cgroup, &self.folder.links())?;
+            attach::attach_sockets(&mut self.sockets, self.release.as_mut(), &cgroup, &self.folder.links())?;
             repaired += 1;
         }
         self.checks += 1;
@@ -322,6 +343,24 @@ impl Backend for Ebpf {
         }
         facts.push(("pins".to_owned(), self.folder.root().display().to_string()));
         facts
+    }
+
+    fn counts_of(&self, target: &Target) -> Vec<EndpointCount> {
+        let Some(following) = &self.following else { return Vec::new() };
+        let number = service_number(&target.name, target.family);
+        let Some(service) = following.in_force.services.get(&number) else { return Vec::new() };
+        let slots = service.lists.iter().flat_map(|(_, list)| list);
+        let endpoint = |slot: &Slot| SocketAddr::new(slot.address.into(), u16::from_be(slot.port));
+        let rows: BTreeMap<SocketAddr, u32> = slots.map(|slot| (endpoint(slot), slot.backend)).collect();
+        let count = |(endpoint, row)| {
+            let Counted { opened, active, packets, bytes } = self.maps.backends.get(row);
+            EndpointCount { endpoint, opened, active, packets, bytes }
+        };
+        rows.into_iter().map(count).collect()
+    }
+
+    fn recounted(&self) -> u64 {
+        self.sweeper.as_ref().map_or(0, Sweeper::repaired)
     }
 
     fn packets(&self) -> Vec<(&'static str, u64)> {

@@ -5,12 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use kubeferry_ebpf_common::config::{MAX_SERVICE_CIDRS, address_is};
+use kubeferry_ebpf_common::frontend::draw;
 use kubeferry_ebpf_common::{Address, Config, Frontend as Row, FrontendKey, Member, MemberKey, Prefix, RangeKey, Slot};
 
 use crate::backend::nftables::chains::fnv1a;
 use crate::desired::Desired;
 use crate::desired::node_view::{Detector, NodePorts, NodeView};
 use crate::desired::target::{Frontend, Role, ServicePortName, Target};
+use crate::scheduler::slots::slots;
+use crate::scheduler::{HashKey, Schedule, Scheduler};
 use crate::settings::SocketLb;
 use crate::state::objects::{Family, Protocol};
 
@@ -42,8 +45,10 @@ pub struct FrontendRow {
 /// What all frontends of a service port in one family share.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ServiceRows {
-    /// The Cluster list and the Local list.
+    /// The Cluster list and the Local list, without their rows of `backends`, which the diff gives.
     pub lists: [Vec<Slot>; 2],
+    /// How their slots are drawn: [`draw::RANDOM`] and so on.
+    pub draw: u32,
     /// With affinity: the endpoints. When they joined is left at 0, which the diff knows better.
     pub members: BTreeMap<MemberKey, Member>,
     /// Keys of `source_ranges`.
@@ -98,14 +103,23 @@ impl Wanted {
 }
 
 fn service_rows(target: &Target, service: u64, node: &NodeView) -> ServiceRows {
-    let slot = |endpoint: &SocketAddr| Slot {
-        address: endpoint.ip().into(),
-        port: endpoint.port().to_be(),
-        flags: if node.holds(endpoint.ip()) { Slot::HOST } else { 0 },
-        backend: backend_number(service, *endpoint),
+    let counts = target.schedule.scheduler.counts_connections();
+    let list = |endpoints: &[SocketAddr], weights: &[u16]| -> Vec<Slot> {
+        let slot = |index: u32| {
+            let endpoint = endpoints.get(index as usize)?;
+            Some(Slot {
+                address: endpoint.ip().into(),
+                port: endpoint.port().to_be(),
+                flags: if node.holds(endpoint.ip()) { Slot::HOST } else { 0 },
+                backend: 0,
+                weight: if counts { weights.get(index as usize).map_or(1, |weight| u32::from(*weight)) } else { 0 },
+            })
+        };
+        slots(&target.schedule, endpoints, weights).into_iter().filter_map(slot).collect()
     };
+    let endpoints = &target.endpoints;
     let lists =
-        [&target.endpoints.cluster, &target.endpoints.local].map(|list| list.iter().map(slot).collect::<Vec<_>>());
+        [list(&endpoints.cluster, &endpoints.cluster_weights), list(&endpoints.local, &endpoints.local_weights)];
     let mut members = BTreeMap::new();
     if target.affinity.is_some() {
         for (list, bit) in lists.iter().zip(LISTS) {
@@ -125,7 +139,12 @@ fn service_rows(target: &Target, service: u64, node: &NodeView) -> ServiceRows {
         let length = RangeKey::SERVICE_BITS + family_bits + u32::from(net.prefix_len());
         Range { length, key: RangeKey::new(service, net.network().into()) }
     };
-    ServiceRows { lists, members, ranges: IpNet::aggregate(&ranges).into_iter().map(range).collect() }
+    ServiceRows {
+        lists,
+        draw: draw_of(&target.schedule),
+        members,
+        ranges: IpNet::aggregate(&ranges).into_iter().map(range).collect(),
+    }
 }
 
 /// The identity of a service port in one family, the same over restarts.
@@ -133,9 +152,23 @@ pub fn service_number(name: &ServicePortName, family: Family) -> u64 {
     fnv1a(format!("{name} {} {}", name.protocol, family.as_str()).as_bytes())
 }
 
-fn backend_number(service: u64, endpoint: SocketAddr) -> u32 {
-    let digest = fnv1a(format!("{service:016x} {endpoint}").as_bytes());
-    (digest ^ (digest >> 32)) as u32
+/// How slots are drawn.
+fn draw_of(schedule: &Schedule) -> u32 {
+    match (schedule.scheduler, schedule.hash_key) {
+        (Scheduler::Random, _) => draw::RANDOM,
+        (Scheduler::Rr | Scheduler::Wrr, _) => draw::TURN,
+        (Scheduler::Lc | Scheduler::Wlc, _) => draw::LEAST,
+        (Scheduler::Sed, _) => draw::SHORTEST,
+        (Scheduler::Nq, _) => draw::NEVER_QUEUE,
+        (Scheduler::Dh, _) => draw::DESTINATION,
+        (Scheduler::Sh | Scheduler::Mh, HashKey::Source) => draw::SOURCE,
+        (Scheduler::Sh | Scheduler::Mh, HashKey::SourceAndPort) => draw::SOURCE_AND_PORT,
+    }
+}
+
+/// Whether a list whose slots are drawn so has a turn.
+pub fn needs_turn(how: u32) -> bool {
+    matches!(how, draw::TURN | draw::LEAST | draw::SHORTEST | draw::NEVER_QUEUE)
 }
 
 /// The key of a frontend.
@@ -184,6 +217,8 @@ pub struct Fixed {
     pub masquerade_ports: (u16, u16),
     /// `--socket-lb`.
     pub socket_lb: SocketLb,
+    /// `--service-metrics=full`.
+    pub count_packets: bool,
 }
 
 /// The row of `config`, and the ServiceCIDRs that have no room in it.
@@ -207,6 +242,7 @@ pub fn config(desired: &Desired, fixed: &Fixed) -> (Config, Vec<IpNet>) {
     set(Config::ALL_NODE_PORTS6, *node.node_ports(Family::V6) == NodePorts::All);
     // With masquerading of all, no connection of a pod to a ClusterIP is left as it is.
     set(Config::PODS_AT_CONNECT, node.all_pods_detected && !node.masquerade_all);
+    set(Config::COUNT_PACKETS, fixed.count_packets);
     set(Config::ALL_AT_CONNECT, fixed.socket_lb == SocketLb::All);
     for (prefix, detector) in config.pods.iter_mut().zip([v4, v6]) {
         if let Detector::Cidr(net) = detector {

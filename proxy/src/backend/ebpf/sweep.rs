@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use super::carry::ticks;
 use super::error::EbpfError;
 use super::flows::{connection, is_first, is_orphan, is_over, may_be_over};
 use super::kernel::Maps;
+use super::recount::Recount;
 use super::sock_diag;
 use crate::conntrack::{Cleaned, Tuple, UdpEntry, UdpService, stale};
 
@@ -27,6 +28,7 @@ const SHARE: u32 = 20;
 #[derive(Debug)]
 pub struct Sweeper {
     entries: Arc<AtomicUsize>,
+    repaired: Arc<AtomicU64>,
     _end: Sender<()>,
 }
 
@@ -37,10 +39,15 @@ impl Sweeper {
     /// There is no thread to be had.
     pub fn start(maps: Arc<Maps>) -> std::io::Result<Self> {
         let (sender, receiver) = channel();
-        let entries = Arc::new(AtomicUsize::new(0));
-        let left = entries.clone();
-        std::thread::Builder::new().name("sweep".to_owned()).spawn(move || run(&maps, &receiver, &left))?;
-        Ok(Self { entries, _end: sender })
+        let (entries, repaired) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
+        let (left, repairs) = (entries.clone(), repaired.clone());
+        std::thread::Builder::new().name("sweep".to_owned()).spawn(move || run(&maps, &receiver, &left, &repairs))?;
+        Ok(Self { entries, repaired, _end: sender })
+    }
+
+    /// By how many connections the counts of active ones were wrong, all in all.
+    pub fn repaired(&self) -> u64 {
+        self.repaired.load(Ordering::Relaxed)
     }
 
     /// How many entries the last sweep has left.
@@ -49,13 +56,21 @@ impl Sweeper {
     }
 }
 
-fn run(maps: &Maps, end: &Receiver<()>, left: &AtomicUsize) {
+fn run(maps: &Maps, end: &Receiver<()>, left: &AtomicUsize, repairs: &AtomicU64) {
+    // What an earlier run has left is put right without a word.
+    if let Err(error) = sweep(maps, ticks()) {
+        tracing::error!(%error, "connections cannot be counted");
+    }
     let mut pause = PAUSE;
     while end.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
         let start = Instant::now();
         match sweep(maps, ticks()) {
             Ok(swept) => {
                 left.store(swept.entries.saturating_sub(swept.deleted), Ordering::Relaxed);
+                if swept.repaired > 0 {
+                    repairs.fetch_add(swept.repaired, Ordering::Relaxed);
+                    tracing::warn!(connections = swept.repaired, "the counts of active connections were put right");
+                }
                 tracing::debug!(?swept, took = ?start.elapsed(), "swept the connections");
             }
             Err(error) => tracing::error!(%error, "connections that are over cannot be deleted"),
@@ -71,6 +86,8 @@ pub struct Swept {
     pub entries: usize,
     /// Entries deleted.
     pub deleted: usize,
+    /// Connections by which the counts of active ones were wrong.
+    pub repaired: u64,
 }
 
 /// Looks at every entry; `now` in the clock of flows.
@@ -80,11 +97,16 @@ pub struct Swept {
 pub fn sweep(maps: &Maps, now: u32) -> Result<Swept, EbpfError> {
     let mut swept = Swept::default();
     let mut suspects = Vec::new();
+    let mut recount = Recount::new(&maps.backends);
     let each = maps.flows.each_batch(|rows: &[(FlowKey, Flow)]| {
         swept.entries += rows.len();
+        rows.iter().filter(|(key, flow)| is_first(key, flow)).for_each(|(_, flow)| recount.flow(flow));
         suspects.extend(rows.iter().copied().filter(|(key, flow)| may_be_over(key, flow, now)));
     });
     each.map_err(EbpfError::map("flows"))?;
+    let sockets = maps.socket_connections.each_batch(|rows| rows.iter().for_each(|(_, one)| recount.socket(one)));
+    sockets.map_err(EbpfError::map("socket_connections"))?;
+    swept.repaired = recount.repair(&maps.backends);
     let mut get = |key: &FlowKey| maps.flows.get(key).ok().flatten();
     for (key, flow) in suspects {
         let entries = match is_first(&key, &flow) {
@@ -104,9 +126,13 @@ pub fn sweep(maps: &Maps, now: u32) -> Result<Swept, EbpfError> {
 fn delete(maps: &Maps, entries: &[(FlowKey, Flow)]) -> Result<usize, EbpfError> {
     let mut deleted = 0;
     for (key, flow) in entries {
-        let now = maps.flows.get(key).map_err(EbpfError::map("flows"))?;
-        if now.is_some_and(|now| (now.seen, now.address, now.port) == (flow.seen, flow.address, flow.port)) {
-            deleted += maps.flows.delete(&[*key]).map_err(EbpfError::map("flows"))?;
+        let Some(now) = maps.flows.get(key).map_err(EbpfError::map("flows"))? else { continue };
+        if (now.seen, now.address, now.port) == (flow.seen, flow.address, flow.port) {
+            let gone = maps.flows.delete(&[*key]).map_err(EbpfError::map("flows"))?;
+            if gone > 0 && is_first(key, &now) && now.backend & Flow::COUNTED != 0 {
+                maps.backends.add_active(now.backend_row(), -1);
+            }
+            deleted += gone;
         }
     }
     Ok(deleted)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::costs;
 use super::kernel::{Kernel, KernelError};
 use super::reconciler::{Reconciler, Report};
 use crate::backend::Backend;
@@ -26,6 +27,13 @@ impl<K: Kernel> Backend for Reconciler<K> {
 
     fn rows(&self) -> &BTreeMap<&'static str, usize> {
         Self::rows(self)
+    }
+
+    fn costs(&self, desired: &Desired) -> Vec<(String, String)> {
+        costs::summary(&costs::maglev(desired, self.applied()))
+            .map(|text| ("mh".to_owned(), text))
+            .into_iter()
+            .collect()
     }
 
     fn refused(&self) -> Vec<Ignored> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::desired::node_view::{Detector, NodeView};
 use crate::state::objects::{Family, Protocol};
 
+use super::draw::Draw;
 use super::rule::{Field, Rule};
 
 /// The first slot of the Local list in a frontend's endpoint rows; the Cluster list starts at 0.
@@ -39,6 +40,8 @@ pub struct Choice {
     pub list: List,
     /// How many slots it has, at least 1.
     pub slots: u32,
+    /// How one of them is drawn.
+    pub draw: Draw,
     /// ClientIP affinity, looked at first.
     pub sticky: Option<Arc<Sticky>>,
 }
@@ -61,7 +64,7 @@ pub enum Chain {
     Discard,
     /// Source ranges first. In the skeleton.
     Ranged(Family),
-    /// Choose an endpoint and rewrite the destination.
+    /// Choose an endpoint and rewrite the destination: made by [`Chain::pick`].
     Pick(Keyed, Choice),
     /// ClusterIP: decide on masquerading, then pick.
     Internal(Keyed, Choice),
@@ -101,7 +104,7 @@ impl fmt::Display for Choice {
         if let Some(sticky) = &self.sticky {
             write!(f, "-sticky-{:016x}", sticky.digest())?;
         }
-        write!(f, "-random-{}", self.slots)
+        write!(f, "-{}-{}", self.draw, self.slots)
     }
 }
 
@@ -139,20 +142,41 @@ impl Chain {
     /// Whether a chain of this name belongs to one service's endpoints and goes when no row needs it; the others are
     /// shared by every service and stay.
     pub fn is_transient(name: &str) -> bool {
-        name.contains("-sticky-") || name.contains("-remember-")
+        ["-sticky-", "-remember-", "-turn-"].iter().any(|word| name.contains(word))
     }
 
-    /// The names of the chains that a policy's chain of this name picks by: `v4-internal-X` goes to `v4-X`. None for
-    /// the name of any other chain.
-    pub fn picked_by(name: &str) -> Vec<String> {
+    /// The names of the chains that a dynamic chain of this name goes to: `v4-internal-X` goes to `v4-X`, and
+    /// `v4-cluster-sticky-DIGEST-X` to `v4-cluster-X`.
+    pub fn goes_to(name: &str) -> Vec<String> {
         let keyed = if name.get(2..).is_some_and(|rest| rest.starts_with("-nodeport-")) { 11 } else { 2 };
         let Some((keyed, rest)) = name.split_at_checked(keyed) else { return Vec::new() };
+        if let Some((list, sticky)) = rest.split_once("-sticky-")
+            && (list == "-cluster" || list == "-local")
+        {
+            return sticky.split_once('-').map(|(_, draw)| format!("{keyed}{list}-{draw}")).into_iter().collect();
+        }
         let choices: Vec<&str> = if let Some(choices) = rest.strip_prefix("-external-local-") {
             choices.split("-or-").collect()
         } else {
             rest.strip_prefix("-internal-").or_else(|| rest.strip_prefix("-external-")).into_iter().collect()
         };
-        choices.into_iter().map(|choice| format!("{keyed}-{choice}")).collect()
+        let picked = |choice: &str| {
+            // A turn is the same for all frontends of a service port.
+            let keyed = if choice.contains("turn-") { &keyed[..2] } else { keyed };
+            if choice == "discard" { choice.to_owned() } else { format!("{keyed}-{choice}") }
+        };
+        choices.into_iter().map(picked).collect()
+    }
+
+    /// How many chains follow one after the other from a chain of this name.
+    pub fn height(name: &str) -> usize {
+        Self::goes_to(name).iter().map(|next| Self::height(next) + 1).max().unwrap_or_default()
+    }
+
+    /// The chain that picks from a list. A turn is shared by all frontends of a service port, however they are looked up.
+    pub fn pick(keyed: Keyed, choice: Choice) -> Self {
+        let node_port = keyed.node_port && !matches!(choice.draw, Draw::Turn(_));
+        Self::Pick(Keyed { node_port, ..keyed }, choice)
     }
 
     /// The chains that this one goes to.
@@ -161,23 +185,23 @@ impl Chain {
             Self::Refuse | Self::Discard | Self::Ranged(_) | Self::Remember(..) => Vec::new(),
             Self::Pick(keyed, choice) => match &choice.sticky {
                 None => Vec::new(),
-                Some(_) => vec![Self::Pick(*keyed, Choice { sticky: None, ..choice.clone() })],
+                Some(_) => vec![Self::pick(*keyed, Choice { sticky: None, ..choice.clone() })],
             },
-            Self::Internal(keyed, choice) | Self::External(keyed, choice) => vec![Self::Pick(*keyed, choice.clone())],
+            Self::Internal(keyed, choice) | Self::External(keyed, choice) => vec![Self::pick(*keyed, choice.clone())],
             Self::ExternalLocal(keyed, cluster, local) => {
                 let choices = std::iter::once(cluster).chain(local);
-                choices.map(|choice| Self::Pick(*keyed, choice.clone())).chain([Self::Discard]).collect()
+                choices.map(|choice| Self::pick(*keyed, choice.clone())).chain([Self::Discard]).collect()
             }
         }
     }
 
     /// The rules of the chain; `None` for a chain of the skeleton.
     pub fn rules(&self, node: &NodeView) -> Option<Vec<Rule>> {
-        let pick = |keyed: &Keyed, choice: &Choice| Self::Pick(*keyed, choice.clone()).to_string();
+        let pick = |keyed: &Keyed, choice: &Choice| Self::pick(*keyed, choice.clone()).to_string();
         Some(match self {
             Self::Refuse | Self::Discard | Self::Ranged(_) => return None,
             Self::Pick(keyed, choice) => match &choice.sticky {
-                None => vec![Rule::new().pick(*keyed, choice.list, choice.slots)],
+                None => vec![Rule::new().pick(*keyed, choice)],
                 Some(sticky) => sticky_rules(*keyed, choice, sticky),
             },
             Self::Internal(keyed, choice) => {
@@ -212,7 +236,7 @@ fn sticky_rules(keyed: Keyed, choice: &Choice, sticky: &Sticky) -> Vec<Rule> {
         Rule::new().known_client(keyed.family, sticky.protocol, *number).dnat(*endpoint)
     };
     let rest = Choice { sticky: None, ..choice.clone() };
-    let rest = Rule::new().goto(&Chain::Pick(keyed, rest).to_string());
+    let rest = Rule::new().goto(&Chain::pick(keyed, rest).to_string());
     sticky.endpoints.iter().map(known).chain([rest]).collect()
 }
 

@@ -31,6 +31,11 @@ impl Register {
         Self(self.0 + 1)
     }
 
+    /// The register four further on.
+    pub fn after_four(self) -> Self {
+        Self(self.0 + 4)
+    }
+
     /// The register after an address.
     pub fn after_address(self, family: Family) -> Self {
         Self(self.0 + if family == Family::V4 { 1 } else { 4 })
@@ -70,6 +75,8 @@ pub enum Expression {
         /// Where to.
         to: Register,
     },
+    /// Loads the source port (2 bytes, network order).
+    SourcePort(Register),
     /// Loads the destination port (2 bytes, network order).
     DestinationPort(Register),
     /// Goes on only if the register compares so.
@@ -97,6 +104,31 @@ pub enum Expression {
     },
     /// A random number from `offset` to `offset + modulus - 1`, in host order.
     Random {
+        /// How many numbers.
+        modulus: u32,
+        /// The first of them.
+        offset: u32,
+        /// Where to.
+        to: Register,
+    },
+    /// The next number from `offset` to `offset + modulus - 1`, in host order. The kernel keeps the turn in the
+    /// expression, and all CPUs take from it.
+    Next {
+        /// How many numbers.
+        modulus: u32,
+        /// The first of them.
+        offset: u32,
+        /// Where to.
+        to: Register,
+    },
+    /// A hash (`jhash`) scaled to a number from `offset` to `offset + modulus - 1`, in host order.
+    Hash {
+        /// Where the bytes begin.
+        from: Register,
+        /// How many bytes.
+        length: u32,
+        /// The initial value.
+        seed: u32,
         /// How many numbers.
         modulus: u32,
         /// The first of them.
@@ -190,10 +222,11 @@ impl Expression {
             Self::NfProto(_) | Self::L4Proto(_) | Self::InputInterface(_) | Self::LoadMark(_) | Self::StoreMark(_) => {
                 "meta"
             }
-            Self::AddressBytes { .. } | Self::DestinationPort(_) => "payload",
+            Self::AddressBytes { .. } | Self::SourcePort(_) | Self::DestinationPort(_) => "payload",
             Self::Compare { .. } => "cmp",
             Self::Mask { .. } | Self::Or { .. } => "bitwise",
-            Self::Random { .. } | Self::Constant { .. } => "numgen",
+            Self::Random { .. } | Self::Next { .. } | Self::Constant { .. } => "numgen",
+            Self::Hash { .. } => "hash",
             Self::Lookup { .. } => "lookup",
             Self::Immediate { .. } | Self::Goto(_) => "immediate",
             Self::Nat { .. } => "nat",
@@ -226,6 +259,7 @@ impl Expression {
                 numbers(writer, &[(1, to.number()), (2, 1), (3, offset), (4, u32::try_from(*length).unwrap_or(16))]);
             }
             // Base 2: transport header; the same two bytes in TCP, UDP and SCTP.
+            Self::SourcePort(to) => numbers(writer, &[(1, to.number()), (2, 2), (3, 0), (4, 2)]),
             Self::DestinationPort(to) => numbers(writer, &[(1, to.number()), (2, 2), (3, 2), (4, 2)]),
             Self::Compare { register, compare, value } => {
                 numbers(writer, &[(1, register.number()), (2, *compare as u32)]);
@@ -236,6 +270,18 @@ impl Expression {
             // NFTA_NG_DREG, _MODULUS, _TYPE (0 incremental, 1 random), _OFFSET
             Self::Random { modulus, offset, to } => {
                 numbers(writer, &[(1, to.number()), (2, *modulus), (3, 1), (4, *offset)])
+            }
+            Self::Next { modulus, offset, to } => {
+                numbers(writer, &[(1, to.number()), (2, *modulus), (3, 0), (4, *offset)])
+            }
+            Self::Hash { from, length, seed, modulus, offset, to } => {
+                // NFTA_HASH_SREG, _DREG, _LEN, _MODULUS, _SEED
+                numbers(writer, &[(1, from.number()), (2, to.number()), (3, *length), (4, *modulus), (5, *seed)]);
+                // NFTA_HASH_OFFSET: the kernel does not report none.
+                if *offset > 0 {
+                    numbers(writer, &[(6, *offset)]);
+                }
+                numbers(writer, &[(7, 0)]); // NFTA_HASH_TYPE: jhash
             }
             Self::Constant { value, to } => numbers(writer, &[(1, to.number()), (2, 1), (3, 0), (4, *value)]),
             Self::Lookup { set, from, to } => {

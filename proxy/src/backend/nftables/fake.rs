@@ -11,6 +11,7 @@ use crate::state::objects::{Family, Protocol};
 
 use super::chains::{Chain, fnv1a};
 use super::diff::Change;
+use super::draw::Turn;
 use super::kernel::{ChainDigest, Found, Kernel, KernelError};
 use super::maps::{self, MAPS};
 use super::netlink::Error;
@@ -199,6 +200,11 @@ impl Kernel for Fake {
         Ok(Structure { chains: table.chains.iter().map(chain).collect(), sets: sets.collect() })
     }
 
+    fn digests(&mut self, chains: &[Arc<str>]) -> Result<Vec<(Arc<str>, ChainDigest)>, KernelError> {
+        let found = self.structure()?.chains;
+        Ok(chains.iter().filter_map(|name| Some((name.clone(), *found.get(name)?))).collect())
+    }
+
     fn altered(&mut self, chains: &Chains, node: &NodeView) -> Result<BTreeSet<Arc<str>>, KernelError> {
         let is_altered = |(name, chain): &(&Arc<str>, &Chain)| self.rules(name) != chain_rules(chain, node).as_ref();
         Ok(chains.iter().filter(is_altered).map(|(name, _)| name.clone()).collect())
@@ -368,6 +374,11 @@ pub(super) fn parse_row(map: &str, text: &str) -> Option<(Key, Value)> {
         8 => Key::Hairpin(parts[0].parse().ok().filter(|_| parts.get(1) == Some(&parts[0]))?),
         9 => Key::ClusterIp(parts[0].parse().ok()?),
         10 => Key::ServiceCidr(parts[0].parse().ok()?),
+        12 => {
+            let number = |index: usize| parts.get(index)?.parse::<u32>().ok();
+            let identity = u64::from(number(1)?) << 32 | u64::from(number(2)?);
+            Key::Turn(Turn { family, protocol: parts[0].parse().ok()?, identity }, number(3)?)
+        }
         _ => Key::NodePortAddress(parts[0].parse().ok()?),
     };
     Some((key, value))

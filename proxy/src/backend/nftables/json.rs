@@ -63,6 +63,11 @@ fn key_of(key: &Key) -> Expression<'static> {
         Key::Hairpin(ip) => concat(vec![text(ip), text(ip)]),
         Key::ClusterIp(ip) | Key::NodePortAddress(ip) => text(ip),
         Key::ServiceCidr(net) => prefix(net),
+        Key::Turn(turn, slot) => {
+            let [high, low] = turn.numbers();
+            let numbers = [high, low, *slot].map(Expression::Number);
+            concat(std::iter::once(text(turn.protocol)).chain(numbers).collect())
+        }
     }
 }
 

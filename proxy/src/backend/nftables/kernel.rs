@@ -20,6 +20,9 @@ pub use super::netlink::Chain as ChainDigest;
 /// How many clients are forgotten in one transaction: if one of them expires meanwhile, the others are tried again.
 const FORGET_AT_ONCE: usize = 256;
 
+/// More chains than this are not asked for one by one: all are read at once.
+const ONE_BY_ONE: usize = 32;
+
 /// What the kernel has of our table.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Found {
@@ -71,6 +74,12 @@ pub trait Kernel {
     /// # Errors
     /// The socket fails.
     fn structure(&mut self) -> Result<Structure, KernelError>;
+
+    /// These chains as they are now; without those that are not there.
+    ///
+    /// # Errors
+    /// The socket fails.
+    fn digests(&mut self, chains: &[Arc<str>]) -> Result<Vec<(Arc<str>, ChainDigest)>, KernelError>;
 
     /// Those of `chains` whose rules in the kernel are not the ones that we would write, or that are not there.
     ///
@@ -159,6 +168,20 @@ impl Kernel for Netfilter {
         self.with(|connection| Ok(structure(connection)?))
     }
 
+    fn digests(&mut self, chains: &[Arc<str>]) -> Result<Vec<(Arc<str>, ChainDigest)>, KernelError> {
+        self.with(|connection| {
+            if chains.len() > ONE_BY_ONE {
+                let mut found = connection.chains(TABLE)?;
+                return Ok(chains.iter().filter_map(|name| Some((name.clone(), found.remove(&**name)?))).collect());
+            }
+            let mut digests = Vec::with_capacity(chains.len());
+            for name in chains {
+                digests.extend(connection.chain(TABLE, name)?.map(|chain| (name.clone(), chain)));
+            }
+            Ok(digests)
+        })
+    }
+
     fn altered(&mut self, chains: &Chains, node: &NodeView) -> Result<BTreeSet<Arc<str>>, KernelError> {
         self.with(|connection| {
             let mut altered: BTreeSet<Arc<str>> = chains.keys().cloned().collect();
@@ -169,7 +192,7 @@ impl Kernel for Netfilter {
                     altered.remove(name);
                 }
             };
-            connection.rules(TABLE, &mut |rule| {
+            connection.rules(TABLE, None, &mut |rule| {
                 if name != rule.chain {
                     close(&name, same && wanted.len() == 0);
                     let rules = chains.get(rule.chain.as_str()).and_then(|chain| chain.rules(node));

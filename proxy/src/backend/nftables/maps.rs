@@ -7,12 +7,13 @@ use ipnet::IpNet;
 use crate::desired::target::Frontend;
 use crate::state::objects::{Family, Protocol};
 
+use super::draw::Turn;
 use super::netlink::{Data, Element};
 use super::rows::{Key, Part, Value};
 use super::rule::octets;
 
 /// Every map and set whose rows are ours; `affinity4` and `affinity6` are written by packets.
-pub const MAPS: [[&str; 2]; 12] = [
+pub const MAPS: [[&str; 2]; 13] = [
     ["frontends4", "frontends6"],
     ["nodeports4", "nodeports6"],
     ["endpoints4", "endpoints6"],
@@ -25,6 +26,7 @@ pub const MAPS: [[&str; 2]; 12] = [
     ["cluster_ips4", "cluster_ips6"],
     ["service_cidrs4", "service_cidrs6"],
     ["nodeport_addresses4", "nodeport_addresses6"],
+    ["turns4", "turns6"],
 ];
 
 /// The map that a key is in.
@@ -48,6 +50,7 @@ pub fn map_of(key: &Key) -> &'static str {
         Key::ClusterIp(ip) => (9, Family::of(*ip)),
         Key::ServiceCidr(net) => (10, Family::of(net.addr())),
         Key::NodePortAddress(ip) => (11, Family::of(*ip)),
+        Key::Turn(turn, _) => (12, turn.family),
     };
     MAPS[index][family as usize]
 }
@@ -69,6 +72,10 @@ pub fn row_text(key: &Key, value: &Value) -> String {
         Key::Hairpin(ip) => format!("{ip} . {ip}"),
         Key::ClusterIp(ip) | Key::NodePortAddress(ip) => ip.to_string(),
         Key::ServiceCidr(net) => net.to_string(),
+        Key::Turn(turn, slot) => {
+            let [high, low] = turn.numbers();
+            format!("{} . {high} . {low} . {slot}", turn.protocol)
+        }
     };
     match value {
         Value::Present => key_text,
@@ -107,6 +114,12 @@ pub fn elements(key: &Key, value: &Value) -> Vec<Element> {
         }
         Key::Hairpin(ip) => vec![Element::new([octets(*ip), octets(*ip)].concat(), data)],
         Key::ClusterIp(ip) | Key::NodePortAddress(ip) => vec![Element::new(octets(*ip), data)],
+        Key::Turn(turn, slot) => {
+            let [high, low] = turn.numbers();
+            let mut bytes = vec![turn.protocol.number(), 0, 0, 0];
+            [high, low, *slot].iter().for_each(|number| bytes.extend(number.to_ne_bytes()));
+            vec![Element::new(bytes, data)]
+        }
     }
 }
 
@@ -160,6 +173,10 @@ pub fn row(map: &str, element: &Element) -> Option<(Key, Value)> {
         8 => Key::Hairpin(reader.ip(family)?),
         9 => Key::ClusterIp(reader.ip(family)?),
         11 => Key::NodePortAddress(reader.ip(family)?),
+        12 => {
+            let (protocol, high, low) = (reader.protocol()?, reader.number()?, reader.number()?);
+            Key::Turn(Turn { family, protocol, identity: u64::from(high) << 32 | u64::from(low) }, reader.number()?)
+        }
         _ => return None,
     };
     Some((key, value))

@@ -2,7 +2,9 @@
 
 mod backend;
 pub mod chains;
+pub mod costs;
 pub mod diff;
+pub mod draw;
 mod expression;
 #[cfg(test)]
 mod fake;
@@ -13,6 +15,7 @@ pub(crate) mod laws;
 pub mod maps;
 pub mod netlink;
 pub mod nft;
+mod pick;
 pub mod reconciler;
 pub mod rows;
 pub mod rule;

@@ -13,12 +13,15 @@ use crate::state::objects::Family;
 
 use super::chains::{Chain, Choice, Keyed, LOCAL_OFFSET, List, Sticky, fnv1a};
 use super::diff::in_order;
+use super::draw::{Draw, Drawn, Turn};
 
 /// The key of a row: which map, and the key in it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Key {
     /// A row that belongs to one frontend.
     Of(Frontend, Part),
+    /// `turns4`, `turns6`: the endpoint of a slot, for all frontends of a service port.
+    Turn(Turn, u32),
     /// `hairpin4`, `hairpin6`: an endpoint's address, twice.
     Hairpin(IpAddr),
     /// `cluster_ips4`, `cluster_ips6`.
@@ -107,6 +110,17 @@ impl Wanted {
         self.rows.iter().filter_map(goes).collect()
     }
 
+    /// The frontends whose endpoints take this turn, in this list.
+    pub fn frontends_of_turn(&self, turn: Turn, list: List) -> BTreeSet<Frontend> {
+        let takes = |(key, value): (&Key, &Value)| match (key, value) {
+            (Key::Of(frontend, _), Value::Chain(name)) if Turn::taken(name, frontend).contains(&(turn, list)) => {
+                Some(*frontend)
+            }
+            _ => None,
+        };
+        self.rows.iter().filter_map(takes).collect()
+    }
+
     /// The rows that follow from the node and the ServiceCIDRs.
     pub fn node(&mut self, desired: &Desired) {
         let cidrs: Vec<_> = desired.service_cidrs().iter().map(IpNet::trunc).collect();
@@ -129,10 +143,11 @@ impl Wanted {
                 Arc::new(Sticky { protocol: frontend.protocol(), endpoints: endpoints.iter().map(number).collect() })
             })
         };
+        let drawn = [List::Cluster, List::Local].map(|list| Drawn::new(target, list));
         let choice = |list: List| {
             let endpoints = if list == List::Cluster { &target.endpoints.cluster } else { &target.endpoints.local };
-            let slots = u32::try_from(endpoints.len()).ok().filter(|slots| *slots > 0 && *slots < LOCAL_OFFSET)?;
-            Some(Choice { list, slots, sticky: sticky(endpoints) })
+            let drawn = drawn[list as usize].as_ref()?;
+            Some(Choice { list, slots: drawn.slots(), draw: drawn.draw, sticky: sticky(endpoints) })
         };
         let (cluster, local) = (choice(List::Cluster), choice(List::Local));
         let masquerades = node.masquerade_all || node.detector(keyed.family).is_some();
@@ -141,7 +156,7 @@ impl Wanted {
             (Role::ClusterIp, _) => match if target.internal_local { local } else { cluster } {
                 None => Chain::Discard,
                 Some(choice) if masquerades => Chain::Internal(keyed, choice),
-                Some(choice) => Chain::Pick(keyed, choice),
+                Some(choice) => Chain::pick(keyed, choice),
             },
             (_, true) => match (cluster, local) {
                 (None, _) => Chain::Discard,
@@ -149,7 +164,7 @@ impl Wanted {
                 (Some(cluster), _) => Chain::External(keyed, cluster),
             },
         };
-        self.endpoints(frontend, &chain, target.endpoints.cluster.as_ref(), target.endpoints.local.as_ref(), applied);
+        self.endpoints(frontend, &chain, &drawn, applied);
         if let (Some(timeout), false) = (target.affinity, matches!(chain, Chain::Refuse | Chain::Discard)) {
             let mut all = [target.endpoints.cluster.as_ref(), target.endpoints.local.as_ref()].concat();
             all.sort();
@@ -191,44 +206,26 @@ impl Wanted {
     }
 
     /// The endpoint rows of the lists that a chain chooses from.
-    fn endpoints(
-        &mut self,
-        frontend: &Frontend,
-        chain: &Chain,
-        cluster: &[SocketAddr],
-        local: &[SocketAddr],
-        applied: &Rows,
-    ) {
+    fn endpoints(&mut self, frontend: &Frontend, chain: &Chain, drawn: &[Option<Drawn>; 2], applied: &Rows) {
         let lists: Vec<&Choice> = match chain {
             Chain::Pick(_, choice) | Chain::Internal(_, choice) | Chain::External(_, choice) => vec![choice],
             Chain::ExternalLocal(_, cluster, local) => std::iter::once(cluster).chain(local).collect(),
             _ => Vec::new(),
         };
         for choice in lists {
-            let (endpoints, offset) = if choice.list == List::Cluster { (cluster, 0) } else { (local, LOCAL_OFFSET) };
-            for (slot, endpoint) in (offset..).zip(place(frontend, offset, endpoints, applied)) {
-                self.rows.insert(Key::Of(*frontend, Part::Endpoint(slot)), Value::Endpoint(endpoint));
+            let Some(drawn) = &drawn[choice.list as usize] else { continue };
+            let offset = if choice.list == List::Cluster { 0 } else { LOCAL_OFFSET };
+            let key = |slot: u32| match drawn.draw {
+                Draw::Turn(turn) => Key::Turn(turn, offset + slot),
+                _ => Key::Of(*frontend, Part::Endpoint(offset + slot)),
+            };
+            // Another frontend of the service port may have put down those of its turn.
+            if !self.rows.contains_key(&key(0)) {
+                let placed = drawn.placed(key, applied).into_iter().zip(0..);
+                self.rows.extend(placed.map(|(endpoint, slot)| (key(slot), Value::Endpoint(endpoint))));
             }
         }
     }
-}
-
-/// Gives each endpoint a slot. Those that have one in `applied` keep it, so that one endpoint more or less changes one
-/// or two rows and not all of them; the order within a list has no meaning.
-fn place(frontend: &Frontend, offset: u32, endpoints: &[SocketAddr], applied: &Rows) -> Vec<SocketAddr> {
-    let end = offset + u32::try_from(endpoints.len()).unwrap_or(LOCAL_OFFSET);
-    let slots = Key::Of(*frontend, Part::Endpoint(offset))..Key::Of(*frontend, Part::Endpoint(end));
-    let mut placed: Vec<Option<SocketAddr>> = vec![None; endpoints.len()];
-    let mut waiting: BTreeSet<_> = endpoints.iter().copied().collect();
-    for (key, value) in applied.range(slots) {
-        if let (Key::Of(_, Part::Endpoint(slot)), Value::Endpoint(endpoint)) = (key, value)
-            && waiting.remove(endpoint)
-        {
-            placed[(slot - offset) as usize] = Some(*endpoint);
-        }
-    }
-    let mut waiting = waiting.into_iter();
-    placed.into_iter().filter_map(|endpoint| endpoint.or_else(|| waiting.next())).collect()
 }
 
 /// The number by which `affinity4` and `affinity6` know an endpoint of a service port. Two with one number (one chance

@@ -9,7 +9,6 @@ use ipnet::IpNet;
 
 use crate::state::objects::{Family, Protocol};
 
-use super::chains::{Keyed, LOCAL_OFFSET, List};
 use super::expression::{Compare, Expression, Register};
 
 /// A field of the IP header.
@@ -44,41 +43,10 @@ impl Rule {
         &self.expressions
     }
 
-    fn add(mut self, text: impl Into<String>, expressions: impl IntoIterator<Item = Expression>) -> Self {
+    pub(super) fn add(mut self, text: impl Into<String>, expressions: impl IntoIterator<Item = Expression>) -> Self {
         self.text.push(text.into());
         self.expressions.extend(expressions);
         self
-    }
-
-    /// Chooses a slot of a list at random and rewrites the destination to its endpoint.
-    pub fn pick(self, keyed: Keyed, list: List, slots: u32) -> Self {
-        let (ip, map, digit) = match keyed.family {
-            Family::V4 => ("ip", "endpoints", 4),
-            Family::V6 => ("ip6", "endpoints", 6),
-        };
-        let (address, prefix) =
-            if keyed.node_port { (String::new(), "nodeport_") } else { (format!("{ip} daddr . "), "") };
-        let map = format!("{prefix}{map}{digit}");
-        let (offset, offset_text) = match list {
-            List::Cluster => (0, String::new()),
-            List::Local => (LOCAL_OFFSET, format!(" offset {LOCAL_OFFSET}")),
-        };
-        let text = format!(
-            "dnat {ip} to {address}meta l4proto . th dport . numgen random mod {slots}{offset_text} map @{map}"
-        );
-        let mut expressions = Vec::new();
-        let mut at = Register::FIRST;
-        if !keyed.node_port {
-            expressions.extend(family_is(keyed.family));
-            expressions.push(Expression::address(Field::Destination, keyed.family, at));
-            at = at.after_address(keyed.family);
-        }
-        expressions.push(Expression::L4Proto(at));
-        expressions.push(Expression::DestinationPort(at.next()));
-        expressions.push(Expression::Random { modulus: slots, offset, to: at.next().next() });
-        expressions.push(Expression::Lookup { set: map, from: Register::FIRST, to: Some(Register::FIRST) });
-        expressions.push(Expression::nat_from_map(keyed.family));
-        self.add(text, expressions)
     }
 
     /// Goes to another chain.
@@ -198,7 +166,7 @@ fn field_name(field: Field) -> &'static str {
 }
 
 /// In a table of family inet, nft puts this before every look at an IP header.
-fn family_is(family: Family) -> [Expression; 2] {
+pub(super) fn family_is(family: Family) -> [Expression; 2] {
     const NFPROTO_IPV4: u8 = 2;
     const NFPROTO_IPV6: u8 = 10;
     let value = vec![if family == Family::V4 { NFPROTO_IPV4 } else { NFPROTO_IPV6 }];

@@ -4,6 +4,7 @@ use crate::desired::node_view::{NodePorts, NodeView};
 use crate::state::objects::Family;
 
 use super::chains::{Chain, Choice, Keyed, LOCAL_OFFSET, List, Sticky, fnv1a};
+use super::draw::{Draw, Hashed, Turn};
 
 /// The table's name, in family `inet`.
 pub const TABLE: &str = "kubeferry";
@@ -52,10 +53,13 @@ fn specimens(node: &NodeView) -> Vec<Chain> {
     for family in Family::BOTH {
         let endpoint = if family == Family::V4 { "192.0.2.1:80" } else { "[2001:db8::1]:80" };
         let endpoints = endpoint.parse().map(|endpoint| vec![(endpoint, 1)]).unwrap_or_default();
-        let sticky = std::sync::Arc::new(Sticky { protocol: crate::state::objects::Protocol::Tcp, endpoints });
+        let protocol = crate::state::objects::Protocol::Tcp;
+        let sticky = std::sync::Arc::new(Sticky { protocol, endpoints });
+        let draws = [Hashed::Source, Hashed::SourceAndPort, Hashed::Destination].map(Draw::Hash);
+        let draws = draws.into_iter().chain([Draw::Turn(Turn { family, protocol, identity: 0 })]);
         for node_port in [false, true] {
             let keyed = Keyed { family, node_port };
-            let choice = |list, sticky| Choice { list, slots: 2, sticky };
+            let choice = |list, sticky| Choice { list, slots: 2, draw: Draw::Random, sticky };
             let (plain, local) = (choice(List::Cluster, None), choice(List::Local, Some(sticky.clone())));
             chains.extend([
                 Chain::Pick(keyed, plain.clone()),
@@ -64,6 +68,10 @@ fn specimens(node: &NodeView) -> Vec<Chain> {
                 Chain::ExternalLocal(keyed, plain.clone(), Some(local)),
                 Chain::Internal(keyed, plain),
             ]);
+            for list in [List::Cluster, List::Local] {
+                let choices = draws.clone().map(|draw| Choice { list, slots: 2, draw, sticky: None });
+                chains.extend(choices.map(|choice| Chain::pick(keyed, choice)));
+            }
         }
         chains.push(Chain::Remember(family, sticky, std::time::Duration::from_secs(60)));
     }

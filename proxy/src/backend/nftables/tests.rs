@@ -12,11 +12,13 @@ use crate::backend::nftables::text;
 use crate::desired::node_view::NodeView;
 use crate::desired::{Desired, Touched};
 use crate::netns::{in_new_netns, run};
+use crate::scheduler::{HashKey, Scheduler};
 use crate::settings::{DatapathSettings, DetectLocal};
 use crate::state::State;
 use crate::state::event::Event;
 use crate::state::objects::{
-    EndpointSlice, Family, ObjectName, Protocol, Service, ServiceCidr, ServicePort, SliceEndpoint, SlicePort,
+    EndpointSlice, Family, ObjectName, Protocol, Scheduling, Service, ServiceCidr, ServicePort, SliceEndpoint,
+    SlicePort,
 };
 
 fn ip(text: &str) -> IpAddr {
@@ -38,6 +40,7 @@ fn service(name: &str, cluster_ips: &[&str]) -> Service {
         external_local: false,
         affinity: None,
         health_check_node_port: 0,
+        scheduling: None,
     }
 }
 
@@ -48,7 +51,9 @@ fn slice(service: &str, family: Family, ips: &[&str]) -> EndpointSlice {
         ready: true,
         serving: true,
         terminating: false,
-        node: Some(if index == 0 { "here".into() } else { "there".into() }),
+        node: Some(if index % 2 == 0 { "here".into() } else { "there".into() }),
+        zone: None,
+        pod: None,
         zone_hints: Vec::new(),
         node_hints: Vec::new(),
     };
@@ -82,7 +87,7 @@ fn view(detect: &[&str]) -> NodeView {
 fn cluster() -> State {
     let mut state = State::default();
     let v4 = ["10.244.0.1", "10.244.1.2", "10.244.1.3"];
-    let v6 = ["fd00:244::1", "fd00:244::2"];
+    let v6 = ["fd00:244::1", "fd00:244::2", "fd00:244::3"];
     let dual = |name: &str, number: u8| {
         let mut service = service(name, &[&format!("10.96.0.{number}"), &format!("fd00:96::{number}")]);
         service.load_balancer_ips = vec![ip(&format!("203.0.113.{number}")), ip(&format!("2001:db8::{number}"))];
@@ -96,11 +101,24 @@ fn cluster() -> State {
     let mut ranged = dual("ranged", 4);
     ranged.source_ranges =
         ["192.168.0.0/16", "172.16.4.0/22", "2001:db8:1::/47"].map(|net| net.parse().unwrap()).to_vec();
-    for service in [plain, local, sticky, ranged] {
-        let name = service.name.name.to_string();
+    let asked = |scheduler, hash_key| {
+        Some(Box::new(Scheduling { scheduler: Some(scheduler), hash_key: Some(hash_key), ..Scheduling::default() }))
+    };
+    let source = HashKey::Source;
+    let sh = Service { scheduling: asked(Scheduler::Sh, source), ..dual("sh", 6) };
+    let dh = Service { scheduling: asked(Scheduler::Dh, source), external_local: true, ..dual("dh", 7) };
+    let scheduling = asked(Scheduler::Sh, HashKey::SourceAndPort);
+    let by_port = Service { scheduling, affinity: Some(Duration::from_secs(60)), ..dual("by-port", 8) };
+    let rr = Service { scheduling: asked(Scheduler::Rr, source), external_local: true, ..dual("rr", 9) };
+    let affinity = Some(Duration::from_secs(60));
+    let wrr = Service { scheduling: asked(Scheduler::Wrr, source), affinity, ..dual("wrr", 10) };
+    for service in [plain, local, sticky, ranged, sh, dh, by_port, rr, wrr] {
+        let (name, service_asks) = (service.name.name.to_string(), service.scheduling.is_some());
         state.apply(Event::Service(service));
         state.apply(Event::Slice(slice(&name, Family::V4, &v4)));
-        state.apply(Event::Slice(slice(&name, Family::V6, &v6)));
+        // Of more than two, so that two are local.
+        let v6 = if service_asks { &v6[..] } else { &v6[..2] };
+        state.apply(Event::Slice(slice(&name, Family::V6, v6)));
     }
     state.apply(Event::Service(dual("empty", 5)));
     let cidrs =
@@ -240,7 +258,7 @@ fn a_changed_service_touches_only_its_rows() {
         // verdict deleted and added; new chains for four slots; one more endpoint address.
         assert!(!report.full && report.changes <= 7 * 3 + 6 + 1, "{report:?}");
         assert!(matches!(reconciler.preview(&desired).unwrap(), Preview::Changes(changes) if changes.is_empty()));
-        for name in ["plain", "sticky", "local", "ranged", "empty"] {
+        for name in ["plain", "sticky", "local", "ranged", "empty", "sh", "dh", "by-port", "rr", "wrr"] {
             state.apply(Event::ServiceGone(ObjectName::new("default", name)));
         }
         let touched = desired.update(&state, &state.changes().clone(), view(&[]));
@@ -284,6 +302,23 @@ fn drift_is_noticed_and_repaired() {
 }
 
 #[test]
+fn a_few_chains_are_read_as_all_of_them_are() {
+    with_kernel(|mut reconciler| {
+        let desired = Desired::of(&cluster(), view(&["10.244.0.0/16"]));
+        reconciler.sync(&desired, Touched::default()).unwrap();
+        let kernel = reconciler.kernel();
+        let all = kernel.structure().unwrap().chains;
+        let names: Vec<_> = all.keys().cloned().collect();
+        assert!(names.len() > 60, "{} chains", names.len());
+        for few in [&names[..20], &names[20..40], &names[..]] {
+            let wanted: Vec<_> = few.iter().map(|name| (name.clone(), all[name])).collect();
+            assert_eq!(kernel.digests(few).unwrap(), wanted);
+        }
+        assert_eq!(kernel.digests(&["v4-of-nobody".into()]).unwrap(), []);
+    });
+}
+
+#[test]
 fn chains_of_single_services_go_with_them() {
     with_kernel(|mut reconciler| {
         let mut state = cluster();
@@ -291,14 +326,17 @@ fn chains_of_single_services_go_with_them() {
         state.take_changes();
         reconciler.sync(&desired, Touched::default()).unwrap();
         reconciler.check(&desired).unwrap();
-        assert!(list().contains("-sticky-"));
-        state.apply(Event::ServiceGone(ObjectName::new("default", "sticky")));
+        assert!(list().contains("-sticky-") && list().contains("-turn-"));
+        for name in ["sticky", "by-port", "rr", "wrr"] {
+            state.apply(Event::ServiceGone(ObjectName::new("default", name)));
+        }
         let touched = desired.update(&state, &state.changes().clone(), view(&[]));
         reconciler.sync(&desired, touched).unwrap();
         reconciler.check(&desired).unwrap();
         reconciler.check(&desired).unwrap();
         assert!(!list().contains("-sticky-"), "{}", list());
         assert!(!list().contains("-remember-"), "{}", list());
+        assert!(!list().contains("-turn-"), "{}", list());
     });
 }
 

@@ -1,6 +1,7 @@
 //! Kubernetes objects to the compact structs of [`super::objects`]: pure functions of one object each. What an object gets
 //! wrong is left out and named in [`Converted::faults`]; everything else of it is kept.
 
+pub mod annotations;
 mod cidr;
 mod node;
 mod service;

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 
 use super::sloppy::{parse_cidr, parse_ip};
-use super::{Converted, Faults, object_name, port_number};
+use super::{Converted, Faults, annotations, object_name, port_number};
 use crate::state::event::Kind;
 use crate::state::objects::{Family, Service, ServicePort};
 
@@ -56,6 +56,7 @@ pub fn service(object: &core::Service) -> Converted<Service> {
         external_local,
         affinity: affinity(spec, &mut faults),
         health_check_node_port: health_check_node_port(kind, external_local, spec, &mut faults),
+        scheduling: annotations::scheduling(object.metadata.annotations.as_ref(), &mut faults),
         name,
     };
     faults.converted(Some(service))

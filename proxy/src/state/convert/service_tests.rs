@@ -193,3 +193,17 @@ fn a_flood_of_faults_is_counted() {
     assert_eq!(got.faults.len(), 11);
     assert_eq!(got.faults[10].why, "and 990 more faults of this object");
 }
+
+#[test]
+fn annotations_are_read_and_a_wrong_one_is_a_fault() {
+    let object = |annotations: Value| {
+        let metadata = json!({"namespace": "ns1", "name": "svc1", "annotations": annotations});
+        service(&serde_json::from_value(json!({"metadata": metadata, "spec": {"clusterIP": "10.0.0.1"}})).unwrap())
+    };
+    assert_eq!(clean(object(json!({"example.org/scheduler": "none of ours"}))).scheduling, None);
+    let scheduling = clean(object(json!({"kubeferry.dev/scheduler": "wrr"}))).scheduling.unwrap();
+    assert_eq!(scheduling.scheduler, Some(crate::scheduler::Scheduler::Wrr));
+    let wrong = object(json!({"kubeferry.dev/scheduler": "lblc"}));
+    assert!(why(&wrong)[0].contains("use one of random, rr, wrr"), "{wrong:?}");
+    assert_eq!(wrong.object.unwrap().scheduling, None);
+}

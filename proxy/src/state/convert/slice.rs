@@ -10,7 +10,7 @@ use super::service::is_link_local;
 use super::sloppy::parse_ip;
 use super::{Converted, Faults, object_name, port_number};
 use crate::state::event::Kind;
-use crate::state::objects::{EndpointSlice, Family, ObjectName, SliceEndpoint, SlicePort};
+use crate::state::objects::{EndpointSlice, Family, ObjectName, PodName, SliceEndpoint, SlicePort};
 
 /// Names the Service that a slice belongs to.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -89,12 +89,19 @@ fn endpoints(object: &discovery::EndpointSlice, family: Family, faults: &mut Fau
             serving: conditions.and_then(|c| c.serving).unwrap_or(true),
             terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
             node: entry.node_name.as_deref().filter(|node| !node.is_empty()).map(|node| words.get(node)),
+            zone: entry.zone.as_deref().filter(|zone| !zone.is_empty()).map(|zone| words.get(zone)),
+            pod: pod(entry),
             zone_hints: hints.iter().flat_map(|h| h.for_zones.iter().flatten()).map(|z| words.get(&z.name)).collect(),
             node_hints: hints.iter().flat_map(|h| h.for_nodes.iter().flatten()).map(|n| words.get(&n.name)).collect(),
         });
     }
     endpoints.shrink_to_fit();
     endpoints
+}
+
+fn pod(endpoint: &discovery::Endpoint) -> Option<PodName> {
+    let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?;
+    target.name.as_deref().filter(|name| !name.is_empty()).map(PodName::of)
 }
 
 /// `None` with a fault for what DNAT cannot or must not send to. A loopback address cannot be the target of a packet from

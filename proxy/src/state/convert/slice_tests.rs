@@ -95,3 +95,22 @@ fn addresses_that_cannot_be_a_target_are_left_out() {
     let got = convert(json!({"addressType": "IPv6", "endpoints": endpoints}));
     assert_eq!((got.faults.len(), got.object.unwrap().endpoints.len()), (6, 1), "{:?}", got.faults);
 }
+
+#[test]
+fn zones_and_pods_are_kept() {
+    let got = convert(json!({"endpoints": [
+        {"addresses": ["10.0.1.1"], "zone": "a", "targetRef": {"kind": "Pod", "name": "web-1"}},
+        {"addresses": ["10.0.1.2"], "zone": "a", "targetRef": {"kind": "Node", "name": "web-1"}},
+        {"addresses": ["10.0.1.3"], "zone": "", "targetRef": {"kind": "Pod"}}]}));
+    assert_eq!(got.faults, []);
+    let endpoints = got.object.unwrap().endpoints;
+    let pods: Vec<_> = endpoints.iter().map(|endpoint| endpoint.pod).collect();
+    assert_eq!(pods, [Some(PodName::of("web-1")), None, None]);
+    assert_eq!(
+        endpoints.iter().map(|endpoint| endpoint.zone.as_deref()).collect::<Vec<_>>(),
+        [Some("a"), Some("a"), None]
+    );
+    let zones: Vec<_> = endpoints.iter().filter_map(|endpoint| endpoint.zone.as_ref()).collect();
+    assert!(Arc::ptr_eq(zones[0], zones[1]), "the name is kept once");
+    assert!(size_of::<SliceEndpoint>() <= 112, "there may be 100,000 of them");
+}

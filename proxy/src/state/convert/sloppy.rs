@@ -2,7 +2,7 @@
 //! around the text is dropped, and an IPv4-mapped IPv6 address is the IPv4 address. Source: `netutils.ParseIPSloppy`.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -26,6 +26,23 @@ pub fn parse_cidr(text: &str) -> Option<IpNet> {
         Some(ip) => Some(IpNet::V4(Ipv4Net::new(ip, length.checked_sub(96)?).ok()?.trunc())),
         None => Some(IpNet::V6(Ipv6Net::new(ip, length).ok()?.trunc())),
     }
+}
+
+/// `IP:PORT`, IPv6 in brackets, with addresses as [`parse_ip`] reads them.
+pub fn parse_socket(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.rsplit_once(':')?;
+    let ip = match ip.strip_prefix('[') {
+        Some(ip) => ip.strip_suffix(']').filter(|ip| ip.contains(':'))?,
+        None => Some(ip).filter(|ip| !ip.contains(':'))?,
+    };
+    let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+    Some(SocketAddr::new(parse_ip(ip)?, port.parse().ok().filter(|_| digits)?))
+}
+
+/// `IP`, or `IP:PORT`, as [`parse_socket`] reads it.
+pub fn parse_source(text: &str) -> Option<(IpAddr, Option<u16>)> {
+    let whole = parse_ip(text).map(|ip| (ip, None));
+    whole.or_else(|| parse_socket(text).map(|socket| (socket.ip(), Some(socket.port()))))
 }
 
 /// A number of decimal digits only, at most `limit`; leading zeros mean nothing.

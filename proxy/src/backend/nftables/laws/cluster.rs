@@ -10,10 +10,13 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
+use crate::scheduler::weights::Weights;
+use crate::scheduler::{HashKey, Schedule, Scheduler};
 use crate::settings::{DatapathSettings, DetectLocal, NodePortAddresses};
 use crate::state::event::Event;
 use crate::state::objects::{
-    EndpointSlice, Family, Node, ObjectName, Protocol, Service, ServiceCidr, ServicePort, SliceEndpoint, SlicePort,
+    EndpointSlice, Family, Node, ObjectName, Protocol, Scheduling, Service, ServiceCidr, ServicePort, SliceEndpoint,
+    SlicePort,
 };
 
 const SERVICES: [&str; 4] = ["a", "b", "c", "d"];
@@ -44,6 +47,24 @@ fn port_name() -> impl Strategy<Value = &'static str> + Clone {
     select(vec!["", "http", "dns"])
 }
 
+/// What a Service may ask for that this datapath can do.
+fn scheduling() -> impl Strategy<Value = Option<Scheduling>> {
+    let scheduler = Scheduler::ALL.into_iter().filter(|scheduler| !scheduler.counts_connections()).map(Some);
+    let scheduler = select(std::iter::once(None).chain(scheduler).collect::<Vec<_>>());
+    let hash_key = select(vec![None, Some(HashKey::Source), Some(HashKey::SourceAndPort)]);
+    let weights = select(vec![
+        "10.244.0.1=3,fd00:244::1=3",
+        "node/here=2,10.244.0.2=5",
+        "node/here=0",
+        "node/there=4,node/here=6,fd00:244::2=0",
+        "10.244.0.1=0,10.244.0.2=0,10.244.1.1=0,192.168.0.2=0",
+    ]);
+    let weights = prop_oneof![1 => Just(Weights::default()), 2 => weights.prop_map(|text| text.parse().unwrap())];
+    let some = (scheduler, hash_key, weights)
+        .prop_map(|(scheduler, hash_key, weights)| Some(Scheduling { scheduler, hash_key, weights, slow_start: None }));
+    prop_oneof![1 => Just(None), 3 => some]
+}
+
 /// A Service with one to three ports.
 pub(crate) fn service() -> impl Strategy<Value = Service> {
     let port = (port_name(), protocol(), select(vec![80u16, 53]), select(vec![0u16, 0, 30001, 30002]));
@@ -52,10 +73,13 @@ pub(crate) fn service() -> impl Strategy<Value = Service> {
     let addresses = || vec(select(ADDRESSES.to_vec()), 0..3);
     (
         (select(SERVICES.to_vec()), ips, addresses(), addresses(), subsequence(RANGES.to_vec(), 0..3)),
-        (vec(port, 1..4), any::<[bool; 2]>(), select(vec![None, None, Some(10), Some(60)]), 0..3i64),
+        (vec(port, 1..4), any::<[bool; 2]>(), select(vec![None, None, Some(10), Some(60)]), 0..3i64, scheduling()),
     )
         .prop_map(
-            |((service, (v4, v6, families), external, balancer, ranges), (ports, local, affinity, created))| {
+            |(
+                (service, (v4, v6, families), external, balancer, ranges),
+                (ports, local, affinity, created, scheduling),
+            )| {
                 let v4: IpAddr = CLUSTER_IPS[0][v4].parse().unwrap();
                 let v6: IpAddr = CLUSTER_IPS[1][v6].parse().unwrap();
                 let mut seen = std::collections::BTreeSet::new();
@@ -79,6 +103,7 @@ pub(crate) fn service() -> impl Strategy<Value = Service> {
                     external_local: local[1],
                     affinity: affinity.map(Duration::from_secs),
                     health_check_node_port: 0,
+                    scheduling: scheduling.map(Box::new),
                 }
             },
         )
@@ -100,6 +125,8 @@ fn endpoint(family: Family) -> impl Strategy<Value = SliceEndpoint> {
             serving,
             terminating,
             node: node.map(Arc::from),
+            zone: None,
+            pod: None,
             zone_hints: zones.into_iter().map(Arc::from).collect(),
             node_hints: nodes.into_iter().map(Arc::from).collect(),
         })
@@ -170,9 +197,20 @@ pub(crate) fn settings() -> impl Strategy<Value = DatapathSettings> {
     ]);
     let addresses =
         select(vec![NodePortAddresses::Primary, NodePortAddresses::Cidrs(parsed(vec!["192.168.0.0/16", "::/0"]))]);
-    (detect, addresses, any::<bool>()).prop_map(|(detect_local, node_port_addresses, masquerade_all)| {
-        DatapathSettings { detect_local, node_port_addresses, masquerade_all, ..DatapathSettings::default() }
-    })
+    let scheduler = select(vec![Scheduler::Random, Scheduler::Random, Scheduler::Rr, Scheduler::Mh]);
+    (detect, addresses, any::<bool>(), scheduler).prop_map(
+        |(detect_local, node_port_addresses, masquerade_all, scheduler)| {
+            // A small prime, so that tables of mh are small.
+            let schedule = Schedule { scheduler, table_size: 11, ..Schedule::default() };
+            DatapathSettings {
+                detect_local,
+                node_port_addresses,
+                masquerade_all,
+                schedule,
+                ..DatapathSettings::default()
+            }
+        },
+    )
 }
 
 /// Which object an event is about.

@@ -1,14 +1,16 @@
 //! What fails is repaired by the next sync, and a row that the kernel refuses costs its own frontend alone.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
+use crate::backend::nftables::draw::Turn;
 use crate::backend::nftables::fake::{Fake, Faults};
 use crate::backend::nftables::kernel::Kernel;
 use crate::backend::nftables::reconciler::Reconciler;
-use crate::backend::nftables::rows::{Key, Part, Rows, Value};
+use crate::backend::nftables::rows::{Key, Part, Rows, Value, Wanted};
 use crate::desired::Touched;
-use crate::desired::target::Frontend;
 
 use super::World;
 use super::cluster::{history, settings};
@@ -27,14 +29,14 @@ fn fault() -> impl Strategy<Value = Faults> {
     ])
 }
 
-fn others(rows: &Rows, frontend: Frontend) -> Vec<(Key, Value)> {
-    let is_other = |key: &Key| !matches!(key, Key::Of(of, _) if *of == frontend);
+/// Rows without their slots.
+fn slotless(rows: &Rows) -> Vec<(Key, Value)> {
     let slotless = |key: Key| match key {
         Key::Of(frontend, Part::Endpoint(_)) => Key::Of(frontend, Part::Endpoint(0)),
+        Key::Turn(turn, _) => Key::Turn(turn, 0),
         key => key,
     };
-    let rows = rows.iter().filter(|(key, _)| is_other(key));
-    let mut rows: Vec<_> = rows.map(|(key, value)| (slotless(*key), value.clone())).collect();
+    let mut rows: Vec<_> = rows.iter().map(|(key, value)| (slotless(*key), value.clone())).collect();
     rows.sort();
     rows
 }
@@ -78,10 +80,15 @@ proptest! {
             world.follow(event);
         }
         let wanted = world.anew(&Rows::new());
-        let of_frontends: Vec<_> = wanted.rows.iter().filter(|(key, _)| matches!(key, Key::Of(..))).collect();
+        let of_frontends: Vec<_> =
+            wanted.rows.iter().filter(|(key, _)| matches!(key, Key::Of(..) | Key::Turn(..))).collect();
         prop_assume!(!of_frontends.is_empty());
         let (key, value) = which.get(&of_frontends);
-        let Key::Of(frontend, _) = **key else { unreachable!() };
+        let frontends = match **key {
+            Key::Of(frontend, _) => BTreeSet::from([frontend]),
+            Key::Turn(turn, slot) => wanted.frontends_of_turn(turn, Turn::list(slot)),
+            _ => unreachable!(),
+        };
         let by_chain = match value {
             Value::Chain(name) if chain && wanted.frontends_through(name).len() == 1 && wanted.chains.contains_key(name) => {
                 Some(name.clone())
@@ -101,12 +108,13 @@ proptest! {
             None => drop(world.fake().faults.keys.insert(**key)),
         }
         let report = world.reconciler.sync(&world.desired, Touched::default()).unwrap();
-        prop_assert_eq!(report.refused.keys().copied().collect::<Vec<_>>(), vec![frontend]);
+        prop_assert_eq!(report.refused.keys().copied().collect::<BTreeSet<_>>(), frontends.clone());
         let rows = world.fake().rows();
-        prop_assert!(rows.keys().all(|key| !matches!(key, Key::Of(of, _) if *of == frontend)));
-        prop_assert_eq!(others(&rows, frontend), others(&wanted.rows, frontend));
+        prop_assert!(rows.keys().all(|key| !matches!(key, Key::Of(of, _) if frontends.contains(of))));
+        let left_out = frontends.iter().map(|frontend| (*frontend, String::new())).collect();
+        prop_assert_eq!(slotless(&rows), slotless(&Wanted::without(&world.desired, &Rows::new(), &left_out).rows));
         world.fake().faults = Faults::default();
-        let touched = Touched { frontends: [frontend].into(), ..Touched::default() };
+        let touched = Touched { frontends, ..Touched::default() };
         let report = world.reconciler.sync(&world.desired, touched).unwrap();
         prop_assert!(report.refused.is_empty());
         world.assert_in_force();

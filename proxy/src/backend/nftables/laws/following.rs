@@ -9,10 +9,13 @@ use proptest::sample::Index;
 
 use crate::backend::nftables::chains::Chain;
 use crate::backend::nftables::diff::Change;
+use crate::backend::nftables::draw::Turn;
 use crate::backend::nftables::reconciler::Report;
 use crate::backend::nftables::rows::Key;
 use crate::desired::target::{Frontend, Role};
 use crate::desired::{Desired, WithoutLocal};
+use crate::scheduler::Scheduler;
+use crate::scheduler::weights::Weights;
 use crate::state::State;
 use crate::state::event::Event;
 use crate::state::objects::{EndpointSlice, Family, ObjectName, SliceEndpoint, SlicePort};
@@ -115,12 +118,29 @@ proptest! {
         let look = |world: &World| -> Vec<_> {
             services.iter().map(|service| reach(&world.desired, &world.state, service)).collect()
         };
+        let turns = |world: &World| -> BTreeSet<Turn> {
+            let targets = services.iter().flat_map(|service| world.desired.targets_of(service));
+            targets.map(|(_, target, _)| Turn::of(&target.name, target.family)).collect()
+        };
+        let mut own_turns = turns(&world);
         let mut reached = look(&world);
         world.fake().log.clear();
         let report = world.step(last).unwrap();
         prop_assert!(!report.full);
         reached.extend(look(&world));
+        own_turns.extend(turns(&world));
         for change in std::mem::take(&mut world.fake().log) {
+            if let Change::Add(Key::Turn(turn, _), _) | Change::Delete(Key::Turn(turn, _), _) = change {
+                // A frontend that they take from another, or leave to it, moves that one's turn too.
+                let moved = |(frontends, _): &(BTreeSet<Frontend>, BTreeSet<IpAddr>)| {
+                    frontends.iter().any(|frontend| {
+                        world.state.services().keys().flat_map(|name| world.desired.targets_of(name)).any(
+                            |(_, target, claimed)| claimed.contains(frontend) && Turn::of(&target.name, target.family) == turn,
+                        )
+                    })
+                };
+                prop_assert!(own_turns.contains(&turn) || reached.iter().any(moved), "{turn:?} is none of {services:?}");
+            }
             if let Change::Add(Key::Of(frontend, _), _) | Change::Delete(Key::Of(frontend, _), _) = change {
                 let ours = reached.iter().any(|(frontends, ips)| {
                     frontends.contains(&frontend) || matches!(frontend, Frontend::Address { ip, .. } if ips.contains(&ip))
@@ -142,6 +162,10 @@ proptest! {
             prop_assert!(!report.full && report.changes <= rows + frontends * 6, "{} frontends: {report:?}", frontends);
             Ok(())
         };
+        // Where slots are positions, one endpoint more or less may move all of them.
+        let mut service = service;
+        service.scheduling = service.scheduling.filter(|asked| matches!(asked.scheduler, Some(Scheduler::Rr)));
+        service.scheduling.iter_mut().for_each(|asked| asked.weights = Weights::default());
         let name = service.name.clone();
         let port = service.ports[0].clone();
         world.step(Event::Service(service)).unwrap();
@@ -152,6 +176,8 @@ proptest! {
                 serving: true,
                 terminating: false,
                 node: Some(if last.is_multiple_of(2) { "here".into() } else { "there".into() }),
+                zone: None,
+                pod: None,
                 zone_hints: Vec::new(),
                 node_hints: Vec::new(),
             };

@@ -13,11 +13,14 @@ use std::net::IpAddr;
 use crate::desired::node_view::NodeView;
 use crate::desired::target::Frontend;
 use crate::desired::{Desired, Touched};
+use crate::scheduler::Scheduler;
+use crate::scheduler::slots::slots;
 use crate::settings::DatapathSettings;
 use crate::state::State;
 use crate::state::event::Event;
 
 use super::chains::LOCAL_OFFSET;
+use super::draw::Turn;
 use super::fake::{Fake, chain_rules};
 use super::kernel::KernelError;
 use super::reconciler::{Reconciler, Report};
@@ -65,18 +68,38 @@ impl World {
         self.reconciler.kernel()
     }
 
-    /// A frontend's lists stand in slots without a gap, each endpoint once.
+    /// A frontend's lists stand in slots without a gap, as the scheduler lays them out; those of a turn once for the
+    /// service port, others for the frontend itself.
     fn assert_slots(&self, rows: &Rows, frontend: Frontend) {
-        let lists = &self.desired.holder(&frontend).unwrap().target.endpoints;
-        for (offset, list) in [(0, &lists.cluster), (LOCAL_OFFSET, &lists.local)] {
-            let [first, end] = [offset, offset + LOCAL_OFFSET].map(|slot| Key::Of(frontend, Part::Endpoint(slot)));
-            let mut found = Vec::new();
-            for (slot, (key, value)) in (offset..).zip(rows.range(first..end)) {
-                assert_eq!(*key, Key::Of(frontend, Part::Endpoint(slot)));
-                found.push(value.clone());
+        let target = self.desired.holder(&frontend).unwrap().target;
+        let lists = &target.endpoints;
+        let turn = Turn::of(&target.name, target.family);
+        for (offset, list, weights) in
+            [(0, &lists.cluster, &lists.cluster_weights), (LOCAL_OFFSET, &lists.local, &lists.local_weights)]
+        {
+            let slots = slots(&target.schedule, list, weights);
+            let mut wanted: Vec<_> = slots.iter().map(|index| Value::Endpoint(list[*index as usize])).collect();
+            if wanted.iter().all(|endpoint| *endpoint == wanted[0]) {
+                wanted.truncate(1);
             }
-            found.sort();
-            let wanted: Vec<_> = list.iter().map(|endpoint| Value::Endpoint(*endpoint)).collect();
+            let in_turn = matches!(target.schedule.scheduler, Scheduler::Rr | Scheduler::Wrr) && wanted.len() > 1;
+            let at_frontend = |slot| Key::Of(frontend, Part::Endpoint(slot));
+            let at_turn = |slot| Key::Turn(turn, slot);
+            let all = |key: &dyn Fn(u32) -> Key| {
+                let mut found = Vec::new();
+                for (slot, (found_key, value)) in (offset..).zip(rows.range(key(offset)..key(offset + LOCAL_OFFSET))) {
+                    assert_eq!(*found_key, key(slot));
+                    found.push(value.clone());
+                }
+                found
+            };
+            let (mut found, others) =
+                if in_turn { (all(&at_turn), all(&at_frontend)) } else { (all(&at_frontend), all(&at_turn)) };
+            assert_eq!(others, vec![], "{frontend}");
+            if matches!(target.schedule.scheduler, Scheduler::Random | Scheduler::Rr) {
+                found.sort();
+                wanted.sort();
+            }
             assert!(found.is_empty() || found == wanted, "{frontend}: {found:?}, not {wanted:?}");
         }
     }

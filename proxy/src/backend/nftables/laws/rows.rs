@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use crate::backend::nftables::draw::Turn;
 use crate::backend::nftables::fake::parse_row;
 use crate::backend::nftables::maps::{elements, intervals, map_of, row, row_text};
 use crate::backend::nftables::netlink::Element;
@@ -28,7 +29,7 @@ fn net(family: Family) -> impl Strategy<Value = IpNet> {
 
 fn row_of(family: Family) -> impl Strategy<Value = (Key, Value)> {
     let protocol = select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Sctp]);
-    let frontend = (ip(family), protocol, 1..=u16::MAX);
+    let frontend = (ip(family), protocol.clone(), 1..=u16::MAX);
     let address = frontend.clone().prop_map(|(ip, protocol, port)| Frontend::Address { ip, protocol, port });
     let node_port = frontend.prop_map(move |(_, protocol, port)| Frontend::NodePort { family, protocol, port });
     let any_frontend = prop_oneof![address.clone(), node_port].boxed();
@@ -39,12 +40,15 @@ fn row_of(family: Family) -> impl Strategy<Value = (Key, Value)> {
         (any_frontend.clone(), select(vec![Part::Verdict, Part::Remember]), chain())
             .prop_map(|(frontend, part, value)| (Key::Of(frontend, part), value)),
         (address.clone(), chain()).prop_map(|(frontend, value)| (Key::Of(frontend, Part::Ranged), value)),
-        (any_frontend, any::<u32>(), endpoint)
+        (any_frontend, any::<u32>(), endpoint.clone())
             .prop_map(|(frontend, slot, value)| (Key::Of(frontend, Part::Endpoint(slot)), value)),
         set((address, net(family)).prop_map(|(frontend, net)| Key::Of(frontend, Part::SourceRange(net))).boxed()),
         set(ip(family).prop_map(Key::Hairpin).boxed()),
         set(ip(family).prop_map(Key::ClusterIp).boxed()),
         set(ip(family).prop_map(Key::NodePortAddress).boxed()),
+        ((protocol, any::<u64>(), any::<u32>()), endpoint).prop_map(move |((protocol, identity, slot), value)| {
+            (Key::Turn(Turn { family, protocol, identity }, slot), value)
+        }),
     ]
 }
 

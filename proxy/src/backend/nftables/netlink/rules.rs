@@ -24,15 +24,22 @@ pub struct FoundRule<'a> {
 }
 
 impl Connection {
-    /// Gives every rule of a table (family inet) to `each`: chain after chain, in the order of the rules. None where
-    /// there is no such table.
+    /// Gives every rule of a table (family inet), or of one of its chains, to `each`: chain after chain, in the order of
+    /// the rules. None where there is no such table or chain.
     ///
     /// # Errors
     /// The kernel refuses, the socket fails, or the rules change under every attempt to read them.
-    pub fn rules(&self, table: &str, each: &mut dyn FnMut(FoundRule<'_>) -> Result<(), Error>) -> Result<(), Error> {
+    pub fn rules(
+        &self,
+        table: &str,
+        chain: Option<&str>,
+        each: &mut dyn FnMut(FoundRule<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let what = || format!("rules of table inet {table}");
-        let rules =
-            self.socket.dump(&what(), NFT_MSG_GETRULE, NFPROTO_INET, |writer| writer.text(NFTA_RULE_TABLE, table))?;
+        let rules = self.socket.dump(&what(), NFT_MSG_GETRULE, NFPROTO_INET, |writer| {
+            writer.text(NFTA_RULE_TABLE, table);
+            chain.into_iter().for_each(|chain| writer.text(NFTA_RULE_CHAIN, chain));
+        })?;
         self.complete(&rules, what)?;
         for message in rules.messages() {
             let (_, body) = message?;

@@ -93,16 +93,11 @@ impl Connection {
             if find(body, NFTA_CHAIN_TABLE)?.map(text).as_deref() != Some(table) {
                 continue;
             }
-            let mut digest = Fnv::default();
-            for attribute in [NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE, NFTA_CHAIN_FLAGS] {
-                digest.add(find(body, attribute)?.unwrap_or_default());
-            }
             if let Some(name) = find(body, NFTA_CHAIN_NAME)? {
-                let base = find(body, NFTA_CHAIN_HOOK)?.is_some();
-                found.insert(text(name), (Chain { rules: 0, base, digest: 0 }, digest));
+                found.insert(text(name), without_rules(body)?);
             }
         }
-        self.rules(table, &mut |rule| {
+        self.rules(table, None, &mut |rule| {
             // A chain that came between the two questions counts as changed.
             if let Some((chain, digest)) = found.get_mut(&rule.chain) {
                 chain.rules += 1;
@@ -113,9 +108,43 @@ impl Connection {
         Ok(found.into_iter().map(|(name, (chain, digest))| (name, Chain { digest: digest.0, ..chain })).collect())
     }
 
+    /// One chain of a table of family inet, if it exists.
+    ///
+    /// # Errors
+    /// As [`Connection::chains`].
+    pub fn chain(&self, table: &str, name: &str) -> Result<Option<Chain>, Error> {
+        let asked =
+            self.socket.get(&format!("chain {name} of table inet {table}"), NFT_MSG_GETCHAIN, NFPROTO_INET, |w| {
+                w.text(NFTA_CHAIN_TABLE, table);
+                w.text(NFTA_CHAIN_NAME, name);
+            });
+        let (mut chain, mut digest) = match asked {
+            Ok(body) => without_rules(&body)?,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        self.rules(table, Some(name), &mut |rule| {
+            if rule.chain == name {
+                chain.rules += 1;
+                rule.expressions_without_state(|bytes| digest.add(bytes))?;
+            }
+            Ok(())
+        })?;
+        Ok(Some(Chain { digest: digest.0, ..chain }))
+    }
+
     pub(super) fn complete(&self, dump: &Dump, what: impl Fn() -> String) -> Result<(), Error> {
         if dump.complete { Ok(()) } else { Err(Error::Interrupted { what: what(), attempts: dump.attempts }) }
     }
+}
+
+/// A chain as the kernel tells of it, and the digest that its rules are to be added to.
+fn without_rules(body: &[u8]) -> Result<(Chain, Fnv), Error> {
+    let mut digest = Fnv::default();
+    for attribute in [NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE, NFTA_CHAIN_FLAGS] {
+        digest.add(find(body, attribute)?.unwrap_or_default());
+    }
+    Ok((Chain { rules: 0, base: find(body, NFTA_CHAIN_HOOK)?.is_some(), digest: 0 }, digest))
 }
 
 /// The comment among a table's user data: entries of kind (1 byte), length (1 byte), value.

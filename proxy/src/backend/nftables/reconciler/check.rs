@@ -71,13 +71,16 @@ impl<K: Kernel> Reconciler<K> {
         }
         let mut used: BTreeSet<Cow<'_, str>> = BTreeSet::new();
         for name in self.applied.values().filter_map(chain_of).filter(|name| Chain::is_transient(name)) {
-            used.extend(Chain::picked_by(name).into_iter().map(Cow::Owned));
-            used.insert(Cow::Borrowed(name));
+            let mut through = vec![Cow::Borrowed(&**name)];
+            while let Some(name) = through.pop() {
+                through.extend(Chain::goes_to(&name).into_iter().map(Cow::Owned));
+                used.insert(name);
+            }
         }
         let is_unused = |name: &&Arc<str>| Chain::is_transient(name) && !used.contains(&***name);
         let mut unused: Vec<Arc<str>> = self.chains.iter().filter(is_unused).cloned().collect();
         // Those that go to others first.
-        unused.sort_by_key(|name| Chain::picked_by(name).is_empty());
+        unused.sort_by_key(|name| std::cmp::Reverse(Chain::height(name)));
         match if unused.is_empty() { Ok(()) } else { self.kernel.delete_chains(&unused) } {
             Ok(()) => {
                 self.unlinked = false;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::backend::nftables::chains::Chain;
+use crate::backend::nftables::chains::{Chain, List};
 use crate::backend::nftables::diff::{Change, diff};
+use crate::backend::nftables::draw::Turn;
 use crate::backend::nftables::kernel::{Kernel, KernelError};
 use crate::backend::nftables::maps::map_of;
 use crate::backend::nftables::rows::{Chains, Key, Part, Value, Wanted, client_number};
@@ -43,6 +44,10 @@ impl<K: Kernel> Reconciler<K> {
             let [first, last] = Part::ALL.map(|part| Key::Of(*frontend, part));
             old.extend(self.applied.range(first..=last).map(|(key, value)| (*key, value.clone())));
         }
+        for (turn, list) in self.turns_to_compare(touched, &wanted, &old) {
+            let [first, last] = turn.rows(list);
+            old.extend(self.applied.range(first..=last).map(|(key, value)| (*key, value.clone())));
+        }
         let mut member = |key: Key, is: bool| {
             if is {
                 wanted.rows.insert(key, Value::Present);
@@ -67,6 +72,27 @@ impl<K: Kernel> Reconciler<K> {
         Ok((wanted, changes))
     }
 
+    /// The turns of whose lists all rows are wanted, or none: those that touched frontends take, and those that they took
+    /// (`old`) if no other frontend does.
+    fn turns_to_compare(&self, touched: &Touched, wanted: &Wanted, old: &[(Key, Value)]) -> BTreeSet<(Turn, List)> {
+        let takes = |(key, value): (&Key, &Value)| match (key, value) {
+            (Key::Of(frontend, _), Value::Chain(name)) => Turn::taken(name, frontend),
+            _ => BTreeSet::new(),
+        };
+        let now: BTreeSet<_> = wanted.rows.iter().flat_map(takes).collect();
+        let mut before: BTreeSet<_> = old.iter().flat_map(|(key, value)| takes((key, value))).collect();
+        before.retain(|turn| !now.contains(turn));
+        if !before.is_empty() {
+            // Seldom: a service port has lost a frontend, or its endpoints take no turns any more.
+            let untouched =
+                |(key, _): &(&Key, &Value)| !matches!(key, Key::Of(of, _) if touched.frontends.contains(of));
+            for turn in self.applied.iter().filter(untouched).flat_map(takes) {
+                before.remove(&turn);
+            }
+        }
+        now.into_iter().chain(before).collect()
+    }
+
     /// Those of `chains` that nobody has looked at yet and that say something else than we would write: the next row
     /// that goes to them must not find what somebody put there before we came.
     fn altered_unread(&mut self, chains: &Chains, node: &NodeView) -> Result<BTreeSet<Arc<str>>, KernelError> {
@@ -81,14 +107,14 @@ impl<K: Kernel> Reconciler<K> {
         if changes.is_empty() {
             return;
         }
-        let mut new_chains = false;
+        let mut new_chains = Vec::new();
         for change in changes {
             match change {
                 Change::AddChain(name) => {
-                    new_chains = true;
-                    self.chains.insert(name);
+                    self.chains.insert(name.clone());
+                    new_chains.push(name);
                 }
-                Change::RewriteChain(_) => new_chains = true,
+                Change::RewriteChain(name) => new_chains.push(name),
                 Change::Delete(key, value) => {
                     self.unlinked |= chain_of(&value).is_some_and(|name| Chain::is_transient(name));
                     *self.counts.entry(map_of(&key)).or_default() -= 1;
@@ -101,8 +127,13 @@ impl<K: Kernel> Reconciler<K> {
             }
         }
         self.follow_generation(self.generation, 1);
-        if new_chains && let Ok(structure) = self.kernel.structure() {
-            self.digests = structure.chains;
+        // Only these: with many chains of single services, reading all of them would cost more than the change.
+        match if new_chains.is_empty() { Ok(Vec::new()) } else { self.kernel.digests(&new_chains) } {
+            Ok(digests) => self.digests.extend(digests),
+            Err(error) => {
+                tracing::debug!(%error, "new chains cannot be read; reading everything at the next look");
+                self.known = false;
+            }
         }
     }
 

@@ -123,6 +123,11 @@ impl<K: Kernel> Reconciler<K> {
         &self.counts
     }
 
+    /// The rows in force.
+    pub(super) fn applied(&self) -> &Rows {
+        &self.applied
+    }
+
     fn count_rows(&mut self) {
         self.counts = MAPS.iter().flatten().map(|map| (*map, 0)).collect();
         for key in self.applied.keys() {

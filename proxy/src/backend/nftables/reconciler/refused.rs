@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::backend::nftables::diff::Change;
+use crate::backend::nftables::draw::Turn;
 use crate::backend::nftables::kernel::{Kernel, KernelError};
 use crate::backend::nftables::rows::{Key, Wanted};
 use crate::desired::target::Frontend;
@@ -19,6 +20,7 @@ pub(in crate::backend::nftables) const RETRY: u32 = 60;
 pub(super) fn blamed(change: Option<&Change>, wanted: &Wanted) -> BTreeSet<Frontend> {
     match change {
         Some(Change::Add(Key::Of(frontend, _), _)) => BTreeSet::from([*frontend]),
+        Some(Change::Add(Key::Turn(turn, slot), _)) => wanted.frontends_of_turn(*turn, Turn::list(*slot)),
         Some(Change::AddChain(name) | Change::RewriteChain(name)) => wanted.frontends_through(name),
         _ => BTreeSet::new(),
     }

@@ -1,0 +1,119 @@
+//! Connections of each endpoint: opened, and not ended yet.
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use kubeferry_ebpf_common::flow::TICK;
+use kubeferry_ebpf_common::{Backend, Config, Flow, SocketConnection};
+
+use crate::atomic::{add, fetch_and};
+use crate::connection::find;
+use crate::lookup::config;
+use crate::maps::{BACKENDS, SOCKET_CONNECTIONS};
+use crate::packet::RST;
+use crate::work::Work;
+
+/// An endpoint's row; none for number 0.
+#[inline(always)]
+fn backend(row: u32) -> Option<*mut Backend> {
+    if row == 0 { None } else { BACKENDS.get_ptr_mut(row) }
+}
+
+/// An endpoint has one more connection that may end.
+#[inline(always)]
+pub fn begin(row: u32) {
+    if let Some(backend) = backend(row) {
+        // SAFETY: see the type.
+        unsafe {
+            add(&raw mut (*backend).opened, 1);
+            add(&raw mut (*backend).active, 1);
+        }
+    }
+}
+
+/// An endpoint has got something whose end nobody sees.
+#[inline(always)]
+pub fn serve(row: u32) {
+    if let Some(backend) = backend(row) {
+        // SAFETY: see the type.
+        unsafe { add(&raw mut (*backend).opened, 1) };
+    }
+}
+
+#[inline(always)]
+fn end(row: u32) {
+    if let Some(backend) = backend(row) {
+        // SAFETY: see the type.
+        unsafe { add(&raw mut (*backend).active, u64::MAX) };
+    }
+}
+
+/// A connection has ended: its forward-in entry is `flow`. It is taken from the count once.
+#[inline(always)]
+pub fn end_flow(flow: &mut Flow) {
+    // SAFETY: the row's number is the upper half of the word; everybody changes that atomically.
+    let before = unsafe { fetch_and((&raw mut flow.device).cast(), !(u64::from(Flow::COUNTED) << 32)) };
+    let before = (before >> 32) as u32;
+    if before & Flow::COUNTED != 0 {
+        end(before & !Flow::COUNTED);
+    }
+}
+
+/// A FIN or RST went by, the first of `flow`, the packet's entry: the connection has ended with a RST, or with the FIN of
+/// the other side. Only forward-in and backward-out entries know.
+#[inline(never)]
+pub fn close(work: &mut Work, flow: &mut Flow) {
+    let reset = work.packet.tcp_flags & RST != 0;
+    if flow.flags & Flow::FORWARD != 0 {
+        work.packet.key.write_backward(flow, &mut work.key);
+        if reset || find(&work.key).is_some_and(|answers| answers.flags & Flow::FIN != 0) {
+            end_flow(flow);
+        }
+    } else {
+        work.packet.key.write_first(flow, &mut work.key);
+        if let Some(first) = find(&work.key)
+            && first.flags & Flow::FORWARD != 0
+            && (reset || first.flags & Flow::FIN != 0)
+        {
+            end_flow(first);
+        }
+    }
+}
+
+/// Counts a packet of a connection, where that is asked for.
+#[inline(always)]
+pub fn count_packet(work: &Work, flow: &Flow) {
+    if config().is_none_or(|config| config.flags & Config::COUNT_PACKETS == 0) {
+        return;
+    }
+    if let Some(backend) = backend(flow.backend_row()) {
+        // SAFETY: see the type.
+        unsafe {
+            add(&raw mut (*backend).packets, work.packet.segments.into());
+            add(&raw mut (*backend).bytes, work.packet.bytes.into());
+        }
+    }
+}
+
+/// A socket is connected to an endpoint without a packet being translated; before, it may have been to another.
+#[inline(always)]
+pub fn join(cookie: u64, row: u32) {
+    leave(cookie);
+    if row == 0 {
+        return;
+    }
+    // SAFETY: no arguments.
+    let since = (unsafe { bpf_ktime_get_coarse_ns() } >> TICK) as u32;
+    if SOCKET_CONNECTIONS.insert(cookie, SocketConnection { backend: row, since }, 0).is_ok() {
+        begin(row);
+    }
+}
+
+/// A socket is not connected to an endpoint any more.
+#[inline(always)]
+pub fn leave(cookie: u64) {
+    // SAFETY: read at once.
+    let Some(connection) = (unsafe { SOCKET_CONNECTIONS.get(&cookie) }) else { return };
+    let row = connection.backend;
+    if SOCKET_CONNECTIONS.remove(&cookie).is_ok() {
+        end(row);
+    }
+}

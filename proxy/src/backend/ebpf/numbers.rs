@@ -1,0 +1,99 @@
+//! Who has which row of the array `backends`. A row that was given back is not used again while a connection still counts
+//! there, or a program may be about to count one.
+
+use std::collections::BTreeMap;
+
+use super::slots::GRACE;
+
+/// The free and the waiting rows. Row 0 is nobody's.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Numbers {
+    capacity: u32,
+    /// This one and those after it were never used.
+    next: u32,
+    free: Vec<u32>,
+    /// When they were given back, in nanoseconds since boot.
+    waiting: BTreeMap<u32, u64>,
+}
+
+impl Numbers {
+    /// Of an array with so many rows, of which these are used; `now` in nanoseconds since boot.
+    pub fn with(capacity: u32, used: impl IntoIterator<Item = u32>, now: u64) -> Self {
+        let mut used: Vec<u32> = used.into_iter().filter(|row| *row > 0 && *row < capacity).collect();
+        used.sort_unstable();
+        used.dedup();
+        let (mut next, mut waiting) = (1, BTreeMap::new());
+        for row in used {
+            // Between those that are used, some may have been.
+            waiting.extend((next..row).map(|gap| (gap, now)));
+            next = row + 1;
+        }
+        Self { capacity, next, free: Vec::new(), waiting }
+    }
+
+    /// Takes a row; `None`: there is none.
+    pub fn take(&mut self) -> Option<u32> {
+        if let Some(row) = self.free.pop() {
+            return Some(row);
+        }
+        let row = Some(self.next).filter(|row| *row < self.capacity)?;
+        self.next += 1;
+        Some(row)
+    }
+
+    /// Gives a row back that nobody has seen.
+    pub fn undo(&mut self, row: u32) {
+        self.free.push(row);
+    }
+
+    /// Gives a row back; `now` in nanoseconds since boot.
+    pub fn give_back(&mut self, row: u32, now: u64) {
+        if row > 0 && row < self.capacity {
+            self.waiting.insert(row, now);
+        }
+    }
+
+    /// Frees what has waited long enough and counts no connection; `now` as for [`Numbers::give_back`].
+    pub fn settle(&mut self, now: u64, is_idle: impl Fn(u32) -> bool) {
+        let free = &mut self.free;
+        self.waiting.retain(|row, since| {
+            let done = now >= since.saturating_add(GRACE) && is_idle(*row);
+            if done {
+                free.push(*row);
+            }
+            !done
+        });
+    }
+
+    /// How many rows are in use, the waiting ones included.
+    pub fn used(&self) -> usize {
+        (self.next as usize).saturating_sub(1 + self.free.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_waits_until_its_connections_have_ended() {
+        let mut numbers = Numbers::with(4, [], 0);
+        assert_eq!([numbers.take(), numbers.take(), numbers.take(), numbers.take()], [Some(1), Some(2), Some(3), None]);
+        numbers.give_back(2, 5);
+        numbers.give_back(3, 5);
+        numbers.settle(5 + GRACE - 1, |_| true);
+        assert_eq!((numbers.take(), numbers.used()), (None, 3), "a program may still read its slot");
+        numbers.settle(5 + GRACE, |row| row == 3);
+        assert_eq!((numbers.used(), numbers.take(), numbers.take()), (2, Some(3), None));
+        numbers.settle(5 + GRACE, |_| true);
+        assert_eq!(numbers.take(), Some(2));
+    }
+
+    #[test]
+    fn rows_of_an_earlier_run_are_not_taken() {
+        let mut numbers = Numbers::with(9, [4, 2, 2, 0, 20], 7);
+        assert_eq!((numbers.used(), numbers.take()), (4, Some(5)));
+        numbers.settle(7 + GRACE, |row| row == 3);
+        assert_eq!((numbers.take(), numbers.take()), (Some(3), Some(6)));
+    }
+}

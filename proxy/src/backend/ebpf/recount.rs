@@ -1,0 +1,92 @@
+//! Whether the connections that the programs count are those that there are. A connection whose entry the kernel has thrown
+//! out of a full table ends without anybody seeing it.
+
+use std::collections::BTreeMap;
+
+use kubeferry_ebpf_common::{Backend, Flow, SocketConnection};
+
+use super::counters::Counters;
+
+/// A count of all connections, beside the counters before and after it.
+#[derive(Debug)]
+pub struct Recount {
+    before: Vec<(u64, u64)>,
+    found: BTreeMap<u32, u64>,
+}
+
+impl Recount {
+    /// Begins.
+    pub fn new(counters: &Counters) -> Self {
+        let numbers = |row| {
+            let Backend { opened, active, .. } = counters.get(row);
+            (opened, active)
+        };
+        Self { before: (0..counters.rows()).map(numbers).collect(), found: BTreeMap::new() }
+    }
+
+    /// An entry of a connection, the forward-in one.
+    pub fn flow(&mut self, flow: &Flow) {
+        if flow.backend & Flow::COUNTED != 0 {
+            *self.found.entry(flow.backend_row()).or_default() += 1;
+        }
+    }
+
+    /// A socket that was translated when it connected.
+    pub fn socket(&mut self, connection: &SocketConnection) {
+        *self.found.entry(connection.backend).or_default() += 1;
+    }
+
+    /// Puts the counters right, as far as what came and went meanwhile does not explain the difference. How many
+    /// connections had been counted that are not there, or the other way round.
+    pub fn repair(self, counters: &Counters) -> u64 {
+        let mut repaired = 0;
+        for (row, before) in (0..).zip(&self.before).skip(1) {
+            let Backend { opened, active, .. } = counters.get(row);
+            let found = self.found.get(&row).copied().unwrap_or(0);
+            if (found, active, before.1) == (0, 0, 0) {
+                continue;
+            }
+            let difference = drift(*before, (opened, active), found);
+            if difference != 0 {
+                counters.add_active(row, difference.saturating_neg());
+                repaired += difference.unsigned_abs();
+            }
+        }
+        repaired
+    }
+}
+
+/// By how much `active` is too great, at least: (opened, active) before and after `found` connections were found.
+fn drift(before: (u64, u64), after: (u64, u64), found: u64) -> i64 {
+    let number = |value: u64| value as i64;
+    let opened = number(after.0.wrapping_sub(before.0));
+    let ended = opened - number(after.1.wrapping_sub(before.1));
+    let (before, found) = (number(before.1), number(found));
+    // Of those before, as many as have ended may have been missed; of those opened, as many may have been found.
+    let (least, most) = (before - ended.max(0), before + opened.max(0));
+    if found < least {
+        least - found
+    } else if found > most {
+        most - found
+    } else {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_nothing_explains_is_drift() {
+        assert_eq!(drift((10, 3), (10, 3), 3), 0);
+        assert_eq!(drift((10, 3), (10, 3), 1), 2, "two are counted that are not there");
+        assert_eq!(drift((10, 3), (10, 3), 4), -1);
+        assert_eq!(drift((10, 3), (15, 6), 3), 0, "five came, two went");
+        assert_eq!(drift((10, 3), (15, 6), 1), 0);
+        assert_eq!(drift((10, 3), (15, 6), 8), 0);
+        assert_eq!((drift((10, 3), (15, 6), 0), drift((10, 3), (15, 6), 9)), (1, -1));
+        assert_eq!(drift((0, u64::MAX), (0, u64::MAX), 0), -1, "below zero");
+        assert_eq!(drift((7, 2), (7, 0), 0), 0, "both went");
+    }
+}

@@ -52,11 +52,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             let recorded = ipvs::record()?;
             ebpf::build()?;
             // Beside the kernel's own assignments, not those in the repository.
-            test_with(
-                &["--package", "kubeferry-tests", "--test", "ipvs"],
-                &args.pass_on,
-                &[("KUBEFERRY_IPVS_RECORDING", &recorded)],
-            )?;
+            test_with(&["--workspace", "--test", "ipvs"], &args.pass_on, &[("KUBEFERRY_IPVS_RECORDING", &recorded)])?;
         }
         Some("kernels") => kernels::run(&args.pass_on)?,
         Some(file) => {

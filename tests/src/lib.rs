@@ -14,6 +14,7 @@ pub mod hosts;
 pub mod netns;
 pub mod packets;
 pub mod random;
+pub mod schedulers;
 pub mod site;
 pub mod sockets;
 pub mod world;

@@ -125,9 +125,16 @@ impl Cluster {
         String::from_utf8_lossy(&output.stdout).split(':').next().unwrap().parse().unwrap()
     }
 
-    fn is_attached(&self, index: u32) -> bool {
-        let pins = self.places.pins().unwrap();
-        ["ingress", "egress"].iter().all(|hook| pins.contains(&format!("links/tc_{hook}-{index}")))
+    /// Whether both programs are at an interface: as TCX links, or as filters of clsact before Linux 6.6.
+    fn is_attached(&self, interface: &str) -> bool {
+        let (pins, index) = (self.places.pins().unwrap(), self.index(interface));
+        let filter = |hook: &str| {
+            let mut command = Command::new("tc");
+            command.args(["filter", "show", "dev", interface, hook]);
+            let output = self.hosts.node.output(&mut command, "").unwrap();
+            String::from_utf8_lossy(&output.stdout).contains(&format!("tc_{hook}"))
+        };
+        ["ingress", "egress"].iter().all(|hook| pins.contains(&format!("links/tc_{hook}-{index}")) || filter(hook))
     }
 }
 
@@ -193,9 +200,9 @@ fn a_device_that_comes_is_covered_and_one_that_goes_leaves_nothing() {
     drop(cluster.until_served());
     cluster.hosts.node.ip(&["link add late type veth peer name later"]).unwrap();
     let index = cluster.index("late");
-    until("the programs on a new device", || cluster.is_attached(index).then_some(())).unwrap();
+    until("the programs on a new device", || cluster.is_attached("late").then_some(())).unwrap();
     let status = until("the status", || cluster.status()).unwrap();
-    assert!(status.contains("late") && status.contains("TCX"), "{status}");
+    assert!(status.contains("late") && (status.contains("TCX") || status.contains("clsact")), "{status}");
     cluster.hosts.node.ip(&["link del late"]).unwrap();
     let gone = || {
         let pins = cluster.places.pins().unwrap();
@@ -252,9 +259,16 @@ fn what_is_detached_or_deleted_is_healed() {
     drop(cluster.until_served());
     let index = cluster.index("client");
     for hook in ["ingress", "egress"] {
-        std::fs::remove_file(cluster.places.bpffs().join(format!("kubeferry/links/tc_{hook}-{index}"))).unwrap();
+        let pin = cluster.places.bpffs().join(format!("kubeferry/links/tc_{hook}-{index}"));
+        if pin.exists() {
+            std::fs::remove_file(pin).unwrap();
+        } else {
+            let mut command = Command::new("tc");
+            command.args(["filter", "del", "dev", "client", hook]);
+            assert!(cluster.hosts.node.output(&mut command, "").unwrap().status.success());
+        }
     }
-    until("the programs to be attached again", || cluster.is_attached(index).then_some(())).unwrap();
+    until("the programs to be attached again", || cluster.is_attached("client").then_some(())).unwrap();
     drop(cluster.until_served());
 }
 

@@ -10,6 +10,8 @@ mod datapath;
 mod demo;
 mod ebpf;
 mod interrupt;
+mod ipvs;
+mod kernels;
 mod netns;
 mod packages;
 mod pins;
@@ -17,6 +19,7 @@ mod places;
 mod process;
 mod step;
 mod test;
+mod vm;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Every developer and CI command of Kubeferry")]
@@ -37,6 +40,10 @@ enum Command {
     Send(demo::send::Args),
     #[command(hide = true)]
     Load(bench::load::Args),
+    #[command(hide = true)]
+    Arrivals(ipvs::arrivals::Args),
+    #[command(hide = true)]
+    Verify(kernels::VerifyArgs),
 }
 
 fn main() -> ExitCode {
@@ -62,5 +69,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Web(args) => demo::web::run(args),
         Command::Send(args) => demo::send::run(args),
         Command::Load(args) => bench::load::run(args),
+        Command::Arrivals(args) => ipvs::arrivals::run(args),
+        Command::Verify(args) => kernels::verify(args),
     }
 }

@@ -27,6 +27,24 @@ pub const NETWORK: &[Program] = &[
 /// What the benchmark of the datapaths needs beside that.
 pub const DEVICES: &[Program] = &[Program { name: "ethtool", package: "ethtool", purpose: "settings of interfaces" }];
 
+/// What virtual machines need: an emulator, a shell inside of them, and what unpacks kernels and their modules.
+pub const VIRTUAL_MACHINES: &[Program] = &[
+    Program { name: "qemu-system-x86_64", package: "qemu-system-x86", purpose: "virtual machines" },
+    Program { name: "busybox", package: "busybox-static", purpose: "a shell in virtual machines" },
+    Program { name: "dpkg", package: "dpkg", purpose: "unpacking kernels" },
+    Program { name: "xz", package: "xz-utils", purpose: "unpacking modules" },
+    Program { name: "ldd", package: "libc-bin", purpose: "finding the libraries of programs" },
+];
+
+/// What tests in virtual machines call beside what is everywhere.
+pub const VIRTUAL_MACHINE_TESTS: &[Program] = &[
+    Program { name: "ping", package: "iputils-ping", purpose: "packets" },
+    Program { name: "strip", package: "binutils", purpose: "smaller programs" },
+];
+
+/// What makes virtual services of IPVS.
+pub const IPVS: &[Program] = &[Program { name: "ipvsadm", package: "ipvsadm", purpose: "virtual services" }];
+
 /// What `demo --keep` tells its user to call.
 pub const LOOKING_AROUND: &[Program] = &[Program { name: "curl", package: "curl", purpose: "requests by hand" }];
 

@@ -1,13 +1,14 @@
 //! `cargo xtask test`: formatting, lints, documentation and every test.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 
 use crate::cargo::{cargo, workspace};
-use crate::{ebpf, interrupt, packages, step};
+use crate::{ebpf, interrupt, ipvs, kernels, packages, step};
 
 /// Everything is tested with the eBPF datapath in it.
 const FEATURES: [&str; 2] = ["--features", "kubeferry/ebpf"];
@@ -15,7 +16,8 @@ const FEATURES: [&str; 2] = ["--features", "kubeferry/ebpf"];
 /// Check formatting, lints and documentation, build, and run every test
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only this part: `check` (formatting, lints, documentation), `unit` (needs no root), or a file or folder of tests/tests
+    /// Only this part: `check` (formatting, lints, documentation), `unit` (needs no root), `ipvs` (beside the kernel's
+    /// IPVS, in a virtual machine), `kernels` (other kernels, in virtual machines), or a file or folder of tests/tests
     part: Option<String>,
     /// Passed on to the test binaries, e.g. a filter or --nocapture
     #[arg(last = true)]
@@ -45,10 +47,18 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             ebpf::build()?;
             test(&["--workspace", "--lib", "--bins"], &args.pass_on)?;
         }
+        Some("ipvs") => {
+            packages::ensure(&[packages::BUILD])?;
+            let recorded = ipvs::record()?;
+            ebpf::build()?;
+            // Beside the kernel's own assignments, not those in the repository.
+            test_with(&["--workspace", "--test", "ipvs"], &args.pass_on, &[("KUBEFERRY_IPVS_RECORDING", &recorded)])?;
+        }
+        Some("kernels") => kernels::run(&args.pass_on)?,
         Some(file) => {
             let known = test_files()?;
             if !known.iter().any(|name| name == file) {
-                bail!("there is no part `{file}`; there are: check, unit, {}", known.join(", "));
+                bail!("there is no part `{file}`; there are: check, unit, kernels, {}", known.join(", "));
             }
             packages::ensure(&[packages::BUILD, packages::NETWORK])?;
             packages::need_root(&format!("test {file}"))?;
@@ -85,9 +95,15 @@ fn build() -> anyhow::Result<()> {
 
 /// Runs `cargo test` to the end, shows all of it and sums it up, what was left out included.
 fn test(which: &[&str], pass_on: &[String]) -> anyhow::Result<()> {
+    test_with(which, pass_on, &[])
+}
+
+/// The same, with something to know for the tests.
+fn test_with(which: &[&str], pass_on: &[String], variables: &[(&str, &Path)]) -> anyhow::Result<()> {
     step::start("testing");
     let mut command = cargo();
     command.args(["test", "--no-fail-fast"]).args(FEATURES).args(which).arg("--").args(pass_on);
+    command.envs(variables.iter().copied());
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start cargo test")?;
     let stdout = child.stdout.take().context("cargo test has no output")?;
     let reader = std::thread::spawn(move || {

@@ -38,6 +38,16 @@ pub fn build() -> anyhow::Result<()> {
     build_and_check().map(drop)
 }
 
+/// Where the object is once it is built.
+pub fn object() -> PathBuf {
+    folder().join("kubeferry.bpf.o")
+}
+
+/// Loads every program of an object into this kernel, as `--report` does.
+pub fn report(object: &Path, to: &Path) -> anyhow::Result<()> {
+    verify::report(object, &object::check(object)?, to)
+}
+
 fn folder() -> PathBuf {
     workspace().join("target/bpf")
 }
@@ -56,7 +66,7 @@ fn build_and_check() -> anyhow::Result<(PathBuf, object::Checked)> {
     )?;
     let built = folder().join(toolchain::TARGET).join("release/kubeferry-ebpf");
     let checked = object::check(&built)?;
-    let kept = folder().join("kubeferry.bpf.o");
+    let kept = object();
     if copy_if_changed(&built, &kept)? {
         step::note(format!("the object is {}", kept.display()));
     } else {

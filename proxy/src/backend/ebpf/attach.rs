@@ -16,6 +16,7 @@ use kubeferry_ebpf_common::Device;
 use super::bpf::{self, Table, link_info, open_pin, update_link};
 use super::devices::rows;
 use super::error::EbpfError;
+use super::filters::program_at;
 use super::load::{RELEASE, SOCKETS, TC, XDP, list, remove};
 use super::uplinks::Uplinks;
 use crate::node::Interface;
@@ -174,11 +175,14 @@ impl Devices {
     /// As [`Devices::follow`].
     pub fn check(&mut self, interfaces: &[Interface]) -> Result<usize, EbpfError> {
         let is_whole = |index: &u32| {
-            self.tcx != Some(true)
-                || programs_at(*index).all(|[base, _]| {
-                    let link = open_pin(&self.pin(base, *index)).and_then(|link| link_info(link.as_fd()));
+            programs_at(*index).all(|hook| match self.tcx {
+                Some(true) => {
+                    let link = open_pin(&self.pin(hook[0], *index)).and_then(|link| link_info(link.as_fd()));
                     link.is_ok_and(|link| link.target == u64::from(*index))
-                })
+                }
+                _ => program_at(*index, hook[0] == "tc_ingress", FILTER)
+                    .is_ok_and(|id| id.is_some() && hook.iter().any(|name| self.id(name) == id)),
+            })
         };
         let there: BTreeSet<u32> = interfaces.iter().map(|interface| interface.index).collect();
         let broken: Vec<u32> =
@@ -189,6 +193,11 @@ impl Devices {
         self.in_force = rows;
         self.follow(interfaces)?;
         Ok(broken.len() + usize::from(differs))
+    }
+
+    /// The kernel's number of a program.
+    fn id(&self, name: &str) -> Option<u32> {
+        Some(self.programs.get(name)?.info().ok()?.id())
     }
 
     /// The devices that are covered, by name.
@@ -486,6 +495,13 @@ mod tests {
             }
             let mut devices = devices(&settings, Some(false));
             devices.follow(&there).unwrap();
+            for detach in [&["filter", "del", "dev", "eth7", "ingress"][..], &["qdisc", "del", "dev", "eth7", "clsact"]]
+            {
+                run("tc", detach, "");
+                assert_eq!(devices.check(&there).unwrap(), 1, "{detach:?} is noticed");
+                assert_eq!([filters("ingress"), filters("egress")], [1, 1], "after {detach:?}");
+                assert_eq!(devices.check(&there).unwrap(), 0);
+            }
             devices.patterns = vec!["other".to_owned()];
             devices.follow(&there).unwrap();
             assert_eq!([filters("ingress"), filters("egress")], [0, 0], "a device that is not wanted any more");

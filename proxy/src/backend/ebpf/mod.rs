@@ -8,6 +8,7 @@ pub mod counters;
 pub mod devices;
 pub mod diff;
 pub mod error;
+mod filters;
 pub mod flows;
 pub mod following;
 pub mod kernel;

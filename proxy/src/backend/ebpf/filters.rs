@@ -1,0 +1,95 @@
+//! Which program a filter of clsact runs, asked over rtnetlink: where there are no links, nothing else tells that somebody has
+//! taken it away.
+
+use std::io;
+
+use aya::programs::tc::TcHandle;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+// include/uapi/linux/rtnetlink.h, netlink.h, pkt_sched.h, pkt_cls.h, if_ether.h
+const RTM_NEWTFILTER: u16 = 44;
+const RTM_GETTFILTER: u16 = 46;
+const NLM_F_REQUEST: u16 = 1;
+const NLMSG_ERROR: u16 = 2;
+const TC_H_INGRESS: u32 = 0xffff_fff2;
+const TC_H_EGRESS: u32 = 0xffff_fff3;
+const TCA_OPTIONS: u16 = 2;
+const TCA_BPF_ID: u16 = 11;
+const ETH_P_ALL: u16 = 3;
+/// Bytes of a message's header, and of `struct tcmsg` after it.
+const HEADER: usize = 16;
+const TCMSG: usize = 20;
+
+/// The kernel's number of the program that a filter of a device runs; `None`: there is no such filter, or no such device.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub(super) fn program_at(index: u32, ingress: bool, filter: (u16, TcHandle)) -> io::Result<Option<u32>> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.send(&request(index, ingress, filter), 0)?;
+    let (answer, _) = socket.recv_from_full()?;
+    let kind = answer.get(4..6).and_then(|bytes| bytes.try_into().ok()).map(u16::from_ne_bytes);
+    let body = answer.get(HEADER..).unwrap_or_default();
+    match kind {
+        Some(RTM_NEWTFILTER) => Ok(program(body)),
+        Some(NLMSG_ERROR) => match body.first_chunk().map_or(libc::EPROTO, |errno| -i32::from_ne_bytes(*errno)) {
+            // No filter; no qdisc; no device.
+            libc::ENOENT | libc::EINVAL | libc::ENODEV => Ok(None),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        },
+        _ => Err(io::Error::from_raw_os_error(libc::EPROTO)),
+    }
+}
+
+/// A `struct tcmsg` with its header.
+fn request(index: u32, ingress: bool, (priority, handle): (u16, TcHandle)) -> Vec<u8> {
+    let length = HEADER + TCMSG;
+    let parent = if ingress { TC_H_INGRESS } else { TC_H_EGRESS };
+    let info = u32::from(priority) << 16 | u32::from(ETH_P_ALL.to_be());
+    let mut bytes = Vec::with_capacity(length);
+    bytes.extend((length as u32).to_ne_bytes());
+    bytes.extend(RTM_GETTFILTER.to_ne_bytes());
+    bytes.extend(NLM_F_REQUEST.to_ne_bytes());
+    bytes.extend([0; 8]); // sequence number, port
+    for word in [0, index, u32::from(handle), parent, info] {
+        bytes.extend(word.to_ne_bytes());
+    }
+    bytes
+}
+
+/// The program's number in an answer.
+fn program(answer: &[u8]) -> Option<u32> {
+    let options = attribute(answer.get(TCMSG..)?, TCA_OPTIONS)?;
+    Some(u32::from_ne_bytes(*attribute(options, TCA_BPF_ID)?.first_chunk()?))
+}
+
+/// The value of the first attribute of a kind.
+fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    loop {
+        let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
+        let kind = u16::from_ne_bytes([*bytes.get(2)?, *bytes.get(3)?]);
+        let value = bytes.get(4..length)?;
+        // The upper two bits are flags.
+        if kind & 0x3fff == wanted {
+            return Some(value);
+        }
+        bytes = bytes.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_found_behind_others() {
+        let bytes = [6, 0, 1, 0, 0x62, 0, 0, 0, 12, 0, 2, 0x80, 8, 0, 11, 0, 7, 0, 0, 0];
+        assert_eq!(attribute(&bytes, 1), Some(&[0x62, 0][..]));
+        let options = attribute(&bytes, TCA_OPTIONS).unwrap();
+        assert_eq!(attribute(options, TCA_BPF_ID), Some(&[7, 0, 0, 0][..]));
+        assert_eq!(attribute(&bytes, 3), None);
+        assert_eq!(attribute(&[3, 0, 1, 0], 1), None, "shorter than its header");
+    }
+}

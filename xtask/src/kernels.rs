@@ -1,0 +1,277 @@
+//! `cargo xtask test kernels`: the programs and the datapath tests of this workspace under other kernels than the machine's
+//! own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+
+use crate::cargo::{cargo, workspace};
+use crate::vm::{Guest, Kernel, Series};
+use crate::{ebpf, packages, step};
+
+/// How long one kernel may take.
+const PATIENCE: Duration = Duration::from_secs(1800);
+/// What the datapaths and their tests need of a kernel.
+const MODULES: [&str; 30] = [
+    "veth",
+    "dummy",
+    "bridge",
+    "br_netfilter",
+    "8021q",
+    "bonding",
+    "tun",
+    "sch_ingress",
+    "cls_bpf",
+    "act_bpf",
+    "nf_tables",
+    "nft_chain_nat",
+    "nft_ct",
+    "nft_fib_inet",
+    "nft_hash",
+    "nft_limit",
+    "nft_log",
+    "nft_masq",
+    "nft_nat",
+    "nft_numgen",
+    "nft_redir",
+    "nft_reject_inet",
+    "nf_conntrack",
+    "nf_conntrack_netlink",
+    "nf_nat",
+    "inet_diag",
+    "tcp_diag",
+    "udp_diag",
+    "sctp",
+    "sctp_diag",
+];
+/// Programs that tests call.
+const TOOLS: [&str; 9] = ["ip", "nft", "conntrack", "ethtool", "tc", "ping", "setpriv", "mount", "umount"];
+/// What the machine's command says before and after each part.
+const MARK: &str = "kubeferry-part: ";
+
+/// The parts that run in the machine: a test binary, and what is passed on to it.
+const PARTS: [(&str, &str); 7] = [
+    ("netns", ""),
+    ("flow_table", "--exact cluster_ip dual_stack external_traffic_policy_local hairpin no_endpoints node_port"),
+    ("ebpf", ""),
+    ("ebpf_sockets", ""),
+    ("connections", ""),
+    ("ebpf_connections", ""),
+    ("bridge", ""),
+];
+
+/// Verify the BPF object under this kernel (inside of a virtual machine)
+#[derive(clap::Args)]
+pub struct VerifyArgs {
+    object: PathBuf,
+}
+
+/// Loads every program of an object.
+pub fn verify(args: VerifyArgs) -> anyhow::Result<()> {
+    ebpf::report(&args.object, Path::new("/report.json"))
+}
+
+/// Boots each kernel and runs the tests there. `pass_on` goes to every test binary.
+///
+/// # Errors
+/// A test failed under one of them.
+pub fn run(pass_on: &[String]) -> anyhow::Result<()> {
+    let lists = [
+        packages::BUILD,
+        packages::NETWORK,
+        packages::DEVICES,
+        packages::VIRTUAL_MACHINES,
+        packages::VIRTUAL_MACHINE_TESTS,
+    ];
+    packages::ensure(&lists)?;
+    let programs = Programs::build()?;
+    let mut outcomes = Vec::new();
+    for series in [Series::V6_1, Series::V6_12] {
+        outcomes.push(under(&Kernel::find_or_fetch(series)?, &programs, pass_on)?);
+    }
+    for outcome in &outcomes {
+        outcome.tell();
+    }
+    if outcomes.iter().any(|outcome| !outcome.failed.is_empty()) {
+        bail!("tests failed");
+    }
+    Ok(())
+}
+
+/// What was built for the machines.
+struct Programs {
+    kubeferry: PathBuf,
+    /// The test binaries by name.
+    tests: Vec<(String, PathBuf)>,
+    /// A program that a test calls by the place where cargo put it.
+    beside: PathBuf,
+}
+
+/// A line of cargo's, with `--message-format=json`, as far as we look.
+#[derive(Deserialize)]
+struct Message {
+    target: Option<Target>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+impl Programs {
+    fn build() -> anyhow::Result<Self> {
+        ebpf::build()?;
+        step::start("building kubeferry and the tests");
+        // Of the whole workspace: each choice of packages has its own features of what they share, and is built by itself.
+        let mut build = cargo();
+        build.args([
+            "build",
+            "--quiet",
+            "--message-format=json",
+            "--workspace",
+            "--features",
+            "kubeferry/ebpf",
+            "--bins",
+        ]);
+        PARTS.iter().for_each(|(name, _)| drop(build.args(["--test", name])));
+        let out = build.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+        if !out.status.success() {
+            bail!("kubeferry and the tests cannot be built");
+        }
+        let mut built = Vec::new();
+        for line in String::from_utf8_lossy(&out.stdout).lines() {
+            let message: Message = serde_json::from_str(line).with_context(|| line.to_owned())?;
+            if let (Some(target), Some(executable)) = (message.target, message.executable) {
+                built.push((target.kind.join(" "), target.name, executable));
+            }
+        }
+        let bin = |name: &str| {
+            let found =
+                built.iter().find(|(kind, known, _)| kind == "bin" && known == name).map(|(_, _, at)| at.clone());
+            found.with_context(|| format!("cargo built no {name}"))
+        };
+        Ok(Self {
+            kubeferry: bin("kubeferry")?,
+            beside: bin("socket-maker")?,
+            tests: built.into_iter().filter(|(kind, ..)| kind == "test").map(|(_, name, at)| (name, at)).collect(),
+        })
+    }
+
+    fn test(&self, name: &str) -> anyhow::Result<&Path> {
+        let found = self.tests.iter().find(|(known, _)| known == name).map(|(_, file)| file.as_path());
+        found.with_context(|| format!("there is no test binary {name}"))
+    }
+}
+
+/// What came of one kernel.
+struct Outcome {
+    release: String,
+    took: Duration,
+    /// How many tests passed, by part.
+    passed: Vec<(String, usize)>,
+    failed: Vec<String>,
+}
+
+impl Outcome {
+    fn tell(&self) {
+        let passed: usize = self.passed.iter().map(|(_, count)| count).sum();
+        let (failed, took) = (self.failed.len(), step::duration(self.took));
+        step::start(format!("Linux {}: {passed} passed, {failed} failed, in {took}", self.release));
+        step::note(self.passed.iter().map(|(part, count)| format!("{part} {count}")).collect::<Vec<_>>().join(", "));
+        self.failed.iter().for_each(|name| step::note(format!("failed: {name}")));
+    }
+
+    /// Looks at a line of the machine's output.
+    fn add(&mut self, line: &str) {
+        if let Some(part) = line.strip_prefix(MARK) {
+            match part.split_once(" ended with ") {
+                // Exit code 101 is that of failed tests, which have been named.
+                Some((_, "0" | "101")) => {}
+                Some((name, code)) => self.failed.push(format!("{name} ended with {code}")),
+                None => self.passed.push((part.to_owned(), 0)),
+            }
+        } else if let Some(test) = line.strip_prefix("test ").filter(|test| !test.starts_with("result: ")) {
+            let part = self.passed.last_mut();
+            match (test.rsplit_once(" ... "), part) {
+                (Some((_, "ok")), Some((_, count))) => *count += 1,
+                (Some((name, "FAILED")), Some((part, _))) => self.failed.push(format!("{part} {name}")),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn under(kernel: &Kernel, programs: &Programs, pass_on: &[String]) -> anyhow::Result<Outcome> {
+    let began = Instant::now();
+    let mut guest = Guest::new(kernel, &MODULES)?;
+    guest.tools(&TOOLS)?;
+    let stripped = tempfile::tempdir()?;
+    let mut add = |at: &Path, from: &Path| -> anyhow::Result<()> {
+        // Without debug information, which is most of them.
+        let to = stripped.path().join(from.file_name().unwrap_or_default());
+        step::output(Command::new("strip").arg("-o").arg(&to).arg(from))?;
+        guest.program(at, &to)
+    };
+    add(Path::new("/kubeferry"), &programs.kubeferry)?;
+    add(Path::new("/xtask"), &std::env::current_exe().context("where is xtask?")?)?;
+    add(&programs.beside, &programs.beside)?;
+    let folder = workspace().join("tests");
+    let mut command = format!(
+        "export KUBEFERRY_BIN=/kubeferry RUST_BACKTRACE=0\ncd {}\n/xtask verify /kubeferry.bpf.o\n",
+        folder.display()
+    );
+    command += "result=$?\n";
+    for (name, arguments) in PARTS {
+        add(&Path::new("/tests").join(name), programs.test(name)?)?;
+        let arguments = [&[arguments.to_owned()], pass_on].concat().join(" ");
+        command += &format!(
+            "echo '{MARK}{name}'\n/tests/{name} {arguments}; code=$?\necho \"{MARK}{name} ended with $code\"\n[ $code = 0 ] || result=$code\n"
+        );
+    }
+    command += "exit $result\n";
+    guest.files().copy("/kubeferry.bpf.o", ebpf::object(), false);
+    for data in ["flows", "conformance"] {
+        guest.files().copy_tree(&folder.join(data), &folder.join(data))?;
+    }
+    let mut outcome =
+        Outcome { release: kernel.release.clone(), took: Duration::ZERO, passed: Vec::new(), failed: Vec::new() };
+    let mut line = |text: &str| {
+        println!("{text}");
+        outcome.add(text);
+    };
+    let code = guest.boot(&format!("kernel-{}", kernel.release), &command, PATIENCE, &mut line)?;
+    outcome.took = began.elapsed();
+    if code != 0 && outcome.failed.is_empty() {
+        outcome.failed.push(format!("the command, with {code}"));
+    }
+    Ok(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_are_counted_by_part() {
+        let mut outcome =
+            Outcome { release: String::new(), took: Duration::ZERO, passed: Vec::new(), failed: Vec::new() };
+        for line in [
+            "kubeferry-part: ebpf",
+            "test one ... ok",
+            "test two ... FAILED",
+            "test result: FAILED. 1 passed; 1 failed",
+            "kubeferry-part: ebpf ended with 101",
+            "kubeferry-part: netns",
+            "kubeferry-part: netns ended with 139",
+        ] {
+            outcome.add(line);
+        }
+        assert_eq!(outcome.passed, [("ebpf".to_owned(), 1), ("netns".to_owned(), 0)]);
+        assert_eq!(outcome.failed, ["ebpf two", "netns ended with 139"]);
+    }
+}

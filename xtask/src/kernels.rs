@@ -138,7 +138,7 @@ impl Programs {
             "kubeferry/ebpf",
             "--bins",
         ]);
-        PARTS.iter().for_each(|(name, _)| drop(build.args(["--test", name])));
+        build.args(PARTS.iter().flat_map(|(name, _)| ["--test", name]));
         let out = build.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
         if !out.status.success() {
             bail!("kubeferry and the tests cannot be built");

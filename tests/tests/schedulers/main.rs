@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
 mod cluster;
+mod counted;
 mod hashes;
+mod least;
 mod random;
 mod turns;

@@ -114,6 +114,15 @@ impl Tcp {
         Ok(self)
     }
 
+    /// Connects and stays a socket that may connect again, if that fails; by [`DEADLINE`].
+    ///
+    /// # Errors
+    /// As the socket is told.
+    pub fn try_connect(&self, to: SocketAddr) -> io::Result<()> {
+        set_socket_timeout(&self.0, Timeout::Send, Some(DEADLINE))?;
+        Ok(rustix::net::connect(&self.0, &to)?)
+    }
+
     /// Connects, with this patience.
     ///
     /// # Errors

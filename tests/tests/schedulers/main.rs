@@ -3,6 +3,7 @@
 
 mod cluster;
 mod counted;
+mod counting;
 mod hashes;
 mod least;
 mod random;

@@ -6,5 +6,7 @@ mod counted;
 mod counting;
 mod hashes;
 mod least;
+mod metrics;
 mod random;
 mod turns;
+mod weights;

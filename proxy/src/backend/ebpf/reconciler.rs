@@ -227,6 +227,9 @@ impl Ebpf {
         if moves {
             self.maps.set_moving(false)?;
         }
+        if self.cgroup.is_none() {
+            self.forget_sockets()?;
+        }
         self.folder.tidy()?;
         self.log_hooks();
         self.interfaces = Some(interfaces.clone());
@@ -244,6 +247,16 @@ impl Ebpf {
             }
         });
         Ok(())
+    }
+}
+
+impl Ebpf {
+    /// Nobody sees sockets being closed any more: their connections do not count as active.
+    fn forget_sockets(&self) -> Result<(), EbpfError> {
+        let sockets = &self.maps.socket_connections;
+        let rows = sockets.rows().map_err(EbpfError::map("socket_connections"))?;
+        let cookies: Vec<u64> = rows.into_iter().map(|(cookie, _)| cookie).collect();
+        sockets.delete(&cookies).map(drop).map_err(EbpfError::map("socket_connections"))
     }
 }
 

@@ -1,7 +1,7 @@
 //! A node whose datapath counts connections: Services over TCP and UDP whose endpoints do with a connection what its client
 //! asks for, clients beside the node, and sockets of a pod of the node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -297,16 +297,16 @@ impl World {
 
     fn connect(&self, by: By, v6: bool, port: u16) -> std::io::Result<TcpStream> {
         match by {
-            By::Packets => self.from_clients(CLIENTS[0], v6, vip(v6, port)),
+            By::Packets => self.open_from_clients(CLIENTS[0], v6, vip(v6, port)),
             By::Xdp => {
                 let ip: IpAddr = if v6 { "2001:db8:2::1" } else { "192.0.2.1" }.parse().unwrap();
-                self.from_clients(CLIENTS[1], v6, SocketAddr::new(ip, 30_000 + port))
+                self.open_from_clients(CLIENTS[1], v6, SocketAddr::new(ip, 30_000 + port))
             }
             By::Socket => self.pod.tcp(v6).unwrap().connect(vip(v6, port), DEADLINE),
         }
     }
 
-    fn from_clients(&self, ips: [&str; 2], v6: bool, to: SocketAddr) -> std::io::Result<TcpStream> {
+    fn open_from_clients(&self, ips: [&str; 2], v6: bool, to: SocketAddr) -> std::io::Result<TcpStream> {
         let from = SocketAddr::new(ips[usize::from(v6)].parse().unwrap(), 0);
         connect_from(&self.hosts.host("clients").namespace, from, to, |_| Ok(()))
     }
@@ -459,9 +459,4 @@ pub fn dice(seed: u64) -> impl FnMut(u64) -> u64 {
         state ^= state << 17;
         state % sides
     }
-}
-
-/// The endpoints' numbers of connections.
-pub fn numbers<'a>(connections: impl IntoIterator<Item = &'a Connection>) -> BTreeSet<u8> {
-    connections.into_iter().map(|connection| number(connection.endpoint)).collect()
 }

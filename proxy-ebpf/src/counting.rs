@@ -1,7 +1,5 @@
 //! Connections of each endpoint: opened, and not ended yet.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
-use kubeferry_ebpf_common::flow::TICK;
 use kubeferry_ebpf_common::{Backend, Config, Flow, SocketConnection};
 
 use crate::atomic::{add, fetch_and};
@@ -95,15 +93,10 @@ pub fn count_packet(work: &Work, flow: &Flow) {
 
 /// A socket is connected to an endpoint without a packet being translated; before, it may have been to another.
 #[inline(always)]
-pub fn join(cookie: u64, row: u32) {
+pub fn join(cookie: u64, connection: &SocketConnection) {
     leave(cookie);
-    if row == 0 {
-        return;
-    }
-    // SAFETY: no arguments.
-    let since = (unsafe { bpf_ktime_get_coarse_ns() } >> TICK) as u32;
-    if SOCKET_CONNECTIONS.insert(cookie, SocketConnection { backend: row, since }, 0).is_ok() {
-        begin(row);
+    if SOCKET_CONNECTIONS.insert(cookie, connection, 0).is_ok() {
+        begin(connection.backend);
     }
 }
 

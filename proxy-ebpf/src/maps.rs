@@ -65,7 +65,7 @@ pub static FRAGMENTS: LruHashMap<crate::packet::FragmentKey, [u16; 2], 8_192> = 
 #[btf_map(name = "work")]
 pub static WORK: PerCpuArray<crate::work::Work, 1> = PerCpuArray::new();
 
-/// What translated sockets believe to be connected to: by socket and endpoint.
+/// Whose answers sockets that are not connected believe to get: by socket and endpoint.
 #[btf_map(name = "socket_services")]
 pub static SOCKET_SERVICES: LruHashMap<SocketKey, SocketPeer, 65_536> = LruHashMap::new();
 
@@ -73,6 +73,6 @@ pub static SOCKET_SERVICES: LruHashMap<SocketKey, SocketPeer, 65_536> = LruHashM
 #[btf_map(name = "socket_endpoints")]
 pub static SOCKET_ENDPOINTS: LruHashMap<SocketKey, SocketPeer, 65_536> = LruHashMap::new();
 
-/// Connections of translated sockets: by cookie.
+/// Connections of translated sockets, until they are closed: by cookie.
 #[btf_map(name = "socket_connections")]
-pub static SOCKET_CONNECTIONS: LruHashMap<u64, SocketConnection, 65_536> = LruHashMap::new();
+pub static SOCKET_CONNECTIONS: LruHashMap<u64, SocketConnection, 262_144> = LruHashMap::new();

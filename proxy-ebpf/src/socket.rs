@@ -13,14 +13,15 @@ use aya_ebpf::helpers::generated::{
 use kubeferry_ebpf_common::policy::{Source, choose};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{
-    Address, Config, Frontend, FrontendKey, Slot, SocketKey, SocketPeer, TCP, flow::limits, frontend::draw,
+    Address, Config, Frontend, FrontendKey, Slot, SocketConnection, SocketKey, SocketPeer, TCP, flow::limits,
+    frontend::draw,
 };
 
 use crate::connection::now;
 use crate::counting::{join, leave, serve};
 use crate::log;
 use crate::lookup::{config, frontend};
-use crate::maps::{SOCKET_ENDPOINTS, SOCKET_SERVICES};
+use crate::maps::{SOCKET_CONNECTIONS, SOCKET_ENDPOINTS, SOCKET_SERVICES};
 use crate::scheduler::pick;
 use crate::stats::count;
 
@@ -135,8 +136,18 @@ pub fn connect(socket: Socket) {
         leave(socket.cookie());
         return log::left(|| socket.key(address, port));
     };
-    remember(&socket, &slot, address, port);
-    join(socket.cookie(), slot.backend);
+    let connection = SocketConnection {
+        service: address,
+        endpoint: slot.address,
+        service_port: port,
+        endpoint_port: slot.port,
+        protocol: socket.protocol().into(),
+        backend: slot.backend,
+        since: now(),
+    };
+    join(socket.cookie(), &connection);
+    count(Counter::SocketConnected);
+    log::translated(|| socket.key(address, port), &slot);
     socket.set(&slot.address, slot.port);
 }
 
@@ -169,7 +180,11 @@ pub fn send(socket: Socket) {
         return;
     }
     let Some(slot) = translate(&socket, address, port) else { return log::left(|| key) };
-    remember(&socket, &slot, address, port);
+    let service = SocketPeer { address, port, reserved: 0, seen: now };
+    // An LRU map takes every row.
+    let _ = SOCKET_SERVICES.insert(socket.key(slot.address, slot.port), &service, 0);
+    count(Counter::SocketConnected);
+    log::translated(|| socket.key(address, port), &slot);
     let peer = SocketPeer { address: slot.address, port: slot.port, reserved: 0, seen: now };
     // An LRU map takes every row; not remembered, the next datagram is drawn again.
     let _ = SOCKET_ENDPOINTS.insert(&key, &peer, 0);
@@ -182,18 +197,17 @@ pub fn send(socket: Socket) {
 pub fn reveal(socket: Socket) {
     let key = socket.key(socket.address(), socket.port());
     // SAFETY: read at once.
+    if let Some(connection) = unsafe { SOCKET_CONNECTIONS.get(&key.cookie) }
+        && connection.endpoint == key.address
+        && connection.endpoint_port == key.port
+    {
+        socket.set(&connection.service, connection.service_port);
+        return;
+    }
+    // SAFETY: read at once.
     if let Some(service) = unsafe { SOCKET_SERVICES.get(&key) } {
         socket.set(&service.address, service.port);
     }
-}
-
-#[inline(always)]
-fn remember(socket: &Socket, slot: &Slot, address: Address, port: u16) {
-    let peer = SocketPeer { address, port, reserved: 0, seen: now() };
-    // An LRU map takes every row.
-    let _ = SOCKET_SERVICES.insert(socket.key(slot.address, slot.port), &peer, 0);
-    count(Counter::SocketConnected);
-    log::translated(|| socket.key(address, port), slot);
 }
 
 /// The endpoint for a connection of a socket, if it is for this hook to choose.

@@ -187,11 +187,7 @@ impl Observer {
     /// Stale entries of connection tracking were looked for.
     pub fn cleaned(&self, cleaned: Cleaned, took: Duration) {
         if cleaned.deleted > 0 {
-            tracing::info!(
-                entries = cleaned.deleted,
-                listed = cleaned.listed,
-                "deleted stale UDP entries of connection tracking"
-            );
+            tracing::info!(entries = cleaned.deleted, listed = cleaned.listed, "deleted stale UDP connections");
         }
         self.metrics.conntrack_cleaned(Family::V4, took, cleaned.deleted as u64);
     }

@@ -207,11 +207,9 @@ impl<B: Backend> Runner<B> {
                     self.pacing.succeeded(Instant::now());
                     self.synced(&synced);
                     if self.settings.once {
-                        anyhow::ensure!(
-                            synced.report.refused.is_empty(),
-                            "the kernel refuses rows: {:?}",
-                            synced.report.refused
-                        );
+                        let refused = &synced.report.refused;
+                        let each: Vec<_> = refused.iter().map(|(what, why)| format!("{what}: {why}")).collect();
+                        anyhow::ensure!(each.is_empty(), "{} frontends are left out: {}", each.len(), each.join("; "));
                         return Ok(true);
                     }
                 }

@@ -2,7 +2,8 @@
 
 use crate::Address;
 
-/// Key of `socket_services` and `socket_endpoints`, LRU hashes: a socket and an address of its peer.
+/// Key of `socket_services` and `socket_endpoints`, LRU hashes: a socket of UDP that is not connected, and an address of a
+/// peer.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SocketKey {
@@ -37,7 +38,17 @@ pub struct SocketPeer {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SocketConnection {
-    /// Its endpoint's row of `backends`.
+    /// The service's address: what the program that has the socket knows.
+    pub service: Address,
+    /// The endpoint's address.
+    pub endpoint: Address,
+    /// The service's port, in network byte order.
+    pub service_port: u16,
+    /// The endpoint's port, in network byte order.
+    pub endpoint_port: u16,
+    /// [`crate::TCP`] or [`crate::UDP`].
+    pub protocol: u32,
+    /// The endpoint's row of `backends`; 0: it is not counted.
     pub backend: u32,
     /// When it connected, in units of [`crate::flow::TICK`].
     pub since: u32,

@@ -120,7 +120,7 @@ pub struct DatapathArgs {
 #[command(next_help_heading = "eBPF datapath (--backend ebpf)")]
 pub struct EbpfArgs {
     /// Interfaces that packets of services pass, as patterns with `*` and `?`, those that come later included [default:
-    /// every interface but lo and the ports of bridges and bonds]
+    /// every interface but the ports of bonds; lo is always among them]
     #[arg(long, value_name = "PATTERN,...", value_delimiter = ',')]
     pub devices: Option<Vec<String>>,
 
@@ -158,8 +158,9 @@ pub struct EbpfArgs {
     #[arg(long, value_name = "off|connections|full")]
     pub service_metrics: Option<String>,
 
-    /// Rows that maps have room for: frontends, slots (endpoints), backends (endpoints, once), addresses, devices, source_ranges, members, flows (two to
-    /// four for a connection), affinity, sockets [default: room for 10,000 Services of 10 endpoints]
+    /// Rows that maps have room for: frontends, slots (endpoints of lists), backends (endpoints, once), addresses, devices,
+    /// source_ranges, members, flows (two to four for a connection), affinity, sockets (translated and open) [default: room
+    /// for 10,000 Services of 10 endpoints; a list of scheduler mh takes as many slots as its table has]
     #[arg(long, value_name = "MAP=ROWS,...", value_delimiter = ',')]
     pub map_sizes: Option<Vec<String>>,
 

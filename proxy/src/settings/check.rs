@@ -68,6 +68,9 @@ pub(super) fn check(given: &Inputs) -> (Settings, Vec<Problem>, Vec<String>) {
     };
     settings.log.show_programs(settings.ebpf.log_level);
     check.warnings.extend(config.not_honoured(mode.name()));
+    if backend == BackendName::Nftables {
+        check.warnings.extend(ebpf::without_effect(&given.common.ebpf));
+    }
     (settings, check.problems, check.warnings)
 }
 

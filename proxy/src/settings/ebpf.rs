@@ -161,7 +161,8 @@ pub struct MapSizes {
     pub flows: u32,
     /// Clients of services with affinity.
     pub affinity: u32,
-    /// Sockets that were translated when they connected, and datagrams of sockets that are not connected.
+    /// Sockets that were translated when they connected, and are open; a quarter as many endpoints of sockets that are not
+    /// connected.
     pub sockets: u32,
 }
 
@@ -177,12 +178,17 @@ impl Default for MapSizes {
             members: 65_536,
             flows: 1_048_576,
             affinity: 65_536,
-            sockets: 65_536,
+            sockets: 262_144,
         }
     }
 }
 
 impl MapSizes {
+    /// Rows for sockets that are not connected.
+    pub fn unconnected(&self) -> u32 {
+        (self.sockets / 4).max(1)
+    }
+
     /// The sizes by map.
     pub fn all(&self) -> [(&'static str, u32); 10] {
         let Self { frontends, slots, backends, addresses, devices, source_ranges, members, flows, affinity, sockets } =
@@ -267,6 +273,24 @@ impl Default for EbpfSettings {
             log_level: BpfLogLevel::Off,
         }
     }
+}
+
+/// A warning for each of these flags that is given, where another datapath is in force. `--bpffs-root` is none of them: what
+/// this one has left is looked for there.
+pub(super) fn without_effect(args: &EbpfArgs) -> impl Iterator<Item = String> {
+    let given = [
+        ("--devices", args.devices.is_some()),
+        ("--xdp", args.xdp.is_some()),
+        ("--xdp-devices", args.xdp_devices.is_some()),
+        ("--cgroup-root", args.cgroup_root.is_some()),
+        ("--socket-lb", args.socket_lb.is_some()),
+        ("--masquerade-ports", args.masquerade_ports.is_some()),
+        ("--service-metrics", args.service_metrics.is_some()),
+        ("--bpf-log-level", args.bpf_log_level.is_some()),
+        ("--map-sizes", args.map_sizes.is_some()),
+    ];
+    let given = given.into_iter().filter(|(_, is)| *is);
+    given.map(|(flag, _)| format!("{flag} has no effect without --backend ebpf"))
 }
 
 /// Checks the flags.

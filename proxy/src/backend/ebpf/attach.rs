@@ -14,7 +14,7 @@ use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, LinkOrder, Sch
 use kubeferry_ebpf_common::Device;
 
 use super::bpf::{self, Table, link_info, open_pin, update_link};
-use super::devices::rows;
+use super::devices::{matches, rows};
 use super::error::EbpfError;
 use super::filters::program_at;
 use super::load::{RELEASE, SOCKETS, TC, XDP, list, remove};
@@ -203,6 +203,18 @@ impl Devices {
     /// The devices that are covered, by name.
     pub fn covered(&self) -> BTreeSet<&str> {
         self.attached.values().map(String::as_str).collect()
+    }
+
+    /// Patterns that no covered device's name is like, with their flags.
+    pub fn idle_patterns(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let idle =
+            |pattern: &&String, names: &BTreeMap<u32, String>| !names.values().any(|name| matches(pattern, name));
+        let devices = self.patterns.iter().filter(move |pattern| idle(pattern, &self.attached));
+        let uplinks = self.uplinks.patterns().iter().filter(move |pattern| {
+            // A driver that cannot is reported by itself.
+            self.uplinks.names().all(|name| !matches(pattern, name))
+        });
+        devices.map(|pattern| ("--devices", pattern.as_str())).chain(uplinks.map(|p| ("--xdp-devices", p.as_str())))
     }
 
     /// Devices that are not, and why.

@@ -79,7 +79,7 @@ pub fn is_uplink(interface: &Interface, patterns: &[String]) -> bool {
 }
 
 /// Whether a name is as a pattern says: `*` stands for any letters, `?` for one.
-fn matches(pattern: &str, name: &str) -> bool {
+pub(super) fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
     // reached[n]: the pattern so far matches the first n letters.
     let mut reached = vec![false; name.len() + 1];

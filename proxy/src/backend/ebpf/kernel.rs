@@ -37,6 +37,7 @@ pub struct Maps {
     pub(super) socket_endpoints: Table<SocketKey, SocketPeer>,
     pub(super) socket_connections: Table<u64, SocketConnection>,
     pub(super) stats: OwnedFd,
+    sockets: usize,
     room: Room,
 }
 
@@ -62,8 +63,8 @@ pub fn definitions(sizes: &MapSizes) -> Vec<(&'static str, Definition)> {
         ("members", rows::<MemberKey, Member>(HASH, sizes.members)),
         ("flows", rows::<FlowKey, Flow>(LRU_HASH, sizes.flows)),
         ("affinity", rows::<AffinityKey, Affinity>(LRU_HASH, sizes.affinity)),
-        ("socket_services", rows::<SocketKey, SocketPeer>(LRU_HASH, sizes.sockets)),
-        ("socket_endpoints", rows::<SocketKey, SocketPeer>(LRU_HASH, sizes.sockets)),
+        ("socket_services", rows::<SocketKey, SocketPeer>(LRU_HASH, sizes.unconnected())),
+        ("socket_endpoints", rows::<SocketKey, SocketPeer>(LRU_HASH, sizes.unconnected())),
         ("socket_connections", rows::<u64, SocketConnection>(LRU_HASH, sizes.sockets)),
         ("stats", rows::<u32, u64>(PERCPU_ARRAY, Counter::ALL.len() as u32)),
     ]
@@ -103,6 +104,7 @@ impl Maps {
             socket_endpoints: table(folder, "socket_endpoints")?,
             socket_connections: table(folder, "socket_connections")?,
             stats: bpf::open_pin(&folder.join("stats")).map_err(EbpfError::map("stats"))?,
+            sockets: sizes.sockets as usize,
             room: Room {
                 frontends: sizes.frontends as usize,
                 slots: sizes.slots as usize,
@@ -112,6 +114,11 @@ impl Maps {
                 members: sizes.members as usize,
             },
         })
+    }
+
+    /// How many sockets that are connected have room.
+    pub fn sockets_room(&self) -> usize {
+        self.sockets
     }
 
     /// How many rows the maps have room for.

@@ -25,6 +25,7 @@ use super::ports;
 use super::rows::{Fixed, service_number};
 use super::sock_diag;
 use super::sweep::{self, Sweeper};
+use super::text;
 use crate::backend::{Backend, EndpointCount, Report};
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::target::Target;
@@ -339,7 +340,12 @@ impl Backend for Ebpf {
                 ),
             });
         }
-        ignored.extend(self.devices().faults().iter().map(|(device, why)| Ignored {
+        let devices = self.devices();
+        ignored.extend(devices.idle_patterns().map(|(flag, pattern)| Ignored {
+            what: format!("{flag} {pattern}"),
+            why: "no interface is called so now: one that comes will be covered".to_owned(),
+        }));
+        ignored.extend(devices.faults().iter().map(|(device, why)| Ignored {
             what: format!("device {device}"),
             why: format!("{why}: services are not served to what comes in by it"),
         }));
@@ -392,6 +398,13 @@ impl Backend for Ebpf {
             EndpointCount { endpoint, opened, active, packets, bytes }
         };
         rows.into_iter().map(count).collect()
+    }
+
+    fn costs(&self, desired: &Desired) -> Vec<(String, String)> {
+        let (ports, rows) = text::maglev(desired).fold((0, 0), |(ports, all), (_, rows)| (ports + 1, all + rows));
+        let room = self.maps.room().slots;
+        let text = format!("{ports} service ports with mh take {rows} of {room} rows of slots");
+        if ports == 0 { Vec::new() } else { vec![("mh".to_owned(), text)] }
     }
 
     fn recounted(&self) -> u64 {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use kubeferry_ebpf_common::{Address, Flow, FlowKey, SocketKey, SocketPeer, UDP};
+use kubeferry_ebpf_common::{Address, Flow, FlowKey, SocketConnection, SocketKey, SocketPeer, UDP};
 
 use super::bpf::Table;
 use super::carry::ticks;
@@ -70,7 +70,10 @@ fn run(maps: &Maps, end: &Receiver<()>, left: &AtomicUsize, repairs: &AtomicU64)
                 left.store(swept.entries.saturating_sub(swept.deleted), Ordering::Relaxed);
                 if swept.repaired > 0 {
                     repairs.fetch_add(swept.repaired, Ordering::Relaxed);
-                    tracing::warn!(connections = swept.repaired, "the counts of active connections were put right");
+                    // A full map of this kind throws rows out some before the last place is taken.
+                    let full = swept.sockets >= maps.sockets_room() / 10 * 9;
+                    let why = if full { ": more sockets are open than --map-sizes sockets=N has room for" } else { "" };
+                    tracing::warn!(connections = swept.repaired, "counts of active connections were wrong{why}");
                 }
                 tracing::debug!(?swept, took = ?start.elapsed(), "swept the connections");
             }
@@ -87,6 +90,8 @@ pub struct Swept {
     pub entries: usize,
     /// Entries deleted.
     pub deleted: usize,
+    /// Sockets that were translated and are open.
+    pub sockets: usize,
     /// Connections by which the counts of active ones were wrong.
     pub repaired: u64,
 }
@@ -106,7 +111,10 @@ pub fn sweep(maps: &Maps, now: u32, suspects: Option<&mut Suspects>) -> Result<S
         idle.extend(rows.iter().copied().filter(|(key, flow)| may_be_over(key, flow, now)));
     });
     each.map_err(EbpfError::map("flows"))?;
-    let sockets = maps.socket_connections.each_batch(|rows| rows.iter().for_each(|(_, one)| recount.socket(one)));
+    let sockets = maps.socket_connections.each_batch(|rows| {
+        swept.sockets += rows.len();
+        rows.iter().for_each(|(_, one)| recount.socket(one));
+    });
     sockets.map_err(EbpfError::map("socket_connections"))?;
     swept.repaired = match suspects {
         Some(known) => recount.repair(&maps.backends, known),
@@ -181,20 +189,39 @@ pub fn clean_udp(maps: &Maps, services: &[UdpService]) -> Result<Cleaned, EbpfEr
         (end(key.address, key.port), end(peer.address, peer.port))
     });
     cleaned.deleted += keys.and_then(|keys| sockets.delete(&keys)).map_err(EbpfError::map("socket_endpoints"))?;
-    // Sockets that are, and what those that are not show for their peer.
+    // And what they show for their peer.
     let sockets = &maps.socket_services;
     let keys = stale_sockets(sockets, services, &mut cleaned, |key, peer| {
         (end(peer.address, peer.port), end(key.address, key.port))
     });
-    let keys = keys.map_err(EbpfError::map("socket_services"))?;
+    cleaned.deleted += keys.and_then(|keys| sockets.delete(&keys)).map_err(EbpfError::map("socket_services"))?;
+    // Sockets that are. Their rows go when they are closed, or connect anew.
+    let keys = stale_connections(&maps.socket_connections, services, &mut cleaned);
+    let keys = keys.map_err(EbpfError::map("socket_connections"))?;
     if !keys.is_empty() {
         match sock_diag::destroy(&keys) {
             Ok(ended) => tracing::debug!(ended, "UDP sockets whose endpoint has gone"),
             Err(error) => tracing::warn!(%error, "UDP sockets whose endpoint has gone cannot be ended"),
         }
     }
-    cleaned.deleted += sockets.delete(&keys).map_err(EbpfError::map("socket_services"))?;
     Ok(cleaned)
+}
+
+/// The connected UDP sockets whose service and endpoint do not belong together any more, with the endpoint.
+fn stale_connections(
+    sockets: &Table<u64, SocketConnection>,
+    services: &[UdpService],
+    cleaned: &mut Cleaned,
+) -> io::Result<Vec<SocketKey>> {
+    let mut found: BTreeMap<Ends, Vec<SocketKey>> = BTreeMap::new();
+    sockets.each_batch(|rows| {
+        for (cookie, one) in rows.iter().filter(|(_, one)| one.protocol == u32::from(UDP)) {
+            let (address, port, protocol) = (one.endpoint, one.endpoint_port, u16::from(UDP));
+            let key = SocketKey { cookie: *cookie, address, port, protocol, reserved: 0 };
+            found.entry((end(one.service, one.service_port), end(address, port))).or_default().push(key);
+        }
+    })?;
+    Ok(stale_ends(found, services, cleaned))
 }
 
 /// The rows of UDP sockets whose `ends`, a service's address and an endpoint, do not belong together any more.
@@ -202,22 +229,30 @@ fn stale_sockets(
     sockets: &Table<SocketKey, SocketPeer>,
     services: &[UdpService],
     cleaned: &mut Cleaned,
-    ends: fn(&SocketKey, &SocketPeer) -> (SocketAddr, SocketAddr),
+    ends: fn(&SocketKey, &SocketPeer) -> Ends,
 ) -> io::Result<Vec<SocketKey>> {
-    let mut found: BTreeMap<(SocketAddr, SocketAddr), Vec<SocketKey>> = BTreeMap::new();
+    let mut found: BTreeMap<Ends, Vec<SocketKey>> = BTreeMap::new();
     sockets.each_batch(|rows| {
         for (key, peer) in rows.iter().filter(|(key, _)| key.protocol == u16::from(UDP)) {
             found.entry(ends(key, peer)).or_default().push(*key);
         }
     })?;
-    let entry = |(service, endpoint): &(SocketAddr, SocketAddr)| {
+    Ok(stale_ends(found, services, cleaned))
+}
+
+/// A service's address and an endpoint.
+type Ends = (SocketAddr, SocketAddr);
+
+/// Those of sockets, by their ends, whose ends do not belong together.
+fn stale_ends(found: BTreeMap<Ends, Vec<SocketKey>>, services: &[UdpService], cleaned: &mut Cleaned) -> Vec<SocketKey> {
+    let entry = |(service, endpoint): &Ends| {
         let ends = |source| Tuple { source, destination: *service };
         UdpEntry::new(ends(*service), ends(*endpoint))
     };
     let entries: Vec<UdpEntry> = found.keys().map(entry).collect();
     cleaned.listed += entries.len();
     let keys = |entry: &UdpEntry| found.get(&(entry.original.destination, entry.reply.source)).cloned();
-    Ok(stale(services, &entries).filter_map(keys).flatten().collect())
+    stale(services, &entries).filter_map(keys).flatten().collect()
 }
 
 fn end(address: Address, port: u16) -> SocketAddr {

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use super::diff::Writes;
 use super::rows::{self, Fixed, Range, ServiceRows, Wanted, frontend_of};
 use crate::desired::Desired;
+use crate::scheduler::Scheduler;
+use crate::scheduler::slots::slots;
 
 const FRONTEND: [(u32, &str); 4] =
     [(Row::REFUSE, "refuse"), (Row::EXTERNAL, "external"), (Row::LOCAL, "local"), (Row::RANGED, "ranged")];
@@ -28,13 +30,34 @@ const CONFIG: [(u32, &str); 9] = [
     (Config::COUNT_PACKETS, "count-packets"),
 ];
 
+/// How slots are drawn, by number.
+const DRAW: [&str; 8] =
+    ["random", "turn", "source", "source-and-port", "destination", "least", "shortest", "never-queue"];
+
+fn drawn(how: u32) -> String {
+    format!(" draw {}", DRAW.get(how as usize).copied().unwrap_or("?"))
+}
+
+/// What the tables of each service port with scheduler `mh` cost: its name, and rows of `slots` for its lists.
+pub fn maglev(desired: &Desired) -> impl Iterator<Item = (String, usize)> {
+    let tables = desired.targets().filter(|(_, target, _)| target.schedule.scheduler == Scheduler::Mh);
+    tables.map(|(_, target, _)| {
+        let endpoints = &target.endpoints;
+        let lists = [(&endpoints.cluster, &endpoints.cluster_weights), (&endpoints.local, &endpoints.local_weights)];
+        let rows = lists.map(|(list, weights)| slots(&target.schedule, list, weights).len()).iter().sum();
+        (format!("{} ({} {})", target.name, target.name.protocol, target.family.as_str()), rows)
+    })
+}
+
 /// Every row as lines.
 pub fn lines(desired: &Desired, fixed: &Fixed) -> String {
     let wanted = Wanted::all(desired);
-    let mut out = config_line(&rows::config(desired, fixed).0);
+    let costs: String = maglev(desired).map(|(name, rows)| format!("# mh: {name}: {rows} rows of slots\n")).collect();
+    let mut out = costs + &config_line(&rows::config(desired, fixed).0);
     for (number, service) in &wanted.services {
         // Writing to a String cannot fail.
-        let _ = writeln!(out, "service {number:016x} {}", wanted.names.get(number).map_or("", String::as_str));
+        let name = wanted.names.get(number).map_or("", String::as_str);
+        let _ = writeln!(out, "service {number:016x} {name}{}", drawn(service.draw));
         for (key, row) in wanted.frontends.iter().filter_map(|(key, row)| Some((key, row.as_ref()?))) {
             if row.service == *number {
                 let affinity = if row.affinity > 0 { format!(" affinity {} s", row.affinity) } else { String::new() };
@@ -71,6 +94,7 @@ pub fn document(desired: &Desired, fixed: &Fixed) -> Value {
         json!({
             "number": format!("{number:016x}"),
             "name": wanted.names.get(number),
+            "draw": DRAW.get(service.draw as usize),
             "frontends": frontends(*number),
             "cluster": cluster,
             "local": local,
@@ -85,6 +109,7 @@ pub fn document(desired: &Desired, fixed: &Fixed) -> Value {
             "serviceCIDRs": cidrs(&config),
             "masqueradePorts": [fixed.masquerade_ports.0, fixed.masquerade_ports.1],
         },
+        "maglev": maglev(desired).map(|(name, rows)| json!({ "service": name, "rows": rows })).collect::<Vec<_>>(),
         "services": wanted.services.iter().map(service).collect::<Vec<_>>(),
         "addresses": rows::addresses(desired).into_iter().map(address).collect::<BTreeMap<_, _>>(),
     })
@@ -110,7 +135,8 @@ pub fn changes(writes: &Writes) -> String {
     for (key, row) in &writes.frontends {
         let lists = [("cluster", row.cluster_first, row.cluster_count), ("local", row.local_first, row.local_count)];
         let lists = lists.map(|(name, first, count)| format!(" {name} {count} from slot {first}")).concat();
-        line('+', format!("frontend {}{}{lists}", frontend(key), words(row.flags, &FRONTEND)));
+        let draw = drawn(row.draw);
+        line('+', format!("frontend {}{}{lists}{draw}", frontend(key), words(row.flags, &FRONTEND)));
     }
     if let Some(config) = &writes.config {
         line('+', config_line(config).trim_end().to_owned());
@@ -152,7 +178,8 @@ fn range(range: &Range) -> String {
 
 fn slot(slot: &Slot) -> String {
     let host = if slot.flags & Slot::HOST != 0 { "(host)" } else { "" };
-    format!("{}{host}", end(slot.address, slot.port))
+    let weight = if slot.weight > 0 { format!("={}", slot.weight) } else { String::new() };
+    format!("{}{host}{weight}", end(slot.address, slot.port))
 }
 
 fn end(address: Address, port: u16) -> SocketAddr {

@@ -91,6 +91,16 @@ impl Uplinks {
         Ok(true)
     }
 
+    /// Patterns of `--xdp-devices`; none where nothing is carried at XDP.
+    pub(super) fn patterns(&self) -> &[String] {
+        if self.mode == XdpMode::Off { &[] } else { &self.patterns }
+    }
+
+    /// The interfaces that were found, those too whose driver cannot.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.attached.values().chain(self.unable.values().map(|(name, _)| name)).map(String::as_str)
+    }
+
     /// For people.
     pub(super) fn describe(&self) -> String {
         if self.mode == XdpMode::Off || self.program.is_none() {

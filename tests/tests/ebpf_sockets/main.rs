@@ -50,6 +50,25 @@ fn an_unconnected_socket_stays_with_its_endpoint() {
 }
 
 #[test]
+fn sockets_that_come_and_go_take_nothing_from_those_that_stay() {
+    let cluster = Cluster::start(NODE, &["--map-sizes", "sockets=64"]);
+    for maker in [&cluster.node_sockets, &cluster.pod_sockets] {
+        for to in WEB.map(socket) {
+            let connect = || maker.tcp(to.is_ipv6()).unwrap().connect(to, DEADLINE).unwrap();
+            let stream = connect();
+            let datagrams = maker.udp(to.is_ipv6()).unwrap();
+            datagrams.connect(to).unwrap();
+            for _ in 0..500 {
+                drop(connect());
+            }
+            assert_eq!((stream.peer_addr().unwrap(), datagrams.peer_addr().unwrap()), (to, to));
+            ask(stream);
+        }
+    }
+    cluster.no_packet_was_translated();
+}
+
+#[test]
 fn a_bound_socket_keeps_its_address() {
     let cluster = Cluster::start(NODE, &[]);
     for (maker, ips) in [

@@ -5,7 +5,8 @@ use std::net::UdpSocket;
 use kubeferry_tests::client::{datagrams, until};
 use kubeferry_tests::sockets::without_offloads;
 
-use super::counted::{By, Web, World, vip};
+use super::counted::{By, World};
+use super::web::{Web, vip};
 
 const CONNECTIONS: &str = "kubeferry_service_connections_total";
 const ACTIVE: &str = "kubeferry_service_active_connections";

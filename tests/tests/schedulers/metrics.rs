@@ -101,7 +101,7 @@ fn packets_and_bytes_are_told_exactly() {
         let before = ["tcp", "udp"].map(|port| values(port, v6));
         for round in 0..4 {
             let mut connection = world.open(By::Packets, v6);
-            (0..25).for_each(|_| drop(connection.ask()));
+            (0..25).for_each(|_| assert_eq!(connection.ask(), connection.endpoint));
             if round % 2 == 0 {
                 connection.close()
             } else {

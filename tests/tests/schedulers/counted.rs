@@ -157,16 +157,16 @@ impl World {
 
     fn connect(&self, by: By, v6: bool, port: u16) -> std::io::Result<TcpStream> {
         match by {
-            By::Packets => self.connect_clients(CLIENTS[0], v6, vip(v6, port)),
+            By::Packets => self.open_from_clients(CLIENTS[0], v6, vip(v6, port)),
             By::Xdp => {
                 let ip: IpAddr = if v6 { "2001:db8:2::1" } else { "192.0.2.1" }.parse().unwrap();
-                self.connect_clients(CLIENTS[1], v6, SocketAddr::new(ip, 30_000 + port))
+                self.open_from_clients(CLIENTS[1], v6, SocketAddr::new(ip, 30_000 + port))
             }
             By::Socket => self.pod.tcp(v6).unwrap().connect(vip(v6, port), DEADLINE),
         }
     }
 
-    fn connect_clients(&self, ips: [&str; 2], v6: bool, to: SocketAddr) -> std::io::Result<TcpStream> {
+    fn open_from_clients(&self, ips: [&str; 2], v6: bool, to: SocketAddr) -> std::io::Result<TcpStream> {
         let from = SocketAddr::new(ips[usize::from(v6)].parse().unwrap(), 0);
         connect_from(&self.hosts.host("clients").namespace, from, to, |_| Ok(()))
     }

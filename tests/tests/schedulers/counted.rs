@@ -2,9 +2,7 @@
 //! asks for, clients beside the node, and sockets of a pod of the node.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -21,10 +19,11 @@ use kubeferry_tests::executors::Source;
 use kubeferry_tests::flows::{Case, Node, Step, with_node};
 use kubeferry_tests::hosts::Hosts;
 use kubeferry_tests::netns::Netns;
-use kubeferry_tests::sockets::{connect_from, reset_on_close, without_offloads};
+use kubeferry_tests::sockets::{connect_from, without_offloads};
 use kubeferry_tests::xdp::PassAll;
 
 use super::cluster::endpoint;
+use super::web::{Connection, ENDPOINTS, Web, serve, vip};
 
 const NODE: &str = "
 name: worker-1
@@ -34,8 +33,6 @@ cluster-cidr: [10.244.0.0/16, 'fd00:10:244::/48']
 ";
 /// A pod of another node, and a client outside: both are the host `clients`.
 const CLIENTS: [[&str; 2]; 2] = [["10.244.2.9", "fd00:10:244:2::9"], ["203.0.113.9", "2001:db8:113::9"]];
-/// The most endpoints that a test may use.
-const ENDPOINTS: u8 = 5;
 
 /// The way of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,138 +43,6 @@ pub enum By {
     Socket,
     /// From outside to the node port and out again, at XDP. With [`World::start_with_xdp`].
     Xdp,
-}
-
-/// The Service: TCP at port 80, TCP that no endpoint takes at port 81, UDP at port 82.
-#[derive(Clone, Debug)]
-pub struct Web {
-    scheduler: &'static str,
-    /// The numbers of its endpoints and their weights, in both families.
-    endpoints: Vec<(u8, u16)>,
-    /// Other annotations, as lines of YAML.
-    pub annotations: String,
-}
-
-impl Web {
-    /// With endpoints 1, 2 … of these weights.
-    pub fn new(scheduler: &'static str, weights: &[u16]) -> Self {
-        Self::of(scheduler, &(1..).zip(weights.iter().copied()).collect::<Vec<_>>())
-    }
-
-    /// With these endpoints and weights.
-    pub fn of(scheduler: &'static str, endpoints: &[(u8, u16)]) -> Self {
-        Self { scheduler, endpoints: endpoints.to_vec(), annotations: String::new() }
-    }
-
-    fn manifests(&self) -> String {
-        let Self { scheduler, endpoints, annotations } = self;
-        let weights = endpoints
-            .iter()
-            .flat_map(|(number, weight)| [false, true].map(|v6| format!("{}={weight}", endpoint(*number, v6).ip())));
-        let mut text = format!(
-            "---
-apiVersion: v1
-kind: Service
-metadata:
-  name: web
-  annotations:
-    kubeferry.dev/scheduler: {scheduler}
-    kubeferry.dev/weights: '{}'
-    {annotations}
-spec:
-  type: NodePort
-  clusterIPs: [10.96.0.10, 'fd00:10:96::10']
-  ipFamilies: [IPv4, IPv6]
-  ports:
-    - {{name: tcp, port: 80, nodePort: 30080}}
-    - {{name: closed, port: 81, nodePort: 30081}}
-    - {{name: udp, protocol: UDP, port: 82, nodePort: 30082}}
-",
-            weights.collect::<Vec<_>>().join(","),
-        );
-        for (family, v6) in [("IPv4", false), ("IPv6", true)] {
-            let ends = endpoints.iter().map(|(number, _)| format!("{{addresses: ['{}']}}", endpoint(*number, v6).ip()));
-            let _ = write!(
-                text,
-                "---
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: web-{family}, labels: {{kubernetes.io/service-name: web}}}}
-addressType: {family}
-ports: [{{name: tcp, port: 8080}}, {{name: closed, port: 8099}}, {{name: udp, protocol: UDP, port: 8080}}]
-endpoints: [{}]
-",
-                ends.collect::<Vec<_>>().join(", ")
-            );
-        }
-        text
-    }
-}
-
-/// The ClusterIP with a port.
-pub fn vip(v6: bool, port: u16) -> SocketAddr {
-    let ip: IpAddr = if v6 { "fd00:10:96::10" } else { "10.96.0.10" }.parse().unwrap();
-    SocketAddr::new(ip, port)
-}
-
-/// A connection to an endpoint.
-#[derive(Debug)]
-pub struct Connection {
-    stream: TcpStream,
-    /// Who has it.
-    pub endpoint: SocketAddr,
-}
-
-impl Connection {
-    fn new(stream: TcpStream) -> Self {
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        stream.set_write_timeout(Some(DEADLINE)).unwrap();
-        let mut connection = Self { endpoint: stream.peer_addr().unwrap(), stream };
-        connection.endpoint = connection.ask();
-        connection
-    }
-
-    /// Asks the endpoint who it is.
-    pub fn ask(&mut self) -> SocketAddr {
-        self.try_ask().unwrap_or_else(|error| panic!("a connection to {} broke: {error}", self.endpoint))
-    }
-
-    fn try_ask(&mut self) -> std::io::Result<SocketAddr> {
-        self.stream.write_all(b"?\n")?;
-        let mut line = Vec::new();
-        let mut byte = [0];
-        while line.last() != Some(&b'\n') {
-            self.stream.read_exact(&mut byte)?;
-            line.push(byte[0]);
-        }
-        String::from_utf8_lossy(&line).trim_end().parse().map_err(std::io::Error::other)
-    }
-
-    /// Ends it from this side: with a FIN, and the endpoint does the same.
-    pub fn close(self) {}
-
-    /// Closes this side only.
-    pub fn half_close(&self) {
-        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
-    }
-
-    /// Ends it with a RST.
-    pub fn reset(self) {
-        reset_on_close(&self.stream).unwrap();
-    }
-
-    /// Has the endpoint end it with a FIN, and then does the same.
-    pub fn have_closed(mut self) {
-        self.stream.write_all(b"close\n").unwrap();
-        assert_eq!(self.stream.read(&mut [0]).unwrap(), 0);
-    }
-
-    /// Has the endpoint end it with a RST. The socket stays open.
-    pub fn have_reset(mut self) -> TcpStream {
-        self.stream.write_all(b"reset\n").unwrap();
-        assert_eq!(self.stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
-        self.stream
-    }
 }
 
 /// The running world.
@@ -262,7 +127,7 @@ impl World {
 
     fn until_served(&self, by: By) {
         for v6 in [false, true] {
-            until("the Service to answer", || self.try_open(by, v6, 80).ok()).unwrap();
+            until("the Service to answer", || self.open_at(by, v6, 80).ok()).unwrap();
             self.until_active(v6, &[0; ENDPOINTS as usize]);
         }
     }
@@ -287,12 +152,7 @@ impl World {
 
     /// The same to a port; from 80 on.
     pub fn open_at(&self, by: By, v6: bool, port: u16) -> std::io::Result<Connection> {
-        self.connect(by, v6, port).map(Connection::new)
-    }
-
-    fn try_open(&self, by: By, v6: bool, port: u16) -> std::io::Result<SocketAddr> {
-        let mut connection = Connection { stream: self.connect(by, v6, port)?, endpoint: vip(v6, port) };
-        connection.try_ask()
+        self.connect(by, v6, port).and_then(Connection::new)
     }
 
     fn connect(&self, by: By, v6: bool, port: u16) -> std::io::Result<TcpStream> {
@@ -413,41 +273,6 @@ impl World {
     pub fn cgroup(&self) -> &Path {
         self.places.cgroup()
     }
-}
-
-/// An endpoint. Over TCP each line is answered by its address, but for `close` and `reset`. Over UDP each datagram is, but
-/// for empty ones.
-fn serve(namespace: &Netns, at: SocketAddr) {
-    let bind = || (TcpListener::bind(at).unwrap(), UdpSocket::bind(at).unwrap());
-    let (listener, socket) = namespace.run(bind).unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            thread::spawn(move || {
-                for line in BufReader::new(&stream).lines().map_while(Result::ok) {
-                    if line == "reset" {
-                        reset_on_close(&stream).unwrap();
-                    }
-                    // A client that is gone is its own affair.
-                    if line != "?" || writeln!(&stream, "{at}").is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    thread::spawn(move || {
-        let mut buffer = [0; 64];
-        while let Ok((length, client)) = socket.recv_from(&mut buffer) {
-            if length > 0 {
-                drop(socket.send_to(at.to_string().as_bytes(), client));
-            }
-        }
-    });
-}
-
-/// The number of an endpoint.
-pub fn number(of: SocketAddr) -> u8 {
-    (1..=ENDPOINTS).find(|number| [false, true].map(|v6| endpoint(*number, v6)).contains(&of)).unwrap()
 }
 
 /// So many numbers that look like chance and are always the same.

@@ -1,6 +1,7 @@
 //! By count: lc, wlc, sed and nq, step by step against their definition, with long and short connections.
 
-use super::counted::{By, Connection, Web, World, dice, number};
+use super::counted::{By, World, dice};
+use super::web::{Connection, Web, number};
 
 /// How one of these schedulers chooses, as ipvsadm(8) has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

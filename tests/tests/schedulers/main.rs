@@ -1,12 +1,14 @@
-//! Which endpoints real connections get, by scheduler: by chance, in turn, by hash.
+//! Which endpoints real connections get, by scheduler: by chance, in turn, by hash, by count; and what is counted.
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
 mod cluster;
 mod counted;
 mod counting;
 mod hashes;
+mod keeping;
 mod least;
 mod metrics;
 mod random;
 mod turns;
+mod web;
 mod weights;

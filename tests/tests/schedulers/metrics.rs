@@ -5,7 +5,8 @@ use std::net::UdpSocket;
 use kubeferry_tests::client::{datagrams, until};
 use kubeferry_tests::sockets::without_offloads;
 
-use super::counted::{By, Web, World, vip};
+use super::counted::{By, World};
+use super::web::{Web, vip};
 
 const CONNECTIONS: &str = "kubeferry_service_connections_total";
 const ACTIVE: &str = "kubeferry_service_active_connections";
@@ -100,9 +101,7 @@ fn packets_and_bytes_are_told_exactly() {
         let before = ["tcp", "udp"].map(|port| values(port, v6));
         for round in 0..4 {
             let mut connection = world.open(By::Packets, v6);
-            (0..25).for_each(|_| {
-                connection.ask();
-            });
+            (0..25).for_each(|_| assert_eq!(connection.ask(), connection.endpoint));
             if round % 2 == 0 {
                 connection.close()
             } else {

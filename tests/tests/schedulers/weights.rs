@@ -6,7 +6,8 @@ use kubeferry_ebpf_common::TCP;
 use kubeferry_tests::client::until;
 
 use super::cluster::endpoint;
-use super::counted::{By, Connection, Web, World, number, vip};
+use super::counted::{By, World};
+use super::web::{Connection, Web, number, vip};
 
 /// All are still with their endpoints.
 fn all_go_on(open: &mut [Connection]) {

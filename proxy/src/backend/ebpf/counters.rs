@@ -1,10 +1,12 @@
 //! The array `backends` in our own memory: connections of each endpoint, as the programs count them at this moment.
 #![allow(unsafe_code)] // Memory that the kernel's programs change.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kubeferry_ebpf_common::Backend;
 use memmap2::{MmapOptions, MmapRaw};
@@ -15,6 +17,8 @@ pub struct Counters {
     map: OwnedFd,
     memory: MmapRaw,
     rows: u32,
+    /// Rows that began anew since somebody last asked to be told.
+    anew: Mutex<BTreeSet<u32>>,
 }
 
 impl Counters {
@@ -24,7 +28,7 @@ impl Counters {
     /// The kernel refuses.
     pub fn new(map: OwnedFd, rows: u32) -> io::Result<Self> {
         let memory = MmapOptions::new().len(rows as usize * size_of::<Backend>()).map_raw(map.as_raw_fd())?;
-        Ok(Self { map, memory, rows })
+        Ok(Self { map, memory, rows, anew: Mutex::default() })
     }
 
     /// The map.
@@ -57,9 +61,19 @@ impl Counters {
 
     /// Lets a row begin anew. Who is active stays: an endpoint that comes again finds its connections.
     pub fn reset(&self, row: u32) {
+        self.anew().insert(row);
         if let Some([opened, _, packets, bytes]) = self.row(row) {
             [opened, packets, bytes].iter().for_each(|field| field.store(0, Ordering::Relaxed));
         }
+    }
+
+    /// The rows that began anew since this was last called.
+    pub fn take_anew(&self) -> BTreeSet<u32> {
+        std::mem::take(&mut *self.anew())
+    }
+
+    fn anew(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.anew.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has a row say this.

@@ -20,6 +20,7 @@ pub struct Recount {
 impl Recount {
     /// Begins.
     pub fn new(counters: &Counters) -> Self {
+        drop(counters.take_anew());
         let numbers = |row| {
             let Backend { opened, active, .. } = counters.get(row);
             (opened, active)
@@ -59,21 +60,24 @@ impl Recount {
     }
 
     fn each(self, counters: &Counters, mut decide: impl FnMut(u32, i64) -> i64) -> u64 {
-        let mut repaired = 0;
+        let (mut repaired, mut rows) = (0, Vec::new());
         for (row, before) in (0..).zip(&self.before).skip(1) {
             let Backend { opened, active, .. } = counters.get(row);
             let found = self.found.get(&row).copied().unwrap_or(0);
             if (found, active, before.1) == (0, 0, 0) {
                 continue;
             }
-            let difference = match drift(*before, (opened, active), found) {
-                0 => 0,
-                difference => decide(row, difference),
-            };
-            if difference != 0 {
-                counters.add_active(row, difference.saturating_neg());
-                repaired += difference.unsigned_abs();
+            match drift(*before, (opened, active), found) {
+                0 => {}
+                difference => rows.push((row, difference)),
             }
+        }
+        // Those numbers do not follow from the ones before.
+        let anew = counters.take_anew();
+        for (row, difference) in rows.into_iter().filter(|(row, _)| !anew.contains(row)) {
+            let difference = decide(row, difference);
+            counters.add_active(row, difference.saturating_neg());
+            repaired += difference.unsigned_abs();
         }
         repaired
     }

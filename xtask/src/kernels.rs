@@ -129,16 +129,11 @@ impl Programs {
         step::start("building kubeferry and the tests");
         // Of the whole workspace: each choice of packages has its own features of what they share, and is built by itself.
         let mut build = cargo();
-        build.args([
-            "build",
-            "--quiet",
-            "--message-format=json",
-            "--workspace",
-            "--features",
-            "kubeferry/ebpf",
-            "--bins",
-        ]);
-        PARTS.iter().for_each(|(name, _)| drop(build.args(["--test", name])));
+        build.args(["build", "--quiet", "--message-format=json", "--workspace", "--features", "kubeferry/ebpf"]);
+        build.args(["--bin", "kubeferry", "--bin", "socket-maker"]);
+        for (name, _) in PARTS {
+            build.args(["--test", name]);
+        }
         let out = build.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
         if !out.status.success() {
             bail!("kubeferry and the tests cannot be built");
@@ -219,7 +214,9 @@ fn under(kernel: &Kernel, programs: &Programs, pass_on: &[String]) -> anyhow::Re
     };
     add(Path::new("/kubeferry"), &programs.kubeferry)?;
     add(Path::new("/xtask"), &std::env::current_exe().context("where is xtask?")?)?;
+    // Where cargo told one test that it is, and beside the binary, where others look.
     add(&programs.beside, &programs.beside)?;
+    add(Path::new("/socket-maker"), &programs.beside)?;
     let folder = workspace().join("tests");
     let mut command = format!(
         "export KUBEFERRY_BIN=/kubeferry RUST_BACKTRACE=0\ncd {}\n/xtask verify /kubeferry.bpf.o\n",

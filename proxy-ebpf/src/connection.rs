@@ -112,9 +112,10 @@ fn forget(work: &mut Work, flow: &mut Flow) {
 /// Makes the entries of a new connection to `work.slot`; its first packet is in `work.packet`. `device` is where packets to
 /// the service's address leave by, for connections of the node itself; otherwise 0. The forward-in entry is left in
 /// `work.flow`. Where the same two ends talk already by way of another service, it gets an alias if `aliases`: the caller
-/// looks at [`Flow::ALIAS`].
+/// looks at [`Flow::ALIAS`]. The packet itself is left for the caller to count. False: another CPU has opened the connection
+/// meanwhile, with another packet of it, and `work.slot` is what that has chosen.
 #[inline(always)]
-pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32, aliases: bool) -> Result<(), Counter> {
+pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32, aliases: bool) -> Result<bool, Counter> {
     let own = if device != 0 { Flow::OWN } else { 0 };
     let key = &work.packet.key;
     let (flow, other) = (&mut work.flow, &mut work.other);
@@ -182,11 +183,19 @@ pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32, aliases: b
     if flow.backend != 0 {
         flow.backend |= Flow::COUNTED;
     }
-    FLOWS.insert(key, &*flow, BPF_ANY.into()).map_err(|_| Counter::FlowTable)?;
+    if FLOWS.insert(key, &*flow, BPF_NOEXIST.into()).is_err() {
+        let Some(there) = find(key) else { return Err(Counter::FlowTable) };
+        if there.flags & Flow::FORWARD == 0 {
+            return Err(Counter::FlowTable);
+        }
+        // What was made here for another endpoint belongs to no connection, and is swept.
+        *flow = *there;
+        work.slot.address = there.address;
+        work.slot.port = there.port;
+        return Ok(false);
+    }
     begin(flow.backend_row());
-    // The first packet is counted like those after it.
-    count_packet(work, &work.flow);
-    Ok(())
+    Ok(true)
 }
 
 /// Draws a port to masquerade with, in network byte order.

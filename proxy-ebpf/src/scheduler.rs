@@ -113,6 +113,8 @@ unsafe extern "C" fn look(step: u64, search: *mut c_void) -> i64 {
     let Some(backend) = BACKENDS.get_ptr(slot.backend) else { return 0 };
     // SAFETY: the field is read at once.
     let active = unsafe { (&raw const (*backend).active).read_volatile() };
+    // What ended before it was counted, as in maps that have just taken an earlier run's place, is nobody's load.
+    let active = if active > i64::MAX as u64 { 0 } else { active };
     let load = if search.draw == draw::LEAST { active } else { active + 1 };
     let weight = u64::from(slot.weight.max(1));
     // Less than the best: load / weight < search.load / search.weight.

@@ -13,7 +13,7 @@ use aya_ebpf::helpers::generated::{
 use kubeferry_ebpf_common::policy::{Source, choose};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{
-    Address, Config, Frontend, FrontendKey, Slot, SocketKey, SocketPeer, TCP, UDP, flow::limits, frontend::draw,
+    Address, Config, Frontend, FrontendKey, Slot, SocketKey, SocketPeer, TCP, flow::limits, frontend::draw,
 };
 
 use crate::connection::now;
@@ -131,10 +131,8 @@ impl Socket {
 pub fn connect(socket: Socket) {
     let (address, port) = (socket.address(), socket.port());
     let Some(slot) = translate(&socket, address, port) else {
-        // A socket of UDP may connect again and again.
-        if socket.protocol() == UDP {
-            leave(socket.cookie());
-        }
+        // A socket of UDP may connect again and again, one of TCP after it was refused.
+        leave(socket.cookie());
         return log::left(|| socket.key(address, port));
     };
     remember(&socket, &slot, address, port);

@@ -6,6 +6,7 @@ use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Flow, FlowKey, Slot, TCP, UDP};
 
 use crate::connection::{current, find, masquerade, now, open, touch};
+use crate::counting::count_packet;
 use crate::icmp;
 use crate::log;
 use crate::lookup::{Answer, Origin, answer};
@@ -171,9 +172,12 @@ fn connect(work: &mut Work, masquerade: bool, device: u32, now: u32, aliases: bo
     if !work.packet.has_ports() || work.packet.tcp_flags & RST != 0 {
         return Err(Counter::FlowTable);
     }
-    open(work, masquerade, device, now, aliases)?;
-    count(Counter::Connected);
-    log::connected(&work.packet.key, &work.slot, masquerade);
+    if open(work, masquerade, device, now, aliases)? {
+        count(Counter::Connected);
+        log::connected(&work.packet.key, &work.slot, masquerade);
+    }
+    // The first packet is counted like those after it.
+    count_packet(work, &work.flow);
     work.packet.leave_ports(&mut work.fragment);
     Ok(())
 }
@@ -265,7 +269,7 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
                 work.slot.port = 0;
                 work.slot.backend = 0;
                 match open(work, false, 0, now, false) {
-                    Ok(()) => work.flow.flags,
+                    Ok(_) => work.flow.flags,
                     Err(counter) => return Action::Drop(counter),
                 }
             }

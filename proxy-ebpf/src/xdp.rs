@@ -10,6 +10,7 @@ use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Device, Flow, FlowKey, TCP, UDP};
 
 use crate::connection::{current, find, masquerade, now, open, touch};
+use crate::counting::count_packet;
 use crate::frame::Frame;
 use crate::log;
 use crate::lookup::{Answer, Origin, answer};
@@ -111,14 +112,19 @@ fn forward(
     match known {
         Some(flow) => touch(work, flow, now),
         None => {
-            if let Err(counter) = open(work, masquerades, 0, now, true) {
-                return Ok(Action::Drop(counter));
+            match open(work, masquerades, 0, now, true) {
+                Ok(true) => {
+                    count(Counter::Connected);
+                    log::connected(&work.packet.key, &work.slot, masquerades);
+                }
+                // The way was looked up for another endpoint.
+                Ok(false) => return Ok(Action::Pass),
+                Err(counter) => return Ok(Action::Drop(counter)),
             }
-            count(Counter::Connected);
-            log::connected(&work.packet.key, &work.slot, masquerades);
             if work.flow.flags & Flow::ALIAS != 0 {
                 return Ok(Action::Pass);
             }
+            count_packet(work, &work.flow);
         }
     }
     rewrite(frame, &work.packet, End::Destination, &work.slot.address, work.slot.port)?;

@@ -13,6 +13,9 @@ use crate::bpffs::Bpffs;
 use crate::client::until;
 use anyhow::{Context, Result, ensure};
 
+/// Flags for maps that are small enough for many tests at a time.
+pub const SMALL_MAPS: [&str; 2] = ["--map-sizes", "flows=20000,affinity=1000,sockets=1000,slots=16384"];
+
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// A BPF file system and a cgroup; both go with the value, and with them whatever is pinned and attached there.
@@ -56,7 +59,7 @@ impl Places {
     /// Has a `kubeferry` command use them, with maps that are small enough for many tests at a time.
     pub fn apply<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command.args(["--backend", "ebpf", "--bpffs-root"]).arg(self.bpffs()).arg("--cgroup-root").arg(&self.cgroup);
-        command.args(["--map-sizes", "flows=20000,affinity=1000,sockets=1000,slots=16384"])
+        command.args(SMALL_MAPS)
     }
 
     /// What is pinned, as paths in our folder; empty where there is none.

@@ -53,6 +53,7 @@ cases! {
     node_port_addresses_one_family,
     scheduler_hashed,
     scheduler_weights,
+    scheduler_weights_beside_hints,
     service_cidrs,
     services_come_and_go,
     session_affinity,

@@ -1,5 +1,6 @@
 //! Kubeferry's schedulers beside those of IPVS in a kernel: the same endpoints, weights and arrivals. `cargo xtask test ipvs`
 //! makes a new recording with IPVS in a virtual machine and names it; otherwise the one in the repository is looked at.
+#![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

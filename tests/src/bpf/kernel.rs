@@ -12,6 +12,7 @@ use std::path::Path;
 
 // include/uapi/linux/bpf.h, enum bpf_cmd.
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
+const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
 const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const OBJ_GET: libc::c_int = 7;
@@ -77,6 +78,15 @@ pub(super) fn get(map: BorrowedFd<'_>, key: &[u8], value: usize) -> io::Result<O
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Writes a row.
+pub(super) fn put(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    let mut attributes = Attributes::default();
+    attributes[0] = pair(word(map), 0);
+    attributes[1] = key.as_ptr() as u64;
+    attributes[2] = value.as_ptr() as u64;
+    call(MAP_UPDATE_ELEM, &mut attributes).map(drop)
 }
 
 /// Deletes a row; one that is not there is no error.

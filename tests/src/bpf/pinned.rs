@@ -1,11 +1,13 @@
 //! What a running datapath has pinned: its maps and programs.
 
+use std::mem::offset_of;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use kubeferry_ebpf_common::stats::Counter;
-use kubeferry_ebpf_common::{Address, Flow, FlowKey, SocketKey};
+use kubeferry_ebpf_common::{Address, Backend, Flow, FlowKey, Frontend, FrontendKey, Slot, SocketKey};
 
 use super::kernel;
 use crate::netns::Netns;
@@ -16,6 +18,9 @@ pub struct Pinned {
     flows: OwnedFd,
     socket_services: OwnedFd,
     stats: OwnedFd,
+    frontends: OwnedFd,
+    slots: OwnedFd,
+    backends: OwnedFd,
     ingress: OwnedFd,
     egress: OwnedFd,
 }
@@ -38,6 +43,17 @@ pub struct Entry {
     pub flags: u16,
 }
 
+/// An endpoint in a list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// Its address.
+    pub address: Address,
+    /// Its row of `backends`.
+    pub backend: u32,
+    /// Its weight.
+    pub weight: u32,
+}
+
 impl Pinned {
     /// Opens them in the BPF file system that a `kubeferry run` uses.
     ///
@@ -57,6 +73,9 @@ impl Pinned {
             flows: open(&maps, "flows")?,
             socket_services: open(&maps, "socket_services")?,
             stats: open(&maps, "stats")?,
+            frontends: open(&maps, "frontends")?,
+            slots: open(&maps, "slots")?,
+            backends: open(&maps, "backends")?,
             ingress: open(&programs, "tc_ingress")?,
             egress: open(&programs, "tc_egress")?,
         })
@@ -76,11 +95,7 @@ impl Pinned {
     /// The kernel's.
     pub fn flow(&self, key: &FlowKey) -> Result<Option<Entry>> {
         let bytes = kernel::get(self.flows.as_fd(), &bytes_of(key), size_of::<Flow>())?;
-        Ok(bytes.map(|bytes| {
-            let word = |at: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|byte| bytes[at + byte]));
-            let address = Address { words: [word(0), word(4), word(8), word(12)] };
-            Entry { address, flags: u16::from_ne_bytes([bytes[18], bytes[19]]) }
-        }))
+        Ok(bytes.map(|bytes| Entry { address: address(&bytes, 0), flags: u16::from_ne_bytes([bytes[18], bytes[19]]) }))
     }
 
     /// Forgets which services sockets show; how many rows that were. As when other sockets need their places.
@@ -100,6 +115,56 @@ impl Pinned {
     pub fn forget_flows(&self) -> Result<()> {
         let keys = kernel::keys(self.flows.as_fd(), size_of::<FlowKey>())?;
         Ok(keys.iter().try_for_each(|key| kernel::delete(self.flows.as_fd(), key))?)
+    }
+
+    /// The Cluster list of a service port, by an address of it; empty where it has none.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn list(&self, at: SocketAddr, protocol: u8) -> Result<Vec<Listed>> {
+        let mut key: Vec<u8> = Address::from(at.ip()).words.into_iter().flat_map(u32::to_ne_bytes).collect();
+        key.extend(at.port().to_be_bytes());
+        key.extend([protocol, FrontendKey::ADDRESS]);
+        let Some(row) = kernel::get(self.frontends.as_fd(), &key, size_of::<Frontend>())? else {
+            return Ok(Vec::new());
+        };
+        let (first, count) =
+            (word(&row, offset_of!(Frontend, cluster_first)), word(&row, offset_of!(Frontend, cluster_count)));
+        let slot = |number: u32| {
+            let row = kernel::get(self.slots.as_fd(), &number.to_ne_bytes(), size_of::<Slot>())?;
+            let row = row.context("no such slot")?;
+            Ok(Listed {
+                address: address(&row, offset_of!(Slot, address)),
+                backend: word(&row, offset_of!(Slot, backend)),
+                weight: word(&row, offset_of!(Slot, weight)),
+            })
+        };
+        (first..first + count).map(slot).collect()
+    }
+
+    /// Every row of `backends`, from row 0 on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn backends(&self) -> Result<Vec<Backend>> {
+        let rows = (0..).map_while(|row: u32| {
+            kernel::get(self.backends.as_fd(), &row.to_ne_bytes(), size_of::<Backend>()).transpose()
+        });
+        rows.map(|bytes| {
+            let bytes = bytes?;
+            let number = |at: usize| u64::from(word(&bytes, at)) | u64::from(word(&bytes, at + 4)) << 32;
+            Ok(Backend { opened: number(0), active: number(8), packets: number(16), bytes: number(24) })
+        })
+        .collect()
+    }
+
+    /// Has a row of `backends` say this.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_backend(&self, row: u32, to: &Backend) -> Result<()> {
+        let bytes: Vec<u8> = [to.opened, to.active, to.packets, to.bytes].map(u64::to_ne_bytes).concat();
+        Ok(kernel::put(self.backends.as_fd(), &row.to_ne_bytes(), &bytes)?)
     }
 
     /// A counter of the programs.
@@ -151,4 +216,12 @@ fn bytes_of(key: &FlowKey) -> Vec<u8> {
     bytes.extend([key.protocol, key.hook]);
     bytes.extend(key.reserved.to_ne_bytes());
     bytes
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_ne_bytes([0, 1, 2, 3].map(|byte| bytes[at + byte]))
+}
+
+fn address(bytes: &[u8], at: usize) -> Address {
+    Address { words: [0, 4, 8, 12].map(|byte| word(bytes, at + byte)) }
 }

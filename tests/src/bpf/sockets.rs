@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -35,7 +36,7 @@ pub fn program() -> Result<PathBuf> {
 /// A process in a namespace and a cgroup that makes sockets.
 #[derive(Debug)]
 pub struct Maker {
-    channel: UnixStream,
+    channel: Mutex<UnixStream>,
     process: Child,
 }
 
@@ -51,7 +52,7 @@ impl Maker {
         command.args(["-c", "echo $$ > \"$1/cgroup.procs\" && exec \"$2\"", "sh"]).arg(cgroup).arg(program);
         let process = namespace.spawn(command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()))?;
         // Once it answers it is where it should be.
-        let maker = Self { channel, process };
+        let maker = Self { channel: Mutex::new(channel), process };
         maker.make(false, SocketType::STREAM).context("the process that makes sockets")?;
         Ok(maker)
     }
@@ -61,11 +62,12 @@ impl Maker {
     /// # Errors
     /// The process is gone.
     pub fn make(&self, v6: bool, kind: SocketType) -> Result<OwnedFd> {
-        (&self.channel).write_all(&[u8::from(v6), u8::from(kind == SocketType::STREAM)])?;
+        let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        channel.write_all(&[u8::from(v6), u8::from(kind == SocketType::STREAM)])?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut rights = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
-        rustix::net::recvmsg(&self.channel, &mut [IoSliceMut::new(&mut byte)], &mut rights, RecvFlags::CMSG_CLOEXEC)?;
+        rustix::net::recvmsg(&*channel, &mut [IoSliceMut::new(&mut byte)], &mut rights, RecvFlags::CMSG_CLOEXEC)?;
         let socket = rights.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut sockets) => sockets.next(),
             _ => None,
@@ -112,6 +114,15 @@ impl Tcp {
     pub fn bind(self, at: SocketAddr) -> io::Result<Self> {
         rustix::net::bind(&self.0, &at)?;
         Ok(self)
+    }
+
+    /// Connects and stays a socket that may connect again, if that fails; by [`DEADLINE`].
+    ///
+    /// # Errors
+    /// As the socket is told.
+    pub fn try_connect(&self, to: SocketAddr) -> io::Result<()> {
+        set_socket_timeout(&self.0, Timeout::Send, Some(DEADLINE))?;
+        Ok(rustix::net::connect(&self.0, &to)?)
     }
 
     /// Connects, with this patience.

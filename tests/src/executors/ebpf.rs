@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 
 use super::packets::Sender;
 use super::{Findings, Last, Source};
+use crate::bpf::SMALL_MAPS;
 use crate::bpffs::Bpffs;
 use crate::flows::{Case, Step, UPLINK};
 use crate::world::World;
@@ -47,6 +48,7 @@ impl Programs {
     pub(super) fn run(&mut self, case: &Case, source: &Source, step: &Step) -> Result<Findings> {
         let mut command = source.command("run")?;
         command.args(["--once", "--backend", "ebpf", "--socket-lb", "off", "--bpffs-root"]).arg(self.pins.path());
+        command.args(SMALL_MAPS);
         match self.hooks {
             Hooks::Tc => command.args(["--xdp", "off"]),
             Hooks::TcAndXdp => command.args(["--xdp", "native", "--xdp-devices", UPLINK]),

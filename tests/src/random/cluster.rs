@@ -129,10 +129,31 @@ fn service(rng: &mut Rng, number: usize) -> Value {
     if rng.chance(70) {
         metadata["creationTimestamp"] = json!(format!("202{}-01-01T00:00:00Z", rng.below(5)));
     }
+    if rng.chance(60) {
+        metadata["annotations"] = scheduling(rng, spec["sessionAffinity"] == "ClientIP");
+    }
     let mode = |rng: &mut Rng| *rng.pick(&["VIP", "VIP", "VIP", "Proxy"]);
     let ingress: Vec<_> = balancers.iter().map(|ip| json!({"ip": ip, "ipMode": mode(rng)})).collect();
     let status = json!({"loadBalancer": {"ingress": ingress}});
     json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec, "status": status})
+}
+
+/// Schedulers that both datapaths have. With affinity a client keeps an endpoint that no hash tells of.
+fn scheduling(rng: &mut Rng, affinity: bool) -> Value {
+    let schedulers = ["random", "rr", "wrr", "sh", "dh", "mh"];
+    let mut annotations =
+        json!({"kubeferry.dev/scheduler": rng.pick(if affinity { &schedulers[..3] } else { &schedulers })});
+    if rng.chance(30) {
+        let keys = ["source-address", "source-address-and-port"];
+        annotations["kubeferry.dev/hash-key"] = json!(rng.pick(&keys));
+    }
+    if rng.chance(50) {
+        // None much lighter than others: packets must find it within a few tries.
+        let weights =
+            ["node/worker-2=2", "node/worker-1=2,10.244.2.1=0", "10.244.1.2=2,fd00:10:244:1::4=2", "node/worker-2=0"];
+        annotations["kubeferry.dev/weights"] = json!(rng.pick(&weights));
+    }
+    annotations
 }
 
 fn slices(rng: &mut Rng, service: &Value) -> Vec<Value> {

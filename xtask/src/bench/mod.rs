@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::datapath::{Backend, Datapath};
 use crate::netns::Namespace;
 use crate::{cargo, packages, step};
-use datapath::Plan;
+use datapath::{Plan, schedulers};
 use generate::Size;
 use programming::Rounds;
 use report::{Machine, Report};
@@ -54,6 +54,8 @@ enum Part {
     Programming,
     /// Connections per second, latencies, throughput, and each BPF program alone
     Datapath,
+    /// What each scheduler costs on the eBPF datapath
+    Schedulers,
 }
 
 /// Runs the parts and prints the tables. Figures do not fail it: they are for people to judge.
@@ -63,9 +65,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let machine = Machine::this()?;
     let binary = cargo::kubeferry(true)?;
     let home = tempfile::Builder::new().prefix(&format!("{PREFIX}-{}-", std::process::id())).tempdir()?;
-    let mut report = Report { machine, programming: Vec::new(), datapath: None };
+    let mut report = Report { machine, programming: Vec::new(), datapath: None, schedulers: Vec::new() };
 
-    if args.part != Some(Part::Datapath) {
+    let wants = |part| args.part.is_none_or(|only| only == part);
+    if wants(Part::Programming) {
         let sizes = args.sizes.iter().copied().chain(HUGE.into_iter().filter(|_| args.huge));
         let rounds = if args.quick { Rounds { starts: 1, changes: 10 } } else { Rounds { starts: 5, changes: 100 } };
         step::start("from objects to the kernel");
@@ -78,7 +81,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             }
         }
     }
-    if args.part != Some(Part::Programming) {
+    if wants(Part::Datapath) {
         let large = Size { services: if args.quick { 1_000 } else { 10_000 }, endpoints: 10 };
         let plan = if args.quick {
             Plan { rounds: 2, time: Duration::from_millis(200), large, runs: 10_000 }
@@ -87,6 +90,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         };
         step::start("from a pod to pods elsewhere");
         report.datapath = Some(datapath::measure(&binary, home.path(), plan)?);
+    }
+    if wants(Part::Schedulers) {
+        let plan = match args.quick {
+            true => schedulers::Plan { rounds: 1, time: Duration::from_millis(100), runs: 2_000 },
+            false => schedulers::Plan { rounds: 5, time: Duration::from_millis(500), runs: 20_000 },
+        };
+        step::start("schedulers");
+        report.schedulers = datapath::schedulers::measure(&binary, home.path(), plan)?;
     }
 
     report.print();

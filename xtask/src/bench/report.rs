@@ -18,6 +18,7 @@ pub struct Report {
     pub machine: Machine,
     pub programming: Vec<Programming>,
     pub datapath: Option<datapath::Figures>,
+    pub schedulers: Vec<datapath::schedulers::Scheduler>,
 }
 
 /// What it ran on: figures of different machines are not to be compared.
@@ -52,6 +53,9 @@ impl Report {
         }
         if let Some(figures) = &self.datapath {
             datapath::report::print(figures);
+        }
+        if !self.schedulers.is_empty() {
+            datapath::schedulers::print(&self.schedulers);
         }
     }
 

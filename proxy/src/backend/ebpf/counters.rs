@@ -55,9 +55,11 @@ impl Counters {
         Backend { opened, active, packets, bytes }
     }
 
-    /// Lets a row begin anew.
+    /// Lets a row begin anew. Who is active stays: an endpoint that comes again finds its connections.
     pub fn reset(&self, row: u32) {
-        self.set(row, &Backend::default());
+        if let Some([opened, _, packets, bytes]) = self.row(row) {
+            [opened, packets, bytes].iter().for_each(|field| field.store(0, Ordering::Relaxed));
+        }
     }
 
     /// Has a row say this.
@@ -68,7 +70,7 @@ impl Counters {
         }
     }
 
-    /// Adds to the active connections of a row; they do not go below zero for a reader.
+    /// Adds to the active connections of a row.
     pub fn add_active(&self, row: u32, difference: i64) {
         if let Some([_, active, ..]) = self.row(row) {
             active.fetch_add(difference as u64, Ordering::Relaxed);

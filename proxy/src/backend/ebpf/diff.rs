@@ -124,6 +124,8 @@ struct Numbered {
     turns: [u32; 2],
     /// Rows that nobody had.
     fresh: Vec<u32>,
+    /// Rows that endpoints had before they went and came again.
+    again: Vec<(Owner, u32)>,
 }
 
 impl Service {
@@ -131,6 +133,15 @@ impl Service {
     pub fn numbers(&self) -> impl Iterator<Item = u32> {
         let slots = self.lists.iter().flat_map(|(_, list)| list.iter().map(|slot| slot.backend));
         slots.chain(self.members.values().map(|member| member.backend)).chain(self.turns).filter(|row| *row > 0)
+    }
+
+    /// The same, each with the endpoint that it belongs to. `service` is its own number.
+    fn owned_numbers(&self, service: u64) -> BTreeMap<u32, Option<Owner>> {
+        let slots = self.lists.iter().flat_map(|(_, list)| list);
+        let slots = slots.map(|slot| (slot.backend, Some((service, slot.address, slot.port))));
+        let members = self.members.iter();
+        let members = members.map(|(key, member)| (member.backend, Some((service, key.address, key.port))));
+        slots.chain(members).chain(self.turns.map(|turn| (turn, None))).filter(|(row, _)| *row > 0).collect()
     }
 }
 
@@ -218,7 +229,7 @@ impl InForce {
         if let Some((map, _, _)) = needs.iter().find(|(_, more, left)| more > left) {
             return Err(map);
         }
-        let Some(numbered) = self.number(number, &old, rows) else { return Err("backends") };
+        let Some(numbered) = self.number(number, &old, rows, now) else { return Err("backends") };
         let mut places = [0; 2];
         let mut taken = Vec::new();
         for ((place, (first, slots)), wanted) in places.iter_mut().zip(&old.lists).zip(&numbered.lists) {
@@ -233,7 +244,7 @@ impl InForce {
                     // Nothing has changed so far.
                     None => {
                         taken.into_iter().for_each(|(first, length)| self.slots.undo(first, length));
-                        numbered.fresh.iter().for_each(|row| self.numbers.undo(*row));
+                        self.undo_numbers(&numbered.fresh, &numbered.again, now);
                         return Err("slots");
                     }
                 },
@@ -248,8 +259,8 @@ impl InForce {
         left.frontends -= more_frontends;
         left.members -= more_members;
         left.source_ranges -= more_ranges;
-        let before: BTreeSet<u32> = old.numbers().collect();
-        writes.fresh.extend(numbered.fresh);
+        let before = old.owned_numbers(number);
+        writes.fresh.extend(numbered.fresh.into_iter().chain(numbered.again.into_iter().map(|(_, row)| row)));
         let service = self.services.entry(number).or_default();
         let [cluster, local] = numbered.lists;
         let [cluster_count, local_count] = [&cluster, &local].map(|list| u32::try_from(list.len()).unwrap_or(u32::MAX));
@@ -271,7 +282,8 @@ impl InForce {
         writes.gone_ranges.extend(service.ranges.difference(&rows.ranges));
         service.ranges.clone_from(&rows.ranges);
         let after: BTreeSet<u32> = service.numbers().collect();
-        before.difference(&after).for_each(|row| self.numbers.give_back(*row, now));
+        let gone = before.into_iter().filter(|(row, _)| !after.contains(row));
+        gone.for_each(|(row, owner)| self.numbers.give_back(row, owner, now));
         let lists = Frontend {
             service: number,
             cluster_first: places[0],
@@ -307,17 +319,21 @@ impl InForce {
 
     /// The wanted lists and members with their rows of `backends`: those that they have, or new ones. `None` if there are
     /// not enough; then nothing has changed.
-    fn number(&mut self, service: u64, old: &Service, rows: &ServiceRows) -> Option<Numbered> {
+    fn number(&mut self, service: u64, old: &Service, rows: &ServiceRows, now: u64) -> Option<Numbered> {
         let slots =
             old.lists.iter().flat_map(|(_, list)| list.iter().map(|slot| (slot.address, slot.port, slot.backend)));
         let members = old.members.iter().map(|(key, member)| (key.address, key.port, member.backend));
         let mut known: BTreeMap<(Address, u16), u32> =
             slots.chain(members).filter(|(.., row)| *row > 0).map(|(ip, port, row)| ((ip, port), row)).collect();
-        let mut numbered =
-            Numbered { lists: rows.lists.clone(), members: rows.members.clone(), turns: [0; 2], fresh: Vec::new() };
+        let (lists, members) = (rows.lists.clone(), rows.members.clone());
+        let mut numbered = Numbered { lists, members, turns: [0; 2], fresh: Vec::new(), again: Vec::new() };
         let numbers = &mut self.numbers;
-        let mut taken = Vec::new();
-        let mut take = || {
+        let (mut taken, mut again) = (Vec::new(), Vec::new());
+        let mut take = |owner: Option<Owner>| {
+            if let Some((owner, row)) = owner.and_then(|owner| Some((owner, numbers.take_back(&owner)?))) {
+                again.push((owner, row));
+                return Some(row);
+            }
             let row = numbers.take();
             taken.extend(row);
             row
@@ -330,25 +346,31 @@ impl InForce {
                     Some(known) => *known,
                     None => match self.kept_numbers.remove(&(service, ip, port)) {
                         Some(kept) => kept,
-                        None => take()?,
+                        None => take(Some((service, ip, port)))?,
                     },
                 };
                 known.insert((ip, port), *row);
             }
             for ((turn, old), list) in numbered.turns.iter_mut().zip(old.turns).zip(&rows.lists) {
                 if needs_turn(rows.draw) && !list.is_empty() {
-                    *turn = if old > 0 { old } else { take()? };
+                    *turn = if old > 0 { old } else { take(None)? };
                 }
             }
             Some(())
         };
         let done = all();
         if done.is_none() {
-            taken.into_iter().for_each(|row| self.numbers.undo(row));
+            self.undo_numbers(&taken, &again, now);
             return None;
         }
-        numbered.fresh = taken;
+        (numbered.fresh, numbered.again) = (taken, again);
         Some(numbered)
+    }
+
+    /// Gives rows back that nobody has seen, and those that endpoints had found again.
+    fn undo_numbers(&mut self, fresh: &[u32], again: &[(Owner, u32)], now: u64) {
+        fresh.iter().for_each(|row| self.numbers.undo(*row));
+        again.iter().for_each(|(owner, row)| self.numbers.give_back(*row, Some(*owner), now));
     }
 
     /// What the maps have room for yet; slots look after themselves.
@@ -376,8 +398,8 @@ impl InForce {
     /// Deletes what belongs to a service port that no frontend leads to.
     fn drop_service(&mut self, number: u64, now: u64, writes: &mut Writes) {
         let Some(service) = self.services.remove(&number) else { return };
-        for row in service.numbers().collect::<BTreeSet<_>>() {
-            self.numbers.give_back(row, now);
+        for (row, owner) in service.owned_numbers(number) {
+            self.numbers.give_back(row, owner, now);
         }
         for (first, slots) in service.lists {
             self.slots.give_back(first, u32::try_from(slots.len()).unwrap_or(u32::MAX), now);
@@ -407,8 +429,8 @@ impl InForce {
         for number in unused.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.drop_service(number, now, writes);
         }
-        for row in std::mem::take(&mut self.kept_numbers).into_values() {
-            self.numbers.give_back(row, now);
+        for (owner, row) in std::mem::take(&mut self.kept_numbers) {
+            self.numbers.give_back(row, Some(owner), now);
         }
     }
 

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use kubeferry_ebpf_common::config::address_is;
+use kubeferry_ebpf_common::frontend::draw;
+use kubeferry_ebpf_common::jhash::scale;
 use kubeferry_ebpf_common::policy::{Source, choose};
 use kubeferry_ebpf_common::{Address, Config, Frontend as Row, FrontendKey, Member, MemberKey, RangeKey, Slot};
 use proptest::prelude::*;
@@ -18,6 +20,7 @@ use crate::desired::node_view::NodeView;
 use crate::desired::target::Frontend;
 use crate::desired::trace::{Flow, Outcome};
 use crate::desired::{Desired, Touched};
+use crate::scheduler::hash::hash;
 use crate::settings::{DatapathSettings, SocketLb};
 use crate::state::State;
 use crate::state::event::Event;
@@ -154,7 +157,17 @@ impl Maps {
         if choice.count == 0 {
             return Outcome::Drop;
         }
-        let endpoints: Vec<_> = self.list(choice.first, choice.count).into_iter().collect();
+        let hash = match row.draw {
+            draw::SOURCE => Some(hash(flow.from, None)),
+            draw::SOURCE_AND_PORT => flow.from_port.map(|port| hash(flow.from, Some(port))),
+            draw::DESTINATION => Some(hash(ip, None)),
+            _ => None,
+        };
+        let (first, count) = match hash {
+            Some(hash) => (choice.first + scale(hash, choice.count), 1),
+            None => (choice.first, choice.count),
+        };
+        let endpoints: Vec<_> = self.list(first, count).into_iter().collect();
         let hairpin = endpoints.iter().find(|endpoint| endpoint.ip() == flow.from).copied();
         Outcome::Endpoints { endpoints, masquerade: choice.masquerade, hairpin }
     }

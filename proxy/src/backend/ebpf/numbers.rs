@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::diff::Owner;
 use super::slots::GRACE;
 
 /// The free and the waiting rows. Row 0 is nobody's.
@@ -12,8 +13,10 @@ pub struct Numbers {
     /// This one and those after it were never used.
     next: u32,
     free: Vec<u32>,
-    /// When they were given back, in nanoseconds since boot.
-    waiting: BTreeMap<u32, u64>,
+    /// When they were given back, in nanoseconds since boot, and whose they were.
+    waiting: BTreeMap<u32, (u64, Option<Owner>)>,
+    /// Those of the waiting ones whose owners are known.
+    owners: BTreeMap<Owner, u32>,
 }
 
 impl Numbers {
@@ -25,10 +28,10 @@ impl Numbers {
         let (mut next, mut waiting) = (1, BTreeMap::new());
         for row in used {
             // Between those that are used, some may have been.
-            waiting.extend((next..row).map(|gap| (gap, now)));
+            waiting.extend((next..row).map(|gap| (gap, (now, None))));
             next = row + 1;
         }
-        Self { capacity, next, free: Vec::new(), waiting }
+        Self { capacity, next, free: Vec::new(), waiting, owners: BTreeMap::new() }
     }
 
     /// Takes a row; `None`: there is none.
@@ -46,20 +49,31 @@ impl Numbers {
         self.free.push(row);
     }
 
-    /// Gives a row back; `now` in nanoseconds since boot.
-    pub fn give_back(&mut self, row: u32, now: u64) {
+    /// Takes the row that an endpoint has given back and nobody else has had since: its connections count there.
+    pub fn take_back(&mut self, owner: &Owner) -> Option<u32> {
+        let row = self.owners.remove(owner)?;
+        self.waiting.remove(&row);
+        Some(row)
+    }
+
+    /// Gives a row back, of an endpoint or of a turn; `now` in nanoseconds since boot.
+    pub fn give_back(&mut self, row: u32, owner: Option<Owner>, now: u64) {
         if row > 0 && row < self.capacity {
-            self.waiting.insert(row, now);
+            self.waiting.insert(row, (now, owner));
+            self.owners.extend(owner.map(|owner| (owner, row)));
         }
     }
 
     /// Frees what has waited long enough and counts no connection; `now` as for [`Numbers::give_back`].
     pub fn settle(&mut self, now: u64, is_idle: impl Fn(u32) -> bool) {
-        let free = &mut self.free;
-        self.waiting.retain(|row, since| {
+        let (free, owners) = (&mut self.free, &mut self.owners);
+        self.waiting.retain(|row, (since, owner)| {
             let done = now >= since.saturating_add(GRACE) && is_idle(*row);
             if done {
                 free.push(*row);
+                if let Some(owner) = owner.filter(|owner| owners.get(owner) == Some(row)) {
+                    owners.remove(&owner);
+                }
             }
             !done
         });
@@ -79,14 +93,27 @@ mod tests {
     fn a_row_waits_until_its_connections_have_ended() {
         let mut numbers = Numbers::with(4, [], 0);
         assert_eq!([numbers.take(), numbers.take(), numbers.take(), numbers.take()], [Some(1), Some(2), Some(3), None]);
-        numbers.give_back(2, 5);
-        numbers.give_back(3, 5);
+        numbers.give_back(2, None, 5);
+        numbers.give_back(3, None, 5);
         numbers.settle(5 + GRACE - 1, |_| true);
         assert_eq!((numbers.take(), numbers.used()), (None, 3), "a program may still read its slot");
         numbers.settle(5 + GRACE, |row| row == 3);
         assert_eq!((numbers.used(), numbers.take(), numbers.take()), (2, Some(3), None));
         numbers.settle(5 + GRACE, |_| true);
         assert_eq!(numbers.take(), Some(2));
+    }
+
+    #[test]
+    fn an_endpoint_that_comes_again_finds_its_row() {
+        let owner = |port| (7, kubeferry_ebpf_common::Address::ZERO, port);
+        let mut numbers = Numbers::with(4, [], 0);
+        assert_eq!([numbers.take(), numbers.take()], [Some(1), Some(2)]);
+        numbers.give_back(1, Some(owner(1)), 5);
+        numbers.give_back(2, Some(owner(2)), 5);
+        assert_eq!((numbers.take_back(&owner(3)), numbers.take_back(&owner(1))), (None, Some(1)));
+        numbers.settle(5 + GRACE, |_| true);
+        assert_eq!(numbers.take_back(&owner(2)), None, "free for anybody");
+        assert_eq!((numbers.take(), numbers.used()), (Some(2), 2));
     }
 
     #[test]

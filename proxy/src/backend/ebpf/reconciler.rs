@@ -23,6 +23,7 @@ use super::kernel::Maps;
 use super::load::{Folder, load};
 use super::ports;
 use super::rows::{Fixed, service_number};
+use super::sock_diag;
 use super::sweep::{self, Sweeper};
 use crate::backend::{Backend, EndpointCount, Report};
 use crate::conntrack::{Cleaned, UdpService};
@@ -75,6 +76,12 @@ impl Ebpf {
         if let Some(cgroup) = cgroup.as_ref().filter(|c| bpf::file_system(c).ok() != Some(bpf::CGROUP2_FS)) {
             let text = format!("--cgroup-root {}: this is no cgroup of a v2 hierarchy", cgroup.display());
             return Err(EbpfError::Cgroup(text));
+        }
+        if let Some(why) = cgroup.as_ref().and_then(|_| sock_diag::limit()) {
+            tracing::warn!(
+                %why,
+                "connected UDP sockets of pods go on sending to an endpoint that has gone: they cannot be ended"
+            );
         }
         let mut loaded = load(ebpf)?;
         if let Some(lines) = loaded.lines.take() {
@@ -168,6 +175,14 @@ impl Ebpf {
         Ok(writes.len())
     }
 
+    /// Which hooks carry packets, once they do.
+    fn log_hooks(&self) {
+        let devices = self.devices();
+        let covered = devices.covered().len();
+        let sockets = self.cgroup.as_ref().map_or("off".to_owned(), |cgroup| cgroup.display().to_string());
+        tracing::info!(%sockets, tc = devices.how(), devices = covered, xdp = %devices.uplinks(), "hooks are attached");
+    }
+
     /// Attaches the programs, and from now on to every device that comes.
     fn attach(&mut self) -> Result<(), EbpfError> {
         if self.interfaces.is_some() {
@@ -212,7 +227,11 @@ impl Ebpf {
         if moves {
             self.maps.set_moving(false)?;
         }
+        if self.cgroup.is_none() {
+            self.forget_sockets()?;
+        }
         self.folder.tidy()?;
+        self.log_hooks();
         self.interfaces = Some(interfaces.clone());
         self.sweeper = Sweeper::start(self.maps.clone())
             .inspect_err(|error| tracing::error!(%error, "connections that are over are not deleted"))
@@ -228,6 +247,16 @@ impl Ebpf {
             }
         });
         Ok(())
+    }
+}
+
+impl Ebpf {
+    /// Nobody sees sockets being closed any more: their connections do not count as active.
+    fn forget_sockets(&self) -> Result<(), EbpfError> {
+        let sockets = &self.maps.socket_connections;
+        let rows = sockets.rows().map_err(EbpfError::map("socket_connections"))?;
+        let cookies: Vec<u64> = rows.into_iter().map(|(cookie, _)| cookie).collect();
+        sockets.delete(&cookies).map(drop).map_err(EbpfError::map("socket_connections"))
     }
 }
 
@@ -337,6 +366,12 @@ impl Backend for Ebpf {
             None => "off".to_owned(),
         };
         facts.push(("sockets".to_owned(), sockets));
+        let stale = match (&self.cgroup, sock_diag::limit()) {
+            (None, _) => "none are translated".to_owned(),
+            (Some(_), None) => "ended, those of pods too".to_owned(),
+            (Some(_), Some(why)) => format!("those of pods are not ended: {why}"),
+        };
+        facts.push(("stale UDP".to_owned(), stale));
         if let Ok(memory) = self.maps.memory() {
             let each: Vec<String> = memory.iter().map(|(map, bytes)| format!("{map} {} KiB", bytes >> 10)).collect();
             facts.push(("memory".to_owned(), each.join(", ")));

@@ -7,6 +7,9 @@ use kubeferry_ebpf_common::{Backend, Flow, SocketConnection};
 
 use super::counters::Counters;
 
+/// By how much `active` of rows was too great in the last look and was not put right.
+pub type Suspects = BTreeMap<u32, i64>;
+
 /// A count of all connections, beside the counters before and after it.
 #[derive(Debug)]
 pub struct Recount {
@@ -36,9 +39,26 @@ impl Recount {
         *self.found.entry(connection.backend).or_default() += 1;
     }
 
-    /// Puts the counters right, as far as what came and went meanwhile does not explain the difference. How many
-    /// connections had been counted that are not there, or the other way round.
-    pub fn repair(self, counters: &Counters) -> u64 {
+    /// Puts the counters right at once: see [`Recount::repair`].
+    pub fn repair_at_once(self, counters: &Counters) -> u64 {
+        self.each(counters, |_, difference| difference)
+    }
+
+    /// Puts the counters right, as far as what came and went meanwhile does not explain the difference, and it was there
+    /// the last time, too: a program may have made a connection's entry and be about to count it. How many connections had
+    /// been counted that are not there, or the other way round.
+    pub fn repair(self, counters: &Counters, suspects: &mut Suspects) -> u64 {
+        let before = std::mem::take(suspects);
+        self.each(counters, |row, difference| {
+            let twice = both(before.get(&row).copied().unwrap_or(0), difference);
+            if difference != twice {
+                suspects.insert(row, difference.saturating_sub(twice));
+            }
+            twice
+        })
+    }
+
+    fn each(self, counters: &Counters, mut decide: impl FnMut(u32, i64) -> i64) -> u64 {
         let mut repaired = 0;
         for (row, before) in (0..).zip(&self.before).skip(1) {
             let Backend { opened, active, .. } = counters.get(row);
@@ -46,7 +66,10 @@ impl Recount {
             if (found, active, before.1) == (0, 0, 0) {
                 continue;
             }
-            let difference = drift(*before, (opened, active), found);
+            let difference = match drift(*before, (opened, active), found) {
+                0 => 0,
+                difference => decide(row, difference),
+            };
             if difference != 0 {
                 counters.add_active(row, difference.saturating_neg());
                 repaired += difference.unsigned_abs();
@@ -54,6 +77,11 @@ impl Recount {
         }
         repaired
     }
+}
+
+/// What two differences have in common.
+fn both(one: i64, other: i64) -> i64 {
+    if one.signum() != other.signum() { 0 } else { one.signum() * one.abs().min(other.abs()) }
 }
 
 /// By how much `active` is too great, at least: (opened, active) before and after `found` connections were found.
@@ -76,6 +104,12 @@ fn drift(before: (u64, u64), after: (u64, u64), found: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_was_found_twice_counts() {
+        assert_eq!([both(0, 3), both(3, 0), both(-1, 1)], [0; 3]);
+        assert_eq!([both(2, 3), both(3, 2), both(-5, -1)], [2, 2, -1]);
+    }
 
     #[test]
     fn only_what_nothing_explains_is_drift() {

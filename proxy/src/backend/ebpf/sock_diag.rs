@@ -52,6 +52,23 @@ pub fn destroy(keys: &[SocketKey]) -> io::Result<usize> {
     Ok(ended)
 }
 
+/// Why sockets of pods are out of our reach; `None`: they are not.
+pub fn limit() -> Option<&'static str> {
+    /// PROC_PID_INIT_INO: the number of the node's own PID namespace.
+    const NODE_PIDS: u64 = 0xefff_fffc;
+    /// CAP_SYS_ADMIN.
+    const SYS_ADMIN: u32 = 21;
+    let own = fs::metadata("/proc/self/ns/pid").map(|namespace| namespace.ino()).ok();
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let rights = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
+    match (rights.is_some_and(|rights| rights >> SYS_ADMIN & 1 == 1), own == Some(NODE_PIDS)) {
+        (true, true) => None,
+        (true, false) => Some("this process does not see those of pods (hostPID)"),
+        (false, true) => Some("CAP_SYS_ADMIN is missing"),
+        (false, false) => Some("hostPID and CAP_SYS_ADMIN are missing"),
+    }
+}
+
 /// A way into each other network namespace with a process that can be seen.
 fn others() -> io::Result<Vec<PathBuf>> {
     let here = fs::metadata("/proc/thread-self/ns/net")?.ino();

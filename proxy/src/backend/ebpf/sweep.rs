@@ -15,7 +15,7 @@ use super::carry::ticks;
 use super::error::EbpfError;
 use super::flows::{connection, is_first, is_orphan, is_over, may_be_over};
 use super::kernel::Maps;
-use super::recount::Recount;
+use super::recount::{Recount, Suspects};
 use super::sock_diag;
 use crate::conntrack::{Cleaned, Tuple, UdpEntry, UdpService, stale};
 
@@ -58,13 +58,14 @@ impl Sweeper {
 
 fn run(maps: &Maps, end: &Receiver<()>, left: &AtomicUsize, repairs: &AtomicU64) {
     // What an earlier run has left is put right without a word.
-    if let Err(error) = sweep(maps, ticks()) {
+    if let Err(error) = sweep(maps, ticks(), None) {
         tracing::error!(%error, "connections cannot be counted");
     }
+    let mut suspects = Suspects::new();
     let mut pause = PAUSE;
     while end.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
         let start = Instant::now();
-        match sweep(maps, ticks()) {
+        match sweep(maps, ticks(), Some(&mut suspects)) {
             Ok(swept) => {
                 left.store(swept.entries.saturating_sub(swept.deleted), Ordering::Relaxed);
                 if swept.repaired > 0 {
@@ -90,25 +91,29 @@ pub struct Swept {
     pub repaired: u64,
 }
 
-/// Looks at every entry; `now` in the clock of flows.
+/// Looks at every entry; `now` in the clock of flows. Counts that are wrong are put right if they were so the last time,
+/// which `suspects` knows; without it at once.
 ///
 /// # Errors
 /// The map cannot be read or written.
-pub fn sweep(maps: &Maps, now: u32) -> Result<Swept, EbpfError> {
+pub fn sweep(maps: &Maps, now: u32, suspects: Option<&mut Suspects>) -> Result<Swept, EbpfError> {
     let mut swept = Swept::default();
-    let mut suspects = Vec::new();
+    let mut idle = Vec::new();
     let mut recount = Recount::new(&maps.backends);
     let each = maps.flows.each_batch(|rows: &[(FlowKey, Flow)]| {
         swept.entries += rows.len();
         rows.iter().filter(|(key, flow)| is_first(key, flow)).for_each(|(_, flow)| recount.flow(flow));
-        suspects.extend(rows.iter().copied().filter(|(key, flow)| may_be_over(key, flow, now)));
+        idle.extend(rows.iter().copied().filter(|(key, flow)| may_be_over(key, flow, now)));
     });
     each.map_err(EbpfError::map("flows"))?;
     let sockets = maps.socket_connections.each_batch(|rows| rows.iter().for_each(|(_, one)| recount.socket(one)));
     sockets.map_err(EbpfError::map("socket_connections"))?;
-    swept.repaired = recount.repair(&maps.backends);
+    swept.repaired = match suspects {
+        Some(known) => recount.repair(&maps.backends, known),
+        None => recount.repair_at_once(&maps.backends),
+    };
     let mut get = |key: &FlowKey| maps.flows.get(key).ok().flatten();
-    for (key, flow) in suspects {
+    for (key, flow) in idle {
         let entries = match is_first(&key, &flow) {
             true => connection(&key, &flow, &mut get),
             false if is_orphan(&key, &flow, &mut get) => vec![(key, flow)],

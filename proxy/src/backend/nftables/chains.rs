@@ -70,8 +70,9 @@ pub enum Chain {
     Internal(Keyed, Choice),
     /// External address or node port, policy Cluster: masquerade, then pick.
     External(Keyed, Choice),
-    /// External address or node port, policy Local: pods and the node use the first choice, others the second.
-    ExternalLocal(Keyed, Choice, Option<Choice>),
+    /// External address or node port, policy Local: pods and the node use the first choice, others the second. At least
+    /// one is there: weights may leave nothing to choose from in either list.
+    ExternalLocal(Keyed, Option<Choice>, Option<Choice>),
     /// After the choice: remember the client of each of these endpoints for so long.
     Remember(Family, Arc<Sticky>, Duration),
 }
@@ -119,11 +120,10 @@ impl fmt::Display for Chain {
             Self::Internal(keyed, choice) => write!(f, "{keyed}-internal-{choice}"),
             Self::External(keyed, choice) => write!(f, "{keyed}-external-{choice}"),
             Self::ExternalLocal(keyed, cluster, local) => {
-                write!(f, "{keyed}-external-local-{cluster}-or-")?;
-                match local {
-                    Some(local) => local.fmt(f),
-                    None => f.write_str("discard"),
-                }
+                let text = |choice: &Option<Choice>| {
+                    choice.as_ref().map_or_else(|| Self::Discard.to_string(), ToString::to_string)
+                };
+                write!(f, "{keyed}-external-local-{}-or-{}", text(cluster), text(local))
             }
             Self::Remember(family, sticky, timeout) => {
                 let keyed = Keyed { family: *family, node_port: false };
@@ -189,7 +189,7 @@ impl Chain {
             },
             Self::Internal(keyed, choice) | Self::External(keyed, choice) => vec![Self::pick(*keyed, choice.clone())],
             Self::ExternalLocal(keyed, cluster, local) => {
-                let choices = std::iter::once(cluster).chain(local);
+                let choices = cluster.iter().chain(local);
                 choices.map(|choice| Self::pick(*keyed, choice.clone())).chain([Self::Discard]).collect()
             }
         }
@@ -212,14 +212,18 @@ impl Chain {
                 vec![Rule::new().set_mark(node.masquerade_mark), Rule::new().goto(&pick(keyed, choice))]
             }
             Self::ExternalLocal(keyed, cluster, local) => {
+                let to = |choice: &Option<Choice>| {
+                    choice.as_ref().map_or(Self::Discard.to_string(), |choice| pick(keyed, choice))
+                };
                 let mut rules = Vec::new();
                 if let Some(rule) = from_pod(Rule::new(), keyed.family, node, true) {
-                    rules.push(rule.goto(&pick(keyed, cluster)));
+                    rules.push(rule.goto(&to(cluster)));
                 }
-                rules.push(Rule::new().source_is_local(keyed.family).set_mark(node.masquerade_mark));
-                rules.push(Rule::new().source_is_local(keyed.family).goto(&pick(keyed, cluster)));
-                let rest = local.as_ref().map_or(Self::Discard.to_string(), |local| pick(keyed, local));
-                rules.push(Rule::new().goto(&rest));
+                if cluster.is_some() {
+                    rules.push(Rule::new().source_is_local(keyed.family).set_mark(node.masquerade_mark));
+                }
+                rules.push(Rule::new().source_is_local(keyed.family).goto(&to(cluster)));
+                rules.push(Rule::new().goto(&to(local)));
                 rules
             }
             Self::Remember(family, sticky, timeout) => sticky

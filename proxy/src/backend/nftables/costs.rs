@@ -58,7 +58,8 @@ pub fn comments(costs: &[Maglev]) -> String {
     let line = |cost: &Maglev| {
         let Maglev { service, protocol, family, table_size, frontends, rows } = cost;
         format!(
-            "# mh: {service} ({protocol}, {family}): tables of {table_size} slots, {frontends} frontends: {rows} rows\n"
+            "# mh: {service} ({protocol}, {family}): a table of {table_size} slots at {frontends} frontend{}: {rows} rows\n",
+            if *frontends == 1 { "" } else { "s" },
         )
     };
     costs.iter().map(line).collect()

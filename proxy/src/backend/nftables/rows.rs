@@ -159,8 +159,9 @@ impl Wanted {
                 Some(choice) => Chain::pick(keyed, choice),
             },
             (_, true) => match (cluster, local) {
+                (None, None) => Chain::Discard,
+                (cluster, local) if target.external_local => Chain::ExternalLocal(keyed, cluster, local),
                 (None, _) => Chain::Discard,
-                (Some(cluster), local) if target.external_local => Chain::ExternalLocal(keyed, cluster, local),
                 (Some(cluster), _) => Chain::External(keyed, cluster),
             },
         };
@@ -209,7 +210,7 @@ impl Wanted {
     fn endpoints(&mut self, frontend: &Frontend, chain: &Chain, drawn: &[Option<Drawn>; 2], applied: &Rows) {
         let lists: Vec<&Choice> = match chain {
             Chain::Pick(_, choice) | Chain::Internal(_, choice) | Chain::External(_, choice) => vec![choice],
-            Chain::ExternalLocal(_, cluster, local) => std::iter::once(cluster).chain(local).collect(),
+            Chain::ExternalLocal(_, cluster, local) => cluster.iter().chain(local).collect(),
             _ => Vec::new(),
         };
         for choice in lists {

@@ -65,7 +65,8 @@ fn specimens(node: &NodeView) -> Vec<Chain> {
                 Chain::Pick(keyed, plain.clone()),
                 Chain::Pick(keyed, local.clone()),
                 Chain::External(keyed, plain.clone()),
-                Chain::ExternalLocal(keyed, plain.clone(), Some(local)),
+                Chain::ExternalLocal(keyed, Some(plain.clone()), Some(local.clone())),
+                Chain::ExternalLocal(keyed, None, Some(local)),
                 Chain::Internal(keyed, plain),
             ]);
             for list in [List::Cluster, List::Local] {

@@ -24,6 +24,7 @@ use uplink::{Hook, Rate};
 
 pub mod programs;
 pub mod report;
+pub mod schedulers;
 pub mod uplink;
 
 /// So many addresses are connected to in turn, services or endpoints, in every variant.
@@ -82,16 +83,10 @@ pub struct Plan {
 
 /// Measures all of it.
 pub fn measure(binary: &Path, home: &Path, plan: Plan) -> anyhow::Result<Figures> {
-    // Outlives what runs in the namespaces.
-    let ebpf = Datapath::create(Backend::Ebpf, home, "node")?;
-    let (client, node, server) = (namespace("client")?, namespace("node")?, namespace("server")?);
-    join(&client, &node, &server)?;
-    let outside = uplink::join(&node)?;
-    let bench = Bench { binary, home, plan, client, node, server, outside, ebpf };
-    let _server = Server::start(&bench.server)?;
+    let bench = Bench::new(binary, home)?;
     let large = Cluster::create(home, plan.large)?;
-    let variants = bench.variants(&large)?;
-    let uplink = bench.uplink()?;
+    let variants = bench.variants(plan, &large)?;
+    let uplink = bench.uplink(plan)?;
     step::note(format!("every program alone, {} runs", plan.runs));
     bench.clear()?;
     bench.proxy(Backend::Ebpf, AT_XDP).once(&large)?;
@@ -105,7 +100,7 @@ pub fn measure(binary: &Path, home: &Path, plan: Plan) -> anyhow::Result<Figures
 struct Bench<'a> {
     binary: &'a Path,
     home: &'a Path,
-    plan: Plan,
+    _serving: Server,
     client: Namespace,
     node: Namespace,
     server: Namespace,
@@ -113,7 +108,16 @@ struct Bench<'a> {
     ebpf: Datapath,
 }
 
-impl Bench<'_> {
+impl<'b> Bench<'b> {
+    fn new(binary: &'b Path, home: &'b Path) -> anyhow::Result<Self> {
+        let ebpf = Datapath::create(Backend::Ebpf, home, "node")?;
+        let (client, node, server) = (namespace("client")?, namespace("node")?, namespace("server")?);
+        join(&client, &node, &server)?;
+        let outside = uplink::join(&node)?;
+        let serving = Server::start(&server)?;
+        Ok(Self { binary, home, _serving: serving, client, node, server, outside, ebpf })
+    }
+
     fn proxy<'a>(&'a self, backend: Backend, hooks: &'a [&'static str]) -> Proxy<'a> {
         let datapath = if backend == Backend::Nftables { &Datapath::Nftables } else { &self.ebpf };
         Proxy { binary: self.binary, node: &self.node, home: self.home, datapath, hooks }
@@ -127,12 +131,12 @@ impl Bench<'_> {
     }
 
     /// Measures all variants in turn, round by round.
-    fn variants(&self, large: &Cluster) -> anyhow::Result<Vec<Variant>> {
+    fn variants(&self, plan: Plan, large: &Cluster) -> anyhow::Result<Vec<Variant>> {
         let small = Cluster::create(self.home, Size { services: TARGETS, endpoints: 10 })?;
         let endpoints: Vec<_> = (1..=TARGETS as u8).map(|last| Ipv4Addr::new(10, 128, 0, last)).collect();
-        let mut variants = variants(self.plan.large.services);
-        for round in 0..=self.plan.rounds {
-            step::note(format!("round {round} of {}", self.plan.rounds));
+        let mut variants = variants(plan.large.services);
+        for round in 0..=plan.rounds {
+            step::note(format!("round {round} of {}", plan.rounds));
             for index in order(variants.len(), round) {
                 let variant = &mut variants[index];
                 self.clear()?;
@@ -148,7 +152,7 @@ impl Bench<'_> {
                     Some(_) => at(&cluster.cluster_ips(TARGETS), PORT),
                     None => at(&endpoints, TARGET_PORT),
                 };
-                let measured = load::measure(&self.client, self.ebpf.cgroup(), &targets, self.plan.time)?;
+                let measured = load::measure(&self.client, self.ebpf.cgroup(), &targets, plan.time)?;
                 check_hook(variant.kind, &self.ebpf)?;
                 step::note(format!("  {}", report::line(variant, &measured)));
                 // The first round warms up.
@@ -161,12 +165,12 @@ impl Bench<'_> {
     }
 
     /// Sends packets to a node port, with all hooks in turn, round by round.
-    fn uplink(&self) -> anyhow::Result<Vec<Rate>> {
+    fn uplink(&self, plan: Plan) -> anyhow::Result<Vec<Rate>> {
         let cluster = Cluster::create(self.home, Size { services: TARGETS, endpoints: 1 })?;
         cluster.add_node_port()?;
         uplink::take_frames(&self.server)?;
         let mut rates = Hook::ALL.map(|hook| Rate { hook, rounds: Vec::new() });
-        for round in 0..=self.plan.rounds {
+        for round in 0..=plan.rounds {
             let mut line = String::new();
             for index in order(rates.len(), round) {
                 let Rate { hook, rounds } = &mut rates[index];
@@ -178,13 +182,13 @@ impl Bench<'_> {
                     Hook::Passed | Hook::Xdp => drop_time(self.proxy(Backend::Ebpf, AT_XDP).once(&cluster))?,
                 }
                 let places = (&self.outside, &self.node, &self.server);
-                let packets = uplink::packets_per_second(places, *hook, self.plan.time)?;
+                let packets = uplink::packets_per_second(places, *hook, plan.time)?;
                 line += &format!("  {} {packets:.0}", hook.name());
                 if round > 0 {
                     rounds.push(packets);
                 }
             }
-            step::note(format!("node port, round {round} of {}, packets/s:{line}", self.plan.rounds));
+            step::note(format!("node port, round {round} of {}, packets/s:{line}", plan.rounds));
         }
         Ok(rates.into())
     }

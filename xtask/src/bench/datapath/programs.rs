@@ -66,6 +66,30 @@ pub fn measure(node: &Namespace, datapath: &Datapath, service: Ipv4Addr, runs: u
     node.enter(|| in_node(&folder, &maps, service, runs))?
 }
 
+/// The mean time of `tc_ingress` for the first packet of a connection to this service, each from another port; a system call
+/// for each.
+///
+/// # Errors
+/// As [`measure`].
+pub fn first_packet(node: &Namespace, datapath: &Datapath, service: Ipv4Addr, runs: u32) -> anyhow::Result<f64> {
+    let Datapath::Ebpf(places) = datapath else { bail!("no programs with nftables") };
+    let folder = pins::folder(places.bpffs(), "programs")?.context("no programs are pinned")?;
+    node.enter(|| {
+        let ingress = SchedClassifier::from_pin(folder.join("tc_ingress")).context("program tc_ingress")?;
+        first_packets(&ingress, interface("pod")?, service, runs.min(SINGLE))
+    })?
+}
+
+fn first_packets(ingress: &SchedClassifier, device: u32, service: Ipv4Addr, runs: u32) -> anyhow::Result<f64> {
+    average((FIRST_PORT..).take(runs as usize).map(|port| {
+        let (time, after) = run(ingress, &packet(port, service, PORT, SYN), device, 1)?;
+        if destination(&after) == Some(service) {
+            bail!("tc_ingress did not translate a new connection");
+        }
+        Ok(time)
+    }))
+}
+
 fn in_node(folder: &Path, maps: &Path, service: Ipv4Addr, runs: u32) -> anyhow::Result<Vec<Cost>> {
     let open = |name: &str| SchedClassifier::from_pin(folder.join(name)).with_context(|| format!("program {name}"));
     let (ingress, egress) = (open("tc_ingress")?, open("tc_egress")?);
@@ -101,14 +125,8 @@ fn in_node(folder: &Path, maps: &Path, service: Ipv4Addr, runs: u32) -> anyhow::
         flows.remove(&key(FIRST_PORT, from)).context("deleting a flow")?;
     }
 
-    let single = ports().map(|port| {
-        let (time, after) = run(&ingress, &packet(port, service, PORT, SYN), pod, 1)?;
-        if destination(&after) == Some(service) {
-            bail!("tc_ingress did not translate a new connection");
-        }
-        Ok(time)
-    });
-    costs.push(Cost { what: "tc_ingress, new connection", repeated: None, single: Some(average(single)?) });
+    let single = first_packets(&ingress, pod, service, singles)?;
+    costs.push(Cost { what: "tc_ingress, new connection", repeated: None, single: Some(single) });
     Ok(costs)
 }
 

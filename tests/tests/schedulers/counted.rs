@@ -1,0 +1,462 @@
+//! A node whose datapath counts connections: Services over TCP and UDP whose endpoints do with a connection what its client
+//! asks for, clients beside the node, and sockets of a pod of the node.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use kubeferry::status::{EndpointStatus, Status};
+use kubeferry_ebpf_common::Backend;
+use kubeferry_tests::binary;
+use kubeferry_tests::bpf::Places;
+use kubeferry_tests::bpf::pinned::Pinned;
+use kubeferry_tests::bpf::sockets::Maker;
+use kubeferry_tests::client::{DEADLINE, Running, until};
+use kubeferry_tests::executors::Source;
+use kubeferry_tests::flows::{Case, Node, Step, with_node};
+use kubeferry_tests::hosts::Hosts;
+use kubeferry_tests::netns::Netns;
+use kubeferry_tests::sockets::{connect_from, reset_on_close, without_offloads};
+use kubeferry_tests::xdp::PassAll;
+
+use super::cluster::endpoint;
+
+const NODE: &str = "
+name: worker-1
+addresses: {eth0: [192.0.2.1, '2001:db8:2::1']}
+pod-cidrs: [10.244.1.0/24, 'fd00:10:244:1::/64']
+cluster-cidr: [10.244.0.0/16, 'fd00:10:244::/48']
+";
+/// A pod of another node, and a client outside: both are the host `clients`.
+const CLIENTS: [[&str; 2]; 2] = [["10.244.2.9", "fd00:10:244:2::9"], ["203.0.113.9", "2001:db8:113::9"]];
+/// The most endpoints that a test may use.
+const ENDPOINTS: u8 = 5;
+
+/// The way of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum By {
+    /// From a pod of another node to the ClusterIP: each packet is translated at TC.
+    Packets,
+    /// From a socket of a pod of the node to the ClusterIP: translated when it connects.
+    Socket,
+    /// From outside to the node port and out again, at XDP. With [`World::start_with_xdp`].
+    Xdp,
+}
+
+/// The Service: TCP at port 80, TCP that no endpoint takes at port 81, UDP at port 82.
+#[derive(Clone, Debug)]
+pub struct Web {
+    scheduler: &'static str,
+    /// The numbers of its endpoints and their weights, in both families.
+    endpoints: Vec<(u8, u16)>,
+    /// Other annotations, as lines of YAML.
+    pub annotations: String,
+}
+
+impl Web {
+    /// With endpoints 1, 2 … of these weights.
+    pub fn new(scheduler: &'static str, weights: &[u16]) -> Self {
+        Self::of(scheduler, &(1..).zip(weights.iter().copied()).collect::<Vec<_>>())
+    }
+
+    /// With these endpoints and weights.
+    pub fn of(scheduler: &'static str, endpoints: &[(u8, u16)]) -> Self {
+        Self { scheduler, endpoints: endpoints.to_vec(), annotations: String::new() }
+    }
+
+    fn manifests(&self) -> String {
+        let Self { scheduler, endpoints, annotations } = self;
+        let weights = endpoints
+            .iter()
+            .flat_map(|(number, weight)| [false, true].map(|v6| format!("{}={weight}", endpoint(*number, v6).ip())));
+        let mut text = format!(
+            "---
+apiVersion: v1
+kind: Service
+metadata:
+  name: web
+  annotations:
+    kubeferry.dev/scheduler: {scheduler}
+    kubeferry.dev/weights: '{}'
+    {annotations}
+spec:
+  type: NodePort
+  clusterIPs: [10.96.0.10, 'fd00:10:96::10']
+  ipFamilies: [IPv4, IPv6]
+  ports:
+    - {{name: tcp, port: 80, nodePort: 30080}}
+    - {{name: closed, port: 81, nodePort: 30081}}
+    - {{name: udp, protocol: UDP, port: 82, nodePort: 30082}}
+",
+            weights.collect::<Vec<_>>().join(","),
+        );
+        for (family, v6) in [("IPv4", false), ("IPv6", true)] {
+            let ends = endpoints.iter().map(|(number, _)| format!("{{addresses: ['{}']}}", endpoint(*number, v6).ip()));
+            let _ = write!(
+                text,
+                "---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: web-{family}, labels: {{kubernetes.io/service-name: web}}}}
+addressType: {family}
+ports: [{{name: tcp, port: 8080}}, {{name: closed, port: 8099}}, {{name: udp, protocol: UDP, port: 8080}}]
+endpoints: [{}]
+",
+                ends.collect::<Vec<_>>().join(", ")
+            );
+        }
+        text
+    }
+}
+
+/// The ClusterIP with a port.
+pub fn vip(v6: bool, port: u16) -> SocketAddr {
+    let ip: IpAddr = if v6 { "fd00:10:96::10" } else { "10.96.0.10" }.parse().unwrap();
+    SocketAddr::new(ip, port)
+}
+
+/// A connection to an endpoint.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    /// Who has it.
+    pub endpoint: SocketAddr,
+}
+
+impl Connection {
+    fn new(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        let mut connection = Self { endpoint: stream.peer_addr().unwrap(), stream };
+        connection.endpoint = connection.ask();
+        connection
+    }
+
+    /// Asks the endpoint who it is.
+    pub fn ask(&mut self) -> SocketAddr {
+        self.try_ask().unwrap_or_else(|error| panic!("a connection to {} broke: {error}", self.endpoint))
+    }
+
+    fn try_ask(&mut self) -> std::io::Result<SocketAddr> {
+        self.stream.write_all(b"?\n")?;
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while line.last() != Some(&b'\n') {
+            self.stream.read_exact(&mut byte)?;
+            line.push(byte[0]);
+        }
+        String::from_utf8_lossy(&line).trim_end().parse().map_err(std::io::Error::other)
+    }
+
+    /// Ends it from this side: with a FIN, and the endpoint does the same.
+    pub fn close(self) {}
+
+    /// Closes this side only.
+    pub fn half_close(&self) {
+        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+
+    /// Ends it with a RST.
+    pub fn reset(self) {
+        reset_on_close(&self.stream).unwrap();
+    }
+
+    /// Has the endpoint end it with a FIN, and then does the same.
+    pub fn have_closed(mut self) {
+        self.stream.write_all(b"close\n").unwrap();
+        assert_eq!(self.stream.read(&mut [0]).unwrap(), 0);
+    }
+
+    /// Has the endpoint end it with a RST. The socket stays open.
+    pub fn have_reset(mut self) -> TcpStream {
+        self.stream.write_all(b"reset\n").unwrap();
+        assert_eq!(self.stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        self.stream
+    }
+}
+
+/// The running world.
+#[derive(Debug)]
+pub struct World {
+    // In this order: what runs ends before what it runs in.
+    running: Option<Running>,
+    /// Makes sockets of a pod of the node.
+    pub pod: Maker,
+    /// The node, and the hosts `pods` (all endpoints), `pod` and `clients`.
+    pub hosts: Hosts,
+    source: Source,
+    node: Node,
+    places: Places,
+    flags: Vec<&'static str>,
+    /// What lets the hosts take frames from XDP.
+    far: Vec<PassAll>,
+}
+
+impl World {
+    /// Starts everything with these flags and waits until the Service answers and nothing is counted as active.
+    pub fn start(web: &Web, flags: &[&'static str]) -> Self {
+        let mut world = Self::build(flags);
+        world.change(web);
+        world.run();
+        world.until_served(By::Packets);
+        world
+    }
+
+    /// The same with programs at XDP; what they leave to the stack is not forwarded.
+    pub fn start_with_xdp(web: &Web) -> Self {
+        let mut world = Self::build(&["--socket-lb", "off", "--xdp", "native", "--xdp-devices", "pods,clients"]);
+        for name in ["pods", "clients"] {
+            let namespace = &world.hosts.host(name).namespace;
+            // A frame that XDP sends on is taken as it is, checksum and all.
+            without_offloads(namespace, "eth0").unwrap();
+            world.far.push(namespace.run(|| PassAll::attach("eth0")).unwrap().unwrap());
+        }
+        let rules = "table inet test { chain forward { type filter hook forward priority 0; policy drop; }; }";
+        world.hosts.node.nft(&["-f", "-"], rules).unwrap();
+        world.change(web);
+        world.run();
+        world.until_served(By::Xdp);
+        world
+    }
+
+    fn build(flags: &[&'static str]) -> Self {
+        let ips = |texts: [&str; 2]| texts.map(|text| text.parse::<IpAddr>().unwrap());
+        let ends: Vec<_> =
+            (1..=ENDPOINTS).flat_map(|number| [false, true].map(|v6| endpoint(number, v6).ip())).collect();
+        let (pod, clients) = (ips(["10.244.1.200", "fd00:10:244:1::200"]), CLIENTS.map(ips).concat());
+        let node_ips = ips(["192.0.2.1", "2001:db8:2::1"]);
+        let hosts = Hosts::build(&node_ips, &[("pods", &ends), ("pod", &pod), ("clients", &clients)]).unwrap();
+        ends.iter().for_each(|ip| serve(&hosts.host("pods").namespace, SocketAddr::new(*ip, 8080)));
+        let places = Places::new().unwrap();
+        let program = Path::new(env!("CARGO_BIN_EXE_socket-maker"));
+        let pod = Maker::start(program, &hosts.host("pod").namespace, places.cgroup()).unwrap();
+        let node = Node::parse(NODE).unwrap();
+        let source = Source::new(&Case { name: "counted".into(), node: node.clone(), steps: Vec::new() }).unwrap();
+        Self { running: None, pod, hosts, source, node, places, flags: flags.to_vec(), far: Vec::new() }
+    }
+
+    /// Starts the proxy, in the place of one that is killed, and waits until it serves.
+    pub fn run(&mut self) {
+        self.kill();
+        let mut command = self.source.command("run").unwrap();
+        self.places.apply(&mut command).args(&self.flags);
+        self.running = Some(Running::start_command(&mut command, &self.hosts.node).unwrap());
+        until("the proxy to have synced", || self.try_status().filter(|status| status.syncs > 0)).unwrap();
+    }
+
+    /// The same with other flags.
+    pub fn run_with(&mut self, flags: &[&'static str]) {
+        self.flags = flags.to_vec();
+        self.run();
+    }
+
+    /// Ends the proxy by SIGKILL.
+    pub fn kill(&mut self) {
+        self.running = None;
+    }
+
+    fn until_served(&self, by: By) {
+        for v6 in [false, true] {
+            until("the Service to answer", || self.try_open(by, v6, 80).ok()).unwrap();
+            self.until_active(v6, &[0; ENDPOINTS as usize]);
+        }
+    }
+
+    /// Puts another Service in the place of the one before. When that is in force is for the caller to see.
+    pub fn change(&self, web: &Web) {
+        let manifests = with_node(&self.node, &web.manifests()).unwrap();
+        self.source.write(&Step { manifests, rows: Vec::new() }).unwrap();
+    }
+
+    /// The same, and waits until it is in force.
+    pub fn change_now(&self, web: &Web) {
+        let before = self.status().syncs;
+        self.change(web);
+        until("the change to be in force", || (self.status().syncs > before).then_some(())).unwrap();
+    }
+
+    /// Opens a connection.
+    pub fn open(&self, by: By, v6: bool) -> Connection {
+        self.open_at(by, v6, 80).unwrap_or_else(|error| panic!("by {by:?}: {error}"))
+    }
+
+    /// The same to a port; from 80 on.
+    pub fn open_at(&self, by: By, v6: bool, port: u16) -> std::io::Result<Connection> {
+        self.connect(by, v6, port).map(Connection::new)
+    }
+
+    fn try_open(&self, by: By, v6: bool, port: u16) -> std::io::Result<SocketAddr> {
+        let mut connection = Connection { stream: self.connect(by, v6, port)?, endpoint: vip(v6, port) };
+        connection.try_ask()
+    }
+
+    fn connect(&self, by: By, v6: bool, port: u16) -> std::io::Result<TcpStream> {
+        match by {
+            By::Packets => self.open_from_clients(CLIENTS[0], v6, vip(v6, port)),
+            By::Xdp => {
+                let ip: IpAddr = if v6 { "2001:db8:2::1" } else { "192.0.2.1" }.parse().unwrap();
+                self.open_from_clients(CLIENTS[1], v6, SocketAddr::new(ip, 30_000 + port))
+            }
+            By::Socket => self.pod.tcp(v6).unwrap().connect(vip(v6, port), DEADLINE),
+        }
+    }
+
+    fn open_from_clients(&self, ips: [&str; 2], v6: bool, to: SocketAddr) -> std::io::Result<TcpStream> {
+        let from = SocketAddr::new(ips[usize::from(v6)].parse().unwrap(), 0);
+        connect_from(&self.hosts.host("clients").namespace, from, to, |_| Ok(()))
+    }
+
+    /// A pod of another node.
+    pub fn clients(&self) -> &Netns {
+        &self.hosts.host("clients").namespace
+    }
+
+    /// What `kubeferry status` says.
+    pub fn status(&self) -> Status {
+        self.try_status().expect("no status")
+    }
+
+    fn try_status(&self) -> Option<Status> {
+        let mut command = Command::new(binary::path().unwrap());
+        let output = self.hosts.node.output(command.args(["status", "--output", "json"]), "").unwrap();
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
+    }
+
+    /// What is counted of the endpoints of a port: `tcp`, `closed` or `udp`. None, where they never got anything.
+    pub fn endpoints(&self, port: &str, v6: bool) -> Vec<EndpointStatus> {
+        let status = self.status();
+        let service = status.services.iter().find(|service| service.name.ends_with("web")).unwrap();
+        let is_ours = |frontend: &String| frontend.contains(&vip(v6, 0).ip().to_string());
+        let ours = service.ports.iter().find(|one| one.name == port && one.frontends.iter().any(is_ours));
+        ours.map(|port| port.endpoints.clone()).unwrap_or_default()
+    }
+
+    /// The active connections of each endpoint of port `tcp`, by its number.
+    pub fn active(&self, v6: bool) -> BTreeMap<u8, u64> {
+        let number =
+            |address: &str| (1..=ENDPOINTS).find(|number| endpoint(*number, v6).to_string() == address).unwrap();
+        self.endpoints("tcp", v6).iter().map(|one| (number(&one.address), one.active)).collect()
+    }
+
+    /// Waits until endpoints 1, 2 … of port `tcp`, as far as there are such, have these active connections.
+    pub fn until_active(&self, v6: bool, expected: &[u64]) {
+        let mut last = BTreeMap::new();
+        let as_expected = || {
+            last = self.active(v6);
+            let right = |(number, expected)| last.get(&number).is_none_or(|active| active == expected);
+            (1..).zip(expected).all(right).then_some(())
+        };
+        if let Err(error) = until(&format!("{expected:?} active connections"), as_expected) {
+            panic!("{error}: there are {last:?}");
+        }
+    }
+
+    /// Sums over the endpoints of a port: opened and active connections.
+    pub fn sums(&self, port: &str, v6: bool) -> (u64, u64) {
+        let endpoints = self.endpoints(port, v6);
+        (endpoints.iter().map(|one| one.connections).sum(), endpoints.iter().map(|one| one.active).sum())
+    }
+
+    /// Waits until the endpoints of a port have these sums.
+    pub fn until_sums(&self, port: &str, v6: bool, opened: u64, active: u64) {
+        self.until_sums_for(DEADLINE, port, v6, opened, active);
+    }
+
+    /// The same with other patience.
+    pub fn until_sums_for(&self, patience: Duration, port: &str, v6: bool, opened: u64, active: u64) {
+        let end = std::time::Instant::now() + patience;
+        loop {
+            let sums = self.sums(port, v6);
+            if sums == (opened, active) {
+                return;
+            }
+            assert!(std::time::Instant::now() < end, "waited {patience:?} for {:?}: {sums:?}", (opened, active));
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The text of `/metrics`.
+    pub fn metrics(&self) -> String {
+        let get = || kubeferry::status::get("http://127.0.0.1:10249/metrics", DEADLINE).unwrap().body;
+        self.hosts.node.run(get).unwrap()
+    }
+
+    /// The values of a metric by its labels' text.
+    pub fn metric(&self, name: &str) -> BTreeMap<String, u64> {
+        let text = self.metrics();
+        let lines = text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
+        lines.filter_map(|(labels, value)| Some((labels.to_owned(), value.parse().ok()?))).collect()
+    }
+
+    /// By how many connections the periodic check has put counts right.
+    pub fn recounted(&self) -> u64 {
+        self.metric("kubeferry_ebpf_recounted_connections_total")[""]
+    }
+
+    /// The maps.
+    pub fn pinned(&self) -> Pinned {
+        Pinned::open(self.places.bpffs()).unwrap()
+    }
+
+    /// The rows of `backends` that anything is active in.
+    pub fn active_rows(&self) -> BTreeMap<u32, Backend> {
+        let rows = self.pinned().backends().unwrap();
+        (0..).zip(rows).filter(|(_, row)| row.active != 0).collect()
+    }
+
+    /// The cgroup whose sockets are translated.
+    pub fn cgroup(&self) -> &Path {
+        self.places.cgroup()
+    }
+}
+
+/// An endpoint. Over TCP each line is answered by its address, but for `close` and `reset`. Over UDP each datagram is, but
+/// for empty ones.
+fn serve(namespace: &Netns, at: SocketAddr) {
+    let bind = || (TcpListener::bind(at).unwrap(), UdpSocket::bind(at).unwrap());
+    let (listener, socket) = namespace.run(bind).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                for line in BufReader::new(&stream).lines().map_while(Result::ok) {
+                    if line == "reset" {
+                        reset_on_close(&stream).unwrap();
+                    }
+                    // A client that is gone is its own affair.
+                    if line != "?" || writeln!(&stream, "{at}").is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((length, client)) = socket.recv_from(&mut buffer) {
+            if length > 0 {
+                drop(socket.send_to(at.to_string().as_bytes(), client));
+            }
+        }
+    });
+}
+
+/// The number of an endpoint.
+pub fn number(of: SocketAddr) -> u8 {
+    (1..=ENDPOINTS).find(|number| [false, true].map(|v6| endpoint(*number, v6)).contains(&of)).unwrap()
+}
+
+/// So many numbers that look like chance and are always the same.
+pub fn dice(seed: u64) -> impl FnMut(u64) -> u64 {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ seed;
+    move |sides| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % sides
+    }
+}

@@ -55,12 +55,13 @@ const MARK: &str = "kubeferry-part: ";
 /// The parts that run in the machine: a test binary, and what is passed on to it.
 const PARTS: [(&str, &str); 7] = [
     ("netns", ""),
-    ("flow_table", "--exact cluster_ip dual_stack external_traffic_policy_local hairpin no_endpoints node_port"),
-    ("ebpf", ""),
-    ("ebpf_sockets", ""),
+    ("flow_table", "--exact cluster_ip external_traffic_policy_local hairpin node_port"),
+    // What is swept is gone when a time has passed, which is too long here.
+    ("ebpf", "--skip connections_that_are_over_are_swept --skip what_does_not_fit --skip the_plan_names"),
+    ("ebpf_sockets", "cluster_ips the_nodes_sockets a_connected_udp_socket off_leaves"),
     ("connections", ""),
-    ("ebpf_connections", ""),
-    ("bridge", ""),
+    ("ebpf_connections", "--exact every_way_in_reaches_every_endpoint datagrams_in_fragments_come_back_whole"),
+    ("bridge", "ebpf_needs_no_bridge_netfilter with_bridge_netfilter"),
 ];
 
 /// Verify the BPF object under this kernel (inside of a virtual machine)
@@ -129,15 +130,9 @@ impl Programs {
         step::start("building kubeferry and the tests");
         // Of the whole workspace: each choice of packages has its own features of what they share, and is built by itself.
         let mut build = cargo();
-        build.args([
-            "build",
-            "--quiet",
-            "--message-format=json",
-            "--workspace",
-            "--features",
-            "kubeferry/ebpf",
-            "--bins",
-        ]);
+        build.args(["build", "--quiet", "--message-format=json", "--workspace", "--features", "kubeferry/ebpf"]);
+        // Not all programs: a new xtask would take the place of the one that runs, which the machines are to get.
+        build.args(["--bin", "kubeferry", "--bin", "socket-maker"]);
         build.args(PARTS.iter().flat_map(|(name, _)| ["--test", name]));
         let out = build.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
         if !out.status.success() {
@@ -219,7 +214,9 @@ fn under(kernel: &Kernel, programs: &Programs, pass_on: &[String]) -> anyhow::Re
     };
     add(Path::new("/kubeferry"), &programs.kubeferry)?;
     add(Path::new("/xtask"), &std::env::current_exe().context("where is xtask?")?)?;
+    // Where cargo told one test that it is, and beside the binary, where others look.
     add(&programs.beside, &programs.beside)?;
+    add(Path::new("/socket-maker"), &programs.beside)?;
     let folder = workspace().join("tests");
     let mut command = format!(
         "export KUBEFERRY_BIN=/kubeferry RUST_BACKTRACE=0\ncd {}\n/xtask verify /kubeferry.bpf.o\n",

@@ -152,6 +152,10 @@ proptest! {
 
     #[test]
     fn an_endpoint_more_or_less_changes_few_rows(settings in settings(), service in service(), count in 1..60u8, gone in any::<Index>()) {
+        let mut settings = settings;
+        if !matches!(settings.schedule.scheduler, Scheduler::Random | Scheduler::Rr) {
+            settings.schedule.scheduler = Scheduler::Random;
+        }
         let mut world = World::new(settings);
         let cost = |report: Report, world: &mut World| -> Result<(), TestCaseError> {
             let frontends = world.desired.frontends().count();

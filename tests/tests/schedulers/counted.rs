@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kubeferry::status::{EndpointStatus, Status};
 use kubeferry_ebpf_common::Backend;
@@ -229,15 +229,10 @@ impl World {
 
     /// The same with other patience.
     pub fn until_sums_for(&self, patience: Duration, port: &str, v6: bool, opened: u64, active: u64) {
-        let end = std::time::Instant::now() + patience;
-        loop {
-            let sums = self.sums(port, v6);
-            if sums == (opened, active) {
-                return;
-            }
-            assert!(std::time::Instant::now() < end, "waited {patience:?} for {:?}: {sums:?}", (opened, active));
-            thread::sleep(Duration::from_millis(50));
-        }
+        until_for(patience, || match self.sums(port, v6) {
+            sums if sums == (opened, active) => Ok(()),
+            sums => Err(format!("{opened} opened and {active} active: {sums:?}")),
+        });
     }
 
     /// The text of `/metrics`.
@@ -283,5 +278,14 @@ pub fn dice(seed: u64) -> impl FnMut(u64) -> u64 {
         state ^= state >> 7;
         state ^= state << 17;
         state % sides
+    }
+}
+
+/// Waits for something that takes its time; until then `attempt` says what for.
+pub fn until_for(patience: Duration, mut attempt: impl FnMut() -> Result<(), String>) {
+    let end = Instant::now() + patience;
+    while let Err(what) = attempt() {
+        assert!(Instant::now() < end, "waited {patience:?} for {what}");
+        thread::sleep(Duration::from_millis(50));
     }
 }

@@ -11,7 +11,7 @@ use kubeferry_tests::client::until;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::cluster::cpus;
-use super::counted::{By, World, dice};
+use super::counted::{By, World, dice, until_for};
 use super::counting::{PACKETS, web};
 use super::web::{Connection, Web, vip};
 
@@ -172,17 +172,20 @@ fn a_wrong_count_is_put_right_and_told() {
     let pinned = world.pinned();
     let listed = pinned.list(vip(false, 80), TCP).unwrap();
     assert_eq!(listed.len(), 3);
-    let mut repaired = 0;
-    for (at, wrong) in [(0, 7), (1, -1_i64), (2, -9)] {
-        let row = listed[at].backend;
-        let rows = pinned.backends().unwrap();
-        let right = rows[row as usize];
+    let rows = pinned.backends().unwrap();
+    for (one, wrong) in listed.iter().zip([7, -1, -9]) {
+        let right = rows[one.backend as usize];
         assert_eq!(right.active, 2, "{rows:?}");
-        pinned.set_backend(row, &Backend { active: right.active.wrapping_add_signed(wrong), ..right }).unwrap();
-        repaired += wrong.unsigned_abs();
-        until("the count to be right", || (pinned.backends().unwrap()[row as usize] == right).then_some(())).unwrap();
-        until("the repair to be told", || (world.recounted() == repaired).then_some(())).unwrap();
+        let wrong = Backend { active: right.active.wrapping_add_signed(wrong), ..right };
+        pinned.set_backend(one.backend, &wrong).unwrap();
     }
+    // In the second sweep from now.
+    let repaired = 7 + 1 + 9;
+    until_for(Duration::from_secs(120), || match world.recounted() {
+        recounted if recounted == repaired => Ok(()),
+        recounted => Err(format!("{repaired} repairs to be told: {recounted}")),
+    });
+    assert_eq!(pinned.backends().unwrap(), rows);
     drop(open);
     until("nothing to be active", || world.active_rows().is_empty().then_some(())).unwrap();
     assert_eq!(world.recounted(), repaired);

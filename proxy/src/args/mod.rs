@@ -38,7 +38,8 @@ pub struct Cli {
 }
 
 const RUN_ABOUT: &str = "Serve this node: watch Services and EndpointSlices and keep the kernel's rows equal to them.\n\n\
-        Needs CAP_NET_ADMIN and the program `nft` (1.0.1 or later). Nothing is written before Services and \
+        Needs CAP_NET_ADMIN and the program `nft` (1.0.1 or later); with `--backend ebpf` CAP_BPF, CAP_PERFMON and \
+        a BPF file system instead of `nft`. Nothing is written before Services and \
         EndpointSlices have both been listed, nor while another `kubeferry run` serves the same network namespace: its \
         end is waited for, and with `--once` it is an error. SIGTERM ends the process and leaves the rules in force; \
         `kubeferry cleanup` removes them.";
@@ -57,7 +58,8 @@ const STATUS_ABOUT: &str = "Show what the running proxy serves, its last sync an
 
 const CLEANUP_ABOUT: &str = "Remove everything that Kubeferry put into the kernel: the table `inet kubeferry` with all its rows, \
         and the programs and maps of eBPF.\n\n\
-        Needs CAP_NET_ADMIN. Connections that are established go on. Stop `kubeferry run` first, it would heal the table. \
+        Needs CAP_NET_ADMIN. Established connections that nftables translates go on, those that eBPF \
+        translates packets for end. Stop `kubeferry run` first, it would put all of it back. \
         Nothing to remove is a success; exit code 1 if something could not be removed.";
 
 /// The commands of `kubeferry`.

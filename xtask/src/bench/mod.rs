@@ -86,7 +86,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let plan = if args.quick {
             Plan { rounds: 2, time: Duration::from_millis(200), large, runs: 10_000 }
         } else {
-            Plan { rounds: 9, time: Duration::from_secs(1), large, runs: 100_000 }
+            Plan { rounds: 5, time: Duration::from_secs(1), large, runs: 100_000 }
         };
         step::start("from a pod to pods elsewhere");
         report.datapath = Some(datapath::measure(&binary, home.path(), plan)?);
@@ -94,7 +94,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if wants(Part::Schedulers) {
         let plan = match args.quick {
             true => schedulers::Plan { rounds: 1, time: Duration::from_millis(100), runs: 2_000 },
-            false => schedulers::Plan { rounds: 5, time: Duration::from_millis(500), runs: 20_000 },
+            false => schedulers::Plan { rounds: 3, time: Duration::from_millis(500), runs: 20_000 },
         };
         step::start("schedulers");
         report.schedulers = datapath::schedulers::measure(&binary, home.path(), plan)?;

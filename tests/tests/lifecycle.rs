@@ -221,7 +221,7 @@ const TAMPERING: [(&str, &str); 8] = [
         "a set made again",
         "flush chain inet kubeferry ranged4; delete set inet kubeferry source_ranges4; \
          add set inet kubeferry source_ranges4 { type ipv4_addr . inet_proto . inet_service . ipv4_addr; flags interval; size 1; }; \
-         add rule inet kubeferry ranged4 ip daddr . meta l4proto . th dport . ip saddr != @source_ranges4 drop; \
+         add rule inet kubeferry ranged4 ip daddr . ct protocol . th dport . ip saddr != @source_ranges4 drop; \
          add rule inet kubeferry ranged4 ip daddr . meta l4proto . th dport vmap @ranged4",
     ),
     ("a chain of its own", "add chain inet kubeferry other { type filter hook input priority 0; policy drop; }"),

@@ -88,6 +88,17 @@ fn next(choice: &Choice) -> u32 {
     }
 }
 
+/// The slot that was drawn is not used: it is the next one again, for whoever draws.
+#[inline(always)]
+pub fn put_back(frontend: &Frontend, choice: &Choice) {
+    if matches!(frontend.draw, draw::TURN | draw::LEAST | draw::SHORTEST | draw::NEVER_QUEUE)
+        && let Some(turn) = turn(choice)
+    {
+        // SAFETY: see the type of the row.
+        unsafe { fetch_add(turn, u64::MAX) };
+    }
+}
+
 /// The search for the endpoint with the least load.
 #[repr(C)]
 struct Search {

@@ -22,7 +22,7 @@ use crate::counting::{join, leave, serve};
 use crate::log;
 use crate::lookup::{config, frontend};
 use crate::maps::{SOCKET_CONNECTIONS, SOCKET_ENDPOINTS, SOCKET_SERVICES};
-use crate::scheduler::pick;
+use crate::scheduler::{pick, put_back};
 use crate::stats::count;
 
 /// The context of a program for socket addresses.
@@ -245,6 +245,7 @@ fn translate(socket: &Socket, address: Address, port: u16) -> Option<Slot> {
     }
     // A connection of a pod to itself has to come from elsewhere: see hairpin.
     if !host && !all && socket.may_be_self(&slot) {
+        put_back(frontend, &choice);
         return None;
     }
     Some(slot)

@@ -33,6 +33,12 @@ impl Connection {
         Self::open_within(from, to, DEADLINE)
     }
 
+    /// One of several attempts while rules may not be there yet. Short: a packet that found none has made connection tracking
+    /// leave its connection as it is, and the same packet sent again finds that.
+    pub fn attempt(from: &Netns, to: SocketAddr) -> Option<Self> {
+        Self::open_within(from, to, DEADLINE / 10).ok()
+    }
+
     /// As [`Connection::open`], with other patience: for what is not expected to answer.
     ///
     /// # Errors

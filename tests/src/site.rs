@@ -269,7 +269,7 @@ impl Site {
     pub fn until_served(&self) -> Result<()> {
         for vip in VIPS {
             let to = at(vip, 80);
-            until("the first answer through the Service", || Connection::open(self.client(), to).ok()?.ask().ok())?;
+            until("the first answer through the Service", || Connection::attempt(self.client(), to)?.ask().ok())?;
         }
         Ok(())
     }

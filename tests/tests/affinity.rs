@@ -123,7 +123,7 @@ fn affinity_lasts_while_a_client_comes_and_ends_when_it_does_not(datapath: Datap
     let from = &hosts.host("client").namespace;
     for vip in ["10.96.0.10:80", "[fd00:10:96::10]:80"] {
         let vip = vip.parse().unwrap();
-        until("the Service to answer", || Connection::open(from, vip).ok()).unwrap();
+        until("the Service to answer", || Connection::attempt(from, vip)).unwrap();
     }
 
     let mut clients: Vec<_> = clients.into_iter().map(|ip| Client::new(from, ip)).collect();

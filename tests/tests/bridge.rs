@@ -117,7 +117,7 @@ impl Cluster {
                 // The node's own packets would need a next hop that answers.
                 Datapath::Ebpf(_) => cluster.pod("client"),
             };
-            until("the Service to answer", || Connection::open(from, vip.parse().unwrap()).ok()).unwrap();
+            until("the Service to answer", || Connection::attempt(from, vip.parse().unwrap())).unwrap();
         }
         cluster
     }

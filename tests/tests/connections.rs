@@ -80,7 +80,7 @@ impl Cluster {
         let running = datapath.run(&source, &hosts.node).unwrap();
         let cluster = Self { _running: running, hosts, source, node, _datapath: datapath };
         for vip in VIPS {
-            let attempt = || Connection::open(cluster.client(), socket(vip)).ok();
+            let attempt = || Connection::attempt(cluster.client(), socket(vip));
             until("the first connection through the Service", attempt).unwrap();
         }
         cluster

@@ -93,7 +93,7 @@ impl Cluster {
     }
 
     fn until_served(&self) -> Connection {
-        until("the Service to answer", || Connection::open(self.client(), self.vip()).ok()).unwrap()
+        until("the Service to answer", || Connection::attempt(self.client(), self.vip())).unwrap()
     }
 
     /// Opens connections one after the other while `work` runs; every one has to be answered.

@@ -71,7 +71,7 @@ impl Cluster {
     }
 
     fn until_served(&self) {
-        until("the Service to answer", || Connection::open(self.client(), self.vip()).ok()).unwrap();
+        until("the Service to answer", || Connection::attempt(self.client(), self.vip())).unwrap();
     }
 
     fn list(&self) -> String {

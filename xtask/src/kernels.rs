@@ -55,7 +55,7 @@ const MARK: &str = "kubeferry-part: ";
 /// The parts that run in the machine: a test binary, and what is passed on to it.
 const PARTS: [(&str, &str); 7] = [
     ("netns", ""),
-    ("flow_table", "--exact cluster_ip external_traffic_policy_local hairpin node_port"),
+    ("flow_table", "--exact cluster_ip load_balancer_source_ranges"),
     // What is swept is gone when a time has passed, which is too long here.
     ("ebpf", "--skip connections_that_are_over_are_swept --skip what_does_not_fit --skip the_plan_names"),
     ("ebpf_sockets", "cluster_ips the_nodes_sockets a_connected_udp_socket off_leaves"),

@@ -2,6 +2,8 @@
 //! ebpf --once` in a world of its own. Connections of the node and of its pods are those of real sockets, in a cgroup of the
 //! test; what comes from elsewhere are packets.
 
+use std::process::Command;
+
 use anyhow::{Context, Result, ensure};
 
 use super::packets::Sender;
@@ -67,6 +69,15 @@ impl Programs {
                 // Its removal alone would take effect some time later.
                 detach(&pin).with_context(|| pin.display().to_string())?;
             }
+        }
+        // Before Linux 6.6, programs are filters of a qdisc: `qdisc clsact ffff: dev eth0 parent ffff:fff1`.
+        let tc = |arguments: &[&str]| self.world.node.output(Command::new("tc").args(arguments), "");
+        let listed = tc(&["qdisc", "show"])?;
+        ensure!(listed.status.success(), "tc qdisc show: {listed:?}");
+        for line in String::from_utf8_lossy(&listed.stdout).lines().filter(|line| line.starts_with("qdisc clsact ")) {
+            let device = line.split_whitespace().skip_while(|word| *word != "dev").nth(1).context("no device")?;
+            let deleted = tc(&["qdisc", "del", "dev", device, "clsact"])?;
+            ensure!(deleted.status.success(), "tc qdisc del dev {device} clsact: {deleted:?}");
         }
         Ok(())
     }

@@ -99,7 +99,7 @@ impl Cluster {
     pub fn until_served(&self) {
         for vip in ["10.96.0.10:80", "[fd00:10:96::10]:80"] {
             let far = &self.hosts.host("far").namespace;
-            until("the Services to answer", || Connection::open(far, socket(vip)).ok()).unwrap();
+            until("the Services to answer", || Connection::attempt(far, socket(vip))).unwrap();
         }
     }
 

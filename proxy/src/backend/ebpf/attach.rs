@@ -1,29 +1,25 @@
-//! Programs on devices and on the cgroup: attached as links where the kernel has them, which are pinned and outlive us, else
+//! Programs on devices: attached as links where the kernel has them, which are pinned and outlive us, else
 //! as filters of the qdisc clsact. Devices that come are covered as soon as the kernel tells of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::FdLink;
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
-use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, LinkOrder, SchedClassifier, TcAttachType, Xdp};
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp};
 use kubeferry_ebpf_common::Device;
 
-use super::bpf::{self, Table, link_info, open_pin, update_link};
+use super::bpf::{link_info, open_pin, update_link};
 use super::devices::{matches, rows};
 use super::error::EbpfError;
-use super::filters::program_at;
-use super::load::{RELEASE, SOCKETS, TC, XDP, list, remove};
+use super::filters::{self, FILTER, program_at};
+use super::load::{TC, XDP, list, remove};
+use super::table::Table;
 use super::uplinks::Uplinks;
 use crate::node::Interface;
 use crate::settings::{DetectLocal, XdpMode};
-
-/// The place of our filter where there are no TCX links.
-pub(super) const FILTER: (u16, TcHandle) = (0x6b66, TcHandle::new(0, 1));
 
 /// The programs on the devices.
 #[derive(Debug)]
@@ -268,7 +264,7 @@ impl Devices {
                     Err(error) => return Err(failed(&error)),
                 }
             }
-            filter(program, &interface.name, hook).map_err(|error| failed(&*error))?;
+            filters::attach(program, &interface.name, hook).map_err(|error| failed(&*error))?;
         }
         Ok(())
     }
@@ -317,28 +313,6 @@ pub(super) fn adopt(pin: &Path, program: BorrowedFd<'_>, target: u64) -> Result<
     Ok(false)
 }
 
-/// A filter that stays until somebody removes it, in the place of an earlier one of ours.
-fn filter(
-    program: &mut SchedClassifier,
-    device: &str,
-    hook: TcAttachType,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    // It may be there already.
-    let _ = qdisc_add_clsact(device);
-    let (priority, handle) = FILTER;
-    let earlier = SchedClassifierLink::attached(device, hook, priority, handle, None)?;
-    let id = match program.attach_to_link(earlier) {
-        Ok(id) => id,
-        Err(_) => {
-            let options = TcAttachOptions::Netlink(NlOptions { priority, handle, classid: None });
-            program.attach_with_options(device, hook, options)?
-        }
-    };
-    // Dropped, it would be detached.
-    std::mem::forget(program.take_link(id)?);
-    Ok(())
-}
-
 fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(cause) = next {
@@ -350,212 +324,5 @@ fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     None
 }
 
-/// The root of the cgroup v2 hierarchy.
-///
-/// # Errors
-/// None is mounted.
-pub fn cgroup_root() -> Result<PathBuf, EbpfError> {
-    let mounts =
-        fs::read_to_string("/proc/self/mounts").map_err(|source| EbpfError::Node { what: "the mounts", source })?;
-    let root = mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let (folder, kind) = (fields.next()?, fields.next()?);
-        (kind == "cgroup2").then(|| PathBuf::from(folder.replace("\\040", " ")))
-    });
-    root.ok_or_else(|| {
-        let text = "no cgroup v2 hierarchy is mounted, which sockets are translated by: mount one (mount -t cgroup2 none \
-                    /sys/fs/cgroup), name a cgroup with --cgroup-root, or turn it off with --socket-lb=off";
-        EbpfError::Cgroup(text.to_owned())
-    })
-}
-
-/// Attaches the programs of sockets to a cgroup; those attached elsewhere by an earlier run are taken from there.
-///
-/// # Errors
-/// There is no such cgroup, or it takes no program.
-pub fn attach_sockets(
-    programs: &mut BTreeMap<&'static str, CgroupSockAddr>,
-    release: Option<&mut CgroupSock>,
-    cgroup: &Path,
-    links: &Path,
-) -> Result<(), EbpfError> {
-    let no_cgroup =
-        |error: io::Error| EbpfError::Cgroup(format!("--cgroup-root {}: {error}; give a cgroup v2", cgroup.display()));
-    let folder = fs::File::open(cgroup).map_err(no_cgroup)?;
-    // The kernel's number of a cgroup is its folder's inode.
-    let id = folder.metadata().map_err(no_cgroup)?.ino();
-    // Programs for socket addresses and that for sockets that are closed have no type in common.
-    macro_rules! attach {
-        ($name:expr, $program:expr) => {{
-            let failed = |error: &(dyn std::error::Error + 'static)| EbpfError::Attach {
-                program: $name,
-                target: cgroup.display().to_string(),
-                why: super::load::chain(error),
-            };
-            let pin = links.join($name);
-            let fd = $program.fd().map_err(|error| failed(&error))?.as_fd();
-            if !adopt(&pin, fd, id)? {
-                // Links are always one of several.
-                let link = $program.attach(&folder, CgroupAttachMode::Single).map_err(|error| failed(&error))?;
-                let link = $program.take_link(link).map_err(|error| failed(&error))?;
-                let link: FdLink = link.try_into().map_err(|error| failed(&error))?;
-                link.pin(&pin).map_err(|error| failed(&error))?;
-            }
-        }};
-    }
-    if let Some(program) = release {
-        attach!(RELEASE, program);
-    }
-    for (name, _) in SOCKETS {
-        if let Some(program) = programs.get_mut(name) {
-            attach!(name, program);
-        }
-    }
-    Ok(())
-}
-
-/// Takes the programs of sockets from their cgroup.
-///
-/// # Errors
-/// A pin cannot be removed.
-pub fn detach_sockets(links: &Path) -> Result<(), EbpfError> {
-    SOCKETS.iter().rev().try_for_each(|(name, _)| remove(&links.join(name)))?;
-    remove(&links.join(RELEASE))
-}
-
-/// How many programs of sockets are attached.
-pub fn sockets_attached(links: &Path) -> usize {
-    let there = |name: &&str| {
-        open_pin(&links.join(name)).and_then(|link| bpf::link_info(link.as_fd())).is_ok_and(|link| link.target != 0)
-    };
-    SOCKETS.iter().map(|(name, _)| *name).chain([RELEASE]).filter(there).count()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backend::ebpf::cleanup::cleanup;
-    use crate::backend::ebpf::load::load;
-    use crate::netns::{in_new_netns, run};
-    use crate::settings::{EbpfSettings, MapSizes};
-
-    /// A BPF file system at a folder of its own.
-    struct Mounted(tempfile::TempDir);
-
-    impl Mounted {
-        fn new() -> Self {
-            let folder = tempfile::tempdir().unwrap();
-            run("mount", &["-t", "bpf", "bpf", folder.path().to_str().unwrap()], "");
-            Self(folder)
-        }
-    }
-
-    impl Drop for Mounted {
-        fn drop(&mut self) {
-            run("umount", &["--lazy", self.0.path().to_str().unwrap()], "");
-        }
-    }
-
-    fn interface(name: &str) -> Interface {
-        let shown = run("ip", &["-o", "link", "show", "dev", name], "");
-        let index = shown.split(':').next().unwrap().parse().unwrap();
-        Interface {
-            index,
-            name: name.to_owned(),
-            kind: "veth".to_owned(),
-            link: None,
-            hardware: 1,
-            physical: false,
-            controller: None,
-            addresses: Vec::new(),
-        }
-    }
-
-    fn devices(settings: &EbpfSettings, tcx: Option<bool>) -> Devices {
-        let loaded = load(settings).unwrap();
-        let table = Table::new(loaded.maps.devices.fd().try_clone_to_owned().unwrap()).unwrap();
-        let links = loaded.folder.links();
-        let mut devices =
-            Devices::new(loaded.tc, table, links, Vec::new(), DetectLocal::NodeCidr, settings.map_sizes.devices)
-                .unwrap();
-        devices.tcx = tcx;
-        devices
-    }
-
-    fn filters(hook: &str) -> usize {
-        let shown = run("tc", &["filter", "show", "dev", "eth7", hook], "");
-        shown.lines().filter(|line| line.contains("direct-action") && line.contains(&format!("tc_{hook}"))).count()
-    }
-
-    #[test]
-    fn filters_take_the_place_of_links_where_there_are_none() {
-        in_new_netns(|| {
-            let mounted = Mounted::new();
-            run("ip", &["link", "add", "eth7", "type", "veth", "peer", "name", "eth8"], "");
-            let map_sizes = MapSizes { flows: 1_000, affinity: 100, sockets: 100, slots: 100, ..MapSizes::default() };
-            let settings =
-                EbpfSettings { bpffs_root: mounted.0.path().to_owned(), map_sizes, ..EbpfSettings::default() };
-            let there = [interface("eth7")];
-            for _ in 0..2 {
-                // The second finds the filters of the first, and leaves its own in their place.
-                let mut devices = devices(&settings, Some(false));
-                devices.follow(&there).unwrap();
-                assert_eq!((devices.faults(), devices.how()), (&BTreeMap::new(), "clsact"));
-                assert_eq!(devices.check(&there).unwrap(), 0);
-                drop(devices);
-                assert_eq!([filters("ingress"), filters("egress")], [1, 1], "they outlive us");
-            }
-            let mut devices = devices(&settings, Some(false));
-            devices.follow(&there).unwrap();
-            for detach in [&["filter", "del", "dev", "eth7", "ingress"][..], &["qdisc", "del", "dev", "eth7", "clsact"]]
-            {
-                run("tc", detach, "");
-                assert_eq!(devices.check(&there).unwrap(), 1, "{detach:?} is noticed");
-                assert_eq!([filters("ingress"), filters("egress")], [1, 1], "after {detach:?}");
-                assert_eq!(devices.check(&there).unwrap(), 0);
-            }
-            devices.patterns = vec!["other".to_owned()];
-            devices.follow(&there).unwrap();
-            assert_eq!([filters("ingress"), filters("egress")], [0, 0], "a device that is not wanted any more");
-            devices.patterns.clear();
-            devices.follow(&there).unwrap();
-            let removed = cleanup(&settings.bpffs_root, &["eth7".to_owned()]).unwrap();
-            assert!(removed[0].contains("2 filters"), "{removed:?}");
-            assert_eq!([filters("ingress"), filters("egress")], [0, 0]);
-        });
-    }
-
-    #[test]
-    fn links_of_an_earlier_run_are_taken_over() {
-        in_new_netns(|| {
-            let mounted = Mounted::new();
-            run("ip", &["link", "add", "eth7", "type", "veth", "peer", "name", "eth8"], "");
-            let map_sizes = MapSizes { flows: 1_000, affinity: 100, sockets: 100, slots: 100, ..MapSizes::default() };
-            let settings =
-                EbpfSettings { bpffs_root: mounted.0.path().to_owned(), map_sizes, ..EbpfSettings::default() };
-            let there = [interface("eth7")];
-            let index = there[0].index;
-            let link =
-                |devices: &Devices| link_info(open_pin(&devices.pin("tc_ingress", index)).unwrap().as_fd()).unwrap();
-            let mut first = devices(&settings, None);
-            first.follow(&there).unwrap();
-            let before = link(&first);
-            drop(first);
-            let mut second = devices(&settings, None);
-            second.follow(&there).unwrap();
-            assert_eq!((link(&second), second.how()), (before, "TCX"), "the same program at the same device");
-            // Another's device has the index now: the link is of no use.
-            run("ip", &["link", "del", "eth7"], "");
-            run(
-                "ip",
-                &["link", "add", "eth7", "index", &index.to_string(), "type", "veth", "peer", "name", "eth8"],
-                "",
-            );
-            let mut third = devices(&settings, None);
-            third.follow(&there).unwrap();
-            assert_eq!(link(&third).target, u64::from(index));
-            third.follow(&[]).unwrap();
-            assert!(!third.pin("tc_ingress", index).exists() && !third.pin("tc_egress", index).exists());
-        });
-    }
-}
+mod tests;

@@ -1,34 +1,22 @@
-//! The bpf(2) calls that aya has not: maps as bytes, many rows in one call. Nothing here knows what a row means.
+//! The bpf(2) calls that aya has not. Nothing here knows what a row means.
 #![allow(unsafe_code)] // System calls with pointers.
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 // include/uapi/linux/bpf.h, enum bpf_cmd.
-const MAP_LOOKUP_ELEM: libc::c_int = 1;
-const MAP_UPDATE_ELEM: libc::c_int = 2;
-const MAP_DELETE_ELEM: libc::c_int = 3;
-const MAP_GET_NEXT_KEY: libc::c_int = 4;
+pub(super) const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const OBJ_GET: libc::c_int = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const LINK_UPDATE: libc::c_int = 29;
-const MAP_LOOKUP_BATCH: libc::c_int = 24;
-const MAP_UPDATE_BATCH: libc::c_int = 26;
-const MAP_DELETE_BATCH: libc::c_int = 27;
-
-/// What the kernel returns inside for what it has not; older ones let it out.
-const ENOTSUPP: i32 = 524;
-
-/// How many rows go in one call.
-const BATCH: usize = 4_096;
 
 /// A `union bpf_attr`, as words of 64 bits.
-type Attributes = [u64; 16];
+pub(super) type Attributes = [u64; 16];
 
-fn call(command: libc::c_int, attributes: &mut Attributes) -> io::Result<libc::c_long> {
+pub(super) fn call(command: libc::c_int, attributes: &mut Attributes) -> io::Result<libc::c_long> {
     // SAFETY: the kernel reads and writes the attributes, which are as long as it is told; each caller answers for the
     // pointers in them.
     let result =
@@ -75,13 +63,6 @@ bytes!(
 );
 // SAFETY: `repr(C)`: a u32 and a type of u32s.
 unsafe impl Bytes for super::rows::Range {}
-
-/// A map whose keys and values are these types.
-#[derive(Debug)]
-pub struct Table<K, V> {
-    map: OwnedFd,
-    types: std::marker::PhantomData<(K, V)>,
-}
 
 /// What the kernel says of a map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -174,201 +155,6 @@ pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     call(LINK_UPDATE, &mut attributes).map(drop)
 }
 
-impl<K: Bytes, V: Bytes> Table<K, V> {
-    /// The map behind a descriptor.
-    ///
-    /// # Errors
-    /// Its keys or values are of another size.
-    pub fn new(map: OwnedFd) -> io::Result<Self> {
-        let found = definition(map.as_fd())?;
-        let wanted = (std::mem::size_of::<K>(), std::mem::size_of::<V>());
-        if (found.key as usize, found.value as usize) != wanted {
-            return Err(io::Error::other(format!("rows of {}+{} bytes, not {wanted:?}", found.key, found.value)));
-        }
-        Ok(Self { map, types: std::marker::PhantomData })
-    }
-
-    /// The descriptor.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.map.as_fd()
-    }
-
-    /// The value of a key.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn get(&self, key: &K) -> io::Result<Option<V>> {
-        let mut value = std::mem::MaybeUninit::<V>::zeroed();
-        let mut attributes = self.element(key, value.as_mut_ptr() as u64);
-        match call(MAP_LOOKUP_ELEM, &mut attributes) {
-            // SAFETY: `Bytes`: every bit pattern is valid, zeros included.
-            Ok(_) => Ok(Some(unsafe { value.assume_init() })),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Writes rows, in this order.
-    ///
-    /// # Errors
-    /// The kernel's; those before the one that it refuses are written.
-    pub fn put(&self, rows: &[(K, V)]) -> io::Result<()> {
-        for rows in rows.chunks(BATCH) {
-            let (keys, values): (Vec<K>, Vec<V>) = rows.iter().copied().unzip();
-            let mut attributes = self.batch(keys.as_ptr() as u64, values.as_ptr() as u64, rows.len());
-            match if rows.len() > 1 { call(MAP_UPDATE_BATCH, &mut attributes) } else { unsupported() } {
-                Err(error) if is_unsupported(&error) => rows.iter().try_for_each(|(key, value)| {
-                    call(MAP_UPDATE_ELEM, &mut self.element(key, std::ptr::from_ref(value) as u64)).map(drop)
-                })?,
-                result => drop(result?),
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes a row whose key is free; whether it was.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn put_new(&self, key: &K, value: &V) -> io::Result<bool> {
-        const NOEXIST: u64 = 1;
-        let mut attributes = self.element(key, std::ptr::from_ref(value) as u64);
-        attributes[3] = NOEXIST;
-        match call(MAP_UPDATE_ELEM, &mut attributes) {
-            Ok(_) => Ok(true),
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Deletes rows; those that are not there are no error.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn delete(&self, keys: &[K]) -> io::Result<usize> {
-        let mut deleted = 0;
-        for key in keys {
-            match call(MAP_DELETE_ELEM, &mut self.element(key, 0)) {
-                Ok(_) => deleted += 1,
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(deleted)
-    }
-
-    /// Deletes rows that are there, in few calls. A row that is gone ends a call early: the rest goes one by one.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn delete_many(&self, keys: &[K]) -> io::Result<usize> {
-        let mut deleted = 0;
-        for keys in keys.chunks(BATCH) {
-            let mut attributes = self.batch(keys.as_ptr() as u64, 0, keys.len());
-            match call(MAP_DELETE_BATCH, &mut attributes) {
-                Ok(_) => deleted += keys.len(),
-                Err(_) => deleted += self.delete(keys)?,
-            }
-        }
-        Ok(deleted)
-    }
-
-    /// All rows; of a map that programs write to at the same time, those that were met.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn rows(&self) -> io::Result<Vec<(K, V)>> {
-        let mut rows = Vec::new();
-        match self.each_batch(|part| rows.extend_from_slice(part)) {
-            Err(error) if is_unsupported(&error) => self.walk(),
-            result => result.map(|()| rows),
-        }
-    }
-
-    /// All rows, some thousands at a time.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn each_batch(&self, mut take: impl FnMut(&[(K, V)])) -> io::Result<()> {
-        let mut room = BATCH;
-        // The position is a hash bucket's number or a key, whichever is longer.
-        let mut position = vec![0u8; std::mem::size_of::<K>().max(8)];
-        let mut next = position.clone();
-        let mut started = false;
-        loop {
-            let mut keys: Vec<K> = Vec::with_capacity(room);
-            let mut values: Vec<V> = Vec::with_capacity(room);
-            let mut attributes = self.batch(keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64, room);
-            attributes[0] = if started { position.as_ptr() as u64 } else { 0 };
-            attributes[1] = next.as_mut_ptr() as u64;
-            let end = match call(MAP_LOOKUP_BATCH, &mut attributes) {
-                Ok(_) => false,
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
-                // A hash bucket with more rows than there is room for.
-                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < 1 << 20 => {
-                    room *= 2;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let count = (first_word(attributes[4]) as usize).min(room);
-            // SAFETY: the kernel has written so many keys and values; `Bytes`: whatever it wrote is valid.
-            unsafe {
-                keys.set_len(count);
-                values.set_len(count);
-            }
-            let part: Vec<(K, V)> = keys.into_iter().zip(values).collect();
-            take(&part);
-            if end {
-                return Ok(());
-            }
-            std::mem::swap(&mut position, &mut next);
-            started = true;
-        }
-    }
-
-    /// All rows one by one, as kernels before 5.6 (5.14 for an LPM trie) want it.
-    fn walk(&self) -> io::Result<Vec<(K, V)>> {
-        let mut rows = Vec::new();
-        let mut key: Option<K> = None;
-        loop {
-            let mut next = std::mem::MaybeUninit::<K>::zeroed();
-            let mut attributes = Attributes::default();
-            attributes[0] = pair(fd_word(self.fd()), 0);
-            attributes[1] = key.as_ref().map_or(0, |key| std::ptr::from_ref(key) as u64);
-            attributes[2] = next.as_mut_ptr() as u64;
-            match call(MAP_GET_NEXT_KEY, &mut attributes) {
-                Ok(_) => {}
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(rows),
-                Err(error) => return Err(error),
-            }
-            // SAFETY: as in `get`.
-            let found = unsafe { next.assume_init() };
-            if let Some(value) = self.get(&found)? {
-                rows.push((found, value));
-            }
-            key = Some(found);
-        }
-    }
-
-    fn element(&self, key: &K, value: u64) -> Attributes {
-        let mut attributes = Attributes::default();
-        attributes[0] = pair(fd_word(self.fd()), 0);
-        attributes[1] = std::ptr::from_ref(key) as u64;
-        attributes[2] = value;
-        attributes
-    }
-
-    /// in_batch, out_batch, keys, values, count and map_fd, elem_flags, flags.
-    fn batch(&self, keys: u64, values: u64, count: usize) -> Attributes {
-        let mut attributes = Attributes::default();
-        attributes[2] = keys;
-        attributes[3] = values;
-        attributes[4] = pair(count as u32, fd_word(self.fd()));
-        attributes
-    }
-}
-
 /// The values of a per-CPU array of counters, summed over CPUs. `cpus` is how many the kernel may have.
 ///
 /// # Errors
@@ -437,26 +223,18 @@ pub fn file_system(folder: &Path) -> io::Result<u64> {
     Ok(found.f_type as u64 & 0xffff_ffff)
 }
 
-fn fd_word(fd: BorrowedFd<'_>) -> u32 {
+pub(super) fn fd_word(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().cast_unsigned()
 }
 
 /// Two words side by side, in the machine's order.
-fn pair(first: u32, second: u32) -> u64 {
+pub(super) fn pair(first: u32, second: u32) -> u64 {
     let [a, b, c, d] = first.to_ne_bytes();
     let [e, f, g, h] = second.to_ne_bytes();
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
-fn first_word(pair: u64) -> u32 {
+pub(super) fn first_word(pair: u64) -> u32 {
     let [a, b, c, d, ..] = pair.to_ne_bytes();
     u32::from_ne_bytes([a, b, c, d])
-}
-
-fn unsupported() -> io::Result<libc::c_long> {
-    Err(io::Error::from_raw_os_error(libc::EINVAL))
-}
-
-fn is_unsupported(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINVAL | ENOTSUPP | libc::EOPNOTSUPP))
 }

@@ -6,8 +6,8 @@ use aya::programs::TcAttachType;
 use aya::programs::links::Link;
 use aya::programs::tc::SchedClassifierLink;
 
-use super::attach::FILTER;
 use super::error::EbpfError;
+use super::filters::FILTER;
 use super::load::{list, remove};
 
 /// Detaches every program and unpins what is in our folder of the BPF file system at `bpffs_root`; `devices` are the

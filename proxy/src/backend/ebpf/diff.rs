@@ -8,8 +8,9 @@ use kubeferry_ebpf_common::config::address_is;
 use kubeferry_ebpf_common::{Address, Config, Frontend, FrontendKey, Member, MemberKey, Slot};
 
 use super::numbers::Numbers;
-use super::rows::{FrontendRow, Range, ServiceRows, Wanted, needs_turn};
+use super::rows::{FrontendRow, Range, ServiceRows, Wanted};
 use super::slots::Slots;
+use crate::settings::MapSizes;
 
 /// How many rows each map has room for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +29,20 @@ pub struct Room {
     pub members: usize,
 }
 
+impl Room {
+    /// Of maps of these sizes.
+    pub fn of(sizes: &MapSizes) -> Self {
+        Self {
+            frontends: sizes.frontends as usize,
+            slots: sizes.slots as usize,
+            backends: sizes.backends as usize,
+            addresses: sizes.addresses as usize,
+            source_ranges: sizes.source_ranges as usize,
+            members: sizes.members as usize,
+        }
+    }
+}
+
 /// Everything that userspace has written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InForce {
@@ -43,12 +58,7 @@ pub struct InForce {
     pub slots: Slots,
     /// Who has which rows of `backends`.
     pub numbers: Numbers,
-    /// Rows of `backends` that endpoints had in maps of other sizes, by service port and endpoint: they keep them.
-    pub kept_numbers: BTreeMap<Owner, u32>,
 }
-
-/// A service port and an endpoint of it.
-pub type Owner = (u64, Address, u16);
 
 /// What belongs to a service port in one family.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -116,35 +126,6 @@ impl Writes {
     }
 }
 
-/// Lists and members with their rows of `backends`.
-#[derive(Debug)]
-struct Numbered {
-    lists: [Vec<Slot>; 2],
-    members: BTreeMap<MemberKey, Member>,
-    turns: [u32; 2],
-    /// Rows that nobody had.
-    fresh: Vec<u32>,
-    /// Rows that endpoints had before they went and came again.
-    again: Vec<(Owner, u32)>,
-}
-
-impl Service {
-    /// Its rows of `backends`; some more than once.
-    pub fn numbers(&self) -> impl Iterator<Item = u32> {
-        let slots = self.lists.iter().flat_map(|(_, list)| list.iter().map(|slot| slot.backend));
-        slots.chain(self.members.values().map(|member| member.backend)).chain(self.turns).filter(|row| *row > 0)
-    }
-
-    /// The same, each with the endpoint that it belongs to. `service` is its own number.
-    fn owned_numbers(&self, service: u64) -> BTreeMap<u32, Option<Owner>> {
-        let slots = self.lists.iter().flat_map(|(_, list)| list);
-        let slots = slots.map(|slot| (slot.backend, Some((service, slot.address, slot.port))));
-        let members = self.members.iter();
-        let members = members.map(|(key, member)| (member.backend, Some((service, key.address, key.port))));
-        slots.chain(members).chain(self.turns.map(|turn| (turn, None))).filter(|(row, _)| *row > 0).collect()
-    }
-}
-
 /// Why rows are left out.
 pub type Refused<K> = BTreeMap<K, String>;
 
@@ -158,7 +139,6 @@ impl InForce {
             config: Config::EMPTY,
             slots: Slots::new(u32::try_from(room.slots).unwrap_or(u32::MAX)),
             numbers: Numbers::with(u32::try_from(room.backends).unwrap_or(u32::MAX), [], 0),
-            kept_numbers: BTreeMap::new(),
         }
     }
 
@@ -317,62 +297,6 @@ impl InForce {
         Ok(())
     }
 
-    /// The wanted lists and members with their rows of `backends`: those that they have, or new ones. `None` if there are
-    /// not enough; then nothing has changed.
-    fn number(&mut self, service: u64, old: &Service, rows: &ServiceRows, now: u64) -> Option<Numbered> {
-        let slots =
-            old.lists.iter().flat_map(|(_, list)| list.iter().map(|slot| (slot.address, slot.port, slot.backend)));
-        let members = old.members.iter().map(|(key, member)| (key.address, key.port, member.backend));
-        let mut known: BTreeMap<(Address, u16), u32> =
-            slots.chain(members).filter(|(.., row)| *row > 0).map(|(ip, port, row)| ((ip, port), row)).collect();
-        let (lists, members) = (rows.lists.clone(), rows.members.clone());
-        let mut numbered = Numbered { lists, members, turns: [0; 2], fresh: Vec::new(), again: Vec::new() };
-        let numbers = &mut self.numbers;
-        let (mut taken, mut again) = (Vec::new(), Vec::new());
-        let mut take = |owner: Option<Owner>| {
-            if let Some((owner, row)) = owner.and_then(|owner| Some((owner, numbers.take_back(&owner)?))) {
-                again.push((owner, row));
-                return Some(row);
-            }
-            let row = numbers.take();
-            taken.extend(row);
-            row
-        };
-        let mut all = || {
-            let slots = numbered.lists.iter_mut().flatten().map(|slot| (slot.address, slot.port, &mut slot.backend));
-            let members = numbered.members.iter_mut().map(|(key, member)| (key.address, key.port, &mut member.backend));
-            for (ip, port, row) in slots.chain(members) {
-                *row = match known.get(&(ip, port)) {
-                    Some(known) => *known,
-                    None => match self.kept_numbers.remove(&(service, ip, port)) {
-                        Some(kept) => kept,
-                        None => take(Some((service, ip, port)))?,
-                    },
-                };
-                known.insert((ip, port), *row);
-            }
-            for ((turn, old), list) in numbered.turns.iter_mut().zip(old.turns).zip(&rows.lists) {
-                if needs_turn(rows.draw) && !list.is_empty() {
-                    *turn = if old > 0 { old } else { take(None)? };
-                }
-            }
-            Some(())
-        };
-        let done = all();
-        if done.is_none() {
-            self.undo_numbers(&taken, &again, now);
-            return None;
-        }
-        (numbered.fresh, numbered.again) = (taken, again);
-        Some(numbered)
-    }
-
-    /// Gives rows back that nobody has seen, and those that endpoints had found again.
-    fn undo_numbers(&mut self, fresh: &[u32], again: &[(Owner, u32)], now: u64) {
-        fresh.iter().for_each(|row| self.numbers.undo(*row));
-        again.iter().for_each(|(owner, row)| self.numbers.give_back(*row, Some(*owner), now));
-    }
-
     /// What the maps have room for yet; slots look after themselves.
     fn room_left(&self, room: &Room) -> Room {
         let count = |of: fn(&Service) -> usize| self.services.values().map(of).sum::<usize>();
@@ -414,23 +338,11 @@ impl InForce {
         }
     }
 
-    /// Has endpoints keep the rows of `backends` that they had in maps of other sizes, which connections speak of. Before
-    /// any row was given.
-    pub fn keep_numbers(&mut self, owners: BTreeMap<Owner, u32>, room: &Room, now: u64) {
-        let capacity = u32::try_from(room.backends).unwrap_or(u32::MAX);
-        self.kept_numbers = owners;
-        self.kept_numbers.retain(|_, row| *row < capacity);
-        self.numbers = Numbers::with(capacity, self.kept_numbers.values().copied(), now);
-    }
-
     /// Deletes what no frontend leads to, after everything was looked at.
     pub fn drop_unused(&mut self, now: u64, writes: &mut Writes) {
         let unused = self.services.iter().filter(|(_, service)| service.frontends.is_empty());
         for number in unused.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.drop_service(number, now, writes);
-        }
-        for (owner, row) in std::mem::take(&mut self.kept_numbers) {
-            self.numbers.give_back(row, Some(owner), now);
         }
     }
 

@@ -3,7 +3,8 @@
 
 use std::io;
 
-use aya::programs::tc::TcHandle;
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
+use aya::programs::{SchedClassifier, TcAttachType};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 // include/uapi/linux/rtnetlink.h, netlink.h, pkt_sched.h, pkt_cls.h, if_ether.h
@@ -19,6 +20,31 @@ const ETH_P_ALL: u16 = 3;
 /// Bytes of a message's header, and of `struct tcmsg` after it.
 const HEADER: usize = 16;
 const TCMSG: usize = 20;
+
+/// The place of our filter where there are no TCX links.
+pub(super) const FILTER: (u16, TcHandle) = (0x6b66, TcHandle::new(0, 1));
+
+/// A filter that stays until somebody removes it, in the place of an earlier one of ours.
+pub(super) fn attach(
+    program: &mut SchedClassifier,
+    device: &str,
+    hook: TcAttachType,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    // It may be there already.
+    let _ = qdisc_add_clsact(device);
+    let (priority, handle) = FILTER;
+    let earlier = SchedClassifierLink::attached(device, hook, priority, handle, None)?;
+    let id = match program.attach_to_link(earlier) {
+        Ok(id) => id,
+        Err(_) => {
+            let options = TcAttachOptions::Netlink(NlOptions { priority, handle, classid: None });
+            program.attach_with_options(device, hook, options)?
+        }
+    };
+    // Dropped, it would be detached.
+    std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
 
 /// The kernel's number of the program that a filter of a device runs; `None`: there is no such filter, or no such device.
 ///

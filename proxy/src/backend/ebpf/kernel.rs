@@ -11,13 +11,14 @@ use kubeferry_ebpf_common::{
     Slot, SocketConnection, SocketKey, SocketPeer,
 };
 
-use super::bpf::{self, Definition, Table};
+use super::bpf::{self, Definition};
 use super::counters::Counters;
 use super::diff::{InForce, Room, Service, Writes};
 use super::error::EbpfError;
 use super::numbers::Numbers;
 use super::rows::Range;
 use super::slots::Slots;
+use super::table::Table;
 use crate::settings::MapSizes;
 
 /// The maps that userspace reads or writes.
@@ -105,14 +106,7 @@ impl Maps {
             socket_connections: table(folder, "socket_connections")?,
             stats: bpf::open_pin(&folder.join("stats")).map_err(EbpfError::map("stats"))?,
             sockets: sizes.sockets as usize,
-            room: Room {
-                frontends: sizes.frontends as usize,
-                slots: sizes.slots as usize,
-                backends: sizes.backends as usize,
-                addresses: sizes.addresses as usize,
-                source_ranges: sizes.source_ranges as usize,
-                members: sizes.members as usize,
-            },
+            room: Room::of(sizes),
         })
     }
 
@@ -173,8 +167,7 @@ impl Maps {
         }
         let capacity = u32::try_from(self.room.backends).unwrap_or(u32::MAX);
         let numbers = Numbers::with(capacity, services.values().flat_map(Service::numbers), bpf::now());
-        let kept_numbers = BTreeMap::new();
-        Ok(InForce { frontends, services, addresses, config, slots: places, numbers, kept_numbers })
+        Ok(InForce { frontends, services, addresses, config, slots: places, numbers })
     }
 
     /// Makes the writes, in their order.
@@ -240,6 +233,7 @@ impl Maps {
     /// The kernel does not say.
     pub fn memory(&self) -> Result<Vec<(&'static str, u64)>, EbpfError> {
         let maps = [
+            ("config", self.config.fd()),
             ("frontends", self.frontends.fd()),
             ("slots", self.slots.fd()),
             ("backends", self.backends.map().as_fd()),
@@ -252,6 +246,7 @@ impl Maps {
             ("socket_services", self.socket_services.fd()),
             ("socket_endpoints", self.socket_endpoints.fd()),
             ("socket_connections", self.socket_connections.fd()),
+            ("stats", self.stats.as_fd()),
         ];
         maps.into_iter().map(|(map, fd)| Ok((map, bpf::memory(fd).map_err(EbpfError::map(map))?))).collect()
     }

@@ -1,6 +1,7 @@
 //! The eBPF backend: Services as rows of BPF maps. `README.md` beside this file explains every map, program and hook.
 
 pub mod attach;
+pub mod backend;
 pub mod bpf;
 pub mod carry;
 pub mod cleanup;
@@ -16,6 +17,7 @@ pub mod kernel;
 mod laws;
 pub mod load;
 pub mod log;
+pub mod numbering;
 pub mod numbers;
 pub mod object;
 pub mod ports;
@@ -25,6 +27,8 @@ pub mod recount;
 pub mod rows;
 pub mod slots;
 pub mod sock_diag;
+pub mod sockets;
 pub mod sweep;
+pub mod table;
 pub mod text;
 pub mod uplinks;

@@ -3,8 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use super::diff::Owner;
+use kubeferry_ebpf_common::Address;
+
 use super::slots::GRACE;
+
+/// A service port and an endpoint of it.
+pub type Owner = (u64, Address, u16);
 
 /// The free and the waiting rows. Row 0 is nobody's.
 #[derive(Clone, PartialEq, Eq, Debug)]

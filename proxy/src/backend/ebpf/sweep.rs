@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use kubeferry_ebpf_common::{Address, Flow, FlowKey, SocketConnection, SocketKey, SocketPeer, UDP};
 
-use super::bpf::Table;
 use super::carry::ticks;
 use super::error::EbpfError;
 use super::flows::{connection, is_first, is_orphan, is_over, may_be_over};
 use super::kernel::Maps;
 use super::recount::{Recount, Suspects};
 use super::sock_diag;
+use super::table::Table;
 use crate::conntrack::{Cleaned, Tuple, UdpEntry, UdpService, stale};
 
 /// The least time between two sweeps.

@@ -1,0 +1,176 @@
+//! What the rest of the program sees of the eBPF datapath.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use kubeferry_ebpf_common::{Backend as Counted, Slot};
+
+use super::error::EbpfError;
+use super::following::Following;
+use super::reconciler::Ebpf;
+use super::rows::service_number;
+use super::sweep::{self, Sweeper};
+use super::{ports, sock_diag, sockets, text};
+use crate::backend::{Backend, EndpointCount, Report};
+use crate::conntrack::{Cleaned, UdpService};
+use crate::desired::target::Target;
+use crate::desired::{Desired, Touched};
+use crate::state::objects::Ignored;
+
+/// How many checks pass between two looks at every row: with one check every two seconds, half a minute.
+const LOOK: u32 = 15;
+
+impl Backend for Ebpf {
+    type Error = EbpfError;
+
+    fn name(&self) -> &'static str {
+        "ebpf"
+    }
+
+    fn sync(&mut self, desired: &Desired, touched: Touched) -> Result<Report, EbpfError> {
+        self.pending.merge(touched);
+        let touched = std::mem::take(&mut self.pending);
+        let result = match self.following {
+            Some(_) => self.incremental(desired, &touched),
+            None => self.full(desired),
+        };
+        let mut report = match result {
+            Ok(report) => report,
+            Err(error) if self.interfaces.is_none() => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "a write failed; comparing every row with the maps");
+                self.full(desired)?
+            }
+        };
+        self.attach()?;
+        report.refused = self.following.as_ref().map(Following::refused).unwrap_or_default();
+        Ok(report)
+    }
+
+    fn check(&mut self, desired: &Desired) -> Result<Option<Report>, EbpfError> {
+        let Some(interfaces) = &self.interfaces else { return Ok(None) };
+        let interfaces = interfaces.borrow().clone();
+        if let Some(sweeper) = &self.sweeper {
+            self.counts.insert("flows", sweeper.entries());
+        }
+        let mut repaired = self.devices().check(&interfaces)?;
+        if let Some(cgroup) = self.cgroup.clone()
+            && sockets::attached(&self.folder.links()) < self.sockets.len() + usize::from(self.release.is_some())
+        {
+            sockets::attach(&mut self.sockets, self.release.as_mut(), &cgroup, &self.folder.links())?;
+            repaired += 1;
+        }
+        self.checks += 1;
+        let mut report = Report::default();
+        if self.following.is_none() || self.checks.is_multiple_of(LOOK) {
+            let found = self.maps.read()?;
+            let rows = self.following.as_ref().map_or(0, |ours| ours.in_force.differences(&found));
+            if rows > 0 || self.following.is_none() {
+                report = self.full(desired)?;
+                repaired += rows;
+            }
+        }
+        report.repaired = repaired;
+        report.refused = self.following.as_ref().map(Following::refused).unwrap_or_default();
+        Ok((repaired > 0).then_some(report))
+    }
+
+    fn rows(&self) -> &BTreeMap<&'static str, usize> {
+        &self.counts
+    }
+
+    fn refused(&self) -> Vec<Ignored> {
+        let mut ignored = self.following.as_ref().map(Following::ignored).unwrap_or_default();
+        let (first, last) = self.fixed.masquerade_ports;
+        if let Some((from, to)) = self.overlap {
+            ignored.push(Ignored {
+                what: format!("--masquerade-ports {first}-{last}"),
+                why: format!(
+                    "the node's own sockets take ports {from} to {to} (net.ipv4.ip_local_port_range): a masqueraded \
+                     connection may meet one; choose another range, or reserve it in net.ipv4.ip_local_reserved_ports"
+                ),
+            });
+        }
+        if let Some(inside) = ports::node_ports((first, last), &self.node_ports) {
+            ignored.push(Ignored {
+                what: format!("--masquerade-ports {first}-{last}"),
+                why: format!(
+                    "node ports lie inside ({inside}): a masqueraded connection may take one; choose another range"
+                ),
+            });
+        }
+        let devices = self.devices();
+        ignored.extend(devices.idle_patterns().map(|(flag, pattern)| Ignored {
+            what: format!("{flag} {pattern}"),
+            why: "no interface is called so now: one that comes will be covered".to_owned(),
+        }));
+        ignored.extend(devices.faults().iter().map(|(device, why)| Ignored {
+            what: format!("device {device}"),
+            why: format!("{why}: services are not served to what comes in by it"),
+        }));
+        ignored
+    }
+
+    fn clean_udp(&mut self, services: &[UdpService]) -> Result<Cleaned, EbpfError> {
+        sweep::clean_udp(&self.maps, services)
+    }
+
+    fn facts(&self) -> Vec<(String, String)> {
+        let devices = self.devices();
+        let covered: Vec<&str> = devices.covered().into_iter().collect();
+        let mut facts = vec![
+            ("programs".to_owned(), if self.adopted { "adopted from an earlier run" } else { "loaded" }.to_owned()),
+            ("devices".to_owned(), format!("{} by {}: {}", covered.len(), devices.how(), covered.join(" "))),
+        ];
+        facts.push(("xdp".to_owned(), devices.uplinks()));
+        let sockets = match &self.cgroup {
+            Some(cgroup) => {
+                let attached = sockets::attached(&self.folder.links());
+                format!("{attached} programs at {}", cgroup.display())
+            }
+            None => "off".to_owned(),
+        };
+        facts.push(("sockets".to_owned(), sockets));
+        let stale = match (&self.cgroup, sock_diag::limit()) {
+            (None, _) => "none are translated".to_owned(),
+            (Some(_), None) => "ended, those of pods too".to_owned(),
+            (Some(_), Some(why)) => format!("those of pods are not ended: {why}"),
+        };
+        facts.push(("stale UDP".to_owned(), stale));
+        if let Ok(memory) = self.maps.memory() {
+            let each: Vec<String> = memory.iter().map(|(map, bytes)| format!("{map} {} KiB", bytes >> 10)).collect();
+            facts.push(("memory".to_owned(), each.join(", ")));
+        }
+        facts.push(("pins".to_owned(), self.folder.root().display().to_string()));
+        facts
+    }
+
+    fn counts_of(&self, target: &Target) -> Vec<EndpointCount> {
+        let Some(following) = &self.following else { return Vec::new() };
+        let number = service_number(&target.name, target.family);
+        let Some(service) = following.in_force.services.get(&number) else { return Vec::new() };
+        let slots = service.lists.iter().flat_map(|(_, list)| list);
+        let endpoint = |slot: &Slot| SocketAddr::new(slot.address.into(), u16::from_be(slot.port));
+        let rows: BTreeMap<SocketAddr, u32> = slots.map(|slot| (endpoint(slot), slot.backend)).collect();
+        let count = |(endpoint, row)| {
+            let Counted { opened, active, packets, bytes } = self.maps.backends.get(row);
+            EndpointCount { endpoint, opened, active, packets, bytes }
+        };
+        rows.into_iter().map(count).collect()
+    }
+
+    fn costs(&self, desired: &Desired) -> Vec<(String, String)> {
+        let (ports, rows) = text::maglev(desired).fold((0, 0), |(ports, all), (_, rows)| (ports + 1, all + rows));
+        let room = self.maps.room().slots;
+        let text = format!("{ports} service ports with mh take {rows} of {room} rows of slots");
+        if ports == 0 { Vec::new() } else { vec![("mh".to_owned(), text)] }
+    }
+
+    fn recounted(&self) -> u64 {
+        self.sweeper.as_ref().map_or(0, Sweeper::repaired)
+    }
+
+    fn packets(&self) -> Vec<(&'static str, u64)> {
+        self.maps.counters().unwrap_or_default()
+    }
+}

@@ -113,6 +113,9 @@ struct Search {
 }
 
 /// One step of the search; anything but 0 ends it.
+///
+/// # Safety
+/// `search` is a [`Search`] that nobody else has.
 unsafe extern "C" fn look(step: u64, search: *mut c_void) -> i64 {
     // SAFETY: bpf_loop hands on what it was given.
     let search = unsafe { &mut *search.cast::<Search>() };

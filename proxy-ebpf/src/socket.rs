@@ -99,13 +99,16 @@ impl Socket {
     /// than are, for one that listens at all addresses.
     #[inline(always)]
     fn may_be_self(&self, slot: &Slot) -> bool {
+        // SAFETY: a union of integers.
         let mut tuple = bpf_sock_tuple { __bindgen_anon_1: unsafe { core::mem::zeroed() } };
         let size = if slot.address.is_v4() {
+            // SAFETY: a union of integers, all of it written.
             let at = unsafe { &mut tuple.__bindgen_anon_1.ipv4 };
             at.daddr = slot.address.words[3];
             at.dport = slot.port;
             size_of_val(at)
         } else {
+            // SAFETY: as above.
             let at = unsafe { &mut tuple.__bindgen_anon_1.ipv6 };
             at.daddr = slot.address.words;
             at.dport = slot.port;

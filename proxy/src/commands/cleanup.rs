@@ -14,13 +14,22 @@ use crate::settings::{BackendName, EbpfSettings, Settings};
 /// # Errors
 /// The kernel cannot be asked, or refuses: CAP_NET_ADMIN is needed; or standard output does.
 pub async fn cleanup(args: &CleanupArgs) -> anyhow::Result<()> {
+    if let Some(root) = args.bpffs_root.as_ref().filter(|root| !root.is_dir()) {
+        anyhow::bail!(
+            "--bpffs-root {}: there is no such folder; give the one where the BPF file system is mounted",
+            root.display()
+        );
+    }
     let root = args.bpffs_root.clone().unwrap_or(EbpfSettings::default().bpffs_root);
     let mut said: Vec<String> = ebpf(&root).await?.iter().map(|what| format!("removed {what}\n")).collect();
     if table()? {
         said.push(format!("removed table inet {TABLE}\n"));
     }
     if said.is_empty() {
-        said.push(format!("nothing to remove: there is no table inet {TABLE}\n"));
+        said.push(format!(
+            "nothing to remove: there is no table inet {TABLE}, and nothing of ours in {}\n",
+            root.display()
+        ));
     }
     Ok(output::say(&said.concat())?)
 }

@@ -14,7 +14,7 @@ pub enum EbpfError {
     )]
     NoFileSystem(PathBuf),
     /// Something in the BPF file system cannot be made or removed.
-    #[error("{}: {source}{}", path.display(), right(source))]
+    #[error("{}: {source}{}", path.display(), help(source))]
     Pin {
         /// Its path.
         path: PathBuf,
@@ -30,7 +30,7 @@ pub enum EbpfError {
         why: String,
     },
     /// Rows cannot be read or written.
-    #[error("the map {map}: {source}{}", right(source))]
+    #[error("the map {map}: {source}{}", help(source))]
     Map {
         /// Its name.
         map: &'static str,
@@ -63,10 +63,11 @@ pub enum EbpfError {
     },
 }
 
-/// What helps where the right is missing.
-pub(super) fn right(error: &io::Error) -> &'static str {
+/// What helps where a right or memory is missing.
+pub(super) fn help(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => " (CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN, are needed)",
+        Some(libc::E2BIG | libc::ENOMEM) => " (there is no memory for so many rows: give --map-sizes smaller numbers)",
         _ => "",
     }
 }

@@ -14,7 +14,7 @@ use aya::{Ebpf, EbpfLoader};
 use aya_obj::programs::XdpAttachType;
 use kubeferry_ebpf_common::LAYOUT;
 
-use super::error::{EbpfError, right};
+use super::error::{EbpfError, help};
 use super::kernel::{Maps, definitions};
 use super::log::{self, Lines};
 use super::{bpf, object};
@@ -210,13 +210,13 @@ fn load_object(settings: &EbpfSettings, folder: &Folder) -> Result<Ebpf, EbpfErr
     loader.override_global(log::LEVEL, &level, true).map_max_entries(log::MAP, log::bytes(settings.log_level));
     let mut object = loader.load(object::OBJECT).map_err(|error| {
         let why = chain(&error);
-        EbpfError::Load { what: "the maps".to_owned(), why: why + missing(&error) }
+        EbpfError::Load { what: "the maps".to_owned(), why: why + help_in(&error) }
     })?;
     for (name, program) in object.programs_mut() {
         let path = folder.programs.join(name);
         let failed = |error: &(dyn std::error::Error + 'static)| EbpfError::Load {
             what: format!("the program {name}"),
-            why: chain(error) + missing(error),
+            why: chain(error) + help_in(error),
         };
         match program {
             Program::SchedClassifier(program) => program.load().map_err(|error| failed(&error))?,
@@ -245,12 +245,12 @@ pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// What helps where a right is missing, anywhere in the causes.
-fn missing(error: &(dyn std::error::Error + 'static)) -> &'static str {
+/// What helps, by the first of the causes that is the system's.
+fn help_in(error: &(dyn std::error::Error + 'static)) -> &'static str {
     let mut next = Some(error);
     while let Some(cause) = next {
         if let Some(error) = cause.downcast_ref::<io::Error>() {
-            return right(error);
+            return help(error);
         }
         next = cause.source();
     }

@@ -1,6 +1,7 @@
 //! What would be programmed, without programming it: `kubeferry plan`.
 
 use super::bpf;
+use super::diff::{InForce, Room};
 use super::error::EbpfError;
 use super::following::Following;
 use super::kernel::Maps;
@@ -20,12 +21,15 @@ fn fixed(settings: &Settings, host_netns: u64) -> Fixed {
     }
 }
 
-/// Every row.
+/// Every row, and what has no place in maps of these sizes.
 pub fn whole(desired: &Desired, settings: &Settings, output: PlanOutput) -> String {
-    let fixed = fixed(settings, 0);
+    let (fixed, room) = (fixed(settings, 0), Room::of(&settings.ebpf.map_sizes));
+    let mut following = Following::new(InForce::new(&room), room, fixed);
+    following.full(desired, 0);
+    let left_out = following.ignored();
     match output {
-        PlanOutput::Nft => text::lines(desired, &fixed),
-        PlanOutput::Json => format!("{:#}\n", text::document(desired, &fixed)),
+        PlanOutput::Nft => text::left_out(&left_out) + &text::lines(desired, &fixed),
+        PlanOutput::Json => format!("{:#}\n", text::document(desired, &fixed, &left_out)),
     }
 }
 
@@ -45,5 +49,6 @@ pub fn difference(desired: &Desired, settings: &Settings) -> Result<String, Ebpf
     let host_netns =
         bpf::netns_cookie().map_err(|source| EbpfError::Node { what: "the network namespace's cookie", source })?;
     let mut following = Following::new(maps.read()?, *maps.room(), fixed(settings, host_netns));
-    Ok(text::changes(&following.full(desired, bpf::now())))
+    let changes = text::changes(&following.full(desired, bpf::now()));
+    Ok(text::left_out(&following.ignored()) + &changes)
 }

@@ -13,7 +13,8 @@ pub type Suspects = BTreeMap<u32, i64>;
 /// A count of all connections, beside the counters before and after it.
 #[derive(Debug)]
 pub struct Recount {
-    before: Vec<(u64, u64)>,
+    /// (opened, active) of the rows that say anything.
+    before: BTreeMap<u32, (u64, u64)>,
     found: BTreeMap<u32, u64>,
 }
 
@@ -21,11 +22,7 @@ impl Recount {
     /// Begins.
     pub fn new(counters: &Counters) -> Self {
         drop(counters.take_anew());
-        let numbers = |row| {
-            let Backend { opened, active, .. } = counters.get(row);
-            (opened, active)
-        };
-        Self { before: (0..counters.rows()).map(numbers).collect(), found: BTreeMap::new() }
+        Self { before: numbers(counters).collect(), found: BTreeMap::new() }
     }
 
     /// An entry of a connection, the forward-in one.
@@ -61,13 +58,14 @@ impl Recount {
 
     fn each(self, counters: &Counters, mut decide: impl FnMut(u32, i64) -> i64) -> u64 {
         let (mut repaired, mut rows) = (0, Vec::new());
-        for (row, before) in (0..).zip(&self.before).skip(1) {
-            let Backend { opened, active, .. } = counters.get(row);
+        let mut after: BTreeMap<u32, (u64, u64)> = numbers(counters).collect();
+        for row in self.found.keys().chain(self.before.keys()).filter(|row| **row > 0) {
+            after.entry(*row).or_default();
+        }
+        for (row, after) in after {
+            let before = self.before.get(&row).copied().unwrap_or_default();
             let found = self.found.get(&row).copied().unwrap_or(0);
-            if (found, active, before.1) == (0, 0, 0) {
-                continue;
-            }
-            match drift(*before, (opened, active), found) {
+            match drift(before, after, found) {
                 0 => {}
                 difference => rows.push((row, difference)),
             }
@@ -81,6 +79,14 @@ impl Recount {
         }
         repaired
     }
+}
+
+/// (opened, active) of the rows that say anything.
+fn numbers(counters: &Counters) -> impl Iterator<Item = (u32, (u64, u64))> {
+    (1..counters.rows()).filter_map(|row| {
+        let Backend { opened, active, .. } = counters.get(row);
+        ((opened, active) != (0, 0)).then_some((row, (opened, active)))
+    })
 }
 
 /// What two differences have in common.

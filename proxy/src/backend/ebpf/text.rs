@@ -13,6 +13,7 @@ use super::rows::{self, Fixed, Range, ServiceRows, Wanted, frontend_of};
 use crate::desired::Desired;
 use crate::scheduler::Scheduler;
 use crate::scheduler::slots::slots;
+use crate::state::objects::Ignored;
 
 const FRONTEND: [(u32, &str); 4] =
     [(Row::REFUSE, "refuse"), (Row::EXTERNAL, "external"), (Row::LOCAL, "local"), (Row::RANGED, "ranged")];
@@ -79,8 +80,13 @@ pub fn lines(desired: &Desired, fixed: &Fixed) -> String {
     out
 }
 
-/// Every row as one JSON document.
-pub fn document(desired: &Desired, fixed: &Fixed) -> Value {
+/// What is wanted and has no place, as comments.
+pub fn left_out(all: &[Ignored]) -> String {
+    all.iter().map(|one| format!("# left out: {}: {}\n", one.what, one.why)).collect()
+}
+
+/// Every row as one JSON document; `left_out` are those of them that have no place.
+pub fn document(desired: &Desired, fixed: &Fixed, left_out: &[Ignored]) -> Value {
     let wanted = Wanted::all(desired);
     let (config, _) = rows::config(desired, fixed);
     let frontends = |number: u64| -> Vec<Value> {
@@ -110,6 +116,7 @@ pub fn document(desired: &Desired, fixed: &Fixed) -> Value {
             "masqueradePorts": [fixed.masquerade_ports.0, fixed.masquerade_ports.1],
         },
         "maglev": maglev(desired).map(|(name, rows)| json!({ "service": name, "rows": rows })).collect::<Vec<_>>(),
+        "leftOut": left_out.iter().map(|one| json!({ "what": one.what, "why": one.why })).collect::<Vec<_>>(),
         "services": wanted.services.iter().map(service).collect::<Vec<_>>(),
         "addresses": rows::addresses(desired).into_iter().map(address).collect::<BTreeMap<_, _>>(),
     })

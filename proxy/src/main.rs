@@ -2,11 +2,17 @@
 
 use std::process::ExitCode;
 
-use kubeferry::args::{self, Cli, Command, ServeArgs};
+use kubeferry::args::{self, Cli, Command, ConfigCommand, ServeArgs};
 use kubeferry::commands::output::{self, OutputError};
-use kubeferry::commands::{cleanup, plan, trace};
+use kubeferry::commands::{cleanup, config, plan, trace};
+use kubeferry::config::table;
+use kubeferry::run::Ended;
 use kubeferry::settings::Settings;
+use kubeferry::settings::reload::Reload;
 use kubeferry::{log, run, status};
+
+/// The exit code of `run` when its configuration file says something that only a start takes.
+const RECONFIGURED: u8 = 3;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -28,12 +34,20 @@ async fn main() -> ExitCode {
 async fn command(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(args) => {
-            let (settings, warnings) = Settings::from_run(&args)?;
-            log::start(&settings.log);
-            for warning in warnings {
+            let loaded = Settings::load(&args.common, &args.serve)?;
+            log::start(&loaded.settings.log);
+            for warning in &loaded.warnings {
                 tracing::warn!("{warning}");
             }
-            run::run(settings).await?;
+            if let Some(path) = &args.serve.write_config_to {
+                return config::write(&loaded, path).map(|()| ExitCode::SUCCESS);
+            }
+            let file = loaded.file.filter(|_| !loaded.settings.once);
+            let reload = file.map(|file| Reload::start(*args, file)).transpose()?;
+            return Ok(match run::run(loaded.settings, reload).await? {
+                Ended::Done => ExitCode::SUCCESS,
+                Ended::Reconfigured => ExitCode::from(RECONFIGURED),
+            });
         }
         Command::Plan(args) => {
             let (settings, warnings) = Settings::from_args(&args.common, &ServeArgs::default())?;
@@ -62,6 +76,8 @@ async fn command(cli: Cli) -> anyhow::Result<ExitCode> {
             }
         },
         Command::Cleanup(args) => cleanup::cleanup(&args).await?,
+        Command::Config(ConfigCommand::Check(args)) => return config::check(&args),
+        Command::Config(ConfigCommand::Fields) => output::say(&table::markdown())?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -21,6 +21,12 @@ impl Pacing {
         Self { min, max, pause: FIRST_RETRY, next: None }
     }
 
+    /// Goes by other bounds from the next sync on.
+    pub fn change(&mut self, min: Duration, max: Duration) {
+        (self.min, self.max) = (min, max);
+        self.pause = self.pause.min(max.max(FIRST_RETRY));
+    }
+
     /// Whether a sync may start now.
     pub fn may_start(&self, now: Instant) -> bool {
         self.next.is_none_or(|next| next <= now)
@@ -59,6 +65,16 @@ mod tests {
         let mut eager = Pacing::new(Duration::ZERO, 30 * second);
         eager.succeeded(start);
         assert!(eager.may_start(start));
+    }
+
+    #[test]
+    fn other_bounds_count_from_the_next_sync_on() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut pacing = Pacing::new(Duration::ZERO, 30 * second);
+        pacing.change(5 * second, 10 * second);
+        assert!(pacing.may_start(start));
+        pacing.succeeded(start);
+        assert_eq!(pacing.next(), Some(start + 5 * second));
     }
 
     #[test]

@@ -73,6 +73,11 @@ impl<B: Backend> Proxy<B> {
         self.held = held;
     }
 
+    /// Other settings are to be in force: the next sync brings what they change.
+    pub fn reconfigure(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     /// Whether the first sync may be made: Services and EndpointSlices are complete, and the Node (whose addresses and
     /// pod ranges decide rules) and the ServiceCIDRs are known, or `waited` was long enough.
     pub fn is_ready(&self, waited: Duration) -> bool {

@@ -18,11 +18,13 @@ use crate::backend::nftables::reconciler::Reconciler;
 use crate::commands::cleanup;
 use crate::health::server::{self, Serving};
 use crate::lock;
+use crate::log;
 use crate::node;
 use crate::observe::Observer;
 use crate::pacing::Pacing;
 use crate::proxy::{Proxy, Synced};
-use crate::settings::{BackendName, DetectLocal, Settings};
+use crate::settings::reload::Reload;
+use crate::settings::{BackendName, DetectLocal, Loaded, Settings, SettingsError, change};
 use crate::status;
 use crate::watch::{self, WatchStats};
 
@@ -33,49 +35,59 @@ const POD_CIDR_WAIT: Duration = Duration::from_secs(300);
 /// How many events may wait for a running sync to end before the source has to.
 const QUEUE: usize = 65_536;
 
+/// Why [`run`] ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// It was told to, or everything is done.
+    Done,
+    /// The configuration file says something that only a start takes. The rules stay in force.
+    Reconfigured,
+}
+
 /// Serves the node until SIGTERM or SIGINT (rules stay in force), or with `--once` until everything listed is in force.
+/// With `reload`, a changed configuration file is taken over, or ends it.
 ///
 /// # Errors
 /// A missing tool or right, or a source that cannot be used; with `--once`, any failure to bring the rows into force, and
 /// another proxy in this network namespace, for whose end it waits otherwise.
-pub async fn run(settings: Settings) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, reload: Option<Reload>) -> anyhow::Result<Ended> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let _lock = tokio::select! {
         lock = lock::take(!settings.once) => lock?,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(Ended::Done),
+        _ = interrupt.recv() => return Ok(Ended::Done),
     };
     match settings.backend {
-        BackendName::Nftables => nftables(settings).await,
-        BackendName::Ebpf => ebpf(settings).await,
+        BackendName::Nftables => nftables(settings, reload).await,
+        BackendName::Ebpf => ebpf(settings, reload).await,
     }
 }
 
-async fn nftables(settings: Settings) -> anyhow::Result<()> {
+async fn nftables(settings: Settings, reload: Option<Reload>) -> anyhow::Result<Ended> {
     let nft = Nft::new("nft", TIMEOUT);
     let version =
         nft.check_versions(std::env::var_os("KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK").is_some()).await?;
     tracing::info!(node = %settings.node_name, nft = %version, "starting");
     let mut kernel = Netfilter::new(nft, tokio::runtime::Handle::current());
     block_in_place(|| kernel.read()).context("cannot read the kernel's tables")?;
-    serve(settings, Reconciler::new(kernel)).await
+    serve(settings, reload, Reconciler::new(kernel)).await
 }
 
 #[cfg(feature = "ebpf")]
-async fn ebpf(settings: Settings) -> anyhow::Result<()> {
+async fn ebpf(settings: Settings, reload: Option<Reload>) -> anyhow::Result<Ended> {
     tracing::info!(node = %settings.node_name, backend = "ebpf", "starting");
     let backend =
         block_in_place(|| crate::backend::ebpf::reconciler::Ebpf::open(&settings, tokio::runtime::Handle::current()))?;
-    serve(settings, backend).await
+    serve(settings, reload, backend).await
 }
 
 #[cfg(not(feature = "ebpf"))]
-async fn ebpf(_: Settings) -> anyhow::Result<()> {
+async fn ebpf(_: Settings, _: Option<Reload>) -> anyhow::Result<Ended> {
     anyhow::bail!("this binary was built without the eBPF datapath")
 }
 
 /// Serves by this backend.
-async fn serve(settings: Settings, backend: impl Backend) -> anyhow::Result<()> {
+async fn serve(settings: Settings, mut reload: Option<Reload>, backend: impl Backend) -> anyhow::Result<Ended> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut addresses = node::watch_addresses().await.context("cannot watch the node's addresses")?;
     let held: BTreeSet<IpAddr> = addresses.borrow_and_update().iter().copied().collect();
@@ -113,7 +125,7 @@ async fn serve(settings: Settings, backend: impl Backend) -> anyhow::Result<()> 
                  --detect-local-mode NodeCIDR needs",
                 runner.settings.node_name
             );
-            Ok(())
+            Ok(Ended::Done)
         });
     }
     loop {
@@ -133,6 +145,11 @@ async fn serve(settings: Settings, backend: impl Backend) -> anyhow::Result<()> 
                 let _ = reply.send(runner.observer.status(&runner.proxy, &runner.settings));
                 continue;
             }
+            changed = changed(reload.as_mut()) => {
+                if runner.reconfigure(changed) == Some(Ended::Reconfigured) {
+                    return Ok(Ended::Reconfigured);
+                }
+            }
             changed = addresses.changed() => {
                 changed.context("the watch of the node's addresses ended")?;
                 runner.proxy.addresses(addresses.borrow_and_update().iter().copied().collect());
@@ -146,11 +163,19 @@ async fn serve(settings: Settings, backend: impl Backend) -> anyhow::Result<()> 
             () = tokio::time::sleep(wake) => {}
         }
         if block_in_place(|| runner.turn())? {
-            return Ok(());
+            return Ok(Ended::Done);
         }
     }
     tracing::info!("ending; the rules stay in force");
-    Ok(())
+    Ok(Ended::Done)
+}
+
+/// Waits for a changed configuration file, if there is one.
+async fn changed(reload: Option<&mut Reload>) -> Result<Loaded, SettingsError> {
+    match reload {
+        Some(reload) => reload.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The proxy and its sense of time.
@@ -227,6 +252,31 @@ impl<B: Backend> Runner<B> {
             }
         }
         Ok(false)
+    }
+
+    /// Takes over what a changed configuration file says. `Some`: only a start can. A file that is wrong changes nothing.
+    fn reconfigure(&mut self, loaded: Result<Loaded, SettingsError>) -> Option<Ended> {
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                tracing::error!(%error, "the changed configuration file is not taken over: the settings in force stay");
+                return None;
+            }
+        };
+        loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let change = change::between(&self.settings, &loaded.settings);
+        if !change.restart.is_empty() {
+            let settings = change.restart.join(", ");
+            tracing::warn!(%settings, "the configuration file changed settings that only a start takes: ending, to be started again; the rules stay in force");
+            return Some(Ended::Reconfigured);
+        }
+        tracing::info!(settings = %change.live.join(", "), "the configuration file changed: taken over");
+        log::change(&loaded.settings.log);
+        self.pacing.change(loaded.settings.min_sync_period, loaded.settings.sync_period);
+        self.observer.health.change(loaded.settings.sync_period * 2);
+        self.proxy.reconfigure(loaded.settings.clone());
+        self.settings = loaded.settings;
+        None
     }
 
     fn synced(&mut self, synced: &Synced) {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
+use super::kube_proxy::{KubeProxyArgs, KubeProxyLogArgs};
+
 /// What `run`, `plan` and `trace` have in common.
 #[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
 pub struct CommonArgs {
@@ -44,8 +46,8 @@ pub struct SourceArgs {
     #[arg(long, visible_alias = "master", value_name = "URL")]
     pub server: Option<String>,
 
-    /// KubeProxyConfiguration file (kubeproxy.config.k8s.io/v1alpha1). Flags win over it, unlike in kube-proxy. A field
-    /// that is not honoured is named in a warning
+    /// KubeProxyConfiguration file (kubeproxy.config.k8s.io/v1alpha1). As with kube-proxy, flags that have a field there are
+    /// ignored beside it, with a warning each, but for --hostname-override and logging. `run` notices its changes
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -54,10 +56,14 @@ pub struct SourceArgs {
 #[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
 #[command(next_help_heading = "Datapath")]
 pub struct DatapathArgs {
-    /// Datapath: `nftables` or `ebpf`. kube-proxy's `iptables` and `ipvs` are accepted and mean nftables, with that mode's default
-    /// of --nodeport-addresses [config: mode; default: nftables]
-    #[arg(long, visible_alias = "proxy-mode", value_name = "NAME")]
+    /// Datapath: `nftables` or `ebpf`, whatever the mode [default: ebpf in mode `ebpf`, else nftables]
+    #[arg(long, value_name = "nftables|ebpf")]
     pub backend: Option<String>,
+
+    /// kube-proxy's mode: nftables, or ebpf, which is ours. `iptables` and `ipvs` are accepted: the datapath is nftables, with
+    /// the settings and defaults of that mode [config: mode, where none means iptables; default: nftables]
+    #[arg(long, value_name = "MODE")]
+    pub proxy_mode: Option<String>,
 
     /// Range of the pods' addresses: one CIDR, or one of each family with a comma (10.244.0.0/16,fd00:10:244::/56). With
     /// --detect-local-mode ClusterCIDR a source outside it is masqueraded on its way to a ClusterIP; unset: no detector
@@ -99,6 +105,16 @@ pub struct DatapathArgs {
     /// bindAddress; default: 0.0.0.0, take it from the Node]
     #[arg(long, value_name = "IP")]
     pub bind_address: Option<String>,
+
+    /// How an endpoint is chosen in mode ipvs, where --scheduler is not given [config: ipvs.scheduler; default: rr]
+    #[arg(long, value_name = "NAME")]
+    pub ipvs_scheduler: Option<String>,
+
+    /// Without effect: node ports never answer at loopback addresses; `false` ends the warning of it in mode iptables
+    /// [config: iptables.localhostNodePorts]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL",
+        value_parser = go_bool)]
+    pub iptables_localhost_nodeports: Option<bool>,
 
     /// How an endpoint is chosen where a Service does not say (annotation kubeferry.dev/scheduler), by ipvsadm's names:
     /// random, rr, wrr, sh, dh, mh; lc, wlc, sed and nq need --backend ebpf [config: ipvs.scheduler of mode ipvs, where rr is
@@ -186,6 +202,10 @@ pub struct ServeArgs {
     #[arg(long)]
     pub cleanup: bool,
 
+    /// Write the configuration in force, with its defaults, to this file as YAML and exit
+    #[arg(long, value_name = "FILE")]
+    pub write_config_to: Option<PathBuf>,
+
     /// How soon a failed sync is tried again; after twice this time an unapplied change makes /healthz fail. A Go duration
     /// such as 30s or 1h5m, greater than 0 [config: syncPeriod of the mode in force; default: 30s]
     #[arg(long, value_name = "DURATION", allow_negative_numbers = true)]
@@ -210,6 +230,22 @@ pub struct ServeArgs {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL",
         value_parser = go_bool)]
     pub bind_address_hard_fail: Option<bool>,
+
+    /// Deprecated: port of --healthz-bind-address where that has none; 0 turns it off
+    #[arg(long, value_name = "PORT", hide = true)]
+    pub healthz_port: Option<u16>,
+
+    /// Deprecated: port of --metrics-bind-address where that has none; 0 turns it off
+    #[arg(long, value_name = "PORT", hide = true)]
+    pub metrics_port: Option<u16>,
+
+    /// kube-proxy's other flags.
+    #[command(flatten)]
+    pub kube_proxy: KubeProxyArgs,
+
+    /// kube-proxy's other logging flags.
+    #[command(flatten)]
+    pub kube_proxy_log: KubeProxyLogArgs,
 }
 
 /// How the program logs, to standard error.
@@ -233,9 +269,5 @@ pub struct LogArgs {
 
 /// Booleans as Go's flags take them.
 fn go_bool(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err("give true or false".to_owned()),
-    }
+    crate::config::go_bool(text).ok_or_else(|| "give true or false".to_owned())
 }

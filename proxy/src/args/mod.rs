@@ -1,6 +1,7 @@
 //! The command line. `--help` of each command is written here, next to the field that it fills.
 
 mod groups;
+mod kube_proxy;
 mod parse;
 
 use std::net::IpAddr;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use groups::{CommonArgs, DatapathArgs, EbpfArgs, LogArgs, ServeArgs, SourceArgs};
+pub use kube_proxy::{KubeProxyArgs, KubeProxyLogArgs};
 pub use parse::parse;
 
 use crate::state::convert::sloppy::parse_source;
@@ -80,6 +82,43 @@ pub enum Command {
     /// Remove everything that Kubeferry put into the kernel
     #[command(long_about = CLEANUP_ABOUT)]
     Cleanup(CleanupArgs),
+    /// Look at a configuration file of kube-proxy
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+const CONFIG_CHECK_ABOUT: &str = "Check a KubeProxyConfiguration file as `run --config` would, beside the flags of `run`, and \
+        print the configuration in force, with its defaults, as YAML.\n\n\
+        Warnings and everything that is wrong go to standard error, each with its field. Touches nothing and needs no \
+        right.\n\n\
+        Exit code: 0 `run` would start with it, 1 something in it is wrong, 2 it cannot be read (or the command line is \
+        wrong).";
+
+/// `kubeferry config`.
+#[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
+pub enum ConfigCommand {
+    /// Check a file and print the configuration in force
+    #[command(long_about = CONFIG_CHECK_ABOUT)]
+    Check(Box<ConfigCheckArgs>),
+    /// Print what becomes of each of kube-proxy's fields and flags, as Markdown
+    Fields,
+}
+
+/// `kubeferry config check`.
+#[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
+#[command(after_help = "Examples:\n  \
+        kubeferry config check /var/lib/kube-proxy/config.conf\n  \
+        kubectl -n kube-system get configmap kube-proxy -o jsonpath='{.data.config\\.conf}' | kubeferry config check /dev/stdin")]
+pub struct ConfigCheckArgs {
+    /// The file
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    pub file: std::path::PathBuf,
+    /// Sources and settings, as `run` is given them beside the file.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Pace and served addresses, likewise.
+    #[command(flatten)]
+    pub serve: ServeArgs,
 }
 
 /// `kubeferry run`.

@@ -22,9 +22,8 @@ fn definition_is_consistent() {
 
 #[test]
 fn kube_proxys_spellings_are_accepted() {
-    let ours = run(&["--node-name", "n1", "--server", "https://h:1", "--backend", "nftables", "--log-format", "json"]);
-    let theirs =
-        run(&["--hostname-override=n1", "--master=https://h:1", "--proxy-mode=nftables", "--logging-format=json"]);
+    let ours = run(&["--node-name", "n1", "--server", "https://h:1", "--log-format", "json"]);
+    let theirs = run(&["--hostname-override=n1", "--master=https://h:1", "--logging-format=json"]);
     assert_eq!(ours, theirs);
     assert_eq!(ours.common.source.node_name.as_deref(), Some("n1"));
 }
@@ -60,15 +59,20 @@ fn sources_exclude_each_other() {
 }
 
 #[test]
-fn flags_of_kube_proxy_that_do_nothing_are_named() {
-    let text = refused(&["kubeferry", "run", "--conntrack-max-per-core=0"]);
-    assert!(text.contains("kube-proxy's flag --conntrack-max-per-core is not honoured yet: remove it"), "{text}");
-    let text = refused(&["kubeferry", "--oom-score-adj=1"]);
-    assert!(text.contains("kube-proxy's flag --oom-score-adj"), "{text}");
-    let text = refused(&["kubeferry", "run", "--healthz-port", "0"]);
-    assert!(text.contains("use --healthz-bind-address"), "{text}");
+fn flags_that_kube_proxy_once_had_are_explained() {
+    let text = refused(&["kubeferry", "run", "--proxy-port-range=0"]);
+    assert!(text.contains("--proxy-port-range is not accepted: gone from kube-proxy too"), "{text}");
     assert!(refused(&["kubeferry", "run", "--cluster-cdir=x"]).contains("--cluster-cidr"));
     assert!(!refused(&["kubeferry", "run", "--nonsense"]).contains("kube-proxy"));
+    let text = refused(&["kubeferry", "--oom-score-adj=1"]);
+    assert!(text.contains("belongs after a command: kubeferry run --oom-score-adj"), "{text}");
+}
+
+#[test]
+fn other_flags_of_kube_proxy_keep_their_text() {
+    let args = run(&["--oom-score-adj", "-5", "--profiling", "--vmodule=a=1"]);
+    assert_eq!(args.serve.kube_proxy.given(), [("profiling".to_owned(), "true"), ("oom-score-adj".to_owned(), "-5")]);
+    assert_eq!(args.serve.kube_proxy_log.given(), [("vmodule".to_owned(), "a=1")]);
 }
 
 #[test]

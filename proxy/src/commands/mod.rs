@@ -1,6 +1,7 @@
 //! The commands of `kubeferry` but `run`: each reads, says something and ends.
 
 pub mod cleanup;
+pub mod config;
 pub mod offline;
 pub mod output;
 pub mod plan;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use jiff::SignedDuration;
+
 use super::schema::{self, Field, Kind};
 use super::tree::Tree;
 use super::{Problem, ProxyConfig, Value, go_duration};
@@ -63,7 +65,7 @@ impl Decoded {
             }
         }
         for (path, value) in last {
-            if let Some(field) = schema::field(&path) {
+            if let Some(field) = schema::field_at(&path) {
                 self.field(field, value);
             } else if schema::is_section(&path) {
                 self.section(&path, value);
@@ -83,6 +85,50 @@ impl Decoded {
             }
             Err(why) => self.problem(field.path, tree.to_string(), why),
         }
+    }
+}
+
+/// The value of a flag, as Go's flags are written.
+pub(super) fn flag(kind: Kind, text: &str) -> Result<Value, String> {
+    let parts = || text.split(',').filter(|part| !part.is_empty());
+    let pairs = |value: fn(&str) -> Tree| {
+        parts().map(move |part| {
+            let (name, text) = part.split_once('=').unwrap_or((part, ""));
+            (name.trim().to_owned(), value(text.trim()))
+        })
+    };
+    let tree = match kind {
+        Kind::Text | Kind::Duration | Kind::Nanoseconds | Kind::Quantity => Tree::Text(text.to_owned()),
+        Kind::Bool => switch(text),
+        Kind::Integer(..) => integer(text),
+        Kind::Number => text.parse().map_or_else(|_| Tree::Text(text.to_owned()), Tree::Number),
+        Kind::Texts => Tree::List(parts().map(|part| Tree::Text(part.to_owned())).collect()),
+        Kind::Switches => Tree::Map(pairs(switch).collect()),
+        Kind::Modules => Tree::List(
+            pairs(integer)
+                .map(|(name, level)| {
+                    Tree::Map(vec![("filePattern".to_owned(), Tree::Text(name)), ("verbosity".to_owned(), level)])
+                })
+                .collect(),
+        ),
+    };
+    value(kind, &tree)
+}
+
+fn integer(text: &str) -> Tree {
+    text.parse().map_or_else(|_| Tree::Text(text.to_owned()), Tree::Integer)
+}
+
+fn switch(text: &str) -> Tree {
+    go_bool(text).map_or_else(|| Tree::Text(text.to_owned()), Tree::Bool)
+}
+
+/// A boolean as Go's flags take it.
+pub fn go_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
     }
 }
 
@@ -120,6 +166,38 @@ fn value(kind: Kind, tree: &Tree) -> Result<Value, String> {
             .collect::<Result<_, _>>()
             .map(Value::Switches),
         (Kind::Switches, _) => Err("must be a mapping of names to true or false".to_owned()),
-        (Kind::Any, other) => Ok(Value::Other(other.to_string())),
+        (Kind::Nanoseconds, Tree::Integer(value)) if *value >= 0 => {
+            Ok(Value::Duration(SignedDuration::from_nanos(*value)))
+        }
+        (Kind::Nanoseconds, Tree::Text(_)) => self::value(Kind::Duration, tree),
+        (Kind::Nanoseconds, _) => Err("must be a duration such as 5s, or nanoseconds".to_owned()),
+        (Kind::Quantity, Tree::Integer(value)) if *value >= 0 => Ok(Value::Quantity(value.to_string())),
+        (Kind::Quantity, Tree::Text(text)) if is_quantity(text) => Ok(Value::Quantity(text.clone())),
+        (Kind::Quantity, _) => Err("must be a number of bytes such as 512, 4Ki or 1M".to_owned()),
+        (Kind::Modules, Tree::List(list)) => {
+            list.iter().map(module).collect::<Option<_>>().map(Value::Modules).ok_or_else(|| MODULES.to_owned())
+        }
+        (Kind::Modules, _) => Err(MODULES.to_owned()),
     }
+}
+
+const MODULES: &str =
+    "must be a list of filePattern (not empty, without `=` and `,`) with a verbosity (a whole number) each";
+
+fn module(tree: &Tree) -> Option<(String, i64)> {
+    let Tree::Map(map) = tree else { return None };
+    let of = |name: &str| map.iter().find(|(key, _)| key == name).map(|(_, value)| value);
+    let (Some(Tree::Text(pattern)), Some(Tree::Integer(level))) = (of("filePattern"), of("verbosity")) else {
+        return None;
+    };
+    let good = !pattern.is_empty() && !pattern.contains(['=', ',']) && (0..=i64::from(i32::MAX)).contains(level);
+    good.then(|| (pattern.clone(), *level))
+}
+
+/// A Kubernetes quantity: a number, and perhaps a suffix of tens or twos.
+fn is_quantity(text: &str) -> bool {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let suffix = &text[number.len()..];
+    let suffixes = ["", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    number.parse::<f64>().is_ok_and(|value| value >= 0.0) && suffixes.contains(&suffix)
 }

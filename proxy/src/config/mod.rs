@@ -1,11 +1,14 @@
 //! The configuration file of kube-proxy: `KubeProxyConfiguration`, `kubeproxy.config.k8s.io/v1alpha1`.
 //!
-//! [`schema`] is the list of all its fields: their type, their bounds, and what becomes of them here. [`decode`] reads a file
-//! against that list and keeps the values; `settings` merges them with the flags.
+//! [`schema`] is the list of all its fields: their type, their bounds, kube-proxy's flags for them, and what becomes of them
+//! here; [`flags`] are kube-proxy's flags without a field. [`decode`] reads a file against that list and keeps the values;
+//! `settings` makes settings of them. [`table`] writes the list for people.
 
 mod decode;
 mod duration;
+pub mod flags;
 pub mod schema;
+pub mod table;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -13,9 +16,9 @@ use std::fmt;
 
 use jiff::SignedDuration;
 
-pub use decode::decode;
+pub use decode::{decode, go_bool};
 pub use duration::{go_duration, go_duration_text};
-use schema::{Effect, FIELDS};
+use schema::{Effect, FIELDS, Field};
 
 /// A value of the file, of the type that its field asks for.
 #[derive(Clone, PartialEq, Debug)]
@@ -34,8 +37,10 @@ pub enum Value {
     Texts(Vec<String>),
     /// A map of booleans, as `name=true` each.
     Switches(BTreeMap<String, bool>),
-    /// Anything else, as JSON text; only fields that do nothing have this.
-    Other(String),
+    /// Bytes, as they were written.
+    Quantity(String),
+    /// File patterns with a verbosity each.
+    Modules(Vec<(String, i64)>),
 }
 
 impl fmt::Display for Value {
@@ -51,7 +56,11 @@ impl fmt::Display for Value {
                 let parts: Vec<String> = map.iter().map(|(name, on)| format!("{name}={on}")).collect();
                 f.write_str(&parts.join(","))
             }
-            Self::Other(text) => f.write_str(text),
+            Self::Quantity(text) => f.write_str(text),
+            Self::Modules(modules) => {
+                let parts: Vec<String> = modules.iter().map(|(pattern, level)| format!("{pattern}={level}")).collect();
+                f.write_str(&parts.join(","))
+            }
         }
     }
 }
@@ -77,14 +86,40 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What a configuration file says. An absent field, `null` and the zero value all mean the default.
+/// What a configuration file says, or in its absence kube-proxy's flags. In a file an absent field, `null` and the zero value
+/// all mean the default; a flag that is given says what it says.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct ProxyConfig {
     values: BTreeMap<&'static str, Value>,
+    /// The flags that some values come from, with dashes.
+    flags: BTreeMap<&'static str, String>,
 }
 
 impl ProxyConfig {
-    /// The value of a field that was given and is not zero.
+    /// Puts the value of kube-proxy's flag, given without dashes, in the place of its field's.
+    ///
+    /// # Errors
+    /// What is wrong with it. A flag without a field is no flag of this configuration.
+    pub fn set_flag(&mut self, flag: &str, text: &str) -> Result<(), Problem> {
+        let what = format!("--{flag}");
+        let problem = |why: String| Problem { what: what.clone(), value: format!("{text:?}"), why };
+        let field = schema::field_of_flag(flag).ok_or_else(|| problem("has no field".to_owned()))?;
+        self.values.insert(field.path, decode::flag(field.kind, text).map_err(problem)?);
+        self.flags.insert(field.path, what);
+        Ok(())
+    }
+
+    /// Where the value of a field comes from: the flag with dashes, or the field itself.
+    pub fn origin(&self, path: &str) -> String {
+        self.flags.get(path).cloned().unwrap_or_else(|| path.to_owned())
+    }
+
+    /// The values that were given, by field.
+    pub fn given(&self) -> impl Iterator<Item = (&'static str, &Value)> {
+        self.values.iter().map(|(path, value)| (*path, value))
+    }
+
+    /// The value of a field that was given.
     fn get(&self, path: &str) -> Option<&Value> {
         self.values.get(path)
     }
@@ -113,12 +148,9 @@ impl ProxyConfig {
         }
     }
 
-    /// A duration; `None` when absent or zero.
+    /// A duration; `None` when absent, or zero in a file.
     pub fn duration(&self, path: &str) -> Option<SignedDuration> {
-        match self.get(path) {
-            Some(Value::Duration(value)) if !value.is_zero() => Some(*value),
-            _ => None,
-        }
+        self.duration_or_zero(path).filter(|value| !value.is_zero() || self.flags.contains_key(path))
     }
 
     /// A duration; `None` when absent: where zero means something else than the default.
@@ -137,37 +169,39 @@ impl ProxyConfig {
         }
     }
 
-    /// A warning for each field that asks for something that is not done, `mode` (`iptables`, `ipvs`, `nftables`) being
-    /// in force: kube-proxy itself does not read another mode's block.
-    pub fn not_honoured(&self, mode: &str) -> Vec<String> {
+    /// Names that are turned on or off; empty when absent.
+    pub fn switches(&self, path: &str) -> impl Iterator<Item = (&str, bool)> {
+        let map = match self.get(path) {
+            Some(Value::Switches(map)) => Some(map),
+            _ => None,
+        };
+        map.into_iter().flatten().map(|(name, on)| (name.as_str(), *on))
+    }
+
+    /// A warning for each value that asks for something that is not done: by a field that has no effect, or in the block of
+    /// another mode. `reads` tells whether the mode in force reads this field of a mode's block, `mode` is its name.
+    pub fn without_effect(&self, mode: &str, reads: impl Fn(&Field) -> bool) -> Vec<String> {
         let mut warnings = Vec::new();
         for field in FIELDS {
-            let (Some(value), Effect::Nothing { defaults, mode: only, instead }) =
-                (self.values.get(field.path), field.effect)
-            else {
-                continue;
-            };
-            if only.is_some_and(|only| only != mode) {
+            let Some(value) = self.values.get(field.path) else { continue };
+            let asks = value.beyond(field);
+            if asks.is_zero() || asks.is(field.default) || field.harmless.iter().any(|harmless| asks.is(harmless)) {
                 continue;
             }
-            let asks = match value {
-                Value::Switches(map) => {
-                    let asked = map.iter().filter(|(name, on)| !defaults.contains(&format!("{name}={on}").as_str()));
-                    Value::Switches(asked.map(|(name, on)| (name.clone(), *on)).collect())
-                }
-                other => other.clone(),
-            };
-            if asks.is_zero() || defaults.iter().any(|default| asks.is(default)) {
-                continue;
+            let what = self.origin(field.path);
+            if field.block().is_some() && !reads(field) {
+                let hint = if field.path == "ipvs.scheduler" { "; --scheduler chooses one" } else { "" };
+                warnings.push(format!("{what} = {asks} is not read: the mode is {mode}{hint}"));
+            } else if field.effect == Effect::Warned {
+                warnings.push(format!("{what} = {asks} has no effect: {}", field.note));
             }
-            let instead = if instead.is_empty() { String::new() } else { format!("; {instead}") };
-            warnings.push(format!("{} = {asks} is not honoured yet{instead}", field.path));
         }
         warnings
     }
 }
 
 impl Value {
+    /// Whether this is what an absent field holds.
     fn is_zero(&self) -> bool {
         match self {
             Self::Text(text) => text.is_empty(),
@@ -175,9 +209,10 @@ impl Value {
             Self::Integer(value) => *value == 0,
             Self::Number(value) => *value == 0.0,
             Self::Duration(value) => value.is_zero(),
+            Self::Quantity(text) => text.bytes().all(|b| b == b'0'),
             Self::Texts(values) => values.is_empty(),
             Self::Switches(map) => map.is_empty(),
-            Self::Other(text) => matches!(text.as_str(), "0" | "\"0\"" | "\"\"" | "{}" | "[]" | "false"),
+            Self::Modules(modules) => modules.is_empty(),
         }
     }
 
@@ -189,6 +224,23 @@ impl Value {
             other => other.to_string() == text,
         }
     }
+
+    /// Without those switches that ask for nothing.
+    fn beyond(&self, field: &Field) -> Self {
+        match self {
+            Self::Switches(map) => {
+                let asked = map.iter().filter(|(name, on)| !field.harmless.contains(&format!("{name}={on}").as_str()));
+                Self::Switches(asked.map(|(name, on)| (name.clone(), *on)).collect())
+            }
+            other => other.clone(),
+        }
+    }
+}
+
+/// kube-proxy's default of a field, where it has one that a file could hold.
+pub fn default_value(field: &Field) -> Option<Value> {
+    let sentence = field.default.is_empty() || field.default.contains(' ');
+    if sentence { None } else { decode::flag(field.kind, field.default).ok() }
 }
 
 #[cfg(test)]

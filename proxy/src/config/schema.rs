@@ -1,5 +1,6 @@
-//! Every field of `KubeProxyConfiguration`, v1alpha1 as of Kubernetes 1.36: its type, its bounds, and whether it has an
-//! effect here. Bounds are kube-proxy's (`validation.go`), where zero and absence mean the default (`defaults.go`).
+//! Every field of `KubeProxyConfiguration`, v1alpha1 as of Kubernetes 1.36, and of our block `ebpf`: its type, its bounds,
+//! kube-proxy's flag for it, both defaults, and what becomes of it here. Bounds are kube-proxy's (`validation.go`), where
+//! zero and absence mean the default (`defaults.go`). The table in `docs/configuration.md` is made from this.
 
 /// One field.
 #[derive(Clone, Copy, Debug)]
@@ -8,12 +9,22 @@ pub struct Field {
     pub path: &'static str,
     /// What it may hold.
     pub kind: Kind,
-    /// What becomes of it.
+    /// kube-proxy's flag for it (or ours, in our block), without dashes.
+    pub flag: Option<&'static str>,
+    /// kube-proxy's default, as text; empty: none, or the empty value.
+    pub default: &'static str,
+    /// Our default, where it is another.
+    pub ours: Option<&'static str>,
+    /// Whether it does anything.
     pub effect: Effect,
+    /// Why it does nothing, or what there is to know.
+    pub note: &'static str,
+    /// Values beside the default that ask for nothing.
+    pub harmless: &'static [&'static str],
 }
 
 /// What a field may hold.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Kind {
     /// A string.
     Text,
@@ -25,135 +36,252 @@ pub enum Kind {
     Number,
     /// A Go duration, not negative.
     Duration,
+    /// A Go duration, or nanoseconds as a whole number.
+    Nanoseconds,
+    /// Bytes: a whole number, or a Kubernetes quantity such as 4Ki.
+    Quantity,
     /// A list of strings.
     Texts,
     /// A map of booleans.
     Switches,
-    /// Anything.
-    Any,
+    /// A list of file patterns with a verbosity each, as `vmodule` has it.
+    Modules,
 }
 
-/// What becomes of a field.
-#[derive(Clone, Copy, Debug)]
+/// Whether a field does anything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Effect {
     /// It sets something.
-    Setting,
-    /// It has no effect; a value other than zero and these defaults is named in a warning.
-    Nothing {
-        /// Values that ask for nothing, as text.
-        defaults: &'static [&'static str],
-        /// The mode that must be in force for kube-proxy itself to read it.
-        mode: Option<&'static str>,
-        /// What to do instead; may be empty.
-        instead: &'static str,
-    },
+    Honoured,
+    /// It has no effect; a value that asks for one is named in a warning.
+    Warned,
 }
 
-const fn setting(path: &'static str, kind: Kind) -> Field {
-    Field { path, kind, effect: Effect::Setting }
+impl Field {
+    /// The block that it stands in, as far as that belongs to a mode: `iptables`, `ipvs`, `nftables`, `ebpf`.
+    pub fn block(&self) -> Option<&'static str> {
+        let (block, _) = self.path.split_once('.')?;
+        ["iptables", "ipvs", "nftables", "ebpf"].contains(&block).then_some(block)
+    }
+
+    const fn flag(self, flag: &'static str) -> Self {
+        Self { flag: Some(flag), ..self }
+    }
+
+    const fn default(self, default: &'static str) -> Self {
+        Self { default, ..self }
+    }
+
+    const fn ours(self, ours: &'static str) -> Self {
+        Self { ours: Some(ours), ..self }
+    }
+
+    const fn note(self, note: &'static str) -> Self {
+        Self { note, ..self }
+    }
+
+    const fn warned(self, note: &'static str) -> Self {
+        Self { effect: Effect::Warned, note, ..self }
+    }
+
+    const fn harmless(self, harmless: &'static [&'static str]) -> Self {
+        Self { harmless, ..self }
+    }
 }
 
-const fn nothing(path: &'static str, kind: Kind, defaults: &'static [&'static str], instead: &'static str) -> Field {
-    Field { path, kind, effect: Effect::Nothing { defaults, mode: None, instead } }
+const fn field(path: &'static str, kind: Kind) -> Field {
+    Field { path, kind, flag: None, default: "", ours: None, effect: Effect::Honoured, note: "", harmless: &[] }
 }
 
-const fn of_mode(mode: &'static str, path: &'static str, kind: Kind, instead: &'static str) -> Field {
-    Field { path, kind, effect: Effect::Nothing { defaults: &[], mode: Some(mode), instead } }
-}
-
-use Kind::{Any, Bool, Duration, Integer, Number, Switches, Text, Texts};
+use Kind::{Bool, Duration, Integer, Modules, Nanoseconds, Number, Quantity, Switches, Text, Texts};
 
 const NATURAL: Kind = Integer(0, i32::MAX as i64);
 const BIT: Kind = Integer(0, 31);
+const ROWS: Kind = Integer(1, u32::MAX as i64);
 const NO_IPVS: &str = "there is no IPVS here";
-const AT_ONCE: &str = "log lines are written at once";
+const AT_ONCE: &str = "log lines are written at once, to standard error";
+const WINDOWS: &str = "it is for Windows";
+const JSON: &str = "JSON is spoken with the API server";
+const NO_LIMIT: &str = "requests are few: there is no limit of their rate";
+const AS_IS: &str = "0 leaves the kernel's value as it is";
+const AT_START: &str = "mode `ebpf` only";
 
-/// All fields.
+/// All fields, in the order of Kubernetes' type, ours last.
 pub const FIELDS: &[Field] = &[
-    setting("apiVersion", Text),
-    setting("kind", Text),
-    nothing(
-        "featureGates",
-        Switches,
-        &[
+    field("apiVersion", Text).note("must be `kubeproxy.config.k8s.io/v1alpha1`"),
+    field("kind", Text).note("must be `KubeProxyConfiguration`"),
+    field("featureGates", Switches)
+        .flag("feature-gates")
+        .warned(
+            "what gates of kube-proxy turn on is always on, others mean nothing here. Refused: turning off \
+             `AllowServiceExternalIPs` (external IPs are always served) and gates that Kubernetes has locked",
+        )
+        .harmless(&[
             "AllowServiceExternalIPs=true",
+            "ComponentFlagz=true",
+            "ComponentStatusz=true",
+            "ContextualLogging=true",
+            "LoggingBetaOptions=true",
             "MultiCIDRServiceAllocator=true",
             "NFTablesProxyMode=true",
             "PreferSameTrafficDistribution=true",
             "TopologyAwareHints=true",
-        ],
-        "",
-    ),
-    setting("clientConnection.kubeconfig", Text),
-    nothing("clientConnection.acceptContentTypes", Text, &[], "JSON is spoken"),
-    nothing(
-        "clientConnection.contentType",
-        Text,
-        &["application/vnd.kubernetes.protobuf", "application/json"],
-        "JSON is spoken",
-    ),
-    nothing("clientConnection.qps", Number, &["5"], "there is no rate limit"),
-    nothing("clientConnection.burst", NATURAL, &["10"], "there is no rate limit"),
-    setting("logging.format", Text),
-    setting("logging.verbosity", NATURAL),
-    nothing("logging.flushFrequency", Any, &["5000000000", "\"5s\""], AT_ONCE),
-    nothing("logging.vmodule", Any, &[], "use --log-level info,kubeferry::watch=debug"),
-    nothing("logging.options.text.splitStream", Bool, &[], ""),
-    nothing("logging.options.text.infoBufferSize", Any, &[], AT_ONCE),
-    nothing("logging.options.json.splitStream", Bool, &[], ""),
-    nothing("logging.options.json.infoBufferSize", Any, &[], AT_ONCE),
-    setting("hostnameOverride", Text),
-    setting("bindAddress", Text),
-    setting("healthzBindAddress", Text),
-    setting("metricsBindAddress", Text),
-    setting("bindAddressHardFail", Bool),
-    setting("enableProfiling", Bool),
-    setting("showHiddenMetricsForVersion", Text),
-    setting("mode", Text),
-    setting("iptables.masqueradeBit", BIT),
-    setting("iptables.masqueradeAll", Bool),
-    of_mode("iptables", "iptables.localhostNodePorts", Bool, "node ports never answer at loopback addresses"),
-    of_mode("iptables", "iptables.snatNodeInternalIP", Bool, "the address of the outgoing interface is used"),
-    setting("iptables.syncPeriod", Duration),
-    setting("iptables.minSyncPeriod", Duration),
-    setting("ipvs.syncPeriod", Duration),
-    setting("ipvs.minSyncPeriod", Duration),
-    setting("ipvs.scheduler", Text),
-    of_mode("ipvs", "ipvs.excludeCIDRs", Texts, NO_IPVS),
-    of_mode("ipvs", "ipvs.strictARP", Bool, NO_IPVS),
-    of_mode("ipvs", "ipvs.tcpTimeout", Duration, NO_IPVS),
-    of_mode("ipvs", "ipvs.tcpFinTimeout", Duration, NO_IPVS),
-    of_mode("ipvs", "ipvs.udpTimeout", Duration, NO_IPVS),
-    setting("nftables.masqueradeBit", BIT),
-    setting("nftables.masqueradeAll", Bool),
-    setting("nftables.syncPeriod", Duration),
-    setting("nftables.minSyncPeriod", Duration),
-    nothing("winkernel.networkName", Text, &[], "it is for Windows"),
-    nothing("winkernel.sourceVip", Text, &[], "it is for Windows"),
-    nothing("winkernel.enableDSR", Bool, &[], "it is for Windows"),
-    nothing("winkernel.rootHnsEndpointName", Text, &[], "it is for Windows"),
-    nothing("winkernel.forwardHealthCheckVip", Bool, &[], "it is for Windows"),
-    setting("detectLocalMode", Text),
-    setting("detectLocal.bridgeInterface", Text),
-    setting("detectLocal.interfaceNamePrefix", Text),
-    setting("clusterCIDR", Text),
-    setting("nodePortAddresses", Texts),
-    setting("oomScoreAdj", Integer(-1000, 1000)),
-    setting("conntrack.maxPerCore", NATURAL),
-    setting("conntrack.min", NATURAL),
-    setting("conntrack.tcpEstablishedTimeout", Duration),
-    setting("conntrack.tcpCloseWaitTimeout", Duration),
-    setting("conntrack.tcpBeLiberal", Bool),
-    setting("conntrack.udpTimeout", Duration),
-    setting("conntrack.udpStreamTimeout", Duration),
-    nothing("configSyncPeriod", Duration, &["15m"], "objects are watched and never replayed"),
-    nothing("portRange", Text, &[], "kube-proxy does not use it either"),
-    nothing("windowsRunAsService", Bool, &[], "it is for Windows"),
+        ]),
+    field("clientConnection.kubeconfig", Text).flag("kubeconfig").note("empty: the service account of our pod"),
+    field("clientConnection.acceptContentTypes", Text).warned(JSON).harmless(&["application/json"]),
+    field("clientConnection.contentType", Text)
+        .flag("kube-api-content-type")
+        .default("application/vnd.kubernetes.protobuf")
+        .ours("application/json")
+        .warned(JSON),
+    field("clientConnection.qps", Number).flag("kube-api-qps").default("5").ours("no limit").warned(NO_LIMIT),
+    field("clientConnection.burst", NATURAL).flag("kube-api-burst").default("10").ours("no limit").warned(NO_LIMIT),
+    field("logging.format", Text).flag("logging-format").default("text").note("`text` or `json`"),
+    field("logging.verbosity", NATURAL)
+        .flag("v")
+        .default("0")
+        .note("0 to 3: info; 4, 5: debug; from 6: trace. `--log-level` says it finer"),
+    field("logging.flushFrequency", Nanoseconds).flag("log-flush-frequency").default("5s").warned(AT_ONCE),
+    field("logging.vmodule", Modules)
+        .flag("vmodule")
+        .warned("files of Go are not those of Rust: use `--log-level info,kubeferry::watch=debug`"),
+    field("logging.options.text.splitStream", Bool).flag("log-text-split-stream").default("false").warned(AT_ONCE),
+    field("logging.options.text.infoBufferSize", Quantity)
+        .flag("log-text-info-buffer-size")
+        .default("0")
+        .warned(AT_ONCE),
+    field("logging.options.json.splitStream", Bool).flag("log-json-split-stream").default("false").warned(AT_ONCE),
+    field("logging.options.json.infoBufferSize", Quantity)
+        .flag("log-json-info-buffer-size")
+        .default("0")
+        .warned(AT_ONCE),
+    field("hostnameOverride", Text).flag("hostname-override").default("the host name").note("`--node-name` is the same"),
+    field("bindAddress", Text).flag("bind-address").default("0.0.0.0").note("nothing is bound to it"),
+    field("healthzBindAddress", Text)
+        .flag("healthz-bind-address")
+        .default("0.0.0.0:10256")
+        .note("`[::]:10256` if bindAddress is IPv6; an empty flag turns it off, an empty field is the default"),
+    field("metricsBindAddress", Text)
+        .flag("metrics-bind-address")
+        .default("127.0.0.1:10249")
+        .note("`[::1]:10249` if bindAddress is IPv6; an empty flag turns it off, an empty field is the default"),
+    field("bindAddressHardFail", Bool).flag("bind-address-hard-fail").default("false"),
+    field("enableProfiling", Bool).flag("profiling").default("false"),
+    field("showHiddenMetricsForVersion", Text)
+        .flag("show-hidden-metrics-for-version")
+        .note("a minor version such as `1.35`; no metric is hidden in this version, so it shows none"),
+    field("mode", Text)
+        .flag("proxy-mode")
+        .default("iptables")
+        .note(
+            "`nftables`, or our `ebpf`. `iptables`, `ipvs` and none in a file mean nftables with that mode's block and \
+             defaults. Without a file and the flag: `nftables`",
+        ),
+    field("iptables.masqueradeBit", BIT)
+        .flag("iptables-masquerade-bit")
+        .default("14")
+        .note("modes iptables and ipvs; the flag serves every mode"),
+    field("iptables.masqueradeAll", Bool).flag("masquerade-all").default("false").note("modes iptables and ipvs"),
+    field("iptables.localhostNodePorts", Bool)
+        .flag("iptables-localhost-nodeports")
+        .default("true")
+        .ours("false")
+        .warned("node ports never answer at loopback addresses; `false` ends the warning")
+        .harmless(&["false"]),
+    field("iptables.snatNodeInternalIP", Bool)
+        .default("false")
+        .warned("the address of the outgoing interface is used"),
+    field("iptables.syncPeriod", Duration).flag("iptables-sync-period").default("30s").note("mode iptables"),
+    field("iptables.minSyncPeriod", Duration)
+        .flag("iptables-min-sync-period")
+        .default("1s")
+        .ours("0s")
+        .note("mode iptables; 0s: changes are applied at once"),
+    field("ipvs.syncPeriod", Duration).flag("ipvs-sync-period").default("30s").note("mode ipvs"),
+    field("ipvs.minSyncPeriod", Duration).flag("ipvs-min-sync-period").default("0s").note("mode ipvs"),
+    field("ipvs.scheduler", Text)
+        .flag("ipvs-scheduler")
+        .default("rr")
+        .note("mode ipvs; in every other, `--scheduler` chooses. `lblc`, `lblcr`, `fo`, `ovf` are taken for `random`, with a warning"),
+    field("ipvs.excludeCIDRs", Texts).flag("ipvs-exclude-cidrs").warned(NO_IPVS),
+    field("ipvs.strictARP", Bool).flag("ipvs-strict-arp").default("false").warned(NO_IPVS),
+    field("ipvs.tcpTimeout", Duration).flag("ipvs-tcp-timeout").default("0s").warned(NO_IPVS),
+    field("ipvs.tcpFinTimeout", Duration).flag("ipvs-tcpfin-timeout").default("0s").warned(NO_IPVS),
+    field("ipvs.udpTimeout", Duration).flag("ipvs-udp-timeout").default("0s").warned(NO_IPVS),
+    field("nftables.masqueradeBit", BIT)
+        .flag("iptables-masquerade-bit")
+        .default("14")
+        .note("modes nftables and ebpf; kube-proxy has no flag for it"),
+    field("nftables.masqueradeAll", Bool).flag("masquerade-all").default("false").note("modes nftables and ebpf"),
+    field("nftables.syncPeriod", Duration).flag("iptables-sync-period").default("30s").note("modes nftables and ebpf"),
+    field("nftables.minSyncPeriod", Duration)
+        .flag("iptables-min-sync-period")
+        .default("1s")
+        .ours("0s")
+        .note("modes nftables and ebpf; 0s: changes are applied at once"),
+    field("winkernel.networkName", Text).warned(WINDOWS),
+    field("winkernel.sourceVip", Text).warned(WINDOWS),
+    field("winkernel.enableDSR", Bool).default("false").warned(WINDOWS),
+    field("winkernel.rootHnsEndpointName", Text).warned(WINDOWS),
+    field("winkernel.forwardHealthCheckVip", Bool).default("false").warned(WINDOWS),
+    field("detectLocalMode", Text).flag("detect-local-mode").default("ClusterCIDR"),
+    field("detectLocal.bridgeInterface", Text).flag("pod-bridge-interface"),
+    field("detectLocal.interfaceNamePrefix", Text).flag("pod-interface-name-prefix"),
+    field("clusterCIDR", Text).flag("cluster-cidr").note("one CIDR, or one of each family with a comma"),
+    field("nodePortAddresses", Texts)
+        .flag("nodeport-addresses")
+        .default("all; `primary` in mode nftables")
+        .note("never loopback addresses; CIDRs of those are named in a warning"),
+    field("oomScoreAdj", Integer(-1000, 1000)).flag("oom-score-adj").default("-999"),
+    field("conntrack.maxPerCore", NATURAL).flag("conntrack-max-per-core").default("32768").note(AS_IS),
+    field("conntrack.min", NATURAL).flag("conntrack-min").default("131072"),
+    field("conntrack.tcpEstablishedTimeout", Duration)
+        .flag("conntrack-tcp-timeout-established")
+        .default("24h")
+        .note(AS_IS),
+    field("conntrack.tcpCloseWaitTimeout", Duration).flag("conntrack-tcp-timeout-close-wait").default("1h").note(AS_IS),
+    field("conntrack.tcpBeLiberal", Bool).flag("conntrack-tcp-be-liberal").default("false"),
+    field("conntrack.udpTimeout", Duration).flag("conntrack-udp-timeout").default("0s").note(AS_IS),
+    field("conntrack.udpStreamTimeout", Duration).flag("conntrack-udp-timeout-stream").default("0s").note(AS_IS),
+    field("configSyncPeriod", Duration)
+        .flag("config-sync-period")
+        .default("15m")
+        .ours("never")
+        .warned("objects are watched and never replayed"),
+    field("portRange", Text).warned("kube-proxy does not use it either"),
+    field("windowsRunAsService", Bool).default("false").warned(WINDOWS),
+    field("ebpf.devices", Texts).flag("devices").note(AT_START),
+    field("ebpf.xdp", Text).flag("xdp").default("auto").note(AT_START),
+    field("ebpf.xdpDevices", Texts).flag("xdp-devices").note(AT_START),
+    field("ebpf.cgroupRoot", Text).flag("cgroup-root").note(AT_START),
+    field("ebpf.socketLB", Text).flag("socket-lb").default("auto").note(AT_START),
+    field("ebpf.bpffsRoot", Text)
+        .flag("bpffs-root")
+        .default("/sys/fs/bpf")
+        .note("in the other modes, what mode `ebpf` left is looked for there"),
+    field("ebpf.masqueradePorts", Text).flag("masquerade-ports").default("16384-29999").note(AT_START),
+    field("ebpf.serviceMetrics", Text).flag("service-metrics").default("off").note(AT_START),
+    field("ebpf.bpfLogLevel", Text).flag("bpf-log-level").default("off").note(AT_START),
+    field("ebpf.mapSizes.frontends", ROWS).flag("map-sizes").default("65536").note(AT_START),
+    field("ebpf.mapSizes.slots", ROWS).flag("map-sizes").default("262144").note(AT_START),
+    field("ebpf.mapSizes.backends", ROWS).flag("map-sizes").default("262144").note(AT_START),
+    field("ebpf.mapSizes.addresses", ROWS).flag("map-sizes").default("32768").note(AT_START),
+    field("ebpf.mapSizes.devices", ROWS).flag("map-sizes").default("4096").note(AT_START),
+    field("ebpf.mapSizes.source_ranges", ROWS).flag("map-sizes").default("65536").note(AT_START),
+    field("ebpf.mapSizes.members", ROWS).flag("map-sizes").default("65536").note(AT_START),
+    field("ebpf.mapSizes.flows", ROWS).flag("map-sizes").default("1048576").note(AT_START),
+    field("ebpf.mapSizes.affinity", ROWS).flag("map-sizes").default("65536").note(AT_START),
+    field("ebpf.mapSizes.sockets", ROWS).flag("map-sizes").default("262144").note(AT_START),
 ];
 
 /// The field at this path.
-pub fn field(path: &str) -> Option<&'static Field> {
+pub fn field_at(path: &str) -> Option<&'static Field> {
     FIELDS.iter().find(|field| field.path == path)
+}
+
+/// The first field that this flag sets, given without dashes.
+pub fn field_of_flag(flag: &str) -> Option<&'static Field> {
+    FIELDS.iter().find(|field| field.flag == Some(flag))
 }
 
 /// Whether fields lie below this path.

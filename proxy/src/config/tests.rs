@@ -3,8 +3,8 @@ use super::*;
 
 const HEADER: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
 
-/// What kubeadm puts into the ConfigMap `kube-proxy`, Kubernetes 1.33 and later.
-pub(crate) const KUBEADM: &str = include_str!("../../tests-data/config/kubeadm.yaml");
+/// What kubeadm puts into the ConfigMap `kube-proxy`, Kubernetes 1.31 to 1.36.
+pub(crate) const KUBEADM: &str = include_str!("../../tests-data/config/good/kubeadm.yaml");
 
 fn read(fields: &str) -> Decoded {
     decode(&format!("{HEADER}{fields}"))
@@ -14,12 +14,16 @@ fn problems(fields: &str) -> Vec<String> {
     read(fields).problems.iter().map(ToString::to_string).collect()
 }
 
+fn warned(decoded: &Decoded, mode: &str) -> Vec<String> {
+    decoded.config.without_effect(mode, |field| field.block() == Some(mode))
+}
+
 #[test]
 fn what_kubeadm_writes_asks_for_nothing_unusual() {
     let decoded = decode(KUBEADM);
     assert_eq!(decoded.problems, []);
     assert_eq!(decoded.warnings, Vec::<String>::new());
-    assert_eq!(decoded.config.not_honoured("iptables"), Vec::<String>::new());
+    assert_eq!(warned(&decoded, "iptables"), Vec::<String>::new());
     assert_eq!(decoded.config.text("clusterCIDR"), Some("10.244.0.0/16"));
     assert_eq!(decoded.config.text("clientConnection.kubeconfig"), Some("/var/lib/kube-proxy/kubeconfig.conf"));
     assert_eq!(decoded.config.texts("nodePortAddresses"), None);
@@ -28,10 +32,10 @@ fn what_kubeadm_writes_asks_for_nothing_unusual() {
 
 #[test]
 fn kube_proxys_written_defaults_ask_for_nothing_unusual() {
-    let decoded = decode(include_str!("../../tests-data/config/defaults.yaml"));
+    let decoded = decode(include_str!("../../tests-data/config/good/defaults.yaml"));
     assert_eq!(decoded.problems, []);
     assert_eq!(decoded.warnings, Vec::<String>::new());
-    assert_eq!(decoded.config.not_honoured("nftables"), Vec::<String>::new());
+    assert_eq!(warned(&decoded, "nftables"), Vec::<String>::new());
 }
 
 #[test]
@@ -97,16 +101,70 @@ fn the_file_must_be_a_kube_proxy_configuration() {
 #[test]
 fn fields_without_effect_are_named_where_they_ask_for_something() {
     let decoded = read(
-        "conntrack: {maxPerCore: 65536, tcpEstablishedTimeout: 86400s, tcpBeLiberal: true}\nenableProfiling: true\n\
-         featureGates: {NFTablesProxyMode: true, SomeGate: true}\nipvs: {strictARP: true}\n\
-         iptables: {localhostNodePorts: true}\nportRange: \"\"",
+        "clientConnection: {qps: 5, burst: 20}\nfeatureGates: {NFTablesProxyMode: true, SomeGate: true}\n\
+         ipvs: {strictARP: true}\niptables: {localhostNodePorts: true, masqueradeAll: true}\nportRange: \"\"\n\
+         logging: {flushFrequency: 5000000000, vmodule: [{filePattern: a, verbosity: 3}], options: {json: {infoBufferSize: 1Ki}}}",
     );
     assert_eq!(decoded.problems, []);
-    let warnings = decoded.config.not_honoured("nftables");
-    assert_eq!(warnings, ["featureGates = SomeGate=true is not honoured yet",]);
-    let ipvs = decoded.config.not_honoured("ipvs");
-    assert!(ipvs.contains(&"ipvs.strictARP = true is not honoured yet; there is no IPVS here".to_owned()), "{ipvs:?}");
-    assert_eq!(decoded.config.not_honoured("iptables").len(), 2);
+    let always = [
+        "featureGates = SomeGate=true has no effect: ",
+        "clientConnection.burst = 20 has no effect: requests are few",
+        "logging.vmodule = a=3 has no effect: files of Go",
+        "logging.options.json.infoBufferSize = 1Ki has no effect: log lines",
+    ];
+    let begins = |warnings: &[String], more: &[&str]| {
+        let wanted: Vec<&str> = always.iter().chain(more).copied().collect();
+        assert_eq!(warnings.len(), wanted.len(), "{warnings:?}");
+        assert!(warnings.iter().zip(&wanted).all(|(text, start)| text.starts_with(start)), "{warnings:?}");
+    };
+    let masquerade = "iptables.masqueradeAll = true is not read: the mode is ";
+    begins(&warned(&decoded, "nftables"), &[masquerade, "ipvs.strictARP = true is not read: the mode is nftables"]);
+    begins(&warned(&decoded, "ipvs"), &[masquerade, "ipvs.strictARP = true has no effect: there is no IPVS here"]);
+    begins(&warned(&decoded, "iptables"), &["ipvs.strictARP = true is not read: the mode is iptables"]);
+}
+
+#[test]
+fn flags_are_read_as_their_fields_are() {
+    let mut config = ProxyConfig::default();
+    for (flag, text) in [
+        ("feature-gates", "A=true,B=f,"),
+        ("kube-api-qps", "2.5"),
+        ("kube-api-burst", "7"),
+        ("ipvs-exclude-cidrs", "10.0.0.0/8,fd00::/8"),
+        ("ipvs-strict-arp", "T"),
+        ("conntrack-tcp-timeout-established", "0"),
+        ("vmodule", "proxy=4,w*=2"),
+        ("log-flush-frequency", "5s"),
+        ("log-json-info-buffer-size", "4Ki"),
+    ] {
+        config.set_flag(flag, text).unwrap();
+    }
+    let given: Vec<String> = config.given().map(|(path, value)| format!("{path}={value}")).collect();
+    let wanted = [
+        "clientConnection.burst=7",
+        "clientConnection.qps=2.5",
+        "conntrack.tcpEstablishedTimeout=0s",
+        "featureGates=A=true,B=false",
+        "ipvs.excludeCIDRs=[\"10.0.0.0/8\", \"fd00::/8\"]",
+        "ipvs.strictARP=true",
+        "logging.flushFrequency=5s",
+        "logging.options.json.infoBufferSize=4Ki",
+        "logging.vmodule=proxy=4,w*=2",
+    ];
+    assert_eq!(given, wanted);
+    assert_eq!(config.duration("conntrack.tcpEstablishedTimeout"), Some(SignedDuration::ZERO));
+    assert_eq!(config.origin("ipvs.strictARP"), "--ipvs-strict-arp");
+    for (flag, text, part) in [
+        ("conntrack-min", "x", "whole number from 0"),
+        ("profiling", "maybe", "true or false"),
+        ("vmodule", "=3", "filePattern"),
+        ("feature-gates", "A", "A must be true or false"),
+        ("log-json-info-buffer-size", "4KiB", "number of bytes"),
+        ("no-such-flag", "", "no field"),
+    ] {
+        let problem = config.set_flag(flag, text).unwrap_err().to_string();
+        assert!(problem.starts_with(&format!("--{flag} = {text:?}: ")) && problem.contains(part), "{problem}");
+    }
 }
 
 #[test]

@@ -22,6 +22,11 @@ impl Health {
         Self(Arc::new(Mutex::new(HealthState::new(timeout, needs_node))))
     }
 
+    /// Another time that a change may wait.
+    pub fn change(&self, timeout: Duration) {
+        self.with(|state| state.change(timeout));
+    }
+
     /// A change waits for a sync of these families.
     pub fn queued(&self, families: &[Family]) {
         self.with(|state| families.iter().for_each(|family| state.queued(*family, Now::read())));

@@ -75,6 +75,11 @@ impl HealthState {
         Self { timeout, families: BTreeMap::new(), eligible: !needs_node, needs_node }
     }
 
+    /// Another time that a change may wait.
+    pub fn change(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
     /// A change waits; only the oldest counts.
     pub fn queued(&mut self, family: Family, now: Now) {
         self.families.entry(family).or_default().queued.get_or_insert(now.instant);

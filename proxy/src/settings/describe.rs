@@ -2,12 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::time::Duration;
 
-use jiff::SignedDuration;
-
-use super::{BackendName, DetectLocal, NodePortAddresses, Settings, Source};
-use crate::config::go_duration_text;
+use super::merge::text_of;
+use super::{BackendName, DetectLocal, NodePortAddresses, Settings, Source, mode};
 
 impl Settings {
     /// The settings by kube-proxy's names of them, where it has one.
@@ -15,6 +12,7 @@ impl Settings {
         let datapath = &self.datapath;
         let mut map = BTreeMap::new();
         let mut add = |name: &str, value: String| map.insert(name.to_owned(), value);
+        add("mode", mode::name(self.mode, self.backend).to_owned());
         match &self.source {
             Source::Manifests(folder) => add("manifests", folder.display().to_string()),
             Source::Api { kubeconfig: None, server: None } => add("server", "in-cluster".to_owned()),
@@ -64,8 +62,8 @@ impl Settings {
             add("mapSizes", ebpf.map_sizes.to_string());
             add("bpfLogLevel", ebpf.log_level.as_str().to_owned());
         }
-        add("syncPeriod", duration(self.sync_period));
-        add("minSyncPeriod", duration(self.min_sync_period));
+        add("syncPeriod", text_of(self.sync_period));
+        add("minSyncPeriod", text_of(self.min_sync_period));
         let address =
             |address: Option<std::net::SocketAddr>| address.map_or_else(|| "off".to_owned(), |a| a.to_string());
         add("healthzBindAddress", address(self.healthz));
@@ -77,8 +75,4 @@ impl Settings {
 fn list<T: Display>(items: &[T], empty: &str) -> String {
     let texts: Vec<String> = items.iter().map(ToString::to_string).collect();
     if texts.is_empty() { empty.to_owned() } else { texts.join(",") }
-}
-
-fn duration(duration: Duration) -> String {
-    SignedDuration::try_from(duration).map_or_else(|_| format!("{duration:?}"), go_duration_text)
 }

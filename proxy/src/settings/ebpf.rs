@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::merge::Given;
+use super::merge::{Given, Inputs};
 use crate::args::EbpfArgs;
 use crate::config::Problem;
 
@@ -293,59 +293,67 @@ pub(super) fn without_effect(args: &EbpfArgs) -> impl Iterator<Item = String> {
     given.map(|(flag, _)| format!("{flag} has no effect without --backend ebpf"))
 }
 
-/// Checks the flags.
-pub(super) fn check(args: &EbpfArgs, problems: &mut Vec<Problem>) -> EbpfSettings {
-    let mut settings = EbpfSettings::default();
-    let mut wrong = |what: &str, value: &str, why: &str| {
-        problems.push(Given { what: what.to_owned(), value: value.to_owned() }.problem(why));
+/// Checks the flags and the block `ebpf`.
+pub(super) fn check(given: &Inputs<'_>, problems: &mut Vec<Problem>) -> EbpfSettings {
+    let (args, mut settings) = (&given.common.ebpf, EbpfSettings::default());
+    let patterns = |flag: &Option<Vec<String>>, name: &str, path: &str| -> Vec<String> {
+        let texts = given.texts(flag.as_ref(), name, path).map(|g| g.value).unwrap_or_default();
+        texts.iter().map(|text| text.trim().to_owned()).filter(|pattern| !pattern.is_empty()).collect()
     };
-    let patterns = |texts: &Option<Vec<String>>| -> Vec<String> {
-        let texts = texts.iter().flatten().map(|text| text.trim().to_owned());
-        texts.filter(|pattern| !pattern.is_empty()).collect()
-    };
-    settings.devices = patterns(&args.devices);
-    settings.xdp_devices = patterns(&args.xdp_devices);
-    match args.xdp.as_deref() {
-        None | Some("auto") => {}
-        Some("native") => settings.xdp = XdpMode::Native,
-        Some("generic") => settings.xdp = XdpMode::Generic,
-        Some("off") => settings.xdp = XdpMode::Off,
-        Some(other) => wrong("--xdp", other, "must be auto, native, generic or off"),
-    }
-    settings.cgroup_root.clone_from(&args.cgroup_root);
-    match args.socket_lb.as_deref() {
-        None | Some("auto") => {}
-        Some("all") => settings.socket_lb = SocketLb::All,
-        Some("off") => settings.socket_lb = SocketLb::Off,
-        Some(other) => wrong("--socket-lb", other, "must be auto, all or off"),
-    }
-    if let Some(root) = &args.bpffs_root {
-        settings.bpffs_root.clone_from(root);
-    }
-    if let Some(text) = &args.masquerade_ports {
-        let ports = text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
-        match ports.filter(|(first, last): &(u16, u16)| *first > 0 && first <= last) {
-            Some(ports) => settings.masquerade_ports = ports,
-            None => wrong("--masquerade-ports", text, "must be a range of ports such as 16384-29999"),
+    let folder = |flag: &Option<PathBuf>, path: &str| flag.clone().or_else(|| given.config.text(path).map(Into::into));
+    let mut wrong = |given: &Given<String>, why: &str| problems.push(given.problem(why));
+    settings.devices = patterns(&args.devices, "--devices", "ebpf.devices");
+    settings.xdp_devices = patterns(&args.xdp_devices, "--xdp-devices", "ebpf.xdpDevices");
+    if let Some(mode) = given.text(args.xdp.as_ref(), "--xdp", "ebpf.xdp") {
+        match [XdpMode::Auto, XdpMode::Native, XdpMode::Generic, XdpMode::Off].iter().find(|m| m.as_str() == mode.value)
+        {
+            Some(mode) => settings.xdp = *mode,
+            None => wrong(&mode, "must be auto, native, generic or off"),
         }
     }
-    match args.service_metrics.as_deref() {
-        None | Some("off") => {}
-        Some("connections") => settings.service_metrics = ServiceMetrics::Connections,
-        Some("full") => settings.service_metrics = ServiceMetrics::Full,
-        Some(other) => wrong("--service-metrics", other, "must be off, connections or full"),
+    settings.cgroup_root = folder(&args.cgroup_root, "ebpf.cgroupRoot");
+    if let Some(mode) = given.text(args.socket_lb.as_ref(), "--socket-lb", "ebpf.socketLB") {
+        match [SocketLb::Auto, SocketLb::All, SocketLb::Off].iter().find(|m| m.as_str() == mode.value) {
+            Some(mode) => settings.socket_lb = *mode,
+            None => wrong(&mode, "must be auto, all or off"),
+        }
     }
-    if let Some(text) = &args.bpf_log_level {
-        match BpfLogLevel::ALL.iter().find(|(name, _)| name == text) {
+    if let Some(root) = folder(&args.bpffs_root, "ebpf.bpffsRoot") {
+        settings.bpffs_root = root;
+    }
+    if let Some(text) = given.text(args.masquerade_ports.as_ref(), "--masquerade-ports", "ebpf.masqueradePorts") {
+        let ports = text.value.split_once('-');
+        let ports = ports.and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+        match ports.filter(|(first, last): &(u16, u16)| *first > 0 && first <= last) {
+            Some(ports) => settings.masquerade_ports = ports,
+            None => wrong(&text, "must be a range of ports such as 16384-29999"),
+        }
+    }
+    if let Some(what) = given.text(args.service_metrics.as_ref(), "--service-metrics", "ebpf.serviceMetrics") {
+        let all = [ServiceMetrics::Off, ServiceMetrics::Connections, ServiceMetrics::Full];
+        match all.iter().find(|metrics| metrics.as_str() == what.value) {
+            Some(metrics) => settings.service_metrics = *metrics,
+            None => wrong(&what, "must be off, connections or full"),
+        }
+    }
+    if let Some(level) = given.text(args.bpf_log_level.as_ref(), "--bpf-log-level", "ebpf.bpfLogLevel") {
+        match BpfLogLevel::ALL.iter().find(|(name, _)| *name == level.value) {
             Some((_, level)) => settings.log_level = *level,
-            None => wrong("--bpf-log-level", text, "must be off, error, warn, info, debug or trace"),
+            None => wrong(&level, "must be off, error, warn, info, debug or trace"),
+        }
+    }
+    for (map, _) in MapSizes::default().all() {
+        let rows = given.config.integer(&format!("ebpf.mapSizes.{map}"));
+        if let Some(rows) = rows.and_then(|rows| u32::try_from(rows).ok()) {
+            settings.map_sizes.set(map, rows);
         }
     }
     for text in args.map_sizes.iter().flatten().filter(|text| !text.trim().is_empty()) {
         let size = text.split_once('=').and_then(|(map, rows)| Some((map.trim(), rows.trim().parse::<u32>().ok()?)));
         if !size.filter(|(_, rows)| *rows > 0).is_some_and(|(map, rows)| settings.map_sizes.set(map, rows)) {
             let maps = settings.map_sizes.all().map(|(map, _)| map).join(", ");
-            wrong("--map-sizes", text, &format!("must be NAME=ROWS, NAME one of {maps}"));
+            let given = Given { what: "--map-sizes".to_owned(), value: text.clone() };
+            wrong(&given, &format!("must be NAME=ROWS, NAME one of {maps}"));
         }
     }
     settings

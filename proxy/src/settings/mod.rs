@@ -1,10 +1,15 @@
 //! The checked configuration: what `--config` and the flags come to. Every later stage reads this and nothing else.
 
+pub mod change;
 mod check;
 mod describe;
 mod ebpf;
+mod effective;
 mod merge;
+mod mode;
 mod node;
+mod precedence;
+pub mod reload;
 mod scheduler;
 
 use std::fmt;
@@ -16,10 +21,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use ebpf::{BackendName, BpfLogLevel, EbpfSettings, MapSizes, ServiceMetrics, SocketLb, XdpMode};
+pub use mode::ProxyMode;
 pub use node::{ConntrackSettings, NodeSettings};
 
-use crate::args::{CommonArgs, RunArgs, ServeArgs};
-use crate::config::{self, Problem};
+use crate::args::{CommonArgs, ServeArgs};
+use crate::config::{self, Problem, ProxyConfig};
 use crate::scheduler::Schedule;
 
 /// Everything that `kubeferry run`, `plan` and `trace` were told.
@@ -27,6 +33,8 @@ use crate::scheduler::Schedule;
 pub struct Settings {
     /// Which datapath carries the packets.
     pub backend: BackendName,
+    /// Whose settings and defaults among kube-proxy's modes are in force.
+    pub mode: ProxyMode,
     /// What only the eBPF datapath reads.
     pub ebpf: EbpfSettings,
     /// Our Node's name (`--node-name`, `--hostname-override`, or the host name), trimmed, lower case.
@@ -185,32 +193,56 @@ impl fmt::Display for Problems<'_> {
     }
 }
 
+/// Settings, and what they were made from.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub settings: Settings,
+    /// For the log: what is unknown, ignored or has no effect, a mode that is taken for another.
+    pub warnings: Vec<String>,
+    /// The values that were given by the file, or by kube-proxy's flags where there is none.
+    pub config: ProxyConfig,
+    /// The file as it was read.
+    pub file: Option<ConfigFile>,
+}
+
+/// A configuration file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfigFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// What stood in it.
+    pub text: String,
+}
+
 impl Settings {
-    /// The settings of `kubeferry run`, and warnings for the log: fields that are unknown or have no effect, a mode that is
-    /// taken for another. Reads the configuration file and, where no name is given, the host's name.
+    /// The settings that the flags of `run` ask for, or of `plan` and `trace` with [`ServeArgs::default`]. Reads the
+    /// configuration file and, where no name is given, the host's name.
     ///
     /// # Errors
     /// [`SettingsError`]: the file cannot be read, or everything that is wrong at once.
-    pub fn from_run(args: &RunArgs) -> Result<(Self, Vec<String>), SettingsError> {
-        Self::from_args(&args.common, &args.serve)
-    }
-
-    /// The settings of `plan` and `trace`, with [`ServeArgs::default`]; as [`Self::from_run`].
-    ///
-    /// # Errors
-    /// As [`Self::from_run`].
-    pub fn from_args(common: &CommonArgs, serve: &ServeArgs) -> Result<(Self, Vec<String>), SettingsError> {
+    pub fn load(common: &CommonArgs, serve: &ServeArgs) -> Result<Loaded, SettingsError> {
         let file = match &common.source.config {
             None => None,
-            Some(path) => Some(
-                std::fs::read_to_string(path).map_err(|source| SettingsError::File { path: path.clone(), source })?,
-            ),
+            Some(path) => Some(ConfigFile {
+                path: path.clone(),
+                text: std::fs::read_to_string(path)
+                    .map_err(|source| SettingsError::File { path: path.clone(), source })?,
+            }),
         };
-        let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        Self::checked(common, serve, file.as_deref(), &host_name)
+        Self::resolve(common, serve, file, &host_name())
     }
 
-    /// The pure part of [`Self::from_args`]: `file` is the text of the configuration file, `host_name` the host's name.
+    /// As [`Self::load`], without what the settings were made from.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn from_args(common: &CommonArgs, serve: &ServeArgs) -> Result<(Self, Vec<String>), SettingsError> {
+        let loaded = Self::load(common, serve)?;
+        Ok((loaded.settings, loaded.warnings))
+    }
+
+    /// As [`Self::from_args`], of the text of a configuration file and the host's name.
     ///
     /// # Errors
     /// [`SettingsError::Wrong`].
@@ -220,16 +252,71 @@ impl Settings {
         file: Option<&str>,
         host_name: &str,
     ) -> Result<(Self, Vec<String>), SettingsError> {
-        let decoded = file.map(config::decode);
-        let has_file = decoded.is_some();
-        let decoded = decoded.unwrap_or_default();
-        let given = merge::Inputs { common, serve, config: &decoded.config, has_file, host_name };
-        let (settings, mut problems, mut warnings) = check::check(&given);
-        problems.splice(0..0, decoded.problems);
-        warnings.splice(0..0, decoded.warnings);
-        if problems.is_empty() { Ok((settings, warnings)) } else { Err(SettingsError::Wrong(problems)) }
+        let file = file.map(|text| ConfigFile { path: PathBuf::new(), text: text.to_owned() });
+        let loaded = Self::resolve(common, serve, file, host_name)?;
+        Ok((loaded.settings, loaded.warnings))
+    }
+
+    /// The pure part of [`Self::load`]: `host_name` is the host's name.
+    ///
+    /// # Errors
+    /// [`SettingsError::Wrong`].
+    pub fn resolve(
+        common: &CommonArgs,
+        serve: &ServeArgs,
+        file: Option<ConfigFile>,
+        host_name: &str,
+    ) -> Result<Loaded, SettingsError> {
+        let decoded = file.as_ref().map(|file| config::decode(&file.text)).unwrap_or_default();
+        let (mut config, mut problems, mut warnings) = (decoded.config, decoded.problems, decoded.warnings);
+        let (common, serve) = match &file {
+            None => (common.clone(), serve.clone()),
+            Some(_) => {
+                let (common, serve, ignored) = precedence::beside_file(common, serve);
+                warnings.extend(ignored);
+                (common, serve)
+            }
+        };
+        for (flag, text) in field_flags(&common, &serve) {
+            problems.extend(config.set_flag(&flag, &text).err());
+        }
+        let has_file = file.is_some();
+        let given = merge::Inputs { common: &common, serve: &serve, config: &config, has_file, host_name };
+        let (settings, more, warned) = check::check(&given);
+        problems.extend(more);
+        warnings.extend(warned);
+        if problems.is_empty() {
+            Ok(Loaded { settings, warnings, config, file })
+        } else {
+            Err(SettingsError::Wrong(problems))
+        }
     }
 }
 
+/// The flags that are no more than their field's value.
+fn field_flags(common: &CommonArgs, serve: &ServeArgs) -> Vec<(String, String)> {
+    let others = serve.kube_proxy.given().into_iter().chain(serve.kube_proxy_log.given());
+    let mut flags: Vec<_> = others.map(|(flag, text)| (flag, text.to_owned())).collect();
+    let datapath = &common.datapath;
+    let texts = [
+        ("hostname-override", common.source.node_name.clone()),
+        ("v", common.log.v.map(|level| level.to_string())),
+        ("bind-address", datapath.bind_address.clone()),
+        ("ipvs-scheduler", datapath.ipvs_scheduler.clone()),
+        ("iptables-localhost-nodeports", datapath.iptables_localhost_nodeports.map(|on| on.to_string())),
+    ];
+    flags.extend(texts.into_iter().filter_map(|(flag, text)| Some((flag.to_owned(), text?))));
+    flags
+}
+
+/// The host's name.
+pub(crate) fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default()
+}
+
+#[cfg(test)]
+mod corpus_tests;
+#[cfg(test)]
+mod effect_tests;
 #[cfg(test)]
 mod tests;

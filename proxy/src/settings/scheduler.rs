@@ -24,7 +24,7 @@ pub(super) fn check(
     let flag = args.scheduler.as_ref().map(|value| Given { what: "--scheduler".to_owned(), value: value.clone() });
     let file = || {
         let value = given.config.text("ipvs.scheduler").unwrap_or(Scheduler::Rr.name()).to_owned();
-        ipvs.then_some(Given { what: "ipvs.scheduler".to_owned(), value })
+        ipvs.then_some(Given { what: given.config.origin("ipvs.scheduler"), value })
     };
     let scheduler = flag.or_else(file).map(|given| name(&given, backend, problems, warnings)).unwrap_or_default();
     Schedule {
@@ -41,7 +41,7 @@ fn name(
     warnings: &mut Vec<String>,
 ) -> Scheduler {
     let text = given.value.trim();
-    if given.what == "ipvs.scheduler" && WITHOUT_COUNTERPART.contains(&text) {
+    if given.what != "--scheduler" && WITHOUT_COUNTERPART.contains(&text) {
         warnings.push(format!(
             "{} {text} has no counterpart: {} is used; choose another with --scheduler",
             given.what,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::args::{Command, parse};
+use crate::args::{Command, RunArgs, parse};
 use crate::scheduler::Scheduler;
 
 const HEADER: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
@@ -9,11 +9,16 @@ fn settings(flags: &[&str], file: Option<&str>) -> Result<(Settings, Vec<String>
         Command::Run(args) => *args,
         other => panic!("{other:?}"),
     };
-    let file = file.map(|fields| format!("{HEADER}{fields}"));
-    Settings::checked(&args.common, &args.serve, file.as_deref(), "Worker-1.Example\n").map_err(|error| match error {
+    let loaded = load(&args, file.map(|fields| format!("{HEADER}{fields}")));
+    loaded.map(|loaded| (loaded.settings, loaded.warnings)).map_err(|error| match error {
         SettingsError::Wrong(problems) => problems.iter().map(ToString::to_string).collect(),
         SettingsError::File { .. } => panic!("{error}"),
     })
+}
+
+fn load(args: &RunArgs, file: Option<String>) -> Result<Loaded, SettingsError> {
+    let file = file.map(|text| ConfigFile { path: "config.conf".into(), text });
+    Settings::resolve(&args.common, &args.serve, file, "Worker-1.Example\n")
 }
 
 fn good(flags: &[&str], file: Option<&str>) -> Settings {
@@ -29,6 +34,7 @@ fn nothing_given_is_kube_proxys_nftables_mode() {
     let (got, warnings) = settings(&[], None).unwrap();
     let wanted = Settings {
         backend: BackendName::Nftables,
+        mode: ProxyMode::Nftables,
         ebpf: EbpfSettings::default(),
         node_name: "worker-1.example".into(),
         source: Source::Api { kubeconfig: None, server: None },
@@ -98,7 +104,7 @@ fn every_flag_arrives() {
 }
 
 #[test]
-fn flags_win_over_the_file() {
+fn beside_a_file_kube_proxys_flags_are_ignored_with_a_warning_but_for_some() {
     let file = "clusterCIDR: 10.1.0.0/16\nmode: nftables\nnftables: {masqueradeAll: true, masqueradeBit: 3, syncPeriod: 1h}\n\
         hostnameOverride: from-file\nclientConnection: {kubeconfig: /k}\nlogging: {verbosity: 6}";
     let from_file = good(&[], Some(file));
@@ -108,21 +114,38 @@ fn flags_win_over_the_file() {
     assert_eq!((from_file.datapath.masquerade_bit, from_file.sync_period.as_secs()), (3, 3600));
     assert_eq!(from_file.datapath.node_port_addresses, NodePortAddresses::Primary);
     assert_eq!(from_file.log.filter, "info,kubeferry=trace");
-    let flags = [
+    let ignored = [
+        "--kubeconfig=/f",
+        "--proxy-mode=wrong",
         "--cluster-cidr=10.2.0.0/16",
         "--masquerade-all=false",
         "--iptables-masquerade-bit=4",
-        "--node-name=flag",
+        "--iptables-localhost-nodeports=false",
         "--iptables-sync-period=2h",
-        "--kubeconfig=/f",
-        "--server=https://h:6443",
+        "--healthz-port=0",
+        "--bind-address-hard-fail",
+        "--conntrack-min=5",
+        "--feature-gates=A=true",
     ];
-    let both = good(&flags, Some(file));
-    assert_eq!(&*both.node_name, "flag");
-    assert_eq!(both.source, Source::Api { kubeconfig: Some("/f".into()), server: Some("https://h:6443".into()) });
-    assert_eq!(both.datapath.detect_local, DetectLocal::ClusterCidr(vec!["10.2.0.0/16".parse().unwrap()]));
-    assert!(!both.datapath.masquerade_all);
-    assert_eq!((both.datapath.masquerade_bit, both.sync_period.as_secs()), (4, 7200));
+    let (both, warnings) = settings(&ignored, Some(file)).unwrap();
+    assert_eq!(both, from_file);
+    let names: Vec<String> =
+        warnings.iter().filter_map(|text| Some(text.split_once(" is ignored beside")?.0.to_owned())).collect();
+    let mut wanted: Vec<&str> = ignored.iter().map(|flag| flag.split('=').next().unwrap()).collect();
+    wanted.sort_unstable();
+    let mut sorted = names.clone();
+    sorted.sort_unstable();
+    assert_eq!(
+        (sorted, warnings.len()),
+        (wanted.into_iter().map(str::to_owned).collect(), names.len()),
+        "{warnings:?}"
+    );
+    let kept = ["--hostname-override=flag", "--master=https://h:6443", "-v=0", "--logging-format=json", "--init-only"];
+    let (kept, warnings) = settings(&kept, Some(file)).unwrap();
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!((&*kept.node_name, kept.log.json, &*kept.log.filter), ("flag", true, "info"));
+    assert_eq!(kept.source, Source::Api { kubeconfig: Some("/k".into()), server: Some("https://h:6443".into()) });
+    assert!(kept.node.init_only);
     assert_eq!(good(&["--manifests=/m"], Some(file)).source, Source::Manifests("/m".into()));
 }
 
@@ -130,26 +153,84 @@ fn flags_win_over_the_file() {
 fn each_mode_has_its_own_fields_and_defaults() {
     let file = |mode: &str| {
         format!(
-            "mode: {mode}\nclusterCIDR: 10.1.0.0/16\niptables: {{masqueradeAll: true, masqueradeBit: 1, syncPeriod: 1m}}\n\
-             ipvs: {{syncPeriod: 2m, minSyncPeriod: 5s}}\nnftables: {{masqueradeBit: 3, syncPeriod: 3m, minSyncPeriod: 1s}}"
+            "mode: {mode}\nclusterCIDR: 10.1.0.0/16\niptables: {{masqueradeAll: true, masqueradeBit: 1, syncPeriod: 1m, \
+             localhostNodePorts: false}}\nipvs: {{syncPeriod: 2m, minSyncPeriod: 5s}}\n\
+             nftables: {{masqueradeBit: 3, syncPeriod: 3m, minSyncPeriod: 2s}}"
         )
     };
     let all = NodePortAddresses::Cidrs(Vec::new());
-    for (mode, bit, masquerade_all, sync, min, node_ports, warned) in [
-        ("iptables", 1, true, 60, 0, &all, 1),
-        ("\"\"", 1, true, 60, 0, &all, 1),
-        ("ipvs", 1, true, 120, 5, &all, 1),
-        ("nftables", 3, false, 180, 1, &NodePortAddresses::Primary, 0),
+    for (mode, kind, bit, masquerade_all, sync, min, node_ports, taken, unread) in [
+        ("iptables", ProxyMode::Iptables, 1, true, 60, 0, &all, "mode iptables: the datapath is nftables", 5),
+        ("\"\"", ProxyMode::Iptables, 1, true, 60, 0, &all, "mode is not set: the datapath is nftables", 5),
+        ("ipvs", ProxyMode::Ipvs, 1, true, 120, 5, &all, "mode ipvs: the datapath is nftables", 4),
+        ("nftables", ProxyMode::Nftables, 3, false, 180, 2, &NodePortAddresses::Primary, "", 5),
     ] {
         let (got, warnings) = settings(&[], Some(&file(mode))).unwrap();
+        assert_eq!(got.mode, kind);
         assert_eq!((got.datapath.masquerade_bit, got.datapath.masquerade_all), (bit, masquerade_all), "{mode}");
         assert_eq!((got.sync_period.as_secs(), got.min_sync_period.as_secs()), (sync, min), "{mode}");
         assert_eq!(&got.datapath.node_port_addresses, node_ports, "{mode}");
-        assert_eq!(warnings.len(), warned, "{mode} {warnings:?}");
+        assert_eq!(!taken.is_empty(), warnings.iter().any(|text| text.contains("the datapath is")), "{warnings:?}");
+        assert!(taken.is_empty() || warnings.iter().any(|text| text.starts_with(taken)), "{mode} {warnings:?}");
+        let not_read = |text: &&String| text.contains(" is not read: the mode is ");
+        assert_eq!(warnings.iter().filter(not_read).count(), unread, "{mode} {warnings:?}");
     }
-    let flag = good(&["--proxy-mode=nftables"], Some(&file("ipvs")));
-    assert_eq!(flag.datapath.masquerade_bit, 3);
     assert_eq!(good(&["--proxy-mode=iptables"], None).datapath.node_port_addresses, all);
+    assert_eq!(good(&["--proxy-mode="], None).mode, ProxyMode::Iptables);
+    assert_eq!(good(&["--proxy-mode=ipvs", "--ipvs-sync-period=7s"], None).sync_period.as_secs(), 7);
+    let (got, warnings) = settings(&["--proxy-mode=ipvs", "--iptables-sync-period=7s"], None).unwrap();
+    assert_eq!(got.sync_period.as_secs(), 30);
+    assert!(warnings.iter().any(|text| text.starts_with("--iptables-sync-period is not read")), "{warnings:?}");
+}
+
+#[test]
+fn localhost_node_ports_of_iptables_mode_are_warned_of() {
+    let warned = |flags: &[&str], file: Option<&str>| {
+        let (_, warnings) = settings(flags, file).unwrap();
+        warnings.iter().filter(|text| text.contains("127.0.0.1") || text.contains("loopback")).count()
+    };
+    assert_eq!(warned(&[], Some("mode: iptables")), 1);
+    assert_eq!(warned(&[], Some("iptables: {localhostNodePorts: true}")), 1);
+    assert_eq!(warned(&[], Some("iptables: {localhostNodePorts: false}")), 0);
+    assert_eq!(warned(&[], Some("nodePortAddresses: [primary]")), 0);
+    assert_eq!(warned(&[], Some("nodePortAddresses: [192.0.2.0/24]")), 0);
+    assert_eq!(warned(&[], Some("nodePortAddresses: [0.0.0.0/0]")), 1);
+    assert_eq!(warned(&[], Some("mode: ipvs\niptables: {localhostNodePorts: true}")), 0);
+    assert_eq!(warned(&["--proxy-mode=iptables"], None), 1);
+    assert_eq!(warned(&["--proxy-mode=iptables", "--iptables-localhost-nodeports=false"], None), 0);
+    assert_eq!(warned(&["--iptables-localhost-nodeports"], None), 1);
+}
+
+#[test]
+fn the_datapath_is_the_mode_ebpf_or_a_flag() {
+    let datapath = |flags: &[&str], file: Option<&str>| {
+        settings(flags, file).map(|(got, warnings)| (got.backend, got.mode, warnings))
+    };
+    let file = "mode: ebpf\nclusterCIDR: 10.0.0.0/8\nebpf: {xdp: \"off\", socketLB: all, devices: [eth*], mapSizes: {flows: 10}}";
+    let (backend, mode, warnings) = datapath(&["--backend=nftables"], Some(file)).unwrap();
+    assert_eq!((backend, mode), (BackendName::Nftables, ProxyMode::Nftables));
+    assert!(warnings.contains(&"mode ebpf: --backend nftables wins".to_owned()), "{warnings:?}");
+    let unread = warnings.iter().filter(|text| text.starts_with("ebpf.")).count();
+    assert_eq!(unread, 4, "{warnings:?}");
+    let wrong =
+        bad(&["--backend=nftables"], Some("mode: ebpf\nebpf: {xdp: fast, masqueradePorts: 9-3, mapSizes: {flows: 0}}"));
+    assert_eq!(wrong.len(), 3, "{wrong:?}");
+    if !crate::backend::HAS_EBPF {
+        for (flags, file) in [(&[][..], Some(file)), (&["--proxy-mode=ebpf"], None), (&["--backend=ebpf"], None)] {
+            let said = bad(flags, file);
+            assert!(said[0].contains("built without eBPF"), "{said:?}");
+        }
+        return;
+    }
+    let (backend, mode, warnings) = datapath(&[], Some(file)).unwrap();
+    assert_eq!((backend, mode, warnings), (BackendName::Ebpf, ProxyMode::Nftables, Vec::new()));
+    let got = good(&["--xdp=native"], Some(file)).ebpf;
+    assert_eq!((got.xdp, got.socket_lb, got.map_sizes.flows), (XdpMode::Native, SocketLb::All, 10));
+    assert_eq!(got.devices, ["eth*"]);
+    let (backend, mode, warnings) = datapath(&["--backend=ebpf"], Some("mode: ipvs\nclusterCIDR: 10.0.0.0/8")).unwrap();
+    assert_eq!((backend, mode), (BackendName::Ebpf, ProxyMode::Ipvs));
+    assert!(warnings[0].starts_with("mode ipvs: the datapath is ebpf"), "{warnings:?}");
+    assert_eq!(good(&["--proxy-mode=ebpf"], None).backend, BackendName::Ebpf);
 }
 
 #[test]
@@ -182,7 +263,12 @@ fn served_addresses() {
     );
     let file = "healthzBindAddress: \"\"\nmetricsBindAddress: \"[::]\"\nmode: nftables";
     assert_eq!(addresses(&[], Some(file)), text("0.0.0.0:10256", "[::]:10249"));
-    assert_eq!(addresses(&["--healthz-bind-address=", "--metrics-bind-address="], Some(file)), (None, None));
+    assert_eq!(addresses(&["--healthz-bind-address=", "--metrics-bind-address="], None), (None, None));
+    assert_eq!(addresses(&["--healthz-port=0", "--metrics-port=0"], None), (None, None));
+    assert_eq!(
+        addresses(&["--healthz-port=7", "--metrics-port=8", "--metrics-bind-address=::1"], None),
+        text("0.0.0.0:7", "[::1]:8")
+    );
     assert_eq!(good(&["--bind-address=::"], None).datapath.bind_address, None);
 }
 
@@ -204,13 +290,22 @@ fn every_wrong_setting_is_named_at_once() {
         "--metrics-bind-address=localhost:10249",
         "--log-format=xml",
         "--log-level=a=b=c",
+        "--config-sync-period=0",
+        "--conntrack-min=-1",
+        "--oom-score-adj=many",
+        "--profiling=perhaps",
+        "--feature-gates=A=maybe,AllowServiceExternalIPs=false",
+        "--show-hidden-metrics-for-version=1",
     ];
-    let got = bad(&flags, Some("configSyncPeriod: -1s"));
+    let got = bad(&flags, None);
     let starts: Vec<&str> = got.iter().map(|text| text.split(" = ").next().unwrap()).collect();
     assert_eq!(
         starts,
         [
-            "configSyncPeriod",
+            "--feature-gates",
+            "--profiling",
+            "--oom-score-adj",
+            "--conntrack-min",
             "--backend",
             "--bind-address",
             "--iptables-min-sync-period",
@@ -223,8 +318,10 @@ fn every_wrong_setting_is_named_at_once() {
             "--node-addresses",
             "--healthz-bind-address",
             "--metrics-bind-address",
+            "--show-hidden-metrics-for-version",
             "--log-format",
             "--log-level",
+            "--config-sync-period",
         ]
     );
     let text = SettingsError::Wrong(vec![Problem { what: "a".into(), value: "1".into(), why: "must be 2".into() }; 2]);
@@ -278,11 +375,12 @@ fn loopback_node_ports_are_warned_of() {
 
 #[test]
 fn what_kubeadm_writes_gives_settings() {
-    let text = include_str!("../../tests-data/config/kubeadm.yaml");
-    let (got, warnings) =
-        Settings::checked(&CommonArgs::default(), &ServeArgs::default(), Some(text), "node-1").unwrap();
+    let text = include_str!("../../tests-data/config/good/kubeadm.yaml");
+    let Loaded { settings: got, warnings, .. } = load(&RunArgs::default(), Some(text.to_owned())).unwrap();
     assert_eq!(got.datapath.node_port_addresses, NodePortAddresses::Cidrs(Vec::new()));
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_eq!((got.node, got.mode), (NodeSettings::default(), ProxyMode::Iptables));
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].starts_with("mode is not set") && warnings[1].contains("127.0.0.1"), "{warnings:?}");
 }
 
 #[test]
@@ -304,7 +402,8 @@ fn settings_can_be_told() {
     assert_eq!(
         text(&["--cluster-cidr=10.0.0.0/8,fd00::/8", "--metrics-bind-address="]),
         "clusterCIDR=10.0.0.0/8,fd00::/8 detectLocalMode=ClusterCIDR healthzBindAddress=0.0.0.0:10256 maglevTableSize=1009 \
-         masqueradeAll=false masqueradeBit=14 metricsBindAddress=off minSyncPeriod=0s nodePortAddresses=primary scheduler=random \
+         masqueradeAll=false masqueradeBit=14 metricsBindAddress=off minSyncPeriod=0s mode=nftables nodePortAddresses=primary \
+         scheduler=random \
          server=in-cluster syncPeriod=30s"
     );
     let other =
@@ -359,8 +458,11 @@ fn the_scheduler_is_a_flag_or_the_files_in_ipvs_mode() {
     assert_eq!(scheduler(&[], Some(&ipvs("\"\""))), Scheduler::Rr);
     assert_eq!(scheduler(&[], Some("mode: ipvs")), Scheduler::Rr);
     assert_eq!(scheduler(&["--scheduler=random"], Some(&ipvs("sh"))), Scheduler::Random);
-    assert_eq!(scheduler(&[], Some("mode: nftables\nipvs: {scheduler: sh}")), Scheduler::Random);
-    assert_eq!(scheduler(&["--proxy-mode=nftables"], Some(&ipvs("sh"))), Scheduler::Random);
+    let (got, warnings) =
+        settings(&[], Some("mode: nftables\nipvs: {scheduler: sh}\nclusterCIDR: 10.0.0.0/8")).unwrap();
+    assert_eq!(got.datapath.schedule.scheduler, Scheduler::Random);
+    assert_eq!(warnings, ["ipvs.scheduler = \"sh\" is not read: the mode is nftables; --scheduler chooses one"]);
+    assert_eq!(scheduler(&["--proxy-mode=ipvs", "--ipvs-scheduler=sh"], None), Scheduler::Sh);
     for without in ["lblc", "lblcr", "fo", "ovf"] {
         let (got, warnings) = settings(&[], Some(&ipvs(without))).unwrap();
         assert_eq!(got.datapath.schedule.scheduler, Scheduler::Random);

@@ -108,26 +108,31 @@ impl Node {
         })
     }
 
-    /// The settings as flags of `kubeferry` (without the source, the node's addresses and `--config`).
+    /// The settings as flags of `kubeferry` (without the source, the node's addresses and `--config`). Beside a file only
+    /// those that count there: [`Node::config_file`] has the others.
     pub fn flags(&self) -> Vec<String> {
         let mut flags = vec!["--node-name".into(), self.name.clone()];
         let mut add = |flag: &str, value: &str| flags.extend([flag.to_string(), value.to_string()]);
-        let cidrs: Vec<_> = self.cluster_cidr.iter().map(ToString::to_string).collect();
-        if !cidrs.is_empty() {
-            add("--cluster-cidr", &cidrs.join(","));
+        if let Some(scheduler) = &self.scheduler {
+            add("--scheduler", scheduler);
+        }
+        if let Some(size) = self.maglev_table_size {
+            add("--maglev-table-size", &size.to_string());
+        }
+        if self.config.is_some() {
+            return flags;
+        }
+        if !self.cluster_cidr.is_empty() {
+            add("--cluster-cidr", &self.cluster_cidrs());
         }
         for (flag, value) in [
             ("--detect-local-mode", &self.detect_local_mode),
             ("--pod-bridge-interface", &self.pod_bridge_interface),
             ("--pod-interface-name-prefix", &self.pod_interface_name_prefix),
-            ("--scheduler", &self.scheduler),
         ] {
             if let Some(value) = value {
                 add(flag, value);
             }
-        }
-        if let Some(size) = self.maglev_table_size {
-            add("--maglev-table-size", &size.to_string());
         }
         if !self.nodeport_addresses.is_empty() {
             add("--nodeport-addresses", &self.nodeport_addresses.join(","));
@@ -138,9 +143,25 @@ impl Node {
         flags
     }
 
-    /// The text of the file for `--config`, where `config` asks for one (JSON, which is YAML too).
+    fn cluster_cidrs(&self) -> String {
+        self.cluster_cidr.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    }
+
+    /// The text of the file for `--config`, where `config` asks for one (JSON, which is YAML too), with the settings that
+    /// are flags without it; `masquerade-all` is another field in each mode and stands in `config` itself.
     pub fn config_file(&self) -> Option<String> {
         let mut fields = self.config.clone()?;
+        assert!(!self.masquerade_all, "masquerade-all beside config: set it in the block of the mode");
+        fields.entry("clusterCIDR".into()).or_insert_with(|| json!(self.cluster_cidrs()));
+        let detect_local = json!({
+            "bridgeInterface": self.pod_bridge_interface,
+            "interfaceNamePrefix": self.pod_interface_name_prefix,
+        });
+        fields.entry("detectLocalMode".into()).or_insert_with(|| json!(self.detect_local_mode));
+        fields.entry("detectLocal".into()).or_insert(detect_local);
+        if !self.nodeport_addresses.is_empty() {
+            fields.entry("nodePortAddresses".into()).or_insert_with(|| json!(self.nodeport_addresses));
+        }
         fields.insert("apiVersion".into(), json!("kubeproxy.config.k8s.io/v1alpha1"));
         fields.insert("kind".into(), json!("KubeProxyConfiguration"));
         Some(json!(fields).to_string())
@@ -154,15 +175,18 @@ mod tests {
     #[test]
     fn flags_and_object_follow_the_file() {
         let text = "name: n1\naddresses: {eth0: [192.0.2.1, 192.0.2.2, '2001:db8::1']}\nzone: a\n\
-                    cluster-cidr: [10.0.0.0/8]\nnodeport-addresses: [primary]\nmasquerade-all: true\n\
-                    config: {nftables: {masqueradeBit: 5}}";
-        let node = Node::parse(text).unwrap();
+                    cluster-cidr: [10.0.0.0/8]\nnodeport-addresses: [primary]\n";
+        let node = Node::parse(&format!("{text}masquerade-all: true")).unwrap();
         let flags = "--node-name n1 --cluster-cidr 10.0.0.0/8 --nodeport-addresses primary --masquerade-all";
         assert_eq!(node.flags().join(" "), flags);
         let object = node.object();
         assert_eq!(object["status"]["addresses"][1]["address"], "2001:db8::1");
         assert_eq!(object["metadata"]["labels"]["topology.kubernetes.io/zone"], "a");
-        assert!(node.config_file().unwrap().contains("masqueradeBit"));
+        let with_file = Node::parse(&format!("{text}config: {{nftables: {{masqueradeBit: 5}}}}")).unwrap();
+        assert_eq!(with_file.flags().join(" "), "--node-name n1");
+        let file: Value = serde_json::from_str(&with_file.config_file().unwrap()).unwrap();
+        assert_eq!((&file["nftables"]["masqueradeBit"], &file["clusterCIDR"]), (&json!(5), &json!("10.0.0.0/8")));
+        assert_eq!(file["nodePortAddresses"], json!(["primary"]));
         assert!(node.holds("192.0.2.2".parse().unwrap()) && node.holds("127.0.0.1".parse().unwrap()));
     }
 

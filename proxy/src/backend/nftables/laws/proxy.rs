@@ -21,6 +21,7 @@ use super::cluster::{event, history};
 fn settings(detect_local: DetectLocal) -> Settings {
     Settings {
         backend: BackendName::Nftables,
+        mode: crate::settings::ProxyMode::Nftables,
         ebpf: EbpfSettings::default(),
         node_name: "here".into(),
         source: Source::Manifests("manifests".into()),

@@ -1,0 +1,71 @@
+//! kube-proxy's rules for values that nothing else looks at.
+
+use super::Check;
+use crate::config::Problem;
+use crate::settings::ProxyMode;
+use crate::settings::merge::Given;
+use crate::state::convert::sloppy::parse_cidr;
+
+/// Gates that Kubernetes 1.36 has on for good.
+const LOCKED: [&str; 3] = ["MultiCIDRServiceAllocator", "NFTablesProxyMode", "PreferSameTrafficDistribution"];
+
+impl Check<'_> {
+    pub(super) fn fields(&mut self, mode: ProxyMode) {
+        self.gates();
+        let config = self.given.config;
+        if let Some(zero) = self.given.period("configSyncPeriod").filter(|period| period.value.is_zero()) {
+            self.problems.push(zero.problem("must be greater than 0".to_owned()));
+        }
+        let excluded = if mode == ProxyMode::Ipvs { config.texts("ipvs.excludeCIDRs") } else { None };
+        for (place, text) in excluded.unwrap_or_default().iter().enumerate() {
+            if parse_cidr(text).is_none() {
+                self.problems.push(Problem {
+                    what: format!("{}[{place}]", config.origin("ipvs.excludeCIDRs")),
+                    value: format!("{text:?}"),
+                    why: "must be a CIDR such as 192.168.0.0/16".to_owned(),
+                });
+            }
+        }
+        if let Some(range) = self.given.text(None, "", "portRange")
+            && !is_port_range(&range.value)
+        {
+            self.problems.push(range.problem("must be a range of ports such as 300-2000, 300+50 or 300"));
+        }
+    }
+
+    fn gates(&mut self) {
+        let config = self.given.config;
+        for (name, _) in config.switches("featureGates").filter(|(_, on)| !on) {
+            let why = match name {
+                "AllowServiceExternalIPs" => {
+                    "cannot be turned off: external IPs are always served here. The admission plugin \
+                     DenyServiceExternalIPs keeps Services from having any"
+                }
+                locked if LOCKED.contains(&locked) => "is locked to true, in kube-proxy as here",
+                _ => continue,
+            };
+            let what = format!("{}.{name}", config.origin("featureGates"));
+            self.problems.push(Problem { what, value: "false".to_owned(), why: why.to_owned() });
+        }
+    }
+
+    pub(super) fn hidden_metrics(&mut self) -> Option<String> {
+        let version: Given<String> = self.given.text(None, "", "showHiddenMetricsForVersion")?;
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        if !version.value.split_once('.').is_some_and(|(major, minor)| digits(major) && digits(minor)) {
+            self.problems.push(version.problem("must be a minor version such as 1.35"));
+        }
+        Some(version.value)
+    }
+}
+
+/// As Kubernetes' `ParsePortRange` reads it: `first-last`, `first+more`, or one port.
+fn is_port_range(text: &str) -> bool {
+    let port = |text: &str| text.trim().parse::<u16>().ok();
+    match (text.split_once('-'), text.split_once('+')) {
+        (Some((first, last)), None) => port(first).zip(port(last)).is_some_and(|(first, last)| first <= last),
+        (None, Some((first, more))) => port(first).zip(port(more)).is_some(),
+        (None, None) => port(text).is_some(),
+        (Some(_), Some(_)) => false,
+    }
+}

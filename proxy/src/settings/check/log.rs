@@ -1,0 +1,37 @@
+//! How the program logs.
+
+use tracing_subscriber::EnvFilter;
+
+use super::Check;
+use crate::settings::LogSettings;
+use crate::settings::merge::Given;
+
+impl Check<'_> {
+    pub(super) fn log(&mut self) -> LogSettings {
+        let (given, flags) = (self.given, self.given.log());
+        let format = given.text(flags.log_format.as_ref(), "--log-format", "logging.format");
+        let json = match format.as_ref().map_or("text", |g| g.value.as_str()) {
+            "text" => false,
+            "json" => true,
+            _ => {
+                self.problems.extend(format.map(|g| g.problem("must be text or json")));
+                false
+            }
+        };
+        if let Some(level) = &flags.log_level {
+            if let Err(error) = EnvFilter::try_new(level) {
+                let given = Given { what: "--log-level".to_owned(), value: level.clone() };
+                let why = "must be error, warn, info, debug, trace, or directives such as info,kubeferry::watch=debug";
+                self.problems.push(given.problem(format!("{why} ({error})")));
+            }
+            return LogSettings { json, filter: level.clone() };
+        }
+        let verbosity = flags.v.map(i64::from).or_else(|| given.config.integer("logging.verbosity")).unwrap_or(0);
+        let filter = match verbosity {
+            ..=3 => "info",
+            4..=5 => "info,kubeferry=debug",
+            _ => "info,kubeferry=trace",
+        };
+        LogSettings { json, filter: filter.to_owned() }
+    }
+}

@@ -1,0 +1,88 @@
+//! `tests-data/config`: each file of `good` and `bad` says in its first lines what is to be said of it.
+
+use std::path::Path;
+
+use super::*;
+
+/// The files of a folder: name, text, and what follows `# MARK: ` in its lines.
+fn cases(folder: &str, mark: &str) -> Vec<(String, String, Vec<String>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests-data/config").join(folder);
+    let mut cases: Vec<_> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let says = text.lines().filter_map(|line| line.strip_prefix(&format!("# {mark}: ")).map(str::to_owned));
+            (path.file_stem().unwrap().to_string_lossy().into_owned(), text.clone(), says.collect())
+        })
+        .collect();
+    cases.sort();
+    assert!(cases.len() > 10, "{folder:?}");
+    cases
+}
+
+fn load(text: &str) -> Result<Loaded, SettingsError> {
+    let file = ConfigFile { path: "config.conf".into(), text: text.to_owned() };
+    Settings::resolve(&CommonArgs::default(), &ServeArgs::default(), Some(file), "worker-1")
+}
+
+#[test]
+fn bad_files_are_refused_each_with_its_messages() {
+    for (name, text, says) in cases("bad", "says") {
+        match load(&text) {
+            Err(SettingsError::Wrong(problems)) => {
+                let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                assert_eq!(said, says, "{name}");
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn good_files_are_taken_each_with_its_warnings() {
+    for (name, text, says) in cases("good", "warns") {
+        let warnings = load(&text).unwrap_or_else(|error| panic!("{name}: {error}")).warnings;
+        assert_eq!(warnings.len(), says.len(), "{name}: {warnings:#?}");
+        for (warning, start) in warnings.iter().zip(&says) {
+            assert!(warning.starts_with(start), "{name}: {warning}\nand not {start}");
+        }
+    }
+}
+
+#[test]
+fn what_is_written_of_a_good_file_gives_the_same_settings() {
+    for (name, text, _) in cases("good", "warns") {
+        let first = load(&text).unwrap();
+        let written = first.effective().unwrap();
+        let second = load(&written).unwrap_or_else(|error| panic!("{name}: {error}\n{written}"));
+        assert_eq!(second.settings, first.settings, "{name}\n{written}");
+        assert_eq!(second.effective().unwrap(), written, "{name}");
+        let decoded = crate::config::decode(&written);
+        assert_eq!((decoded.problems, decoded.warnings), (Vec::new(), Vec::new()), "{name}: kube-proxy can read it");
+    }
+}
+
+#[test]
+fn defaults_are_written_out() {
+    let loaded = Settings::resolve(&CommonArgs::default(), &ServeArgs::default(), None, "worker-1").unwrap();
+    let written = loaded.effective().unwrap();
+    for line in [
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1",
+        "kind: KubeProxyConfiguration",
+        "mode: nftables",
+        "bindAddress: 0.0.0.0",
+        "healthzBindAddress: 0.0.0.0:10256",
+        "metricsBindAddress: 127.0.0.1:10249",
+        "oomScoreAdj: -999",
+        "configSyncPeriod: 15m",
+        "nodePortAddresses:\n- primary",
+        "  maxPerCore: 32768",
+        "  tcpEstablishedTimeout: 24h",
+        "detectLocalMode: ClusterCIDR",
+        "ipvs:\n  excludeCIDRs: null\n  minSyncPeriod: 0s\n  scheduler: rr",
+    ] {
+        assert!(written.contains(&format!("{line}\n")), "{line} in\n{written}");
+    }
+    assert!(!written.contains("ebpf"), "{written}");
+}

@@ -272,6 +272,7 @@ impl<B: Backend> Runner<B> {
         }
         tracing::info!(settings = %change.live.join(", "), "the configuration file changed: taken over");
         log::change(&loaded.settings.log);
+        tracing::debug!(filter = %loaded.settings.log.filter, "what is logged");
         self.pacing.change(loaded.settings.min_sync_period, loaded.settings.sync_period);
         self.observer.health.change(loaded.settings.sync_period * 2);
         self.proxy.reconfigure(loaded.settings.clone());

@@ -174,6 +174,14 @@ impl Running {
         self.0.id()
     }
 
+    /// Waits for it to end by itself.
+    ///
+    /// # Errors
+    /// It does not within [`DEADLINE`].
+    pub fn ended(&mut self) -> Result<std::process::ExitStatus> {
+        until("kubeferry to end by itself", || self.0.try_wait().ok().flatten())
+    }
+
     /// Ends it by SIGTERM, as a node does, and waits.
     ///
     /// # Errors

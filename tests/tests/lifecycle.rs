@@ -319,7 +319,8 @@ fn wrong_flags_and_settings_say_what_is_allowed() {
         String::from_utf8_lossy(&output.stderr).to_string()
     };
     assert!(says(&["--no-such-flag"]).contains("--no-such-flag"));
-    assert!(says(&["--ipvs-scheduler", "rr"]).contains("not honoured yet"));
+    assert!(says(&["--proxy-port-range", "1-2"]).contains("is not accepted"));
+    assert!(says(&["--proxy-mode", "kernelspace"]).contains("must be nftables or ebpf"));
     assert!(says(&["--cluster-cidr", "10.0.0.0/33"]).contains("10.0.0.0/33"));
     assert!(says(&["--config", "/no/such/file"]).contains("/no/such/file"));
     assert!(says(&["--backend", "userspace"]).contains("must be nftables or ebpf"));

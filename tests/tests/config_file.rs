@@ -1,0 +1,282 @@
+//! kube-proxy's configuration file on the binary: checked, written, read by every command, and followed while it changes.
+#![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use kubeferry_tests::binary;
+use kubeferry_tests::client::{Running, until};
+use kubeferry_tests::netns::Netns;
+use tempfile::TempDir;
+
+const HEADER: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+const KUBEADM: &str = include_str!("../../proxy/tests-data/config/good/kubeadm.yaml");
+const MANIFESTS: &str = "
+apiVersion: v1
+kind: Node
+metadata: {name: worker-1}
+spec: {podCIDRs: [10.244.1.0/24]}
+status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {type: NodePort, clusterIP: 10.96.0.10, ports: [{port: 80, nodePort: 30080}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [10.244.1.1], nodeName: worker-1}]
+";
+
+/// A folder with objects, and one that a ConfigMap is mounted at, with links as the kubelet makes them.
+struct World {
+    folder: TempDir,
+    versions: u32,
+}
+
+impl World {
+    fn new(fields: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("manifests")).unwrap();
+        fs::write(folder.path().join("manifests/cluster.yaml"), MANIFESTS).unwrap();
+        fs::create_dir(folder.path().join("volume")).unwrap();
+        let mut world = Self { folder, versions: 0 };
+        world.mount(&format!("{HEADER}{fields}"));
+        symlink("..data/config.conf", world.config()).unwrap();
+        world
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("volume/config.conf")
+    }
+
+    /// Puts another version into the volume, as the kubelet does: a new folder, and a link that is renamed to `..data`.
+    fn mount(&mut self, text: &str) {
+        self.versions += 1;
+        let volume = self.folder.path().join("volume");
+        let version = format!("..2026_{}", self.versions);
+        fs::create_dir(volume.join(&version)).unwrap();
+        fs::write(volume.join(&version).join("config.conf"), text).unwrap();
+        symlink(&version, volume.join("..data_tmp")).unwrap();
+        fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
+        if self.versions > 1 {
+            fs::remove_dir_all(volume.join(format!("..2026_{}", self.versions - 1))).unwrap();
+        }
+    }
+
+    fn change(&mut self, fields: &str) {
+        self.mount(&format!("{HEADER}{fields}"));
+    }
+
+    /// `kubeferry COMMAND` with the objects and the configuration.
+    fn command(&self, command: &str) -> Command {
+        let mut line = Command::new(binary::path().unwrap());
+        line.args([command, "--node-name", "worker-1", "--manifests"]).arg(self.folder.path().join("manifests"));
+        line.arg("--config").arg(self.config()).env("NO_COLOR", "1").stdin(Stdio::null());
+        line
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    fn start(&self, node: &Netns) -> Running {
+        let mut run = self.command("run");
+        run.stderr(File::create(self.log()).unwrap());
+        Running::start_command(&mut run, node).unwrap()
+    }
+
+    /// Waits until the log says this, and returns the line.
+    fn says(&self, what: &str) -> String {
+        let line =
+            || fs::read_to_string(self.log()).unwrap().lines().find(|line| line.contains(what)).map(str::to_owned);
+        until(&format!("the log to say {what:?}"), line).unwrap_or_else(|error| {
+            panic!("{error}\n{}", fs::read_to_string(self.log()).unwrap());
+        })
+    }
+
+    fn count(&self, what: &str) -> usize {
+        fs::read_to_string(self.log()).unwrap().matches(what).count()
+    }
+}
+
+/// Waits until the table of the node says this.
+fn table_has(node: &Netns, what: &str) {
+    let table = || node.nft(&["list", "table", "inet", "kubeferry"], "").ok()?.contains(what).then_some(());
+    until(&format!("the table to have {what:?}"), table).unwrap();
+}
+
+fn output(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+fn check(file: &Path, flags: &[&str]) -> (Option<i32>, String, String) {
+    output(Command::new(binary::path().unwrap()).args(["config", "check"]).arg(file).args(flags))
+}
+
+const BIT_5: &str = "mode: nftables\nclusterCIDR: 10.244.0.0/16\nnftables: {masqueradeBit: 5}\n";
+
+#[test]
+fn a_changed_configmap_is_taken_over_and_a_bad_one_is_not() {
+    let mut world = World::new("mode: nftables\nclusterCIDR: 10.244.0.0/16\n");
+    let node = Netns::new("config").unwrap();
+    let running = world.start(&node);
+    table_has(&node, "0x00004000");
+
+    world.change(BIT_5);
+    let line = world.says("the configuration file changed: taken over");
+    assert!(line.contains("masqueradeBit"), "{line}");
+    table_has(&node, "0x00000020");
+
+    world.change("mode: nftables\nclusterCIDR: wrong\nnftables: {masqueradeBit: 7, syncPeriod: 1}\n");
+    let line = world.says("is not taken over");
+    assert!(line.contains("2 settings are wrong") && line.contains("the settings in force stay"), "{line}");
+    fs::remove_file(world.config()).unwrap();
+    world.says("No such file");
+    symlink("..data/config.conf", world.config()).unwrap();
+    world.says("can be read again");
+    table_has(&node, "0x00000020");
+    assert_eq!(world.count("settings are wrong"), 1, "the same text is said once");
+
+    let plain = format!(
+        "{HEADER}mode: iptables\nclusterCIDR: 10.245.0.0/16\niptables: {{masqueradeBit: 6, minSyncPeriod: 1ms}}\n"
+    );
+    world.mount(&format!("{plain}logging: {{verbosity: 6}}\n"));
+    let line = world.says("minSyncPeriod");
+    for name in ["mode", "clusterCIDR", "masqueradeBit", "nodePortAddresses", "logging.verbosity"] {
+        assert!(line.contains(name), "{name} in {line}");
+    }
+    table_has(&node, "10.245.0.0/16");
+    table_has(&node, "0x00000040");
+    world.says("what is logged filter=info,kubeferry=trace");
+    world.mount(&plain);
+    let quiet = || (world.count("the configuration file changed: taken over") == 3).then_some(());
+    until("the third change to be taken over", quiet).unwrap();
+    assert!(running.stop().unwrap().success());
+    assert_eq!(world.count("what is logged"), 1, "info again");
+}
+
+#[test]
+fn an_edited_file_is_noticed_however_it_is_written() {
+    let world = World::new("");
+    let path = world.folder.path().join("plain.conf");
+    let text =
+        |bit: u32| format!("{HEADER}mode: nftables\nclusterCIDR: 10.244.0.0/16\nnftables: {{masqueradeBit: {bit}}}\n");
+    fs::write(&path, text(5)).unwrap();
+    let node = Netns::new("edited").unwrap();
+    let mut run = world.command("run");
+    run.arg("--config").arg(&path).stderr(File::create(world.log()).unwrap());
+    let running = Running::start_command(&mut run, &node).unwrap();
+    table_has(&node, "0x00000020");
+    fs::write(&path, text(6)).unwrap();
+    table_has(&node, "0x00000040");
+    let new = world.folder.path().join("plain.new");
+    fs::write(&new, text(7)).unwrap();
+    fs::rename(&new, &path).unwrap();
+    table_has(&node, "0x00000080");
+    assert_eq!(world.count("taken over"), 2);
+    assert!(running.stop().unwrap().success());
+}
+
+#[test]
+fn what_only_a_start_takes_ends_the_process_with_code_3_and_leaves_the_rules() {
+    let mut world = World::new(BIT_5);
+    let node = Netns::new("restart").unwrap();
+    let mut running = world.start(&node);
+    table_has(&node, "0x00000020");
+    world.change(
+        "mode: nftables\nclusterCIDR: 10.244.0.0/16\nnftables: {masqueradeBit: 6}\nmetricsBindAddress: 127.0.0.1:9999\n\
+         oomScoreAdj: -998\n",
+    );
+    assert_eq!(running.ended().unwrap().code(), Some(3));
+    let line = world.says("settings that only a start takes");
+    assert!(line.contains("metricsBindAddress, oomScoreAdj"), "{line}");
+    table_has(&node, "0x00000020");
+    let _running = world.start(&node);
+    table_has(&node, "0x00000040");
+}
+
+#[test]
+fn a_file_is_checked_by_a_command_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.conf");
+    fs::write(&path, KUBEADM).unwrap();
+    let (code, said, warnings) = check(&path, &["--hostname-override=worker-1"]);
+    assert_eq!(code, Some(0), "{warnings}");
+    assert_eq!(warnings.lines().count(), 2, "{warnings}");
+    assert!(warnings.lines().all(|line| line.starts_with("warning: ")), "{warnings}");
+    assert!(said.starts_with("# beside the file: node=worker-1 backend=nftables scheduler=random"), "{said}");
+    for line in ["mode: iptables", "clusterCIDR: 10.244.0.0/16", "nodePortAddresses: null", "  maxPerCore: 32768"] {
+        assert!(said.contains(&format!("\n{line}\n")), "{line} in {said}");
+    }
+    // A flag that the file has a field for is ignored here as it is by `run`.
+    let (code, _, warnings) = check(&path, &["--cluster-cidr=10.0.0.0/8"]);
+    assert!(code == Some(0) && warnings.contains("--cluster-cidr is ignored beside --config"), "{warnings}");
+
+    fs::write(&path, format!("{HEADER}mode: magic\noomScoreAdj: 5000\nclusterCIDR: 10.0.0.0/40\n")).unwrap();
+    let (code, said, errors) = check(&path, &[]);
+    assert_eq!((code, said.as_str()), (Some(1), ""));
+    for part in ["3 settings are wrong", "mode = \"magic\": must be", "oomScoreAdj = 5000: must be", "clusterCIDR = "] {
+        assert!(errors.contains(part), "{part} in {errors}");
+    }
+    let (code, _, errors) = check(&folder.path().join("none"), &[]);
+    assert!(code == Some(2) && errors.contains("No such file"), "{errors}");
+}
+
+#[test]
+fn the_configuration_in_force_is_written_and_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("written.yaml");
+    let flags = ["--proxy-mode=ipvs", "--cluster-cidr=10.244.0.0/16", "--ipvs-scheduler=wrr", "--ipvs-strict-arp"];
+    let mut run = Command::new(binary::path().unwrap());
+    run.args(["run", "--write-config-to"]).arg(&path).args(flags).args(["--conntrack-min=5", "--masquerade-all"]);
+    let (code, _, log) = output(&mut run);
+    assert_eq!(code, Some(0), "{log}");
+    let written = fs::read_to_string(&path).unwrap();
+    for line in ["mode: ipvs", "  scheduler: wrr", "  strictARP: true", "  min: 5", "  masqueradeAll: true"] {
+        assert!(written.contains(&format!("\n{line}\n")), "{line} in {written}");
+    }
+    let (code, said, _) = check(&path, &[]);
+    assert_eq!((code, said.split_once('\n').unwrap().1), (Some(0), written.as_str()));
+    let (code, _, log) = output(Command::new(binary::path().unwrap()).args(["run", "--write-config-to", "/nowhere/x"]));
+    assert!(code == Some(1) && log.contains("--write-config-to /nowhere/x"), "{log}");
+}
+
+#[test]
+fn run_plan_and_trace_read_the_mode_alike() {
+    for (fields, second, mark) in [
+        ("clusterCIDR: 10.244.0.0/16\niptables: {masqueradeBit: 5}\n", true, "0x00000020"),
+        ("mode: iptables\nclusterCIDR: 10.244.0.0/16\niptables: {masqueradeBit: 6}\n", true, "0x00000040"),
+        ("mode: ipvs\nclusterCIDR: 10.244.0.0/16\niptables: {masqueradeBit: 7}\n", true, "0x00000080"),
+        ("mode: nftables\nclusterCIDR: 10.244.0.0/16\nnftables: {masqueradeBit: 8}\n", false, "0x00000100"),
+    ] {
+        let world = World::new(fields);
+        // An address that is not the primary one.
+        let mut trace = world.command("trace");
+        trace.args([
+            "--node-addresses",
+            "192.0.2.1,192.0.2.2",
+            "--from",
+            "198.51.100.7",
+            "--to",
+            "tcp:192.0.2.2:30080",
+        ]);
+        let (code, said, log) = output(trace.args(["--output", "json"]));
+        assert_eq!(code, Some(0), "{log}");
+        assert_eq!(said.contains("10.244.1.1:8080"), second, "{fields}: {said}");
+        let (code, said, log) = output(&mut world.command("plan"));
+        assert!(code == Some(0) && said.contains(mark), "{fields}: {log}");
+        assert_eq!(log.contains("warning: mode"), second, "{log}");
+        let node = Netns::new("modes").unwrap();
+        let once = node.output(world.command("run").arg("--once"), "").unwrap();
+        let log = String::from_utf8_lossy(&once.stderr);
+        assert!(once.status.success() && log.contains("the datapath is nftables") == second, "{log}");
+        table_has(&node, mark);
+    }
+}

@@ -44,7 +44,9 @@ const RUN_ABOUT: &str = "Serve this node: watch Services and EndpointSlices and 
         a BPF file system instead of `nft`. Nothing is written before Services and \
         EndpointSlices have both been listed, nor while another `kubeferry run` serves the same network namespace: its \
         end is waited for, and with `--once` it is an error. SIGTERM ends the process and leaves the rules in force; \
-        `kubeferry cleanup` removes them.";
+        `kubeferry cleanup` removes them.\n\n\
+        Exit code: 0 told to end, or done; 1 an error; 2 a wrong command line; 3 the file of `--config` was changed and says \
+        something that only a start takes: start it again.";
 
 const PLAN_ABOUT: &str = "Print what would be programmed, from the same sources and settings as `run`.\n\n\
         Touches nothing and needs no right; `--diff` reads the kernel's table, which needs CAP_NET_ADMIN.";

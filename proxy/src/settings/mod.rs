@@ -315,8 +315,4 @@ pub(crate) fn host_name() -> String {
 }
 
 #[cfg(test)]
-mod corpus_tests;
-#[cfg(test)]
-mod effect_tests;
-#[cfg(test)]
 mod tests;

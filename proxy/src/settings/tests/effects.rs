@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::*;
+use super::super::*;
 use crate::args::{Command, parse};
 use crate::config::schema::{Effect, FIELDS, Field, Kind};
 

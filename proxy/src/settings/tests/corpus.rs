@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::*;
+use super::super::*;
 
 /// The files of a folder: name, text, and what follows `# MARK: ` in its lines.
 fn cases(folder: &str, mark: &str) -> Vec<(String, String, Vec<String>)> {

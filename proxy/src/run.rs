@@ -271,7 +271,9 @@ impl<B: Backend> Runner<B> {
             return Some(Ended::Reconfigured);
         }
         tracing::info!(settings = %change.live.join(", "), "the configuration file changed: taken over");
-        log::change(&loaded.settings.log);
+        if loaded.settings.log.filter != self.settings.log.filter && !log::change(&loaded.settings.log) {
+            tracing::error!("cannot change what is logged");
+        }
         tracing::debug!(filter = %loaded.settings.log.filter, "what is logged");
         self.pacing.change(loaded.settings.min_sync_period, loaded.settings.sync_period);
         self.observer.health.change(loaded.settings.sync_period * 2);

@@ -33,7 +33,8 @@ pub struct KubeProxyArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub kube_api_qps: Option<String>,
 
-    /// Serve /debug/pprof at the metrics address [config: enableProfiling; default: false]
+    /// Serve /debug at the metrics address: PUT /debug/flags/v sets the verbosity of the log. Profiles are not there (501)
+    /// [config: enableProfiling; default: false]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub profiling: Option<String>,
 
@@ -49,7 +50,7 @@ pub struct KubeProxyArgs {
     #[arg(long, value_name = "DURATION", allow_negative_numbers = true)]
     pub ipvs_min_sync_period: Option<String>,
 
-    /// Without effect: there is no IPVS here [config: ipvs.excludeCIDRs]
+    /// Virtual servers of IPVS at these addresses stay when what kube-proxy left is removed [config: ipvs.excludeCIDRs]
     #[arg(long, value_name = "CIDR,...")]
     pub ipvs_exclude_cidrs: Option<String>,
 

@@ -166,7 +166,10 @@ pub const FIELDS: &[Field] = &[
         .default("127.0.0.1:10249")
         .note("`[::1]:10249` if bindAddress is IPv6; an empty flag turns it off, an empty field is the default"),
     field("bindAddressHardFail", Bool).flag("bind-address-hard-fail").default("false"),
-    field("enableProfiling", Bool).flag("profiling").default("false"),
+    field("enableProfiling", Bool)
+        .flag("profiling")
+        .default("false")
+        .note("`/debug/flags/v` sets the verbosity; there are no profiles of Go, `/debug/pprof` says so"),
     field("showHiddenMetricsForVersion", Text)
         .flag("show-hidden-metrics-for-version")
         .note("a minor version such as `1.35`; no metric is hidden in this version, so it shows none"),
@@ -203,7 +206,9 @@ pub const FIELDS: &[Field] = &[
         .flag("ipvs-scheduler")
         .default("rr")
         .note("mode ipvs; in every other, `--scheduler` chooses. `lblc`, `lblcr`, `fo`, `ovf` are taken for `random`, with a warning"),
-    field("ipvs.excludeCIDRs", Texts).flag("ipvs-exclude-cidrs").warned(NO_IPVS),
+    field("ipvs.excludeCIDRs", Texts)
+        .flag("ipvs-exclude-cidrs")
+        .note("every mode: virtual servers of IPVS at these addresses stay when what kube-proxy left is removed"),
     field("ipvs.strictARP", Bool).flag("ipvs-strict-arp").default("false").warned(NO_IPVS),
     field("ipvs.tcpTimeout", Duration).flag("ipvs-tcp-timeout").default("0s").warned(NO_IPVS),
     field("ipvs.tcpFinTimeout", Duration).flag("ipvs-tcpfin-timeout").default("0s").warned(NO_IPVS),

@@ -24,7 +24,7 @@ pub fn between(old: &Settings, new: &Settings) -> Change {
     let Settings { backend, mode, ebpf, node_name, source, datapath, node_addresses, sync_period, .. } = old;
     let Settings { min_sync_period, healthz, metrics, bind_hard_fail, profiling, show_hidden_metrics, .. } = old;
     let Settings { node, once: _, log, .. } = old;
-    let NodeSettings { conntrack, oom_score_adj, init_only: _, cleanup: _ } = node;
+    let NodeSettings { conntrack, oom_score_adj, init_only: _, cleanup: _, ipvs_excluded } = node;
     let DatapathSettings { detect_local, masquerade_all, masquerade_bit, node_port_addresses, .. } = datapath;
     let DatapathSettings { bind_address, schedule, counts_connections: _, .. } = datapath;
     let theirs = &new.datapath;
@@ -42,6 +42,7 @@ pub fn between(old: &Settings, new: &Settings) -> Change {
         ("nodeAddresses", *node_addresses != new.node_addresses),
         ("syncPeriod", *sync_period != new.sync_period),
         ("minSyncPeriod", *min_sync_period != new.min_sync_period),
+        ("ipvs.excludeCIDRs", *ipvs_excluded != new.node.ipvs_excluded),
         ("logging.verbosity", log.filter != new.log.filter),
     ];
     let restart = [

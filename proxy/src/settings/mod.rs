@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use check::filter_of_verbosity;
 pub use ebpf::{BackendName, BpfLogLevel, EbpfSettings, MapSizes, ServiceMetrics, SocketLb, XdpMode};
 pub use mode::ProxyMode;
 pub use node::{ConntrackSettings, NodeSettings};

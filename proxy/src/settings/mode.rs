@@ -41,8 +41,9 @@ impl ProxyMode {
         let rules = || field.path.split_once('.').is_some_and(|(_, name)| name.starts_with("masquerade"));
         match field.block() {
             None => true,
-            // What that datapath left is looked for there by every other.
-            Some("ebpf") => backend == BackendName::Ebpf || field.path == "ebpf.bpffsRoot",
+            // What others left is looked for by every mode.
+            _ if ["ebpf.bpffsRoot", "ipvs.excludeCIDRs"].contains(&field.path) => true,
+            Some("ebpf") => backend == BackendName::Ebpf,
             Some(block) => block == self.name() || (block == self.rules() && rules()),
         }
     }

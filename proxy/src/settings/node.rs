@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::merge::Inputs;
+use crate::config::Problem;
+use crate::state::convert::sloppy::parse_cidr;
 
 /// What `run` sets on the node, or does before it serves.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -15,6 +19,8 @@ pub struct NodeSettings {
     pub init_only: bool,
     /// Remove what proxies left, then exit (`--cleanup`).
     pub cleanup: bool,
+    /// `ipvs.excludeCIDRs`: virtual servers of IPVS that are not kube-proxy's and stay when its own are removed.
+    pub ipvs_excluded: Vec<IpNet>,
 }
 
 /// `conntrack`: what becomes of the kernel's connection tracking at the start. Zero, for numbers and times: leave it as it
@@ -53,13 +59,30 @@ impl Default for ConntrackSettings {
 
 impl Default for NodeSettings {
     fn default() -> Self {
-        Self { conntrack: ConntrackSettings::default(), oom_score_adj: -999, init_only: false, cleanup: false }
+        Self {
+            conntrack: ConntrackSettings::default(),
+            oom_score_adj: -999,
+            init_only: false,
+            cleanup: false,
+            ipvs_excluded: Vec::new(),
+        }
     }
 }
 
 /// The bounds of single values were checked when they were read.
-pub(super) fn check(given: &Inputs<'_>) -> NodeSettings {
+pub(super) fn check(given: &Inputs<'_>, problems: &mut Vec<Problem>) -> NodeSettings {
     let config = given.config;
+    let mut excluded = Vec::new();
+    for (place, text) in config.texts("ipvs.excludeCIDRs").unwrap_or_default().iter().enumerate() {
+        match parse_cidr(text) {
+            Some(cidr) => excluded.push(cidr),
+            None => problems.push(Problem {
+                what: format!("{}[{place}]", config.origin("ipvs.excludeCIDRs")),
+                value: format!("{text:?}"),
+                why: "must be a CIDR such as 192.168.0.0/16".to_owned(),
+            }),
+        }
+    }
     let default = NodeSettings::default();
     let number =
         |path: &str, default: u32| config.integer(path).and_then(|value| u32::try_from(value).ok()).unwrap_or(default);
@@ -83,5 +106,6 @@ pub(super) fn check(given: &Inputs<'_>) -> NodeSettings {
             .unwrap_or(default.oom_score_adj),
         init_only: given.serve.init_only,
         cleanup: given.serve.cleanup,
+        ipvs_excluded: excluded,
     }
 }

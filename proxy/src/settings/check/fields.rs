@@ -2,29 +2,16 @@
 
 use super::Check;
 use crate::config::Problem;
-use crate::settings::ProxyMode;
 use crate::settings::merge::Given;
-use crate::state::convert::sloppy::parse_cidr;
 
 /// Gates that Kubernetes 1.36 has on for good.
 const LOCKED: [&str; 3] = ["MultiCIDRServiceAllocator", "NFTablesProxyMode", "PreferSameTrafficDistribution"];
 
 impl Check<'_> {
-    pub(super) fn fields(&mut self, mode: ProxyMode) {
+    pub(super) fn fields(&mut self) {
         self.gates();
-        let config = self.given.config;
         if let Some(zero) = self.given.period("configSyncPeriod").filter(|period| period.value.is_zero()) {
             self.problems.push(zero.problem("must be greater than 0".to_owned()));
-        }
-        let excluded = if mode == ProxyMode::Ipvs { config.texts("ipvs.excludeCIDRs") } else { None };
-        for (place, text) in excluded.unwrap_or_default().iter().enumerate() {
-            if parse_cidr(text).is_none() {
-                self.problems.push(Problem {
-                    what: format!("{}[{place}]", config.origin("ipvs.excludeCIDRs")),
-                    value: format!("{text:?}"),
-                    why: "must be a CIDR such as 192.168.0.0/16".to_owned(),
-                });
-            }
         }
         if let Some(range) = self.given.text(None, "", "portRange")
             && !is_port_range(&range.value)

@@ -27,11 +27,15 @@ impl Check<'_> {
             return LogSettings { json, filter: level.clone() };
         }
         let verbosity = flags.v.map(i64::from).or_else(|| given.config.integer("logging.verbosity")).unwrap_or(0);
-        let filter = match verbosity {
-            ..=3 => "info",
-            4..=5 => "info,kubeferry=debug",
-            _ => "info,kubeferry=trace",
-        };
-        LogSettings { json, filter: filter.to_owned() }
+        LogSettings { json, filter: filter_of_verbosity(verbosity).to_owned() }
+    }
+}
+
+/// What kube-proxy's verbosity of this number comes to.
+pub fn filter_of_verbosity(verbosity: i64) -> &'static str {
+    match verbosity {
+        ..=3 => "info",
+        4..=5 => "info,kubeferry=debug",
+        _ => "info,kubeferry=trace",
     }
 }

@@ -9,6 +9,8 @@ mod pace;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+pub use log::filter_of_verbosity;
+
 use super::merge::{Given, Inputs};
 use super::{BackendName, DatapathSettings, ProxyMode, Settings, Source, ebpf, mode, node, scheduler};
 use crate::config::Problem;
@@ -64,12 +66,12 @@ pub(super) fn check(given: &Inputs<'_>) -> (Settings, Vec<Problem>, Vec<String>)
         bind_hard_fail: given.switch(serve.bind_address_hard_fail, "bindAddressHardFail"),
         profiling: given.switch(None, "enableProfiling"),
         show_hidden_metrics: check.hidden_metrics(),
-        node: node::check(given),
+        node: node::check(given, &mut check.problems),
         once: serve.once,
         log: check.log(),
     };
     settings.log.show_programs(settings.ebpf.log_level);
-    check.fields(mode);
+    check.fields();
     check.warnings.extend(config.without_effect(mode::name(mode, backend), |field| mode.reads(field, backend)));
     if backend == BackendName::Nftables {
         check.warnings.extend(ebpf::without_effect(&given.common.ebpf));

@@ -280,7 +280,7 @@ fn settings_can_be_told() {
 #[test]
 fn what_is_set_on_the_node() {
     let file = "conntrack: {maxPerCore: 0, min: 7, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 2s, tcpBeLiberal: true, \
-        udpTimeout: 3s, udpStreamTimeout: 4s}\noomScoreAdj: 0\nenableProfiling: true\nshowHiddenMetricsForVersion: \"1.35\"";
+        udpTimeout: 3s, udpStreamTimeout: 4s}\noomScoreAdj: 0\nenableProfiling: true\nshowHiddenMetricsForVersion: \"1.35\"\nipvs: {excludeCIDRs: [10.0.0.0/8]}";
     let got = good(&["--init-only", "--cleanup"], Some(file));
     let conntrack = ConntrackSettings {
         max_per_core: 0,
@@ -291,6 +291,10 @@ fn what_is_set_on_the_node() {
         udp_timeout: Duration::from_secs(3),
         udp_stream_timeout: Duration::from_secs(4),
     };
-    assert_eq!(got.node, NodeSettings { conntrack, oom_score_adj: 0, init_only: true, cleanup: true });
+    let excluded = vec!["10.0.0.0/8".parse().unwrap()];
+    assert_eq!(
+        got.node,
+        NodeSettings { conntrack, oom_score_adj: 0, init_only: true, cleanup: true, ipvs_excluded: excluded }
+    );
     assert_eq!((got.profiling, got.show_hidden_metrics.as_deref()), (true, Some("1.35")));
 }

@@ -104,7 +104,7 @@ const WINDOWS: &str = "it is for Windows";
 const JSON: &str = "JSON is spoken with the API server";
 const NO_LIMIT: &str = "requests are few: there is no limit of their rate";
 const AS_IS: &str = "0 leaves the kernel's value as it is";
-const AT_START: &str = "mode `ebpf` only";
+const EBPF_ONLY: &str = "mode `ebpf` only";
 
 /// All fields, in the order of Kubernetes' type, ours last.
 pub const FIELDS: &[Field] = &[
@@ -193,7 +193,7 @@ pub const FIELDS: &[Field] = &[
         .harmless(&["false"]),
     field("iptables.snatNodeInternalIP", Bool)
         .default("false")
-        .warned("the address of the outgoing interface is used"),
+        .warned("the address of the outgoing interface is used (the field comes with Kubernetes 1.37)"),
     field("iptables.syncPeriod", Duration).flag("iptables-sync-period").default("30s").note("mode iptables"),
     field("iptables.minSyncPeriod", Duration)
         .flag("iptables-min-sync-period")
@@ -255,28 +255,28 @@ pub const FIELDS: &[Field] = &[
         .warned("objects are watched and never replayed"),
     field("portRange", Text).warned("kube-proxy does not use it either"),
     field("windowsRunAsService", Bool).default("false").warned(WINDOWS),
-    field("ebpf.devices", Texts).flag("devices").note(AT_START),
-    field("ebpf.xdp", Text).flag("xdp").default("auto").note(AT_START),
-    field("ebpf.xdpDevices", Texts).flag("xdp-devices").note(AT_START),
-    field("ebpf.cgroupRoot", Text).flag("cgroup-root").note(AT_START),
-    field("ebpf.socketLB", Text).flag("socket-lb").default("auto").note(AT_START),
+    field("ebpf.devices", Texts).flag("devices").note(EBPF_ONLY),
+    field("ebpf.xdp", Text).flag("xdp").default("auto").note(EBPF_ONLY),
+    field("ebpf.xdpDevices", Texts).flag("xdp-devices").note(EBPF_ONLY),
+    field("ebpf.cgroupRoot", Text).flag("cgroup-root").note(EBPF_ONLY),
+    field("ebpf.socketLB", Text).flag("socket-lb").default("auto").note(EBPF_ONLY),
     field("ebpf.bpffsRoot", Text)
         .flag("bpffs-root")
         .default("/sys/fs/bpf")
         .note("in the other modes, what mode `ebpf` left is looked for there"),
-    field("ebpf.masqueradePorts", Text).flag("masquerade-ports").default("16384-29999").note(AT_START),
-    field("ebpf.serviceMetrics", Text).flag("service-metrics").default("off").note(AT_START),
-    field("ebpf.bpfLogLevel", Text).flag("bpf-log-level").default("off").note(AT_START),
-    field("ebpf.mapSizes.frontends", ROWS).flag("map-sizes").default("65536").note(AT_START),
-    field("ebpf.mapSizes.slots", ROWS).flag("map-sizes").default("262144").note(AT_START),
-    field("ebpf.mapSizes.backends", ROWS).flag("map-sizes").default("262144").note(AT_START),
-    field("ebpf.mapSizes.addresses", ROWS).flag("map-sizes").default("32768").note(AT_START),
-    field("ebpf.mapSizes.devices", ROWS).flag("map-sizes").default("4096").note(AT_START),
-    field("ebpf.mapSizes.source_ranges", ROWS).flag("map-sizes").default("65536").note(AT_START),
-    field("ebpf.mapSizes.members", ROWS).flag("map-sizes").default("65536").note(AT_START),
-    field("ebpf.mapSizes.flows", ROWS).flag("map-sizes").default("1048576").note(AT_START),
-    field("ebpf.mapSizes.affinity", ROWS).flag("map-sizes").default("65536").note(AT_START),
-    field("ebpf.mapSizes.sockets", ROWS).flag("map-sizes").default("262144").note(AT_START),
+    field("ebpf.masqueradePorts", Text).flag("masquerade-ports").default("16384-29999").note(EBPF_ONLY),
+    field("ebpf.serviceMetrics", Text).flag("service-metrics").default("off").note(EBPF_ONLY),
+    field("ebpf.bpfLogLevel", Text).flag("bpf-log-level").default("off").note(EBPF_ONLY),
+    field("ebpf.mapSizes.frontends", ROWS).flag("map-sizes").default("65536").note(EBPF_ONLY),
+    field("ebpf.mapSizes.slots", ROWS).flag("map-sizes").default("262144").note(EBPF_ONLY),
+    field("ebpf.mapSizes.backends", ROWS).flag("map-sizes").default("262144").note(EBPF_ONLY),
+    field("ebpf.mapSizes.addresses", ROWS).flag("map-sizes").default("32768").note(EBPF_ONLY),
+    field("ebpf.mapSizes.devices", ROWS).flag("map-sizes").default("4096").note(EBPF_ONLY),
+    field("ebpf.mapSizes.source_ranges", ROWS).flag("map-sizes").default("65536").note(EBPF_ONLY),
+    field("ebpf.mapSizes.members", ROWS).flag("map-sizes").default("65536").note(EBPF_ONLY),
+    field("ebpf.mapSizes.flows", ROWS).flag("map-sizes").default("1048576").note(EBPF_ONLY),
+    field("ebpf.mapSizes.affinity", ROWS).flag("map-sizes").default("65536").note(EBPF_ONLY),
+    field("ebpf.mapSizes.sockets", ROWS).flag("map-sizes").default("262144").note(EBPF_ONLY),
 ];
 
 /// The field at this path.

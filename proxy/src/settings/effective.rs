@@ -20,6 +20,10 @@ impl Loaded {
         let ebpf = self.settings.backend == BackendName::Ebpf || given_ebpf();
         for field in FIELDS.iter().filter(|field| ebpf || field.block() != Some("ebpf")) {
             let given = || self.config.given().find(|(path, _)| *path == field.path).map(|(_, value)| value.clone());
+            // kube-proxy 1.36 does not know it.
+            if field.path == "iptables.snatNodeInternalIP" && given().is_none() {
+                continue;
+            }
             let value = in_force(&self.settings, field.path);
             let value = value.unwrap_or_else(|| given().or_else(|| default_value(field)).map_or(zero(field), json_of));
             put(&mut document, field.path, value);

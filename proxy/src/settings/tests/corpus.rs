@@ -84,5 +84,5 @@ fn defaults_are_written_out() {
     ] {
         assert!(written.contains(&format!("{line}\n")), "{line} in\n{written}");
     }
-    assert!(!written.contains("ebpf"), "{written}");
+    assert!(!written.contains("ebpf") && !written.contains("snatNodeInternalIP"), "{written}");
 }

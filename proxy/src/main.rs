@@ -43,7 +43,7 @@ async fn command(cli: Cli) -> anyhow::Result<ExitCode> {
                 return config::write(&loaded, path).map(|()| ExitCode::SUCCESS);
             }
             let file = loaded.file.filter(|_| !loaded.settings.once);
-            let reload = file.map(|file| Reload::start(*args, file)).transpose()?;
+            let reload = file.map(|file| Reload::start(*args, file, loaded.warnings)).transpose()?;
             return Ok(match run::run(loaded.settings, reload).await? {
                 Ended::Done => ExitCode::SUCCESS,
                 Ended::Reconfigured => ExitCode::from(RECONFIGURED),

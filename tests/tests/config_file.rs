@@ -160,6 +160,7 @@ fn a_changed_configmap_is_taken_over_and_a_bad_one_is_not() {
     until("the third change to be taken over", quiet).unwrap();
     assert!(running.stop().unwrap().success());
     assert_eq!(world.count("what is logged"), 1, "info again");
+    assert_eq!(world.count("mode iptables: the datapath is nftables"), 1, "a warning is said once");
 }
 
 #[test]

@@ -353,3 +353,41 @@ fn a_missing_file_system_or_cgroup_is_named() {
     let log = cluster.once(|command| with(command, &["--cgroup-root", "/tmp"])).unwrap_err();
     assert!(log.contains("/tmp") && log.contains("cgroup"), "{log}");
 }
+
+#[test]
+fn a_configuration_file_sets_it_and_a_changed_one_is_taken_over() {
+    let cluster = Cluster::build();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.conf");
+    let write = |fields: &str| {
+        let (bpffs, cgroup) = (cluster.places.bpffs().display(), cluster.places.cgroup().display());
+        let text = format!(
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: ebpf\n\
+             clusterCIDR: 10.244.0.0/16\nebpf:\n  bpffsRoot: {bpffs}\n  cgroupRoot: {cgroup}\n  \
+             mapSizes: {{flows: 20000, affinity: 1000, sockets: 1000, slots: 16384}}\n{fields}"
+        );
+        // In one piece, as an editor that saves does.
+        std::fs::write(folder.path().join("new"), text).unwrap();
+        std::fs::rename(folder.path().join("new"), &path).unwrap();
+    };
+    write("");
+    let mut command = cluster.source.command("run").unwrap();
+    let mut running = Running::start_command(command.arg("--config").arg(&path), &cluster.hosts.node).unwrap();
+    drop(cluster.until_served());
+    let pins = cluster.places.pins().unwrap();
+    assert!(!pins.is_empty(), "the file's places are used");
+
+    let differs = || {
+        let mut command = cluster.source.command("plan").unwrap();
+        let output = cluster.hosts.node.output(command.arg("--diff").arg("--config").arg(&path), "").unwrap();
+        assert!(output.status.success(), "{output:?}");
+        !output.stdout.is_empty()
+    };
+    until("the kernel to have what the file asks for", || (!differs()).then_some(())).unwrap();
+    write("nftables: {masqueradeAll: true}\nnodePortAddresses: [192.0.2.0/24]\n");
+    until("the kernel to follow the changed file", || (!differs()).then_some(())).unwrap();
+    write("clusterCIDR: 10.245.0.0/16\n");
+    assert_eq!(running.ended().unwrap().code(), Some(3), "its programs know pods by what they were told at the start");
+    drop(cluster.until_served());
+    assert!(cluster.cleanup().status.success());
+}

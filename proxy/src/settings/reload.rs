@@ -26,6 +26,8 @@ const MISSING: Duration = Duration::from_secs(1);
 pub struct Reload {
     args: RunArgs,
     path: PathBuf,
+    /// Warnings that were said of the file as it was.
+    said: Vec<String>,
     texts: mpsc::Receiver<io::Result<String>>,
     stop: Sender<Notice>,
 }
@@ -37,11 +39,12 @@ enum Notice {
 }
 
 impl Reload {
-    /// Follows the file that the settings were made from; `args` are the flags beside it.
+    /// Follows the file that the settings were made from; `args` are the flags beside it, `said` the warnings that have been
+    /// said.
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn start(args: RunArgs, file: ConfigFile) -> io::Result<Self> {
+    pub fn start(args: RunArgs, file: ConfigFile, said: Vec<String>) -> io::Result<Self> {
         let (stop, notices) = channel();
         let (texts_in, texts) = mpsc::channel(1);
         let (path, sender) = (file.path.clone(), stop.clone());
@@ -49,7 +52,7 @@ impl Reload {
             let _watcher = watcher(&file.path, sender);
             follow(&file.path, file.text, &notices, &texts_in);
         })?;
-        Ok(Self { args, path, texts, stop })
+        Ok(Self { args, path, said, texts, stop })
     }
 
     /// The file's path.
@@ -57,7 +60,8 @@ impl Reload {
         &self.path
     }
 
-    /// Waits until the file says something else, and makes settings of it. May be dropped while it waits.
+    /// Waits until the file says something else, and makes settings of it; of the warnings, those that are new. May be dropped
+    /// while it waits.
     ///
     /// # Errors
     /// The file cannot be read any more (said once), or is wrong.
@@ -67,7 +71,10 @@ impl Reload {
             Some(Err(source)) => Err(SettingsError::File { path: self.path.clone(), source }),
             Some(Ok(text)) => {
                 let file = ConfigFile { path: self.path.clone(), text };
-                Settings::resolve(&self.args.common, &self.args.serve, Some(file), &host_name())
+                let mut loaded = Settings::resolve(&self.args.common, &self.args.serve, Some(file), &host_name())?;
+                let said = std::mem::replace(&mut self.said, loaded.warnings.clone());
+                loaded.warnings.retain(|warning| !said.contains(warning));
+                Ok(loaded)
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The command line. `--help` of each command is written here, next to the field that it fills.
 
+mod go;
 mod groups;
 mod kube_proxy;
 mod parse;

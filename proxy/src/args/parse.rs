@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 
-use super::Cli;
+use super::{Cli, go};
 use crate::config::flags::FLAGS;
 
 /// Reads the command line, the program's name first.
@@ -16,9 +16,9 @@ use crate::config::flags::FLAGS;
 pub fn parse<I, T>(args: I) -> Result<Cli, clap::Error>
 where
     I: IntoIterator<Item = T>,
-    T: Into<OsString> + Clone,
+    T: Into<OsString>,
 {
-    Cli::try_parse_from(args).map_err(explain)
+    Cli::try_parse_from(go::normalized(args.into_iter().map(Into::into).collect())).map_err(explain)
 }
 
 fn explain(error: clap::Error) -> clap::Error {

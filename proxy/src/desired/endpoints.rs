@@ -32,6 +32,8 @@ pub struct EndpointLists {
     pub any: bool,
     /// Endpoints that serve, ready or terminating, whatever policy and topology say: what stale UDP entries are held to.
     pub serving: Arc<[SocketAddr]>,
+    /// Those of `serving` with weight 0: they get no new connections.
+    pub idle: Arc<[SocketAddr]>,
     /// Distinct addresses of local ready endpoints with a weight, for the health check node port.
     pub local_ready: usize,
     /// Endpoints that are ready, anywhere.
@@ -106,6 +108,7 @@ impl EndpointLists {
         };
         let mut lists = Self {
             serving: pick(&|candidate| candidate.endpoint.ready || candidate.endpoint.serving),
+            idle: pick(&|candidate| (ready(candidate) || candidate.endpoint.serving) && !choice.admits(candidate)),
             ready: merged.values().filter(|candidate| ready(candidate)).count(),
             local_ready: merged
                 .values()

@@ -108,11 +108,12 @@ impl Cluster {
                 }
                 Ok::<(), std::io::Error>(())
             });
+            let ends = Ends(&end);
             let more = |than: usize| until("more requests", || (answered.load(Ordering::Relaxed) > than).then_some(()));
             more(20).unwrap();
             work();
             more(answered.load(Ordering::Relaxed) + 20).unwrap();
-            end.store(true, Ordering::Relaxed);
+            drop(ends);
             load.join().unwrap().unwrap_or_else(|error| panic!("a request failed after {answered:?}: {error}"));
         });
     }
@@ -135,6 +136,15 @@ impl Cluster {
             String::from_utf8_lossy(&output.stdout).contains(&format!("tc_{hook}"))
         };
         ["ingress", "egress"].iter().all(|hook| pins.contains(&format!("links/tc_{hook}-{index}")) || filter(hook))
+    }
+}
+
+/// Ends the load, also when what runs beside it has failed.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -284,7 +294,7 @@ fn cleanup_leaves_nothing_and_the_other_backend_takes_over() {
     drop(cluster.until_served());
     cluster.once(|_| ()).unwrap();
     let tables = cluster.hosts.node.nft(&["list", "tables"], "").unwrap();
-    assert!(!tables.contains("kubeferry"), "eBPF has taken over: {tables}");
+    assert!(!tables.contains("table inet kubeferry\n"), "eBPF has taken over: {tables}");
     drop(cluster.until_served());
     for expected in ["attached programs", "nothing to remove"] {
         let output = cluster.cleanup();
@@ -293,6 +303,46 @@ fn cleanup_leaves_nothing_and_the_other_backend_takes_over() {
         assert!(text.contains(expected), "{text}");
     }
     assert!(!cluster.places.bpffs().join("kubeferry").exists());
+}
+
+#[test]
+fn connections_of_the_other_backend_go_on() {
+    let cluster = Cluster::build();
+    for state in ["time_wait", "fin_wait", "last_ack", "close_wait", "close"] {
+        let mut sysctl = Command::new("sysctl");
+        sysctl.arg("-w").arg(format!("net.netfilter.nf_conntrack_tcp_timeout_{state}=1"));
+        assert!(cluster.hosts.node.output(&mut sysctl, "").unwrap().status.success());
+    }
+    let mut nftables = cluster.source.command("run").unwrap();
+    nftables.args(["--once", "--backend", "nftables", "--bpffs-root"]).arg(cluster.places.bpffs());
+    assert!(cluster.hosts.node.output(&mut nftables, "").unwrap().status.success());
+    let mut before: Vec<_> = (0..8).map(|_| cluster.until_served()).collect();
+    let endpoints: Vec<_> = before.iter_mut().map(|connection| connection.ask().unwrap().0).collect();
+    assert!(endpoints.iter().any(|one| *one != endpoints[0]), "{endpoints:?}");
+    let tables = || cluster.hosts.node.nft(&["list", "tables"], "").unwrap();
+    cluster.under_load(|| {
+        let running = cluster.start();
+        until("eBPF to be in force", || cluster.status()).unwrap();
+        until("the rules to go", || (!tables().contains("table inet kubeferry\n")).then_some(())).unwrap();
+        let mut new = cluster.until_served();
+        for _ in 0..20 {
+            for (connection, endpoint) in before.iter_mut().zip(&endpoints) {
+                assert_eq!(connection.ask().unwrap().0, *endpoint, "it goes on");
+            }
+            new.ask().unwrap();
+        }
+        assert!(tables().contains("table inet kubeferry-established"), "{}", tables());
+        before.clear();
+        // It is looked at twice in a minute.
+        let gone = || tables().is_empty().then_some(());
+        (0..3)
+            .find_map(|_| until("connection tracking to be left", gone).ok())
+            .unwrap_or_else(|| panic!("{}", tables()));
+        for _ in 0..20 {
+            new.ask().unwrap();
+        }
+        drop(running);
+    });
 }
 
 #[test]

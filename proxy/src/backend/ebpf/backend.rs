@@ -10,7 +10,7 @@ use super::following::Following;
 use super::reconciler::Ebpf;
 use super::rows::service_number;
 use super::sweep::{self, Sweeper};
-use super::{ports, sock_diag, sockets, text};
+use super::{ports, sock_diag, sockets, takeover, text};
 use crate::backend::{Backend, EndpointCount, Report};
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::target::Target;
@@ -62,6 +62,10 @@ impl Backend for Ebpf {
         }
         self.checks += 1;
         let mut report = Report::default();
+        if self.fixed.established_elsewhere && self.checks.is_multiple_of(LOOK) && takeover::has_ended(desired) {
+            self.fixed.established_elsewhere = false;
+            self.following = None;
+        }
         if self.following.is_none() || self.checks.is_multiple_of(LOOK) {
             let found = self.maps.read()?;
             let rows = self.following.as_ref().map_or(0, |ours| ours.in_force.differences(&found));

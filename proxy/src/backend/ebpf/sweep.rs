@@ -17,7 +17,7 @@ use super::kernel::Maps;
 use super::recount::{Recount, Suspects};
 use super::sock_diag;
 use super::table::Table;
-use crate::conntrack::{Cleaned, Tuple, UdpEntry, UdpService, stale};
+use crate::conntrack::{Cleaned, Entry, Tuple, UdpService, stale};
 
 /// The least time between two sweeps.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -173,9 +173,9 @@ pub fn clean_udp(maps: &Maps, services: &[UdpService]) -> Result<Cleaned, EbpfEr
     });
     each.map_err(EbpfError::map("flows"))?;
     let entry = |(ends, (_, flow)): (&Tuple, &(FlowKey, Flow))| {
-        UdpEntry::new(*ends, Tuple { source: end(flow.address, flow.port), destination: ends.source })
+        Entry::new(*ends, Tuple { source: end(flow.address, flow.port), destination: ends.source })
     };
-    let entries: Vec<UdpEntry> = flows.iter().map(entry).collect();
+    let entries: Vec<Entry> = flows.iter().map(entry).collect();
     cleaned.listed += entries.len();
     let mut get = |key: &FlowKey| maps.flows.get(key).ok().flatten();
     for entry in stale(services, &entries) {
@@ -247,11 +247,11 @@ type Ends = (SocketAddr, SocketAddr);
 fn stale_ends(found: BTreeMap<Ends, Vec<SocketKey>>, services: &[UdpService], cleaned: &mut Cleaned) -> Vec<SocketKey> {
     let entry = |(service, endpoint): &Ends| {
         let ends = |source| Tuple { source, destination: *service };
-        UdpEntry::new(ends(*service), ends(*endpoint))
+        Entry::new(ends(*service), ends(*endpoint))
     };
-    let entries: Vec<UdpEntry> = found.keys().map(entry).collect();
+    let entries: Vec<Entry> = found.keys().map(entry).collect();
     cleaned.listed += entries.len();
-    let keys = |entry: &UdpEntry| found.get(&(entry.original.destination, entry.reply.source)).cloned();
+    let keys = |entry: &Entry| found.get(&(entry.original.destination, entry.reply.source)).cloned();
     stale(services, &entries).filter_map(keys).flatten().collect()
 }
 

@@ -93,12 +93,8 @@ fn listen(at: SocketAddr, room: i32) -> std::io::Result<TcpListener> {
 
 #[test]
 fn ten_thousand_masqueraded_connections_share_no_port_and_leave_nothing() {
-    ten_thousand_at_a_time(0);
-}
-
-#[test]
-fn ten_thousand_masqueraded_connections_of_ipv6_share_no_port_and_leave_nothing() {
-    ten_thousand_at_a_time(1);
+    // One after the other: a process may have 20,000 files open here, and many have fewer.
+    (0..2).for_each(ten_thousand_at_a_time);
 }
 
 /// One client after the other opens connections while `work` runs: every one has to be answered, and those that are open

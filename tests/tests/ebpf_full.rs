@@ -59,16 +59,22 @@ fn the_least_recently_used_connections_go_and_the_others_go_on() {
     let repaired = || {
         let get = || kubeferry::status::get("http://127.0.0.1:10249/metrics", Duration::from_secs(30)).unwrap().body;
         let metrics = site.node().run(get).unwrap();
-        let mut values = metrics.lines().filter_map(|line| line.strip_prefix("kubeferry_ebpf_recounted_connections_total "));
+        let mut values =
+            metrics.lines().filter_map(|line| line.strip_prefix("kubeferry_ebpf_recounted_connections_total "));
         values.next()?.parse::<usize>().ok().filter(|repaired| *repaired >= CONNECTIONS - ROWS / 4)
     };
     until_for(Duration::from_secs(120), "the counts of active connections to be put right", repaired).unwrap();
     drop((busy, idle));
-    let active = || pinned.backends().unwrap().iter().map(|row| row.active).sum::<u64>();
-    let gone = || (active() == 0 && pinned.flows().unwrap() == 0).then_some(());
-    // Also what was left of a connection when its first entry went: not for the day that it might have been silent.
-    if let Err(error) = until_for(Duration::from_secs(200), "nothing to be active and the table to be empty", gone) {
-        panic!("{error}: {} are active, {} rows", active(), pinned.flows().unwrap());
+    // What is left of a connection whose first entry went is gone too, and not kept for the day that it might have been silent.
+    // A few whole ones may stay: the end of a forgotten connection that went by the port of another one, also forgotten, whose
+    // endpoint has not heard of its end.
+    let left = || {
+        let active: u64 = pinned.backends().unwrap().iter().map(|row| row.active).sum();
+        (active as usize, pinned.flows().unwrap())
+    };
+    let whole = || Some(left()).filter(|(active, rows)| *rows == 4 * active && *active < SOME);
+    if let Err(error) = until_for(Duration::from_secs(180), "parts of connections to be gone", whole) {
+        panic!("{error}: (active, rows) are {:?}", left());
     }
     Connection::open(site.outside(), at(NODE_IPS[0], 30080)).unwrap().ask().unwrap();
     site.untracked().unwrap();

@@ -175,7 +175,9 @@ fn programs_leave_tags_in_frames_alone() {
     let device = interface_index(node, "eth0").unwrap();
     let mut cookie = 0x6b69_0000;
     for ([client, service, _], node_port) in FAMILIES.into_iter().zip(["192.0.2.1:30080", "[2001:db8:2::1]:30080"]) {
-        for (protocol, to) in [Protocol::Tcp, Protocol::Udp].into_iter().flat_map(|one| [(one, service), (one, node_port)]) {
+        for (protocol, to) in
+            [Protocol::Tcp, Protocol::Udp].into_iter().flat_map(|one| [(one, service), (one, node_port)])
+        {
             let (client, to): (SocketAddr, SocketAddr) = (client.parse().unwrap(), to.parse().unwrap());
             for tags in [&TAGS[..1], &TAGS[1..], &[TAGS[1], TAGS[0]]] {
                 cookie += 1;
@@ -184,7 +186,10 @@ fn programs_leave_tags_in_frames_alone() {
                 assert!(ran.verdict == PASS && ran.frame == frame, "XDP, {protocol} to {to} with {tags:x?}: {ran:?}");
                 for own in [false, true] {
                     let ran = pinned.run(node, own, device, &frame).unwrap();
-                    assert!(ran.verdict == NEXT && ran.frame == frame, "TC {own}, {protocol} to {to}, {tags:x?}: {ran:?}");
+                    assert!(
+                        ran.verdict == NEXT && ran.frame == frame,
+                        "TC {own}, {protocol} to {to}, {tags:x?}: {ran:?}"
+                    );
                 }
                 assert_eq!(pinned.flows().unwrap(), 0);
             }
@@ -242,8 +247,10 @@ fn a_service_is_reached_by_a_vlans_device() {
             let mut connection = Connection::open(site.client(), to).unwrap_or_else(|error| panic!("{to}: {error}"));
             let (_, seen) = connection.ask().unwrap();
             assert_eq!(seen == connection.local().unwrap(), is_vip, "{to}: seen as {seen}");
-            until(&format!("a datagram's answer from {to}"), || ask_once(&datagrams(site.client(), to).unwrap()).unwrap())
-                .unwrap();
+            until(&format!("a datagram's answer from {to}"), || {
+                ask_once(&datagrams(site.client(), to).unwrap()).unwrap()
+            })
+            .unwrap();
         }
     }
     for to in VIPS.map(|ip| at(ip, 81)) {

@@ -21,7 +21,8 @@ pub(super) fn run(sender: &mut Sender, case: &Case, source: &Source, step: &Step
     let mut findings = Findings::new();
     for (row, answer) in step.rows.iter().zip(answers(source, step)?) {
         if has_socket(case, row) {
-            let asked = known(case, step, row, &objects, &answer.service).and_then(|known| ask(sender, case, row, &known));
+            let asked =
+                known(case, step, row, &objects, &answer.service).and_then(|known| ask(sender, case, row, &known));
             findings.extend(asked.err().map(|error| (named(row), format!("{error:#}"))));
         }
     }

@@ -187,7 +187,10 @@ mod tests {
         let (other, port) = ("192.0.2.9:20001", |port: u16| u32::from(port.to_be()));
         let (f, own) = (Flow::FORWARD, Flow::OWN);
         let alias = BTreeMap::from([
-            (key(CLIENT, SERVICE, FlowKey::IN, TCP), Flow { device: port(20_001), ..flow(ENDPOINT, f | Flow::ALIAS, 5) }),
+            (
+                key(CLIENT, SERVICE, FlowKey::IN, TCP),
+                Flow { device: port(20_001), ..flow(ENDPOINT, f | Flow::ALIAS, 5) },
+            ),
             (key(ENDPOINT, other, FlowKey::OUT, TCP), Flow { device: port(5000), ..flow(SERVICE, Flow::ALIAS, 5) }),
             (key(other, ENDPOINT, FlowKey::OUT, TCP), flow(NODE, f, 5)),
             (key(ENDPOINT, NODE, FlowKey::IN, TCP), flow(other, 0, 5)),

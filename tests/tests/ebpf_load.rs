@@ -67,7 +67,7 @@ fn ten_thousand_at_a_time(family: usize) {
         let mut answer = [0; 8];
         (&open[number]).read_exact(&mut answer).unwrap();
         assert_eq!(u64::from_be_bytes(answer) as usize, number, "another connection's answer");
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             reset_on_close(&open[number]).unwrap();
         }
     }

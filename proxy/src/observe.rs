@@ -231,7 +231,9 @@ impl Observer {
         if cleaned.deleted > 0 {
             tracing::info!(entries = cleaned.deleted, listed = cleaned.listed, "deleted stale UDP connections");
         }
-        self.metrics.conntrack_cleaned(Family::V4, took, cleaned.deleted as u64);
+        let v6 = cleaned.deleted_v6 as u64;
+        self.metrics.conntrack_cleaned(Family::V4, took, cleaned.deleted as u64 - v6);
+        self.metrics.conntrack_cleaned(Family::V6, took, v6);
     }
 
     fn tables<B: Backend>(&mut self, proxy: &Proxy<B>) {

@@ -156,6 +156,19 @@ fn a_server_that_takes_no_events_costs_a_line_of_the_log_and_nothing_else() {
 }
 
 #[test]
+fn a_server_that_is_away_is_told_later() {
+    let mut node = Node::new();
+    node.server.apply(&service("web", "10.96.0.1", &["10.244.1.1"])).unwrap();
+    node.server.fault(Fault::Down);
+    node.run();
+    node.until("the complaint", || node.log().contains("cannot post Events").then_some(()));
+    assert_eq!(node.ask("http://127.0.0.1:10256/livez").code, 200);
+    node.server.fault(Fault::Up);
+    node.expect("services do not wait for Events", &["10.96.0.1:80"]);
+    assert_eq!(event(&node, "Starting")["regarding"]["name"], "n1");
+}
+
+#[test]
 fn a_flood_of_faults_is_a_few_events() {
     let mut node = Node::new();
     for number in 0..60 {

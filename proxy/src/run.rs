@@ -7,22 +7,30 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use jiff::Timestamp;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
+use crate::args;
 use crate::backend::Backend;
 use crate::backend::nftables::kernel::{Kernel, Netfilter};
 use crate::backend::nftables::nft::{Nft, TIMEOUT};
 use crate::backend::nftables::reconciler::Reconciler;
 use crate::commands::cleanup;
-use crate::health::server::{self, Serving};
+use crate::events::{Events, Notice, Regarding};
+use crate::health::node_ports::HealthCheckPorts;
+use crate::health::routes::Serving;
+use crate::health::{configz, server};
 use crate::lock;
+use crate::metrics::Metrics;
 use crate::node;
 use crate::observe::Observer;
 use crate::pacing::Pacing;
 use crate::proxy::{Proxy, Synced};
 use crate::settings::{BackendName, DetectLocal, Settings};
+use crate::state::objects::Family;
 use crate::status;
 use crate::watch::{self, WatchStats};
 
@@ -30,6 +38,8 @@ use crate::watch::{self, WatchStats};
 const GLANCE: Duration = Duration::from_secs(2);
 /// How long to wait for the Node's pod ranges, as kube-proxy does.
 const POD_CIDR_WAIT: Duration = Duration::from_secs(300);
+/// How long an end waits for the API server to take the Event about it.
+const LAST_EVENT: Duration = Duration::from_secs(3);
 /// How many events may wait for a running sync to end before the source has to.
 const QUEUE: usize = 65_536;
 
@@ -56,7 +66,7 @@ async fn nftables(settings: Settings) -> anyhow::Result<()> {
     let version =
         nft.check_versions(std::env::var_os("KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK").is_some()).await?;
     tracing::info!(node = %settings.node_name, nft = %version, "starting");
-    let mut kernel = Netfilter::new(nft, tokio::runtime::Handle::current());
+    let mut kernel = Netfilter::new(nft, Handle::current());
     block_in_place(|| kernel.read()).context("cannot read the kernel's tables")?;
     serve(settings, Reconciler::new(kernel)).await
 }
@@ -64,8 +74,7 @@ async fn nftables(settings: Settings) -> anyhow::Result<()> {
 #[cfg(feature = "ebpf")]
 async fn ebpf(settings: Settings) -> anyhow::Result<()> {
     tracing::info!(node = %settings.node_name, backend = "ebpf", "starting");
-    let backend =
-        block_in_place(|| crate::backend::ebpf::reconciler::Ebpf::open(&settings, tokio::runtime::Handle::current()))?;
+    let backend = block_in_place(|| crate::backend::ebpf::reconciler::Ebpf::open(&settings, Handle::current()))?;
     serve(settings, backend).await
 }
 
@@ -87,13 +96,23 @@ async fn serve(settings: Settings, backend: impl Backend) -> anyhow::Result<()> 
         true => Err(events_in),
         false => Ok(watch::start(&settings, events_in, stats.clone()).await?),
     };
-    let observer = Observer::new(&settings, stats);
+    let metrics = Arc::new(Metrics::with(stats.requests()));
+    let events_to = match watch::client(&settings, &stats).await? {
+        // What syncs once tells whoever started it.
+        Some(client) if !settings.once => Events::to_api(client, &settings.node_name, metrics.clone()),
+        _ => Events::to_log(metrics.clone()),
+    };
+    let observer = Observer::new(&settings, stats, metrics, events_to.clone());
     let (handle, mut requests) = status::channel();
     let serving = Serving {
         health: observer.health.clone(),
         metrics: observer.metrics.clone(),
         status: handle,
         mode: backend.name(),
+        flags: Arc::new(args::flags(std::env::args_os())),
+        config: Arc::new(configz::document(&settings)),
+        started: Timestamp::now(),
+        profiling: settings.profiling,
     };
     let served = settings.clone();
     let once_only = settings.once;
@@ -116,6 +135,7 @@ async fn serve(settings: Settings, backend: impl Backend) -> anyhow::Result<()> 
             Ok(())
         });
     }
+    runner.observer.starting(runner.proxy.backend().name());
     loop {
         let wake = runner.wake_after();
         tokio::select! {
@@ -124,7 +144,11 @@ async fn serve(settings: Settings, backend: impl Backend) -> anyhow::Result<()> 
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             ended = &mut server => return Err(match ended {
-                Ok(Err(error)) => error.into(),
+                Ok(Err(error)) => {
+                    events_to.report(Notice::new(Regarding::Node, error.reason(), error.to_string()));
+                    events_to.flush(LAST_EVENT).await;
+                    error.into()
+                }
                 Ok(Ok(never)) => match never {},
                 Err(panic) => panic.into(),
             }),
@@ -161,6 +185,9 @@ struct Runner<B> {
     started: Instant,
     pacing: Pacing,
     glanced: Instant,
+    health_checks: HealthCheckPorts,
+    /// When health check node ports that cannot be opened were last tried.
+    tried: Instant,
     /// Another datapath may have left something, which goes once ours is in force.
     others: bool,
 }
@@ -169,7 +196,9 @@ impl<B: Backend> Runner<B> {
     fn new(proxy: Proxy<B>, settings: Settings, observer: Observer) -> Self {
         let now = Instant::now();
         let pacing = Pacing::new(settings.min_sync_period, settings.sync_period);
-        Self { proxy, settings, observer, started: now, pacing, glanced: now, others: true }
+        let (health, events, metrics) = (&observer.health, &observer.events, &observer.metrics);
+        let health_checks = HealthCheckPorts::new(health.clone(), events.clone(), metrics.clone());
+        Self { proxy, settings, observer, started: now, pacing, glanced: now, health_checks, tried: now, others: true }
     }
 
     /// How long nothing needs to be done unless something happens.
@@ -225,16 +254,27 @@ impl<B: Backend> Runner<B> {
                 Ok(repair) => self.observer.checked(&self.proxy, repair.as_ref()),
                 Err(error) => self.observer.check_failed(&error),
             }
+            if now - self.tried >= self.settings.sync_period {
+                self.tried = now;
+                Handle::current().block_on(self.health_checks.retry(self.proxy.desired().node()));
+            }
         }
         Ok(false)
     }
 
     fn synced(&mut self, synced: &Synced) {
         self.observer.synced(&self.proxy, synced);
+        if !self.settings.once {
+            let (state, node) = (self.proxy.state(), self.proxy.desired().node());
+            Handle::current().block_on(self.health_checks.synced(state, node, &synced.changes.services));
+        }
         if std::mem::take(&mut self.others) {
-            match tokio::runtime::Handle::current().block_on(cleanup::others(&self.settings)) {
+            match Handle::current().block_on(cleanup::others(&self.settings)) {
                 Ok(removed) => removed.iter().for_each(|what| tracing::info!(%what, "removed another datapath's")),
-                Err(error) => tracing::error!(%error, "cannot remove what another datapath left"),
+                Err(error) => {
+                    self.observer.metrics.cleanup_failed(&Family::BOTH);
+                    tracing::error!(%error, "cannot remove what another datapath left");
+                }
             }
         }
         if synced.report.full {

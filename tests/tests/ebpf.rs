@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use kubeferry_tests::apiserver::{ApiServer, Resource};
 use kubeferry_tests::binary;
 use kubeferry_tests::bpf::Places;
 use kubeferry_tests::client::{Connection, Running, ask_once, datagrams, until};
@@ -391,6 +392,30 @@ fn what_does_not_fit_is_left_out_whole_and_named() {
     let cluster = Cluster::build();
     let log = cluster.once(|command| with(command, &["--map-sizes", "slots=3"])).unwrap_err();
     assert!(log.contains("the map slots is full") && log.contains("default/web"), "{log}");
+    drop(cluster.until_served());
+}
+
+#[test]
+fn the_service_of_what_does_not_fit_is_told_by_an_event() {
+    let cluster = Cluster::build();
+    let server = cluster.hosts.node.run(ApiServer::start).unwrap().unwrap();
+    let node = "{apiVersion: v1, kind: Node, metadata: {name: worker-1}, \
+                status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}}";
+    server.apply(&format!("{node}\n---\n{MANIFESTS}")).unwrap();
+    let mut command = Command::new(binary::path().unwrap());
+    command.args(["run", "--backend", "ebpf", "--node-name", "worker-1", "--server", &server.url()]);
+    with(cluster.places.apply(&mut command), &["--map-sizes", "slots=3"]);
+    let _running = Running::start_command(&mut command, &cluster.hosts.node).unwrap();
+    let left_out = || {
+        let events = server.objects(Resource::Event);
+        events.into_iter().find(|event| event["reason"] == "FrontendLeftOut")
+    };
+    let event = until("an Event about what does not fit", left_out).unwrap();
+    assert_eq!((&event["regarding"]["name"], &event["type"]), (&"web".into(), &"Warning".into()));
+    assert!(
+        event["note"].as_str().unwrap().contains("is not served: ") && event.to_string().contains("slots"),
+        "{event}"
+    );
     drop(cluster.until_served());
 }
 

@@ -178,6 +178,14 @@ pub struct ServeArgs {
     #[arg(long)]
     pub once: bool,
 
+    /// Do what needs full rights (sysctls of connection tracking), then exit; after that `run` needs CAP_NET_ADMIN only
+    #[arg(long)]
+    pub init_only: bool,
+
+    /// Remove what kube-proxy and Kubeferry left on the node, then exit, as `kubeferry cleanup` does
+    #[arg(long)]
+    pub cleanup: bool,
+
     /// How soon a failed sync is tried again; after twice this time an unapplied change makes /healthz fail. A Go duration
     /// such as 30s or 1h5m, greater than 0 [config: syncPeriod of the mode in force; default: 30s]
     #[arg(long, value_name = "DURATION", allow_negative_numbers = true)]

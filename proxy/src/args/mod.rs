@@ -1,5 +1,6 @@
 //! The command line. `--help` of each command is written here, next to the field that it fills.
 
+mod flags;
 mod groups;
 mod parse;
 
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use flags::flags;
 pub use groups::{CommonArgs, DatapathArgs, EbpfArgs, LogArgs, ServeArgs, SourceArgs};
 pub use parse::parse;
 

@@ -9,7 +9,6 @@ use super::Cli;
 
 /// kube-proxy's flags that nothing here honours yet, and what to do instead of just leaving them out, if there is more.
 const KUBE_PROXY_FLAGS: &[(&str, &str)] = &[
-    ("cleanup", "the command `kubeferry cleanup` does it"),
     ("cleanup-ipvs", "the command `kubeferry cleanup` removes what Kubeferry made"),
     ("config-sync-period", ""),
     ("conntrack-max-per-core", CONNTRACK),
@@ -21,7 +20,6 @@ const KUBE_PROXY_FLAGS: &[(&str, &str)] = &[
     ("conntrack-udp-timeout-stream", CONNTRACK),
     ("feature-gates", ""),
     ("healthz-port", "use --healthz-bind-address (empty turns it off)"),
-    ("init-only", ""),
     ("iptables-localhost-nodeports", "node ports never answer at loopback addresses"),
     ("ipvs-exclude-cidrs", IPVS),
     ("ipvs-min-sync-period", "use --iptables-min-sync-period, it serves every mode"),

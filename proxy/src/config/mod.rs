@@ -121,6 +121,14 @@ impl ProxyConfig {
         }
     }
 
+    /// A duration; `None` when absent: where zero means something else than the default.
+    pub fn duration_or_zero(&self, path: &str) -> Option<SignedDuration> {
+        match self.get(path) {
+            Some(Value::Duration(value)) => Some(*value),
+            _ => None,
+        }
+    }
+
     /// A list of strings; `None` when absent or empty.
     pub fn texts(&self, path: &str) -> Option<&[String]> {
         match self.get(path) {

@@ -65,7 +65,6 @@ use Kind::{Any, Bool, Duration, Integer, Number, Switches, Text, Texts};
 
 const NATURAL: Kind = Integer(0, i32::MAX as i64);
 const BIT: Kind = Integer(0, 31);
-const SYSCTL: &str = "set the sysctl from outside";
 const NO_IPVS: &str = "there is no IPVS here";
 const AT_ONCE: &str = "log lines are written at once";
 
@@ -108,8 +107,8 @@ pub const FIELDS: &[Field] = &[
     setting("healthzBindAddress", Text),
     setting("metricsBindAddress", Text),
     setting("bindAddressHardFail", Bool),
-    nothing("enableProfiling", Bool, &[], ""),
-    nothing("showHiddenMetricsForVersion", Text, &[], "no metric is hidden"),
+    setting("enableProfiling", Bool),
+    setting("showHiddenMetricsForVersion", Text),
     setting("mode", Text),
     setting("iptables.masqueradeBit", BIT),
     setting("iptables.masqueradeAll", Bool),
@@ -139,14 +138,14 @@ pub const FIELDS: &[Field] = &[
     setting("detectLocal.interfaceNamePrefix", Text),
     setting("clusterCIDR", Text),
     setting("nodePortAddresses", Texts),
-    nothing("oomScoreAdj", Integer(-1000, 1000), &["-999"], "set it from outside"),
-    nothing("conntrack.maxPerCore", NATURAL, &["32768"], SYSCTL),
-    nothing("conntrack.min", NATURAL, &["131072"], SYSCTL),
-    nothing("conntrack.tcpEstablishedTimeout", Duration, &["24h"], SYSCTL),
-    nothing("conntrack.tcpCloseWaitTimeout", Duration, &["1h"], SYSCTL),
-    nothing("conntrack.tcpBeLiberal", Bool, &[], SYSCTL),
-    nothing("conntrack.udpTimeout", Duration, &[], SYSCTL),
-    nothing("conntrack.udpStreamTimeout", Duration, &[], SYSCTL),
+    setting("oomScoreAdj", Integer(-1000, 1000)),
+    setting("conntrack.maxPerCore", NATURAL),
+    setting("conntrack.min", NATURAL),
+    setting("conntrack.tcpEstablishedTimeout", Duration),
+    setting("conntrack.tcpCloseWaitTimeout", Duration),
+    setting("conntrack.tcpBeLiberal", Bool),
+    setting("conntrack.udpTimeout", Duration),
+    setting("conntrack.udpStreamTimeout", Duration),
     nothing("configSyncPeriod", Duration, &["15m"], "objects are watched and never replayed"),
     nothing("portRange", Text, &[], "kube-proxy does not use it either"),
     nothing("windowsRunAsService", Bool, &[], "it is for Windows"),

@@ -61,6 +61,8 @@ pub struct Cleaned {
     pub listed: usize,
     /// Entries deleted.
     pub deleted: usize,
+    /// Those of them that are of IPv6, where that is counted apart.
+    pub deleted_v6: usize,
     /// Whether a list stayed incomplete because entries changed during each of 5 attempts: what was listed was cleaned.
     pub partial: bool,
 }
@@ -81,7 +83,9 @@ pub fn clean(services: &[UdpService]) -> Result<Cleaned, Error> {
         cleaned.listed += entries.len();
         cleaned.partial |= !complete;
         for entry in stale(services, &entries) {
-            cleaned.deleted += usize::from(conntrack.delete(entry)?);
+            let deleted = usize::from(conntrack.delete(entry)?);
+            cleaned.deleted += deleted;
+            cleaned.deleted_v6 += if family == Family::V6 { deleted } else { 0 };
         }
     }
     Ok(cleaned)
@@ -327,13 +331,16 @@ table inet t {
                 service(&["10.96.0.10:54"], &[], &[]),
             ];
             let nothing = clean(&before).unwrap();
-            assert_eq!(nothing, Cleaned { listed: 5, deleted: 0, partial: false });
+            assert_eq!(nothing, Cleaned { listed: 5, deleted: 0, deleted_v6: 0, partial: false });
             let after = [
                 service(&["10.96.0.10:53", "[fd00::10]:53"], &[30053], &["10.244.1.7:5353", "[fd00:1::5]:5353"]),
                 service(&["10.96.0.10:54"], &[], &[]),
             ];
-            assert_eq!(clean(&after).unwrap().deleted, 2);
+            let cleaned = clean(&after).unwrap();
+            assert_eq!((cleaned.deleted, cleaned.deleted_v6), (2, 0));
             assert_eq!(flows(conntrack), set(&[ALL[0], ALL[2], ALL[4]]));
+            let cleaned = clean(&[service(&["[fd00::10]:53"], &[], &["[fd00:1::7]:5353"])]).unwrap();
+            assert_eq!((cleaned.deleted, cleaned.deleted_v6), (1, 1), "each family is counted");
         });
     }
 

@@ -17,6 +17,13 @@ pub(super) struct Candidate<'a> {
     local: bool,
 }
 
+impl Candidate<'_> {
+    /// Whether it is on this node and ready.
+    pub(super) fn is_local_ready(&self) -> bool {
+        self.local && self.endpoint.ready
+    }
+}
+
 /// The endpoints of one service port in one family, sorted by use.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct EndpointLists {
@@ -63,6 +70,11 @@ impl<'a> SlicePorts<'a> {
             }
         }
         Self(ports)
+    }
+
+    /// The names of all ports, with their protocols.
+    pub(super) fn names(&self) -> impl Iterator<Item = (&'a str, Protocol)> {
+        self.0.keys().copied()
     }
 
     /// Merges the slices for one port of the service. Where two slices name the same address and port, the later wins,

@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::merge::{Given, Inputs};
 use super::{
-    BackendName, DatapathSettings, DetectLocal, LogSettings, NodePortAddresses, Settings, Source, ebpf, scheduler,
+    BackendName, DatapathSettings, DetectLocal, LogSettings, NodePortAddresses, Settings, Source, ebpf, node, scheduler,
 };
 use crate::backend::HAS_EBPF;
 use crate::config::{Problem, go_duration, go_duration_text};
@@ -63,6 +63,9 @@ pub(super) fn check(given: &Inputs) -> (Settings, Vec<Problem>, Vec<String>) {
             SocketAddr::new(loopback, METRICS_PORT),
         ),
         bind_hard_fail: given.switch(serve.bind_address_hard_fail, "bindAddressHardFail"),
+        profiling: given.switch(None, "enableProfiling"),
+        show_hidden_metrics: config.text("showHiddenMetricsForVersion").map(str::to_owned),
+        node: node::check(given),
         once: serve.once,
         log: check.log(),
     };

@@ -4,6 +4,7 @@ mod check;
 mod describe;
 mod ebpf;
 mod merge;
+mod node;
 mod scheduler;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use ebpf::{BackendName, BpfLogLevel, EbpfSettings, MapSizes, ServiceMetrics, SocketLb, XdpMode};
+pub use node::{ConntrackSettings, NodeSettings};
 
 use crate::args::{CommonArgs, RunArgs, ServeArgs};
 use crate::config::{self, Problem};
@@ -45,6 +47,12 @@ pub struct Settings {
     pub metrics: Option<SocketAddr>,
     /// An address that cannot be bound ends the process instead of being retried (`--bind-address-hard-fail`).
     pub bind_hard_fail: bool,
+    /// Serve `/debug/pprof` and `/debug/flags/v` at the metrics address (`--profiling`, `enableProfiling`).
+    pub profiling: bool,
+    /// Show metrics that this version hides and that version, `major.minor`, did not (`showHiddenMetricsForVersion`).
+    pub show_hidden_metrics: Option<String>,
+    /// What is set on the node itself.
+    pub node: NodeSettings,
     /// Sync once and exit (`--once`).
     pub once: bool,
     /// How the program logs.

@@ -39,6 +39,9 @@ fn nothing_given_is_kube_proxys_nftables_mode() {
         healthz: Some("0.0.0.0:10256".parse().unwrap()),
         metrics: Some("127.0.0.1:10249".parse().unwrap()),
         bind_hard_fail: false,
+        profiling: false,
+        show_hidden_metrics: None,
+        node: NodeSettings::default(),
         once: false,
         log: LogSettings::default(),
     };
@@ -396,4 +399,22 @@ fn the_ebpf_datapath_takes_all_schedulers() {
         let file = format!("mode: ipvs\nipvs: {{scheduler: {scheduler}}}");
         assert_eq!(good(&["--backend=ebpf"], Some(&file)).datapath.schedule.scheduler, scheduler);
     }
+}
+
+#[test]
+fn what_is_set_on_the_node() {
+    let file = "conntrack: {maxPerCore: 0, min: 7, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 2s, tcpBeLiberal: true, \
+        udpTimeout: 3s, udpStreamTimeout: 4s}\noomScoreAdj: 0\nenableProfiling: true\nshowHiddenMetricsForVersion: \"1.35\"";
+    let got = good(&["--init-only", "--cleanup"], Some(file));
+    let conntrack = ConntrackSettings {
+        max_per_core: 0,
+        min: 7,
+        tcp_established_timeout: Duration::ZERO,
+        tcp_close_wait_timeout: Duration::from_secs(2),
+        tcp_be_liberal: true,
+        udp_timeout: Duration::from_secs(3),
+        udp_stream_timeout: Duration::from_secs(4),
+    };
+    assert_eq!(got.node, NodeSettings { conntrack, oom_score_adj: 0, init_only: true, cleanup: true });
+    assert_eq!((got.profiling, got.show_hidden_metrics.as_deref()), (true, Some("1.35")));
 }

@@ -13,7 +13,7 @@ use super::sweep::{self, Sweeper};
 use super::{ports, sock_diag, sockets, takeover, text};
 use crate::backend::{Backend, EndpointCount, Report};
 use crate::conntrack::{Cleaned, UdpService};
-use crate::desired::target::Target;
+use crate::desired::target::{Frontend, Target};
 use crate::desired::{Desired, Touched};
 use crate::state::objects::Ignored;
 
@@ -113,6 +113,10 @@ impl Backend for Ebpf {
             why: format!("{why}: services are not served to what comes in by it"),
         }));
         ignored
+    }
+
+    fn left_out(&self) -> BTreeMap<Frontend, String> {
+        self.following.as_ref().map(Following::refused).unwrap_or_default()
     }
 
     fn clean_udp(&mut self, services: &[UdpService]) -> Result<Cleaned, EbpfError> {

@@ -31,6 +31,9 @@ fn settings(detect_local: DetectLocal) -> Settings {
         healthz: None,
         metrics: None,
         bind_hard_fail: false,
+        profiling: false,
+        show_hidden_metrics: None,
+        node: crate::settings::NodeSettings::default(),
         once: false,
         log: LogSettings::default(),
     }

@@ -100,6 +100,7 @@ pub fn answer(work: &mut Work, origin: Origin) -> Answer {
     work.frontend.port = work.packet.key.destination_port;
     work.frontend.protocol = work.packet.key.protocol;
     match frontend(&mut work.frontend, config) {
+        Ok(_) if config.flags & Config::ESTABLISHED_ELSEWHERE != 0 && work.packet.is_within_tcp() => Answer::NotOurs,
         Ok(frontend) => endpoint(work, origin, frontend, config),
         Err(is) => without_frontend(&work.packet.key.destination, is, config),
     }

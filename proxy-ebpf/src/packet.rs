@@ -284,6 +284,12 @@ impl Packet {
         self.key.protocol == TCP && self.tcp_flags & (SYN | ACK | RST) == SYN
     }
 
+    /// A packet within a connection, not its first one.
+    #[inline(always)]
+    pub fn is_within_tcp(&self) -> bool {
+        self.key.protocol == TCP && self.tcp_flags & (SYN | ACK | RST) != SYN
+    }
+
     #[inline(always)]
     fn fragment_key(&self, key: &mut FragmentKey) {
         key.source = self.key.source;

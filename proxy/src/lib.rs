@@ -9,6 +9,7 @@ pub mod commands;
 pub mod config;
 pub mod conntrack;
 pub mod desired;
+pub mod events;
 pub mod health;
 pub mod lock;
 pub mod log;

@@ -3,49 +3,41 @@
 use std::io;
 use std::sync::OnceLock;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
-use crate::settings::{LogSettings, filter_of_verbosity};
+use crate::settings::LogSettings;
 
-/// Replaces the filter of the running log; `false`: it cannot be.
-type Replace = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
-
-static REPLACE: OnceLock<Replace> = OnceLock::new();
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Starts logging for the whole process; a second call does nothing.
 pub fn start(settings: &LogSettings) {
-    let filter = EnvFilter::try_new(&settings.filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(quiet(filter)).with_writer(io::stderr);
+    let (filter, handle) = reload::Layer::new(filter(settings));
+    let registry = tracing_subscriber::registry().with(filter);
     // It would tell standard error that standard error fails, and panic there.
-    let builder = builder.log_internal_errors(false);
+    let lines = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
     // Another subscriber is only there in tests; it stays.
-    let replace: Replace = if settings.json {
-        let builder = builder.json().flatten_event(true).with_filter_reloading();
-        let handle = builder.reload_handle();
-        let _ = builder.try_init();
-        Box::new(move |filter| handle.reload(filter).is_ok())
+    let started = if settings.json {
+        registry.with(lines.json().flatten_event(true)).try_init()
     } else {
-        let builder = builder.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).with_filter_reloading();
-        let handle = builder.reload_handle();
-        let _ = builder.try_init();
-        Box::new(move |filter| handle.reload(filter).is_ok())
+        registry.with(lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr()))).try_init()
     };
-    let _ = REPLACE.set(replace);
+    if started.is_ok() {
+        FILTER.set(handle).ok();
+    }
 }
 
-/// Logs by another filter from now on; `false`: there is no log that can be changed.
-pub fn change(settings: &LogSettings) -> bool {
+/// Logs by another filter from now on; where logging was not started here, nothing.
+pub fn change(settings: &LogSettings) {
+    if let Some(Err(error)) = FILTER.get().map(|handle| handle.reload(filter(settings))) {
+        tracing::error!(%error, "cannot change what is logged");
+    }
+}
+
+fn filter(settings: &LogSettings) -> EnvFilter {
     let filter = EnvFilter::try_new(&settings.filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    REPLACE.get().is_some_and(|replace| replace(quiet(filter)))
-}
-
-/// Has the running log tell as much as kube-proxy's `-v` of this number asks for; `false`: there is none that can be changed.
-pub fn set_verbosity(verbosity: u32) -> bool {
-    let filter = EnvFilter::new(filter_of_verbosity(verbosity.into()));
-    REPLACE.get().is_some_and(|replace| replace(quiet(filter)))
-}
-
-/// kube says every failed request once more, as an error, beside what we say of it.
-fn quiet(filter: EnvFilter) -> EnvFilter {
-    "kube_client=off".parse().into_iter().fold(filter, EnvFilter::add_directive)
+    // kube says every failed request once more, as an error, beside what we say of it.
+    let quiet = "kube_client=off".parse();
+    quiet.into_iter().fold(filter, EnvFilter::add_directive)
 }

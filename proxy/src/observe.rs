@@ -8,8 +8,9 @@ use jiff::Timestamp;
 
 use crate::backend::{Backend, EndpointCount, Report};
 use crate::conntrack::Cleaned;
+use crate::events::{self, Events, Notice, Reason, Regarding};
 use crate::health::Health;
-use crate::metrics::{Metrics, Policy, SyncReport};
+use crate::metrics::{Counts, Metrics, Policy, SyncReport};
 use crate::proxy::{Proxy, Synced};
 use crate::settings::{ServiceMetrics, Settings, Source};
 use crate::state::event::Kind;
@@ -18,6 +19,9 @@ use crate::status::{Drift, EndpointStatus, IgnoredStatus, LastSync, PortStatus, 
 use crate::traffic::Totals;
 use crate::watch::WatchStats;
 
+/// How often what stays wrong is reported to the Events, which decide what is posted of it.
+const REMIND: Duration = Duration::from_secs(10);
+
 /// The eyes on one run loop.
 #[derive(Debug)]
 pub struct Observer {
@@ -25,11 +29,19 @@ pub struct Observer {
     pub health: Health,
     /// For `/metrics`.
     pub metrics: Arc<Metrics>,
+    /// Where Events are reported.
+    pub events: Events,
+    reminded: Instant,
     stats: Arc<WatchStats>,
     watch_errors: [u64; WatchStats::KINDS.len()],
     started: Timestamp,
-    queued: bool,
+    /// Since when something waits for a sync.
+    queued: Option<Instant>,
     seen: (u64, u64),
+    /// How many changes of slices that wait have been seen.
+    seen_triggers: usize,
+    /// Services or endpoints may have changed since they were counted.
+    uncounted: bool,
     ignored: BTreeSet<Ignored>,
     last_sync: Option<LastSync>,
     syncs: u64,
@@ -40,18 +52,22 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Starts counting.
-    pub fn new(settings: &Settings, stats: Arc<WatchStats>) -> Self {
+    /// Starts counting. `metrics` and `events` are where others count and report, too.
+    pub fn new(settings: &Settings, stats: Arc<WatchStats>, metrics: Arc<Metrics>, events: Events) -> Self {
         // From a folder, a Node need not be there.
         let needs_node = matches!(settings.source, Source::Api { .. });
         Self {
             health: Health::new(settings.sync_period * 2, needs_node),
-            metrics: Arc::new(Metrics::new()),
+            metrics,
+            events,
+            reminded: Instant::now(),
             stats,
             watch_errors: Default::default(),
             started: Timestamp::now(),
-            queued: false,
+            queued: None,
             seen: (0, 0),
+            seen_triggers: 0,
+            uncounted: true,
             ignored: BTreeSet::new(),
             last_sync: None,
             syncs: 0,
@@ -60,6 +76,12 @@ impl Observer {
             service_metrics: settings.ebpf.service_metrics,
             traffic: Totals::default(),
         }
+    }
+
+    /// The proxy begins to serve its Node.
+    pub fn starting(&self, backend: &str) {
+        let note = format!("Kubeferry {} serves this Node by {backend}", env!("CARGO_PKG_VERSION"));
+        self.events.report(Notice::new(Regarding::Node, Reason::Starting, note));
     }
 
     /// Events were taken in; `dirty`: something waits to be brought into force.
@@ -71,16 +93,25 @@ impl Observer {
         self.seen = (services, endpoints);
         let (services, endpoints) = proxy.waiting();
         self.metrics.changes_pending(services, endpoints);
-        if dirty && !self.queued {
+        if dirty && self.queued.is_none() {
             self.health.queued(&Family::BOTH);
             self.metrics.sync_queued(&Family::BOTH);
+            self.queued = Some(Instant::now());
         }
-        self.queued |= dirty;
+        let triggers = &changes.triggers;
+        for (family, trigger) in triggers.iter().skip(self.seen_triggers).filter(|(_, at)| *at >= self.started) {
+            if let Ok(after) = Timestamp::now().duration_since(*trigger).try_into() {
+                self.metrics.watched(*family, after);
+            }
+        }
+        self.seen_triggers = triggers.len();
         self.faults(proxy);
         for (kind, seen) in WatchStats::KINDS.into_iter().zip(&mut self.watch_errors) {
             let now = self.stats.of(kind).errors();
             (*seen..now).for_each(|_| self.metrics.watch_error(kind.as_str()));
             *seen = now;
+            let stats = self.stats.of(kind);
+            self.metrics.watch(kind.as_str(), stats.events(), stats.lists(), stats.last_event());
         }
     }
 
@@ -88,8 +119,12 @@ impl Observer {
     pub fn synced<B: Backend>(&mut self, proxy: &Proxy<B>, synced: &Synced) {
         let (report, now) = (&synced.report, Timestamp::now());
         tracing::info!(changed = synced.changes.services.len(), ops = report.changes, took = ?synced.took, full = report.full, "synced");
-        self.queued = false;
+        if let Some(queued) = self.queued.take() {
+            self.metrics.in_kernel(queued.elapsed());
+        }
         self.seen = (0, 0);
+        self.seen_triggers = 0;
+        self.uncounted = true;
         self.syncs += 1;
         self.health.updated(&Family::BOTH);
         self.metrics.sync_done(&SyncReport {
@@ -121,6 +156,7 @@ impl Observer {
         tracing::error!(%error, ?retry_in, "sync failed");
         // The sync took the changes out of the state: they are counted from 0 again.
         self.seen = (0, 0);
+        self.seen_triggers = 0;
         self.failures += 1;
         self.metrics.sync_failed(&Family::BOTH);
         self.last_sync = Some(LastSync {
@@ -145,6 +181,12 @@ impl Observer {
         }
         self.metrics.recounted(proxy.backend().recounted());
         self.service_metrics(proxy);
+        if std::mem::take(&mut self.uncounted) {
+            self.metrics.counts(&counts(proxy));
+        }
+        if self.reminded.elapsed() >= REMIND {
+            self.remind(proxy);
+        }
         let Some(report) = report else { return };
         if report.repaired == 0 {
             tracing::info!(ops = report.changes, "the kernel takes rows that it refused before");
@@ -189,7 +231,9 @@ impl Observer {
         if cleaned.deleted > 0 {
             tracing::info!(entries = cleaned.deleted, listed = cleaned.listed, "deleted stale UDP connections");
         }
-        self.metrics.conntrack_cleaned(Family::V4, took, cleaned.deleted as u64);
+        let v6 = cleaned.deleted_v6 as u64;
+        self.metrics.conntrack_cleaned(Family::V4, took, cleaned.deleted as u64 - v6);
+        self.metrics.conntrack_cleaned(Family::V6, took, v6);
     }
 
     fn tables<B: Backend>(&mut self, proxy: &Proxy<B>) {
@@ -217,7 +261,17 @@ impl Observer {
             tracing::info!(what = %fault.what, "no longer ignored");
         }
         self.metrics.ignored(ignored.len());
+        self.metrics.fallbacks(events::fallbacks(proxy));
         self.ignored = ignored;
+        self.remind(proxy);
+    }
+
+    /// Reports everything that is wrong now.
+    fn remind<B: Backend>(&mut self, proxy: &Proxy<B>) {
+        self.reminded = Instant::now();
+        if !self.ignored.is_empty() {
+            events::standing(proxy).into_iter().for_each(|notice| self.events.report(notice));
+        }
     }
 
     /// The document of `kubeferry status`.
@@ -244,6 +298,18 @@ impl Observer {
             ..Status::default()
         }
     }
+}
+
+fn counts<B: Backend>(proxy: &Proxy<B>) -> Counts {
+    let mut counts = Counts { services: proxy.state().services().len(), ..Counts::default() };
+    for (_, target, _) in proxy.desired().targets() {
+        let family = target.family as usize;
+        counts.ports[family] += 1;
+        counts.ready[family] += target.endpoints.ready;
+        counts.serving[family] += target.endpoints.serving.len();
+        counts.local[family] += target.endpoints.local_ready;
+    }
+    counts
 }
 
 fn endpoints(counts: &[EndpointCount]) -> Vec<EndpointStatus> {

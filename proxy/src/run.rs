@@ -3,28 +3,36 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use jiff::Timestamp;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
+use crate::args;
 use crate::backend::Backend;
 use crate::backend::nftables::kernel::{Kernel, Netfilter};
 use crate::backend::nftables::nft::{Nft, TIMEOUT};
 use crate::backend::nftables::reconciler::Reconciler;
 use crate::commands::cleanup;
-use crate::health::server::{self, Serving};
+use crate::events::{Events, Notice, Regarding};
+use crate::health::node_ports::HealthCheckPorts;
+use crate::health::routes::Serving;
+use crate::health::{configz, server};
 use crate::lock;
 use crate::log;
+use crate::metrics::Metrics;
 use crate::node;
 use crate::observe::Observer;
 use crate::pacing::Pacing;
 use crate::proxy::{Proxy, Synced};
 use crate::settings::reload::Reload;
 use crate::settings::{BackendName, DetectLocal, Loaded, Settings, SettingsError, change};
+use crate::state::objects::Family;
 use crate::status;
 use crate::watch::{self, WatchStats};
 
@@ -32,6 +40,8 @@ use crate::watch::{self, WatchStats};
 const GLANCE: Duration = Duration::from_secs(2);
 /// How long to wait for the Node's pod ranges, as kube-proxy does.
 const POD_CIDR_WAIT: Duration = Duration::from_secs(300);
+/// How long an end waits for the API server to take the Event about it.
+const LAST_EVENT: Duration = Duration::from_secs(3);
 /// How many events may wait for a running sync to end before the source has to.
 const QUEUE: usize = 65_536;
 
@@ -68,7 +78,7 @@ async fn nftables(settings: Settings, reload: Option<Reload>) -> anyhow::Result<
     let version =
         nft.check_versions(std::env::var_os("KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK").is_some()).await?;
     tracing::info!(node = %settings.node_name, nft = %version, "starting");
-    let mut kernel = Netfilter::new(nft, tokio::runtime::Handle::current());
+    let mut kernel = Netfilter::new(nft, Handle::current());
     block_in_place(|| kernel.read()).context("cannot read the kernel's tables")?;
     serve(settings, reload, Reconciler::new(kernel)).await
 }
@@ -76,8 +86,7 @@ async fn nftables(settings: Settings, reload: Option<Reload>) -> anyhow::Result<
 #[cfg(feature = "ebpf")]
 async fn ebpf(settings: Settings, reload: Option<Reload>) -> anyhow::Result<Ended> {
     tracing::info!(node = %settings.node_name, backend = "ebpf", "starting");
-    let backend =
-        block_in_place(|| crate::backend::ebpf::reconciler::Ebpf::open(&settings, tokio::runtime::Handle::current()))?;
+    let backend = block_in_place(|| crate::backend::ebpf::reconciler::Ebpf::open(&settings, Handle::current()))?;
     serve(settings, reload, backend).await
 }
 
@@ -99,13 +108,24 @@ async fn serve(settings: Settings, mut reload: Option<Reload>, backend: impl Bac
         true => Err(events_in),
         false => Ok(watch::start(&settings, events_in, stats.clone()).await?),
     };
-    let observer = Observer::new(&settings, stats);
+    let metrics = Arc::new(Metrics::with(stats.requests()));
+    let events_to = match watch::client(&settings, &stats).await? {
+        // What syncs once tells whoever started it.
+        Some(client) if !settings.once => Events::to_api(client, &settings.node_name, metrics.clone()),
+        _ => Events::to_log(metrics.clone()),
+    };
+    let observer = Observer::new(&settings, stats, metrics, events_to.clone());
     let (handle, mut requests) = status::channel();
+    let configz = Arc::new(RwLock::new(configz::document(&settings)));
     let serving = Serving {
         health: observer.health.clone(),
         metrics: observer.metrics.clone(),
         status: handle,
         mode: backend.name(),
+        flags: Arc::new(args::flags(std::env::args_os())),
+        config: configz.clone(),
+        started: Timestamp::now(),
+        profiling: settings.profiling,
     };
     let served = settings.clone();
     let once_only = settings.once;
@@ -128,6 +148,7 @@ async fn serve(settings: Settings, mut reload: Option<Reload>, backend: impl Bac
             Ok(Ended::Done)
         });
     }
+    runner.observer.starting(runner.proxy.backend().name());
     loop {
         let wake = runner.wake_after();
         tokio::select! {
@@ -136,7 +157,11 @@ async fn serve(settings: Settings, mut reload: Option<Reload>, backend: impl Bac
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             ended = &mut server => return Err(match ended {
-                Ok(Err(error)) => error.into(),
+                Ok(Err(error)) => {
+                    events_to.report(Notice::new(Regarding::Node, error.reason(), error.to_string()));
+                    events_to.flush(LAST_EVENT).await;
+                    error.into()
+                }
                 Ok(Ok(never)) => match never {},
                 Err(panic) => panic.into(),
             }),
@@ -149,6 +174,7 @@ async fn serve(settings: Settings, mut reload: Option<Reload>, backend: impl Bac
                 if runner.reconfigure(changed) == Some(Ended::Reconfigured) {
                     return Ok(Ended::Reconfigured);
                 }
+                *configz.write().unwrap_or_else(PoisonError::into_inner) = configz::document(&runner.settings);
             }
             changed = addresses.changed() => {
                 changed.context("the watch of the node's addresses ended")?;
@@ -186,6 +212,9 @@ struct Runner<B> {
     started: Instant,
     pacing: Pacing,
     glanced: Instant,
+    health_checks: HealthCheckPorts,
+    /// When health check node ports that cannot be opened were last tried.
+    tried: Instant,
     /// Another datapath may have left something, which goes once ours is in force.
     others: bool,
 }
@@ -194,7 +223,9 @@ impl<B: Backend> Runner<B> {
     fn new(proxy: Proxy<B>, settings: Settings, observer: Observer) -> Self {
         let now = Instant::now();
         let pacing = Pacing::new(settings.min_sync_period, settings.sync_period);
-        Self { proxy, settings, observer, started: now, pacing, glanced: now, others: true }
+        let (health, events, metrics) = (&observer.health, &observer.events, &observer.metrics);
+        let health_checks = HealthCheckPorts::new(health.clone(), events.clone(), metrics.clone());
+        Self { proxy, settings, observer, started: now, pacing, glanced: now, health_checks, tried: now, others: true }
     }
 
     /// How long nothing needs to be done unless something happens.
@@ -250,6 +281,10 @@ impl<B: Backend> Runner<B> {
                 Ok(repair) => self.observer.checked(&self.proxy, repair.as_ref()),
                 Err(error) => self.observer.check_failed(&error),
             }
+            if now - self.tried >= self.settings.sync_period {
+                self.tried = now;
+                Handle::current().block_on(self.health_checks.retry(self.proxy.desired().node()));
+            }
         }
         Ok(false)
     }
@@ -271,8 +306,9 @@ impl<B: Backend> Runner<B> {
             return Some(Ended::Reconfigured);
         }
         tracing::info!(settings = %change.live.join(", "), "the configuration file changed: taken over");
-        if loaded.settings.log.filter != self.settings.log.filter && !log::change(&loaded.settings.log) {
-            tracing::error!("cannot change what is logged");
+        // Unchanged, it stays as `/debug/flags/v` may have set it.
+        if loaded.settings.log.filter != self.settings.log.filter {
+            log::change(&loaded.settings.log);
         }
         tracing::debug!(filter = %loaded.settings.log.filter, "what is logged");
         self.pacing.change(loaded.settings.min_sync_period, loaded.settings.sync_period);
@@ -284,10 +320,17 @@ impl<B: Backend> Runner<B> {
 
     fn synced(&mut self, synced: &Synced) {
         self.observer.synced(&self.proxy, synced);
+        if !self.settings.once {
+            let (state, node) = (self.proxy.state(), self.proxy.desired().node());
+            Handle::current().block_on(self.health_checks.synced(state, node, &synced.changes.services));
+        }
         if std::mem::take(&mut self.others) {
-            match tokio::runtime::Handle::current().block_on(cleanup::others(&self.settings)) {
+            match Handle::current().block_on(cleanup::others(&self.settings)) {
                 Ok(removed) => removed.iter().for_each(|what| tracing::info!(%what, "removed another datapath's")),
-                Err(error) => tracing::error!(%error, "cannot remove what another datapath left"),
+                Err(error) => {
+                    self.observer.metrics.cleanup_failed(&Family::BOTH);
+                    tracing::error!(%error, "cannot remove what another datapath left");
+                }
             }
         }
         if synced.report.full {

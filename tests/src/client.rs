@@ -132,13 +132,21 @@ pub fn refused(socket: &UdpSocket) -> Result<()> {
 ///
 /// # Errors
 /// [`DEADLINE`] is over; the message says what was waited for.
-pub fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> Result<T> {
-    let end = Instant::now() + DEADLINE;
+pub fn until<T>(what: &str, attempt: impl FnMut() -> Option<T>) -> Result<T> {
+    until_for(DEADLINE, what, attempt)
+}
+
+/// The same for what takes its time.
+///
+/// # Errors
+/// `patience` is over; the message says what was waited for.
+pub fn until_for<T>(patience: Duration, what: &str, mut attempt: impl FnMut() -> Option<T>) -> Result<T> {
+    let end = Instant::now() + patience;
     loop {
         if let Some(found) = attempt() {
             return Ok(found);
         }
-        ensure!(Instant::now() < end, "waited {DEADLINE:?} for {what}");
+        ensure!(Instant::now() < end, "waited {patience:?} for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

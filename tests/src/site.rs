@@ -37,6 +37,7 @@ spec:
     - {name: udp, protocol: UDP, port: 80, nodePort: 30080}
     - {name: bulk, port: 81, nodePort: 30081}
     - {name: bulk-udp, protocol: UDP, port: 81, nodePort: 30081}
+    - {name: own, port: 82, nodePort: 30084}
 status: {loadBalancer: {ingress: [{ip: 198.51.100.8}, {ip: '2001:db8:7::8'}]}}
 ---
 apiVersion: v1
@@ -97,7 +98,7 @@ pub struct Site {
 
 impl Site {
     /// Builds it and serves. Endpoints are `1`, `2` (on the node) and `remote`: each answers with its name at port 80 of the
-    /// Services, and sends back what it gets at port 81.
+    /// Services, and sends back what it gets at port 81. At port 82 of `web` (8082) nobody listens but who does so itself.
     ///
     /// # Errors
     /// A right, a tool or the binary is missing.
@@ -201,7 +202,8 @@ impl Site {
                     "\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
                      metadata: {{name: {service}-{}, namespace: default, labels: {{kubernetes.io/service-name: {service}}}}}\n\
                      addressType: {family}\nports: [{{name: tcp, port: 8080}}, {{name: udp, protocol: UDP, port: 8080}}, \
-                     {{name: bulk, port: 8081}}, {{name: bulk-udp, protocol: UDP, port: 8081}}]\nendpoints: [{}]\n",
+                     {{name: bulk, port: 8081}}, {{name: bulk-udp, protocol: UDP, port: 8081}}, \
+                     {{name: own, port: 8082}}]\nendpoints: [{}]\n",
                     family.to_lowercase(),
                     endpoints.join(", "),
                 );

@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use kubeferry_tests::binary;
-use kubeferry_tests::client::{Running, until};
+use kubeferry_tests::client::{DEADLINE, Running, until};
 use kubeferry_tests::netns::Netns;
 use tempfile::TempDir;
 
@@ -105,6 +107,16 @@ impl World {
     }
 }
 
+/// What the proxy answers at its metrics address.
+fn get(node: &Netns, path: &str) -> String {
+    let mut stream = node.run(|| TcpStream::connect("127.0.0.1:10249")).unwrap().unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 /// Waits until the table of the node says this.
 fn table_has(node: &Netns, what: &str) {
     let table = || node.nft(&["list", "table", "inet", "kubeferry"], "").ok()?.contains(what).then_some(());
@@ -133,6 +145,8 @@ fn a_changed_configmap_is_taken_over_and_a_bad_one_is_not() {
     let line = world.says("the configuration file changed: taken over");
     assert!(line.contains("masqueradeBit"), "{line}");
     table_has(&node, "0x00000020");
+    let configz = get(&node, "/configz");
+    assert!(configz.contains("\"MasqueradeBit\":5"), "{configz}");
 
     world.change("mode: nftables\nclusterCIDR: wrong\nnftables: {masqueradeBit: 7, syncPeriod: 1}\n");
     let line = world.says("is not taken over");

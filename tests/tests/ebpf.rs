@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use kubeferry_tests::apiserver::{ApiServer, Resource};
 use kubeferry_tests::binary;
 use kubeferry_tests::bpf::Places;
 use kubeferry_tests::client::{Connection, Running, ask_once, datagrams, until};
@@ -108,11 +109,12 @@ impl Cluster {
                 }
                 Ok::<(), std::io::Error>(())
             });
+            let ends = Ends(&end);
             let more = |than: usize| until("more requests", || (answered.load(Ordering::Relaxed) > than).then_some(()));
             more(20).unwrap();
             work();
             more(answered.load(Ordering::Relaxed) + 20).unwrap();
-            end.store(true, Ordering::Relaxed);
+            drop(ends);
             load.join().unwrap().unwrap_or_else(|error| panic!("a request failed after {answered:?}: {error}"));
         });
     }
@@ -135,6 +137,15 @@ impl Cluster {
             String::from_utf8_lossy(&output.stdout).contains(&format!("tc_{hook}"))
         };
         ["ingress", "egress"].iter().all(|hook| pins.contains(&format!("links/tc_{hook}-{index}")) || filter(hook))
+    }
+}
+
+/// Ends the load, also when what runs beside it has failed.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -284,7 +295,7 @@ fn cleanup_leaves_nothing_and_the_other_backend_takes_over() {
     drop(cluster.until_served());
     cluster.once(|_| ()).unwrap();
     let tables = cluster.hosts.node.nft(&["list", "tables"], "").unwrap();
-    assert!(!tables.contains("kubeferry"), "eBPF has taken over: {tables}");
+    assert!(!tables.contains("table inet kubeferry\n"), "eBPF has taken over: {tables}");
     drop(cluster.until_served());
     for expected in ["attached programs", "nothing to remove"] {
         let output = cluster.cleanup();
@@ -293,6 +304,45 @@ fn cleanup_leaves_nothing_and_the_other_backend_takes_over() {
         assert!(text.contains(expected), "{text}");
     }
     assert!(!cluster.places.bpffs().join("kubeferry").exists());
+}
+
+#[test]
+fn connections_of_the_other_backend_go_on() {
+    let cluster = Cluster::build();
+    for state in ["time_wait", "fin_wait", "last_ack", "close_wait", "close"] {
+        let key = format!("net.netfilter.nf_conntrack_tcp_timeout_{state}");
+        cluster.hosts.node.sysctl(&key, "1").unwrap();
+    }
+    let mut nftables = cluster.source.command("run").unwrap();
+    nftables.args(["--once", "--backend", "nftables", "--bpffs-root"]).arg(cluster.places.bpffs());
+    assert!(cluster.hosts.node.output(&mut nftables, "").unwrap().status.success());
+    let mut before: Vec<_> = (0..8).map(|_| cluster.until_served()).collect();
+    let endpoints: Vec<_> = before.iter_mut().map(|connection| connection.ask().unwrap().0).collect();
+    assert!(endpoints.iter().any(|one| *one != endpoints[0]), "{endpoints:?}");
+    let tables = || cluster.hosts.node.nft(&["list", "tables"], "").unwrap();
+    cluster.under_load(|| {
+        let running = cluster.start();
+        until("eBPF to be in force", || cluster.status()).unwrap();
+        until("the rules to go", || (!tables().contains("table inet kubeferry\n")).then_some(())).unwrap();
+        let mut new = cluster.until_served();
+        for _ in 0..20 {
+            for (connection, endpoint) in before.iter_mut().zip(&endpoints) {
+                assert_eq!(connection.ask().unwrap().0, *endpoint, "it goes on");
+            }
+            new.ask().unwrap();
+        }
+        assert!(tables().contains("table inet kubeferry-established"), "{}", tables());
+        before.clear();
+        // It is looked at twice in a minute.
+        let gone = || tables().is_empty().then_some(());
+        (0..3)
+            .find_map(|_| until("connection tracking to be left", gone).ok())
+            .unwrap_or_else(|| panic!("{}", tables()));
+        for _ in 0..20 {
+            new.ask().unwrap();
+        }
+        drop(running);
+    });
 }
 
 #[test]
@@ -342,6 +392,30 @@ fn what_does_not_fit_is_left_out_whole_and_named() {
     let cluster = Cluster::build();
     let log = cluster.once(|command| with(command, &["--map-sizes", "slots=3"])).unwrap_err();
     assert!(log.contains("the map slots is full") && log.contains("default/web"), "{log}");
+    drop(cluster.until_served());
+}
+
+#[test]
+fn the_service_of_what_does_not_fit_is_told_by_an_event() {
+    let cluster = Cluster::build();
+    let server = cluster.hosts.node.run(ApiServer::start).unwrap().unwrap();
+    let node = "{apiVersion: v1, kind: Node, metadata: {name: worker-1}, \
+                status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}}";
+    server.apply(&format!("{node}\n---\n{MANIFESTS}")).unwrap();
+    let mut command = Command::new(binary::path().unwrap());
+    command.args(["run", "--backend", "ebpf", "--node-name", "worker-1", "--server", &server.url()]);
+    with(cluster.places.apply(&mut command), &["--map-sizes", "slots=3"]);
+    let _running = Running::start_command(&mut command, &cluster.hosts.node).unwrap();
+    let left_out = || {
+        let events = server.objects(Resource::Event);
+        events.into_iter().find(|event| event["reason"] == "FrontendLeftOut")
+    };
+    let event = until("an Event about what does not fit", left_out).unwrap();
+    assert_eq!((&event["regarding"]["name"], &event["type"]), (&"web".into(), &"Warning".into()));
+    assert!(
+        event["note"].as_str().unwrap().contains("is not served: ") && event.to_string().contains("slots"),
+        "{event}"
+    );
     drop(cluster.until_served());
 }
 

@@ -53,11 +53,12 @@ const TOOLS: [&str; 9] = ["ip", "nft", "conntrack", "ethtool", "tc", "ping", "se
 const MARK: &str = "kubeferry-part: ";
 
 /// The parts that run in the machine: a test binary, and what is passed on to it.
-const PARTS: [(&str, &str); 7] = [
+const PARTS: [(&str, &str); 8] = [
     ("netns", ""),
     ("flow_table", "--exact cluster_ip load_balancer_source_ranges"),
     // What is swept is gone when a time has passed, which is too long here.
     ("ebpf", "--skip connections_that_are_over_are_swept --skip what_does_not_fit --skip the_plan_names"),
+    ("ebpf_vlan", "--include-ignored"),
     ("ebpf_sockets", "cluster_ips the_nodes_sockets a_connected_udp_socket off_leaves"),
     ("connections", ""),
     ("ebpf_connections", "--exact every_way_in_reaches_every_endpoint datagrams_in_fragments_come_back_whole"),

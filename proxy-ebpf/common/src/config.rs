@@ -49,6 +49,9 @@ impl Config {
     pub const MOVING: u32 = 256;
     /// Packets and bytes are counted: see [`crate::Backend`].
     pub const COUNT_PACKETS: u32 = 512;
+    /// TCP connections that began before are connection tracking's: a packet that opens none and belongs to none of ours is
+    /// left to it.
+    pub const ESTABLISHED_ELSEWHERE: u32 = 1024;
 
     /// Nothing is known yet.
     pub const EMPTY: Self = Self {

@@ -1,5 +1,6 @@
 //! The command line. `--help` of each command is written here, next to the field that it fills.
 
+mod flags;
 mod go;
 mod groups;
 mod kube_proxy;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use flags::flags;
 pub use groups::{CommonArgs, DatapathArgs, EbpfArgs, LogArgs, ServeArgs, SourceArgs};
 pub use kube_proxy::{KubeProxyArgs, KubeProxyLogArgs};
 pub use parse::parse;

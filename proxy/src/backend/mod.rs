@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 pub use nftables::reconciler::Report;
 
 use crate::conntrack::{Cleaned, UdpService};
-use crate::desired::target::Target;
+use crate::desired::target::{Frontend, Target};
 use crate::desired::{Desired, Touched};
 use crate::state::objects::Ignored;
 
@@ -58,6 +58,9 @@ pub trait Backend {
 
     /// What is wanted and not in force, and why.
     fn refused(&self) -> Vec<Ignored>;
+
+    /// The frontends among what is wanted and not in force, each with the reason.
+    fn left_out(&self) -> BTreeMap<Frontend, String>;
 
     /// Deletes the UDP flows that these services' endpoints left behind. Blocks.
     ///

@@ -6,6 +6,7 @@ use crate::args::CleanupArgs;
 use crate::backend::nftables::netlink::Connection;
 use crate::backend::nftables::skeleton::TABLE;
 use crate::commands::output;
+use crate::conntrack::established;
 use crate::settings::{BackendName, EbpfSettings, Settings};
 
 /// Deletes what each datapath left. Connections that are established go on where connection tracking has their translation
@@ -22,8 +23,10 @@ pub async fn cleanup(args: &CleanupArgs) -> anyhow::Result<()> {
     }
     let root = args.bpffs_root.clone().unwrap_or(EbpfSettings::default().bpffs_root);
     let mut said: Vec<String> = ebpf(&root).await?.iter().map(|what| format!("removed {what}\n")).collect();
-    if table()? {
-        said.push(format!("removed table inet {TABLE}\n"));
+    for table in [TABLE, established::TABLE] {
+        if delete(table)? {
+            said.push(format!("removed table inet {table}\n"));
+        }
     }
     if said.is_empty() {
         said.push(format!(
@@ -39,14 +42,18 @@ pub async fn cleanup(args: &CleanupArgs) -> anyhow::Result<()> {
 /// # Errors
 /// As for [`cleanup`].
 pub async fn others(settings: &Settings) -> anyhow::Result<Vec<String>> {
-    match settings.backend {
-        BackendName::Nftables => ebpf(&settings.ebpf.bpffs_root).await,
-        BackendName::Ebpf => Ok(if table()? { vec![format!("table inet {TABLE}")] } else { Vec::new() }),
+    let (mut removed, table) = match settings.backend {
+        BackendName::Nftables => (ebpf(&settings.ebpf.bpffs_root).await?, established::TABLE),
+        BackendName::Ebpf => (Vec::new(), TABLE),
+    };
+    if delete(table)? {
+        removed.push(format!("table inet {table}"));
     }
+    Ok(removed)
 }
 
-fn table() -> anyhow::Result<bool> {
-    Connection::open()?.delete_table(TABLE).with_context(|| format!("cannot delete table inet {TABLE}"))
+fn delete(table: &str) -> anyhow::Result<bool> {
+    Connection::open()?.delete_table(table).with_context(|| format!("cannot delete table inet {table}"))
 }
 
 #[cfg(feature = "ebpf")]

@@ -1,8 +1,8 @@
-//! Listing and deleting UDP entries over ctnetlink, in the network namespace of the thread that opens the connection.
+//! Listing and deleting entries over ctnetlink, in the network namespace of the thread that opens the connection.
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::stale::{Tuple, UdpEntry, UdpService, stale};
+use super::stale::{Entry, Tuple, UdpService, stale};
 use crate::backend::nftables::netlink::{
     Error,
     attribute::{Writer, attributes, find, value},
@@ -31,7 +31,10 @@ const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
 // enum ctnetlink_filter flags of net/netfilter/nf_conntrack_netlink.c: compare the protocol alone.
 const CTA_FILTER_F_CTA_PROTO_NUM: u32 = 1 << 3;
-const UDP: u8 = 17;
+/// Protocol numbers.
+pub const TCP: u8 = 6;
+/// Protocol numbers.
+pub const UDP: u8 = 17;
 
 /// An IP family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +61,8 @@ pub struct Cleaned {
     pub listed: usize,
     /// Entries deleted.
     pub deleted: usize,
+    /// Those of them that are of IPv6, where that is counted apart.
+    pub deleted_v6: usize,
     /// Whether a list stayed incomplete because entries changed during each of 5 attempts: what was listed was cleaned.
     pub partial: bool,
 }
@@ -74,11 +79,13 @@ pub fn clean(services: &[UdpService]) -> Result<Cleaned, Error> {
             continue;
         }
         let conntrack = Conntrack::open()?;
-        let (entries, complete) = conntrack.udp_entries(family)?;
+        let (entries, complete) = conntrack.entries(family, UDP)?;
         cleaned.listed += entries.len();
         cleaned.partial |= !complete;
         for entry in stale(services, &entries) {
-            cleaned.deleted += usize::from(conntrack.delete(entry)?);
+            let deleted = usize::from(conntrack.delete(entry)?);
+            cleaned.deleted += deleted;
+            cleaned.deleted_v6 += if family == Family::V6 { deleted } else { 0 };
         }
     }
     Ok(cleaned)
@@ -99,24 +106,24 @@ impl Conntrack {
         Ok(Self { socket: NetfilterSocket::open()? })
     }
 
-    /// The UDP entries of a family, in every zone, and whether the list is complete: it is begun again 5 times at most
+    /// The entries of a family and a protocol (TCP or UDP), in every zone, and whether the list is complete: it is begun again 5 times at most
     /// where entries change meanwhile.
     ///
     /// # Errors
     /// The kernel refuses, or the socket fails.
-    pub fn udp_entries(&self, family: Family) -> Result<(Vec<UdpEntry>, bool), Error> {
+    pub fn entries(&self, family: Family, protocol: u8) -> Result<(Vec<Entry>, bool), Error> {
         let dump = |filter: &dyn Fn(&mut Writer)| {
             self.socket.dump("connection tracking", IPCTNL_MSG_CT_GET, family.number(), filter)
         };
         // The kernel filters since 5.8. One that does not know how is asked for everything.
-        let dump = match dump(&write_filter) {
+        let dump = match dump(&|writer| write_filter(writer, protocol)) {
             Err(Error::Refused { errno: libc::EINVAL | libc::EOPNOTSUPP, .. }) => dump(&|_| {}),
             result => result,
         }?;
         let mut entries = Vec::new();
         for message in dump.messages() {
             let (_, body) = message?;
-            entries.extend(read(body)?);
+            entries.extend(read(body, protocol)?);
         }
         Ok((entries, dump.complete))
     }
@@ -125,7 +132,7 @@ impl Conntrack {
     ///
     /// # Errors
     /// The kernel refuses (CAP_NET_ADMIN is needed), or the socket fails.
-    pub fn delete(&self, entry: &UdpEntry) -> Result<bool, Error> {
+    pub fn delete(&self, entry: &Entry) -> Result<bool, Error> {
         let family = if entry.original.destination.is_ipv6() { Family::V6 } else { Family::V4 };
         let errno = self.socket.request(IPCTNL_MSG_CT_DELETE, family.number(), |writer| writer.raw(&entry.identity))?;
         match errno {
@@ -136,11 +143,11 @@ impl Conntrack {
     }
 }
 
-/// Entries of UDP.
-fn write_filter(writer: &mut Writer) {
+/// Entries of a protocol.
+fn write_filter(writer: &mut Writer, of: u8) {
     let tuple = writer.nest(CTA_TUPLE_ORIG);
     let protocol = writer.nest(CTA_TUPLE_PROTO);
-    writer.value(CTA_PROTO_NUM, &[UDP]);
+    writer.value(CTA_PROTO_NUM, &[of]);
     writer.end(protocol);
     writer.end(tuple);
     let filter = writer.nest(CTA_FILTER);
@@ -149,15 +156,15 @@ fn write_filter(writer: &mut Writer) {
     writer.end(filter);
 }
 
-/// An entry, if it is of UDP.
-fn read(body: &[u8]) -> Result<Option<UdpEntry>, Error> {
+/// An entry, if it is of this protocol.
+fn read(body: &[u8], protocol: u8) -> Result<Option<Entry>, Error> {
     let mut tuples = [None, None];
     let mut identity = Writer::default();
     for attribute in attributes(body) {
         let attribute = attribute?;
         match attribute.kind() {
-            CTA_TUPLE_ORIG => tuples[0] = read_tuple(value(&attribute))?,
-            CTA_TUPLE_REPLY => tuples[1] = read_tuple(value(&attribute))?,
+            CTA_TUPLE_ORIG => tuples[0] = read_tuple(value(&attribute), protocol)?,
+            CTA_TUPLE_REPLY => tuples[1] = read_tuple(value(&attribute), protocol)?,
             CTA_ID | CTA_ZONE => {}
             _ => continue,
         }
@@ -165,17 +172,17 @@ fn read(body: &[u8]) -> Result<Option<UdpEntry>, Error> {
         identity.value(attribute.kind() | nested, value(&attribute));
     }
     Ok(match tuples {
-        [Some(original), Some(reply)] => Some(UdpEntry { original, reply, identity: identity.into_bytes() }),
+        [Some(original), Some(reply)] => Some(Entry { original, reply, identity: identity.into_bytes() }),
         _ => None,
     })
 }
 
-/// A tuple, if it is of UDP.
-fn read_tuple(bytes: &[u8]) -> Result<Option<Tuple>, Error> {
+/// A tuple, if it is of this protocol.
+fn read_tuple(bytes: &[u8], of: u8) -> Result<Option<Tuple>, Error> {
     let (Some(ip), Some(protocol)) = (find(bytes, CTA_TUPLE_IP)?, find(bytes, CTA_TUPLE_PROTO)?) else {
         return Ok(None);
     };
-    if find(protocol, CTA_PROTO_NUM)? != Some(&[UDP]) {
+    if find(protocol, CTA_PROTO_NUM)? != Some(&[of]) {
         return Ok(None);
     }
     let address = |v4, v6| -> Result<Option<IpAddr>, Error> {
@@ -255,7 +262,7 @@ table inet t {
             let _server = listener.accept().unwrap();
             let conntrack = Conntrack::open().unwrap();
             let tcp = || {
-                // The TCP entry alone is neither listed by udp_entries nor by the kernel where it filters.
+                // The TCP entry alone is neither listed among those of UDP nor by the kernel where it filters.
                 let count = |filter: &dyn Fn(&mut Writer)| {
                     conntrack
                         .socket
@@ -264,7 +271,7 @@ table inet t {
                         .messages()
                         .count()
                 };
-                count(&|_| {}) - count(&write_filter)
+                count(&|_| {}) - count(&|writer| write_filter(writer, UDP))
             };
             assert_eq!(tcp(), 1);
             test(&conntrack);
@@ -275,7 +282,7 @@ table inet t {
     fn flows(conntrack: &Conntrack) -> BTreeSet<String> {
         [Family::V4, Family::V6]
             .into_iter()
-            .flat_map(|family| conntrack.udp_entries(family).unwrap().0)
+            .flat_map(|family| conntrack.entries(family, UDP).unwrap().0)
             .map(|entry| format!("{} {}", entry.original.destination, entry.reply.source))
             .collect()
     }
@@ -299,7 +306,7 @@ table inet t {
             for (family, destination) in
                 [(Family::V4, "10.96.0.10:53"), (Family::V6, "[fd00::10]:53"), (Family::V4, "10.244.1.5:7777")]
             {
-                let (entries, complete) = conntrack.udp_entries(family).unwrap();
+                let (entries, complete) = conntrack.entries(family, UDP).unwrap();
                 assert!(complete);
                 let destination = destination.parse().unwrap();
                 let entry = entries.iter().find(|entry| entry.original.destination == destination).unwrap();
@@ -324,13 +331,16 @@ table inet t {
                 service(&["10.96.0.10:54"], &[], &[]),
             ];
             let nothing = clean(&before).unwrap();
-            assert_eq!(nothing, Cleaned { listed: 5, deleted: 0, partial: false });
+            assert_eq!(nothing, Cleaned { listed: 5, deleted: 0, deleted_v6: 0, partial: false });
             let after = [
                 service(&["10.96.0.10:53", "[fd00::10]:53"], &[30053], &["10.244.1.7:5353", "[fd00:1::5]:5353"]),
                 service(&["10.96.0.10:54"], &[], &[]),
             ];
-            assert_eq!(clean(&after).unwrap().deleted, 2);
+            let cleaned = clean(&after).unwrap();
+            assert_eq!((cleaned.deleted, cleaned.deleted_v6), (2, 0));
             assert_eq!(flows(conntrack), set(&[ALL[0], ALL[2], ALL[4]]));
+            let cleaned = clean(&[service(&["[fd00::10]:53"], &[], &["[fd00:1::7]:5353"])]).unwrap();
+            assert_eq!((cleaned.deleted, cleaned.deleted_v6), (1, 1), "each family is counted");
         });
     }
 

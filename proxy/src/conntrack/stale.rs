@@ -28,7 +28,7 @@ pub struct Tuple {
 
 /// A UDP flow that the kernel keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UdpEntry {
+pub struct Entry {
     /// The first packet as it came in, before any translation.
     pub original: Tuple,
     /// The answer as it comes in: its source is the endpoint chosen.
@@ -37,7 +37,7 @@ pub struct UdpEntry {
     pub(super) identity: Vec<u8>,
 }
 
-impl UdpEntry {
+impl Entry {
     /// A flow that is not the kernel's own, for [`stale`] alone.
     pub fn new(original: Tuple, reply: Tuple) -> Self {
         Self { original, reply, identity: Vec::new() }
@@ -49,8 +49,8 @@ impl UdpEntry {
 /// address, any of them may hold the endpoint.
 pub fn stale<'a>(
     services: &'a [UdpService],
-    entries: impl IntoIterator<Item = &'a UdpEntry>,
-) -> impl Iterator<Item = &'a UdpEntry> {
+    entries: impl IntoIterator<Item = &'a Entry>,
+) -> impl Iterator<Item = &'a Entry> {
     let mut by_address: BTreeMap<SocketAddr, Vec<&UdpService>> = BTreeMap::new();
     let mut by_node_port: BTreeMap<(bool, u16), Vec<&UdpService>> = BTreeMap::new();
     for service in services {
@@ -90,10 +90,10 @@ mod tests {
         }
     }
 
-    fn entry(destination: &str, endpoint: &str) -> UdpEntry {
+    fn entry(destination: &str, endpoint: &str) -> Entry {
         let destination: SocketAddr = destination.parse().unwrap();
         let client = if destination.is_ipv6() { "[fd00::9]:5000" } else { "192.0.2.9:5000" }.parse().unwrap();
-        UdpEntry {
+        Entry {
             original: Tuple { source: client, destination },
             reply: Tuple { source: endpoint.parse().unwrap(), destination: client },
             identity: Vec::new(),

@@ -17,6 +17,13 @@ pub(super) struct Candidate<'a> {
     local: bool,
 }
 
+impl Candidate<'_> {
+    /// Whether it is on this node and ready.
+    pub(super) fn is_local_ready(&self) -> bool {
+        self.local && self.endpoint.ready
+    }
+}
+
 /// The endpoints of one service port in one family, sorted by use.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct EndpointLists {
@@ -32,6 +39,8 @@ pub struct EndpointLists {
     pub any: bool,
     /// Endpoints that serve, ready or terminating, whatever policy and topology say: what stale UDP entries are held to.
     pub serving: Arc<[SocketAddr]>,
+    /// Those of `serving` with weight 0: they get no new connections.
+    pub idle: Arc<[SocketAddr]>,
     /// Distinct addresses of local ready endpoints with a weight, for the health check node port.
     pub local_ready: usize,
     /// Endpoints that are ready, anywhere.
@@ -61,6 +70,11 @@ impl<'a> SlicePorts<'a> {
             }
         }
         Self(ports)
+    }
+
+    /// The names of all ports, with their protocols.
+    pub(super) fn names(&self) -> impl Iterator<Item = (&'a str, Protocol)> {
+        self.0.keys().copied()
     }
 
     /// Merges the slices for one port of the service. Where two slices name the same address and port, the later wins,
@@ -106,6 +120,7 @@ impl EndpointLists {
         };
         let mut lists = Self {
             serving: pick(&|candidate| candidate.endpoint.ready || candidate.endpoint.serving),
+            idle: pick(&|candidate| (ready(candidate) || candidate.endpoint.serving) && !choice.admits(candidate)),
             ready: merged.values().filter(|candidate| ready(candidate)).count(),
             local_ready: merged
                 .values()

@@ -115,7 +115,7 @@ impl Frontends {
     }
 
     /// What every loser is told. Two roles of one service port on one frontend are no conflict.
-    pub(super) fn conflicts(&self) -> Vec<Ignored> {
+    pub(super) fn conflicts(&self) -> Vec<(ObjectName, Ignored)> {
         let mut out = Vec::new();
         for frontend in &self.contested {
             let Some(claims) = self.claims.get(frontend) else { continue };
@@ -131,7 +131,7 @@ impl Frontends {
                     None => format!("{frontend} is the ClusterIP of another Service; choose another address"),
                 };
                 let what = format!("Service {} port {:?}", rank.service(), &*target.name.port);
-                out.push(Ignored { what, why });
+                out.push((rank.service().clone(), Ignored { what, why }));
             }
         }
         out

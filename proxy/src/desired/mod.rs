@@ -3,6 +3,7 @@
 
 mod endpoints;
 mod frontends;
+mod health_checks;
 pub mod node_view;
 mod scheduling;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use ipnet::IpNet;
 pub use endpoints::EndpointLists;
 pub use frontends::Claim;
 use frontends::Frontends;
+pub use health_checks::{HealthCheck, health_check};
 use node_view::NodeView;
 use scheduling::Choice;
 use target::{Claiming, Frontend, ServicePortName, Target, targets};
@@ -310,8 +312,18 @@ impl Desired {
         self.unscheduled.values().flatten()
     }
 
+    /// The same by Service.
+    pub fn unscheduled_by_service(&self) -> impl Iterator<Item = (&ObjectName, &[Ignored])> {
+        self.unscheduled.iter().map(|(service, faults)| (service, faults.as_slice()))
+    }
+
     /// Claims that lost their frontend to another Service's.
     pub fn conflicts(&self) -> Vec<Ignored> {
+        self.lost_claims().into_iter().map(|(_, conflict)| conflict).collect()
+    }
+
+    /// The same, each with the Service that lost.
+    pub fn lost_claims(&self) -> Vec<(ObjectName, Ignored)> {
         self.frontends.conflicts()
     }
 }

@@ -104,8 +104,13 @@ fn weight_zero_leaves_the_lists_of_its_policy() {
     let got = desired(&with_detector(), local, two());
     let lists = &target(&got).endpoints;
     assert_eq!((lists.cluster.len(), lists.local.len(), lists.serving.len(), lists.local_ready), (1, 0, 2, 0));
-    assert_eq!(trace(&got, POD, None, CLUSTER_IP).outcome, to(&[THERE], false));
-    assert_eq!(trace(&got, OUTSIDE, None, "203.0.113.1:80").outcome, Outcome::Drop);
+    let from_pod = trace(&got, POD, None, CLUSTER_IP);
+    assert_eq!(from_pod.outcome, to(&[THERE], false));
+    let line = format!("no new connections for those of weight 0: {HERE}:8080");
+    assert!(from_pod.why.contains(&line), "{from_pod:?}");
+    let from_outside = trace(&got, OUTSIDE, None, "203.0.113.1:80");
+    assert_eq!(from_outside.outcome, Outcome::Drop);
+    assert!(from_outside.why.contains(&line), "{from_outside:?}");
     let none = Scheduling { weights: "node/here=0,node/there=0".parse().unwrap(), ..Scheduling::default() };
     let draining = SliceEndpoint { ready: false, terminating: true, ..endpoint("10.244.1.9", "other") };
     let got = desired(&with_detector(), asking(none), [two(), vec![draining]].concat());

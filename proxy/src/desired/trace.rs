@@ -137,6 +137,10 @@ impl Desired {
             why.push(format!("{} is outside loadBalancerSourceRanges", flow.from));
             return Err(Outcome::Drop);
         }
+        let idle: Vec<String> = target.endpoints.idle.iter().map(ToString::to_string).collect();
+        if !idle.is_empty() {
+            why.push(format!("no new connections for those of weight 0: {}", idle.join(" ")));
+        }
         if !target.endpoints.any {
             why.push("no usable endpoint anywhere in the cluster".into());
             return Err(Outcome::Reject);

@@ -1,8 +1,13 @@
 //! Whether the proxy is healthy, and the HTTP servers that tell it: `/healthz` and `/livez` at the health address,
-//! `/metrics` and `/status` at the metrics address.
+//! `/metrics` and `/status` at the metrics address, and what load balancers ask at health check node ports.
 
+pub mod configz;
+mod debugging;
+pub mod node_ports;
+pub mod routes;
 pub mod server;
 pub mod state;
+mod zpages;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

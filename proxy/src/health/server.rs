@@ -1,40 +1,21 @@
-//! The HTTP servers. The only IO of this module is the sockets.
+//! The HTTP servers at the health address and at the metrics address. The only IO of this file is the sockets; what they
+//! answer is in [`routes`](super::routes).
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::any;
-use axum::{Json, Router};
+use axum::Router;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
-use super::Health;
-use super::state::Report;
-use crate::metrics::{Format, Metrics};
+use super::routes::{Serving, health_routes, metrics_routes};
+use crate::events::Reason;
 use crate::settings::Settings;
-use crate::status::StatusHandle;
 
 /// How long to wait before an address that could not be bound is tried again; kube-proxy's.
 const RETRY: Duration = Duration::from_secs(5);
-
-/// What the servers tell.
-#[derive(Clone, Debug)]
-pub struct Serving {
-    /// For `/healthz` and `/livez`.
-    pub health: Health,
-    /// For `/metrics`; answers of `/healthz` and `/livez` are counted in it.
-    pub metrics: Arc<Metrics>,
-    /// For `/status`.
-    pub status: StatusHandle,
-    /// For `/proxyMode`: `nftables`.
-    pub mode: &'static str,
-}
 
 /// Why serving ended; only where `bind_hard_fail` is set.
 #[derive(thiserror::Error, Debug)]
@@ -48,16 +29,27 @@ pub enum ServeError {
         address: SocketAddr,
         /// The flag that sets it.
         flag: &'static str,
+        /// The reason of the Event about it.
+        reason: Reason,
         /// The system's error.
         source: io::Error,
     },
 }
 
-/// One server: what it is called in messages, and the flag that sets its address.
+impl ServeError {
+    /// The reason of the Event on the Node.
+    pub fn reason(&self) -> Reason {
+        let Self::Bind { reason, .. } = self;
+        *reason
+    }
+}
+
+/// One server: what it is called in messages, the flag that sets its address, and what an Event says if it is not there.
 #[derive(Clone, Copy, Debug)]
 struct Server {
     what: &'static str,
     flag: &'static str,
+    reason: Reason,
     hard_fail: bool,
 }
 
@@ -68,8 +60,9 @@ struct Server {
 /// [`ServeError`], at once, where `bind_hard_fail` is set.
 pub async fn serve(settings: &Settings, serving: Serving) -> Result<Infallible, ServeError> {
     let hard_fail = settings.bind_hard_fail;
-    let health = Server { what: "/healthz", flag: "--healthz-bind-address", hard_fail };
-    let metrics = Server { what: "/metrics", flag: "--metrics-bind-address", hard_fail };
+    let (health, metrics) = (Reason::FailedToStartProxierHealthcheck, Reason::FailedToStartMetricServer);
+    let health = Server { what: "/healthz", flag: "--healthz-bind-address", reason: health, hard_fail };
+    let metrics = Server { what: "/metrics", flag: "--metrics-bind-address", reason: metrics, hard_fail };
     let (ended, _) = tokio::try_join!(
         health.serve(settings.healthz, health_routes(serving.clone())),
         metrics.serve(settings.metrics, metrics_routes(serving)),
@@ -89,7 +82,8 @@ impl Server {
                     }
                 }
                 Err(source) if self.hard_fail => {
-                    return Err(ServeError::Bind { what: self.what, address, flag: self.flag, source });
+                    let Self { what, flag, reason, .. } = self;
+                    return Err(ServeError::Bind { what, address, flag, reason, source });
                 }
                 Err(error) => {
                     warn!(%address, %error, "cannot serve {}: trying again in 5s; {} sets the address", self.what, self.flag);
@@ -97,69 +91,6 @@ impl Server {
             }
             tokio::time::sleep(RETRY).await;
         }
-    }
-}
-
-/// `/healthz` and `/livez` with kube-proxy's meaning.
-pub fn health_routes(serving: Serving) -> Router {
-    Router::new().route("/healthz", any(healthz)).route("/livez", any(livez)).with_state(serving)
-}
-
-/// `/metrics`, `/status`, `/proxyMode`, and a `/healthz` that only says that this server answers, as kube-proxy's does.
-pub fn metrics_routes(serving: Serving) -> Router {
-    Router::new()
-        .route("/metrics", any(metrics))
-        .route("/status", any(status))
-        .route("/proxyMode", any(proxy_mode))
-        .route("/healthz", any(|| async { plain("ok") }))
-        .with_state(serving)
-}
-
-async fn healthz(State(serving): State<Serving>) -> Response {
-    let (good, body) = serving.health.report().healthz();
-    serving.metrics.healthz(good);
-    answer(good, &body)
-}
-
-async fn livez(State(serving): State<Serving>) -> Response {
-    let (good, body) = serving.health.report().livez();
-    serving.metrics.livez(good);
-    answer(good, &body)
-}
-
-fn answer(good: bool, body: &Report) -> Response {
-    let code = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, [NOSNIFF], Json(body)).into_response()
-}
-
-const NOSNIFF: (header::HeaderName, HeaderValue) =
-    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-
-fn plain(text: &'static str) -> Response {
-    let content_type = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    ([content_type, NOSNIFF], text).into_response()
-}
-
-async fn proxy_mode(State(serving): State<Serving>) -> Response {
-    plain(serving.mode)
-}
-
-async fn metrics(State(serving): State<Serving>, headers: HeaderMap) -> Response {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let format = Format::accepted(accept);
-    ([(header::CONTENT_TYPE, format.content_type())], serving.metrics.text(format)).into_response()
-}
-
-async fn status(State(serving): State<Serving>) -> Response {
-    match serving.status.ask().await {
-        Some(mut status) => {
-            let report = serving.health.report();
-            status.healthy = report.healthy;
-            status.node_eligible = report.node_eligible.unwrap_or(false);
-            ([NOSNIFF], Json(status)).into_response()
-        }
-        None => (StatusCode::SERVICE_UNAVAILABLE, "the proxy is busy or ends: it did not tell its status in time\n")
-            .into_response(),
     }
 }
 

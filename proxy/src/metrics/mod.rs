@@ -2,14 +2,17 @@
 //!
 //! Both families are synced in one transaction, so a sync counts for each family that it carried.
 
+mod features;
+mod labels;
 mod process;
 mod registry;
+mod rest_client;
+mod slis;
 mod text;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family as Series;
 use prometheus_client::metrics::gauge::Gauge;
@@ -19,6 +22,10 @@ use prometheus_client::registry::Registry;
 use crate::state::objects::Family;
 use crate::traffic::{Port, Total};
 
+use labels::{Code, Kind, Map, OfFamily, OfPolicy, OfResult, OfServicePort, OfState, Reason};
+pub use labels::{Counts, EventResult, Policy};
+pub use rest_client::RestClient;
+pub use slis::Slis;
 pub use text::Format;
 
 type Histograms<L> = Series<L, Histogram, fn() -> Histogram>;
@@ -35,82 +42,6 @@ pub struct SyncReport {
     pub rows_written: usize,
     /// The families that it carried.
     pub families: Vec<Family>,
-}
-
-/// Which traffic policy of a service port asks for local endpoints.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Policy {
-    /// `internalTrafficPolicy`.
-    Internal,
-    /// `externalTrafficPolicy`.
-    External,
-}
-
-impl Policy {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Internal => "internal",
-            Self::External => "external",
-        }
-    }
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct OfFamily {
-    ip_family: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct OfPolicy {
-    ip_family: &'static str,
-    traffic_policy: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct Code {
-    code: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct Map {
-    map: String,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct Reason {
-    reason: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct OfServicePort {
-    namespace: String,
-    service: String,
-    port: String,
-    protocol: String,
-    ip_family: &'static str,
-}
-
-impl From<&Port> for OfServicePort {
-    fn from((name, family): &Port) -> Self {
-        Self {
-            namespace: name.service.namespace.to_string(),
-            service: name.service.name.to_string(),
-            port: name.port.to_string(),
-            protocol: name.protocol.to_string(),
-            ip_family: family.as_str(),
-        }
-    }
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct Kind {
-    kind: String,
-}
-
-impl From<Family> for OfFamily {
-    fn from(family: Family) -> Self {
-        Self { ip_family: family.as_str() }
-    }
 }
 
 /// All metrics of a running proxy. Cheap to record from any thread; shared by reference.
@@ -131,6 +62,7 @@ pub struct Metrics {
     healthz: Series<Code, Counter>,
     livez: Series<Code, Counter>,
     sync_failures: Series<OfFamily, Counter>,
+    cleanup_failures: Series<OfFamily, Counter>,
     conntrack: Histograms<OfFamily>,
     conntrack_deleted: Series<OfFamily, Counter>,
     rows: Series<Map, Gauge>,
@@ -145,7 +77,20 @@ pub struct Metrics {
     drift_repairs: Counter,
     drift_rows: Counter,
     watch_errors: Series<Kind, Counter>,
+    watch_events: Series<Kind, Counter>,
+    watch_lists: Series<Kind, Counter>,
+    watch_heard: Series<Kind, Seconds>,
+    watch_lag: Histograms<OfFamily>,
+    change_to_kernel: Histogram,
+    services: Gauge,
+    service_ports: Series<OfFamily, Gauge>,
+    endpoints: Series<OfState, Gauge>,
+    health_checks: Series<OfFamily, Gauge>,
+    health_check_failures: Series<OfFamily, Counter>,
+    events: Series<OfResult, Counter>,
+    fallbacks: Gauge,
     ignored: Gauge,
+    slis: Slis,
 }
 
 impl Metrics {
@@ -167,6 +112,13 @@ impl Metrics {
     pub fn sync_failed(&self, families: &[Family]) {
         for family in families {
             self.sync_failures.get_or_create(&(*family).into()).inc();
+        }
+    }
+
+    /// What another datapath left behind could not be removed.
+    pub fn cleanup_failed(&self, families: &[Family]) {
+        for family in families {
+            self.cleanup_failures.get_or_create(&(*family).into()).inc();
         }
     }
 
@@ -194,6 +146,64 @@ impl Metrics {
     /// of the slice. kube-proxy's rule: only times after the process started, and no deletions.
     pub fn programmed(&self, family: Family, after: Duration) {
         self.programming.get_or_create(&family.into()).observe(after.as_secs_f64());
+    }
+
+    /// A change of a slice was taken in so long after the same annotation.
+    pub fn watched(&self, family: Family, after: Duration) {
+        self.watch_lag.get_or_create(&family.into()).observe(after.as_secs_f64());
+    }
+
+    /// A sync brought its oldest change into the kernel so long after it was taken in.
+    pub fn in_kernel(&self, after: Duration) {
+        self.change_to_kernel.observe(after.as_secs_f64());
+    }
+
+    /// What is known of the watch of a kind: objects received and full lists so far, and when it was last heard of.
+    pub fn watch(&self, kind: &str, events: u64, lists: u64, heard: Option<jiff::Timestamp>) {
+        let label = Kind { kind: kind.to_owned() };
+        self.watch_events.get_or_create(&label).inner().store(events, Ordering::Relaxed);
+        self.watch_lists.get_or_create(&label).inner().store(lists, Ordering::Relaxed);
+        if let Some(heard) = heard {
+            self.watch_heard.get_or_create(&label).set(heard.as_millisecond() as f64 / 1000.0);
+        }
+    }
+
+    /// How many Services and endpoints there are now.
+    pub fn counts(&self, counts: &Counts) {
+        self.services.set(gauge(counts.services));
+        for family in Family::BOTH {
+            let at = family as usize;
+            self.service_ports.get_or_create(&family.into()).set(gauge(counts.ports[at]));
+            for (state, number) in [("ready", counts.ready), ("serving", counts.serving), ("local", counts.local)] {
+                let label = OfState { ip_family: family.as_str(), state };
+                self.endpoints.get_or_create(&label).set(gauge(number[at]));
+            }
+        }
+    }
+
+    /// So many health check node ports of a family are open now.
+    pub fn health_checks(&self, family: Family, open: usize) {
+        self.health_checks.get_or_create(&family.into()).set(gauge(open));
+    }
+
+    /// A health check node port could not be opened and will be tried again.
+    pub fn health_check_failed(&self, family: Family) {
+        self.health_check_failures.get_or_create(&family.into()).inc();
+    }
+
+    /// This became of an Event.
+    pub fn event(&self, result: EventResult) {
+        self.events.get_or_create(&OfResult { result: result.as_str() }).inc();
+    }
+
+    /// So many Services ask for a scheduler that they do not get.
+    pub fn fallbacks(&self, services: usize) {
+        self.fallbacks.set(gauge(services));
+    }
+
+    /// What `/metrics/slis` tells.
+    pub fn slis(&self) -> &Slis {
+        &self.slis
     }
 
     /// So many service ports have this policy set to Local, no local endpoint, and endpoints elsewhere.

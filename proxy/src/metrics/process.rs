@@ -30,6 +30,23 @@ impl Collector for Process {
         if let Ok(open) = fs::read_dir("/proc/self/fd") {
             gauge(&mut encoder, "process_open_fds", "Open file descriptors", open.count() as f64)?;
         }
+        for (limit, name, help) in [
+            ("Max open files", "process_max_fds", "Most file descriptors that may be open"),
+            ("Max address space", "process_virtual_memory_max_bytes", "Most virtual memory that may be had"),
+        ] {
+            if let Some(most) = soft_limit(limit) {
+                gauge(&mut encoder, name, help, most)?;
+            }
+        }
+        if let Some((received, sent)) = network() {
+            for (bytes, name, help) in [
+                (received, "process_network_receive_bytes", "Bytes that the network namespace received"),
+                (sent, "process_network_transmit_bytes", "Bytes that the network namespace sent"),
+            ] {
+                let bytes = ConstCounter::new(bytes);
+                bytes.encode(encoder.encode_descriptor(name, help, None, bytes.metric_type())?)?;
+            }
+        }
         Ok(())
     }
 }
@@ -58,4 +75,26 @@ fn memory() -> Option<(f64, f64)> {
         line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok().map(|kib| kib * 1024.0)
     };
     Some((bytes("VmRSS:")?, bytes("VmSize:")?))
+}
+
+/// The soft limit of this name as a number; the greatest there is where there is none, as in Go's.
+fn soft_limit(name: &str) -> Option<f64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
+    match line.split_whitespace().next()? {
+        "unlimited" => Some(u64::MAX as f64),
+        number => number.parse().ok(),
+    }
+}
+
+/// Bytes received and sent by all interfaces of our network namespace, as client_golang counts them.
+fn network() -> Option<(f64, f64)> {
+    let text = fs::read_to_string("/proc/self/net/dev").ok()?;
+    let fields = text.lines().filter_map(|line| line.split_once(':')).map(|(_, fields)| fields.split_whitespace());
+    let mut sum = (0.0, 0.0);
+    for mut fields in fields {
+        sum.0 += fields.next()?.parse::<f64>().ok()?;
+        sum.1 += fields.nth(7)?.parse::<f64>().ok()?;
+    }
+    Some(sum)
 }

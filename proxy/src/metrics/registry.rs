@@ -6,7 +6,10 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::process::Process;
-use super::{Code, Histograms, Kind, Metrics, OfPolicy, Policy, Series};
+use super::{
+    Code, Counts, EventResult, Histograms, Kind, Metrics, OfPolicy, OfResult, Policy, RestClient, Series, Slis,
+    features,
+};
 use crate::state::event;
 use crate::state::objects::Family;
 
@@ -35,6 +38,11 @@ impl Default for Metrics {
 impl Metrics {
     /// All metrics, at zero.
     pub fn new() -> Self {
+        Self::with(&RestClient::default())
+    }
+
+    /// All metrics, at zero, with the requests that are counted elsewhere.
+    pub fn with(requests: &RestClient) -> Self {
         let mut r = Registry::default();
         // prometheus-client appends `_total` to the names of counters.
         let metrics = Self {
@@ -91,6 +99,11 @@ impl Metrics {
             healthz: series(&mut r, "kubeproxy_proxy_healthz", "Answers of /healthz"),
             livez: series(&mut r, "kubeproxy_proxy_livez", "Answers of /livez"),
             sync_failures: series(&mut r, "kubeproxy_sync_proxy_rules_nftables_sync_failures", "Syncs that failed"),
+            cleanup_failures: series(
+                &mut r,
+                "kubeproxy_sync_proxy_rules_nftables_cleanup_failures",
+                "Times that what another datapath left could not be removed",
+            ),
             conntrack: histograms(
                 &mut r,
                 "conntrack_reconciler_sync_duration_seconds",
@@ -146,9 +159,49 @@ impl Metrics {
                 "Rows that differed in the kernel and were repaired",
             ),
             watch_errors: series(&mut r, "kubeferry_watch_errors", "Failures of the watch of a kind of object"),
+            watch_events: series(&mut r, "kubeferry_watch_events", "Objects of a kind received, listed or watched"),
+            watch_lists: series(&mut r, "kubeferry_watch_lists", "Full lists of a kind of object"),
+            watch_heard: series(
+                &mut r,
+                "kubeferry_watch_last_heard_timestamp_seconds",
+                "When the source of a kind of object was last heard of",
+            ),
+            watch_lag: ours(
+                &mut r,
+                "kubeferry_watch_lag_seconds",
+                "Time from the change of a pod or Service until its EndpointSlice was taken in",
+            ),
+            change_to_kernel: {
+                let histogram = Histogram::new(exponential_buckets(0.0001, 2.0, 18));
+                let help = "Time from the oldest change of a sync being taken in until it was in the kernel";
+                r.register("kubeferry_change_to_kernel_seconds", help, histogram.clone());
+                histogram
+            },
+            services: series(&mut r, "kubeferry_services", "Services that are served"),
+            service_ports: series(&mut r, "kubeferry_service_ports", "Service ports that are served"),
+            endpoints: series(
+                &mut r,
+                "kubeferry_endpoints",
+                "Endpoints of service ports: ready, serving (ready, or terminating and still answering), ready on this node",
+            ),
+            health_checks: series(&mut r, "kubeferry_health_check_node_ports", "Health check node ports that are open"),
+            health_check_failures: series(
+                &mut r,
+                "kubeferry_health_check_node_port_failures",
+                "Times that a health check node port could not be opened",
+            ),
+            events: series(&mut r, "kubeferry_events", "Kubernetes Events by what became of them"),
+            fallbacks: series(
+                &mut r,
+                "kubeferry_scheduler_fallbacks",
+                "Services that ask for a scheduler and get the node's, because it is unknown or this datapath cannot do it",
+            ),
             ignored: series(&mut r, "kubeferry_ignored_objects", "Objects that are left out, whole or in part"),
+            slis: Slis::default(),
             registry: Registry::default(),
         };
+        requests.register(&mut r);
+        features::register(&mut r);
         r.register("kubeferry_build", "Version of this program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         r.register_collector(Box::new(Process));
         metrics.start_at_zero();
@@ -164,6 +217,10 @@ impl Metrics {
             drop(self.last_sync.get_or_create(&label));
             drop(self.last_queued.get_or_create(&label));
             drop(self.sync_failures.get_or_create(&label));
+            drop(self.cleanup_failures.get_or_create(&label));
+            drop(self.watch_lag.get_or_create(&label));
+            drop(self.health_checks.get_or_create(&label));
+            drop(self.health_check_failures.get_or_create(&label));
             drop(self.conntrack_deleted.get_or_create(&label));
             for policy in [Policy::Internal, Policy::External] {
                 let label = OfPolicy { ip_family: family.as_str(), traffic_policy: policy.as_str() };
@@ -177,7 +234,12 @@ impl Metrics {
         use event::Kind::{EndpointSlice, Manifest, Node, Service, ServiceCidr};
         for kind in [Service, EndpointSlice, Node, ServiceCidr, Manifest] {
             drop(self.watch_errors.get_or_create(&Kind { kind: kind.as_str().to_owned() }));
+            self.watch(kind.as_str(), 0, 0, None);
         }
+        for result in EventResult::ALL {
+            drop(self.events.get_or_create(&OfResult { result: result.as_str() }));
+        }
+        self.counts(&Counts::default());
     }
 }
 
@@ -188,6 +250,17 @@ where
     let metric = M::default();
     registry.register(name, help, metric.clone());
     metric
+}
+
+/// A histogram by family, of ours, with the buckets of the network programming latency.
+fn ours<L>(registry: &mut Registry, name: &str, help: &str) -> Histograms<L>
+where
+    L: Clone + std::hash::Hash + Eq,
+    Histograms<L>: prometheus_client::registry::Metric + Clone,
+{
+    let histograms: Histograms<L> = Series::new_with_constructor(programming);
+    registry.register(name, help, histograms.clone());
+    histograms
 }
 
 /// kube-proxy's histograms, all by family.

@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::desired::target::ServicePortName;
+use crate::state::objects::{ObjectName, Protocol};
 
 /// name with labels → value, and name → type, of Prometheus text; panics where it is not well formed.
 fn read(text: &str) -> (BTreeMap<String, f64>, BTreeMap<String, String>) {
@@ -73,6 +75,16 @@ fn everything_recorded_can_be_read() {
     metrics.drift_repaired(2);
     metrics.watch_error("Service");
     metrics.ignored(6);
+    metrics.cleanup_failed(&[Family::V6]);
+    metrics.watched(Family::V4, Duration::from_millis(300));
+    metrics.in_kernel(Duration::from_micros(300));
+    metrics.watch("Service", 8, 2, Some(jiff::Timestamp::from_second(1_700_000_000).unwrap()));
+    metrics.counts(&Counts { services: 3, ports: [4, 1], ready: [5, 0], serving: [6, 0], local: [2, 0] });
+    metrics.health_checks(Family::V6, 2);
+    metrics.health_check_failed(Family::V4);
+    metrics.event(EventResult::Posted);
+    metrics.event(EventResult::Dropped);
+    metrics.fallbacks(4);
     metrics.healthz(true);
     metrics.livez(false);
     let (values, _) = read(&metrics.text(Format::Prometheus));
@@ -98,6 +110,24 @@ fn everything_recorded_can_be_read() {
         ("kubeferry_drift_repaired_rows_total", 2.0),
         ("kubeferry_watch_errors_total{kind=\"Service\"}", 1.0),
         ("kubeferry_ignored_objects", 6.0),
+        ("kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total{ip_family=\"IPv6\"}", 1.0),
+        ("kubeferry_watch_lag_seconds_bucket{le=\"0.5\",ip_family=\"IPv4\"}", 1.0),
+        ("kubeferry_change_to_kernel_seconds_bucket{le=\"0.0004\"}", 1.0),
+        ("kubeferry_change_to_kernel_seconds_bucket{le=\"0.0002\"}", 0.0),
+        ("kubeferry_watch_events_total{kind=\"Service\"}", 8.0),
+        ("kubeferry_watch_lists_total{kind=\"Service\"}", 2.0),
+        ("kubeferry_watch_last_heard_timestamp_seconds{kind=\"Service\"}", 1.7e9),
+        ("kubeferry_services", 3.0),
+        ("kubeferry_service_ports{ip_family=\"IPv6\"}", 1.0),
+        ("kubeferry_endpoints{ip_family=\"IPv4\",state=\"ready\"}", 5.0),
+        ("kubeferry_endpoints{ip_family=\"IPv4\",state=\"serving\"}", 6.0),
+        ("kubeferry_endpoints{ip_family=\"IPv4\",state=\"local\"}", 2.0),
+        ("kubeferry_health_check_node_ports{ip_family=\"IPv6\"}", 2.0),
+        ("kubeferry_health_check_node_port_failures_total{ip_family=\"IPv4\"}", 1.0),
+        ("kubeferry_events_total{result=\"posted\"}", 1.0),
+        ("kubeferry_events_total{result=\"dropped\"}", 1.0),
+        ("kubeferry_events_total{result=\"failed\"}", 0.0),
+        ("kubeferry_scheduler_fallbacks", 4.0),
         ("kubeproxy_proxy_healthz_total{code=\"200\"}", 1.0),
         ("kubeproxy_proxy_livez_total{code=\"503\"}", 1.0),
     ] {
@@ -108,6 +138,31 @@ fn everything_recorded_can_be_read() {
     assert!(after_2020("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds{ip_family=\"IPv4\"}"));
     assert!(after_2020("process_start_time_seconds"));
     assert!(values["process_resident_memory_bytes"] > 0.0);
+}
+
+/// docs/observing.md has every metric with its type, and no others.
+#[test]
+fn the_page_for_operators_names_all_metrics() {
+    let page = include_str!("../../../docs/observing.md");
+    let page = page.split_once("## Metrics").unwrap().1;
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+    let told: BTreeMap<&str, &str> = rows.map(|(name, rest)| (name, rest.split(" | ").next().unwrap())).collect();
+    let requests = RestClient::default();
+    requests.answered("10.0.0.1:6443", "GET", Some(200), Duration::from_millis(1));
+    let metrics = Metrics::with(&requests);
+    // What has no series before there is something to tell.
+    metrics.rows("frontends4", 1);
+    metrics.packets("new", 1);
+    metrics.watch("Service", 1, 1, Some(jiff::Timestamp::now()));
+    let name = ServicePortName { service: ObjectName::new("ns", "web"), port: "".into(), protocol: Protocol::Tcp };
+    metrics.service_port(&(name, Family::V4), &Total::default(), true);
+    let (_, types) = read(&metrics.text(Format::Prometheus));
+    for (name, kind) in &types {
+        assert_eq!(told.get(name.as_str()), Some(&kind.as_str()), "{name}");
+    }
+    for name in told.keys() {
+        assert!(types.contains_key(*name), "{name} is no metric");
+    }
 }
 
 #[test]

@@ -159,4 +159,9 @@ impl State {
     pub fn faults(&self) -> impl Iterator<Item = &Ignored> {
         self.faults.values().flatten()
     }
+
+    /// The same by object.
+    pub fn faults_by_object(&self) -> impl Iterator<Item = (Kind, &ObjectName, &[Ignored])> {
+        self.faults.iter().map(|((kind, name), faults)| (*kind, name, faults.as_slice()))
+    }
 }

@@ -271,7 +271,7 @@ pub struct ServiceCidr {
     pub cidrs: Vec<IpNet>,
 }
 
-/// What was left out of an object, and why; shown as a log line, a metric and (later) an Event. A bad object is a value:
+/// What was left out of an object, and why; shown as a log line, a metric and an Event. A bad object is a value:
 /// it never stops the proxy or its neighbours.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Ignored {

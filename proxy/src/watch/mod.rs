@@ -9,6 +9,7 @@ mod stats;
 
 use std::sync::Arc;
 
+use kube::Client;
 use tokio::sync::mpsc;
 
 use crate::settings::{Settings, Source};
@@ -43,6 +44,18 @@ pub async fn start(settings: &Settings, tx: mpsc::Sender<Event>, stats: Arc<Watc
         Source::Api { .. } => Running::Api { _watches: api::start(settings, tx, stats).await? },
     };
     Ok(Watching { _source: source })
+}
+
+/// A client of its own for the API server that the settings name; `None`: the objects come from a folder. Nothing is sent
+/// yet; requests are counted in `stats`.
+///
+/// # Errors
+/// A kubeconfig or an in-cluster configuration that cannot be used.
+pub async fn client(settings: &Settings, stats: &WatchStats) -> anyhow::Result<Option<Client>> {
+    match &settings.source {
+        Source::Manifests(_) => Ok(None),
+        Source::Api { .. } => api::connect::client(settings, stats.requests()).await.map(Some),
+    }
 }
 
 /// The source's present content as events, with [`Event::Listed`] for each kind at the end: for `plan`, `trace` and

@@ -4,12 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use jiff::Timestamp;
 
+use crate::metrics::RestClient;
 use crate::state::event::Kind;
 
 /// Counters of every kind that is watched; shared between the watches and whoever shows them.
 #[derive(Default, Debug)]
 pub struct WatchStats {
     kinds: [KindStats; 5],
+    requests: RestClient,
 }
 
 /// Counters of one kind.
@@ -25,6 +27,11 @@ pub struct KindStats {
 impl WatchStats {
     /// The kinds, in the order of output. A folder of manifests counts its files' faults under [`Kind::Manifest`].
     pub const KINDS: [Kind; 5] = [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr, Kind::Manifest];
+
+    /// Requests to the API server.
+    pub fn requests(&self) -> &RestClient {
+        &self.requests
+    }
 
     /// The counters of one kind.
     pub fn of(&self, kind: Kind) -> &KindStats {

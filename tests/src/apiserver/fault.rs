@@ -57,7 +57,7 @@ impl Faults {
     /// What goes wrong with a request, which is counted.
     pub fn take(&mut self, resource: Resource) -> Option<Wrong> {
         self.waiting.retain(|(_, _, times)| *times > 0);
-        let hits = |only: &Option<Resource>| only.is_none_or(|only| only == resource);
+        let hits = |only: &Option<Resource>| only.map_or(resource != Resource::Event, |only| only == resource);
         let (_, wrong, times) = self.waiting.iter_mut().find(|(only, _, _)| hits(only))?;
         *times -= 1;
         Some(*wrong)

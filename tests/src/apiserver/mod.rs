@@ -160,7 +160,12 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Makes something go wrong, for requests about any kind.
+    /// The objects of a kind, by namespace and name.
+    pub fn objects(&self, resource: Resource) -> Vec<Value> {
+        self.shared.lock().store.all(resource).map(|object| Value::clone(object)).collect()
+    }
+
+    /// Makes something go wrong, for requests about any kind but Events.
     pub fn fault(&self, fault: Fault) {
         self.change_fault(None, fault);
     }

@@ -13,11 +13,15 @@ pub enum Resource {
     ServiceCidr,
     /// `v1` Namespaces. Objects may lie in one that nobody has made.
     Namespace,
+    /// `events.k8s.io/v1` Events. Faults that are for no kind of object do not hit requests about them: a proxy posts them when
+    /// it likes.
+    Event,
 }
 
 impl Resource {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Service, Self::EndpointSlice, Self::Node, Self::ServiceCidr, Self::Namespace];
+    pub const ALL: [Self; 6] =
+        [Self::Service, Self::EndpointSlice, Self::Node, Self::ServiceCidr, Self::Namespace, Self::Event];
     /// Those that a proxy watches.
     pub const WATCHED: [Self; 4] = [Self::Service, Self::EndpointSlice, Self::Node, Self::ServiceCidr];
 
@@ -29,6 +33,7 @@ impl Resource {
             Self::Node => "Node",
             Self::ServiceCidr => "ServiceCIDR",
             Self::Namespace => "Namespace",
+            Self::Event => "Event",
         }
     }
 
@@ -38,6 +43,7 @@ impl Resource {
             Self::Service | Self::Node | Self::Namespace => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::ServiceCidr => "networking.k8s.io/v1",
+            Self::Event => "events.k8s.io/v1",
         }
     }
 
@@ -49,12 +55,13 @@ impl Resource {
             Self::Node => "nodes",
             Self::ServiceCidr => "servicecidrs",
             Self::Namespace => "namespaces",
+            Self::Event => "events",
         }
     }
 
     /// Whether its objects lie in namespaces.
     pub fn is_namespaced(self) -> bool {
-        matches!(self, Self::Service | Self::EndpointSlice)
+        matches!(self, Self::Service | Self::EndpointSlice | Self::Event)
     }
 
     /// The resource of a kind.

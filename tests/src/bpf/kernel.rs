@@ -21,6 +21,8 @@ const LINK_DETACH: libc::c_int = 34;
 
 /// `struct __sk_buff`: its size, and the offsets of the fields that a run may be given.
 const SK_BUFF: (usize, usize, usize) = (192, 36, 40);
+/// `struct xdp_md`: its size, and the offsets of where the frame ends and of the interface that it came in by.
+const XDP_MD: (usize, usize, usize) = (24, 4, 12);
 /// The longest packet that comes out of a run.
 const PACKET: usize = 2048;
 
@@ -129,6 +131,19 @@ pub(super) fn test_run(
     let mut context = vec![0; size];
     context[iif_at..iif_at + 4].copy_from_slice(&come_in_by.to_ne_bytes());
     context[device_at..device_at + 4].copy_from_slice(&device.to_ne_bytes());
+    run_once(program, frame, &context)
+}
+
+/// The same for a program of XDP, and a frame that has come in by the interface `device`.
+pub(super) fn test_run_xdp(program: BorrowedFd<'_>, frame: &[u8], device: u32) -> io::Result<(i32, Vec<u8>)> {
+    let (size, end_at, device_at) = XDP_MD;
+    let mut context = vec![0; size];
+    context[end_at..end_at + 4].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+    context[device_at..device_at + 4].copy_from_slice(&device.to_ne_bytes());
+    run_once(program, frame, &context)
+}
+
+fn run_once(program: BorrowedFd<'_>, frame: &[u8], context: &[u8]) -> io::Result<(i32, Vec<u8>)> {
     let mut out = vec![0; PACKET];
     // prog_fd, retval; data_size_in, data_size_out; data_in; data_out; repeat, duration; ctx_size_in, ctx_size_out;
     // ctx_in; ctx_out.

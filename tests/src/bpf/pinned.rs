@@ -2,6 +2,7 @@
 
 use std::mem::offset_of;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -21,8 +22,10 @@ pub struct Pinned {
     frontends: OwnedFd,
     slots: OwnedFd,
     backends: OwnedFd,
+    devices: OwnedFd,
     ingress: OwnedFd,
     egress: OwnedFd,
+    uplink: OwnedFd,
 }
 
 /// What a program made of a frame.
@@ -37,8 +40,8 @@ pub struct Ran {
 /// An entry of `flows`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry {
-    /// The new address.
-    pub address: Address,
+    /// The new address and port.
+    pub end: SocketAddr,
     /// Bits of [`kubeferry_ebpf_common::Flow`].
     pub flags: u16,
 }
@@ -76,8 +79,10 @@ impl Pinned {
             frontends: open(&maps, "frontends")?,
             slots: open(&maps, "slots")?,
             backends: open(&maps, "backends")?,
+            devices: open(&maps, "devices")?,
             ingress: open(&programs, "tc_ingress")?,
             egress: open(&programs, "tc_egress")?,
+            uplink: open(&programs, "xdp_uplink")?,
         })
     }
 
@@ -95,7 +100,12 @@ impl Pinned {
     /// The kernel's.
     pub fn flow(&self, key: &FlowKey) -> Result<Option<Entry>> {
         let bytes = kernel::get(self.flows.as_fd(), &bytes_of(key), size_of::<Flow>())?;
-        Ok(bytes.map(|bytes| Entry { address: address(&bytes, 0), flags: u16::from_ne_bytes([bytes[18], bytes[19]]) }))
+        let port = |bytes: &[u8]| u16::from_be_bytes([bytes[16], bytes[17]]);
+        let entry = |bytes: Vec<u8>| Entry {
+            end: SocketAddr::new(address(&bytes, 0).into(), port(&bytes)),
+            flags: u16::from_ne_bytes([bytes[18], bytes[19]]),
+        };
+        Ok(bytes.map(entry))
     }
 
     /// Forgets which services sockets show; how many rows that were. As when other sockets need their places.
@@ -103,9 +113,7 @@ impl Pinned {
     /// # Errors
     /// The kernel's.
     pub fn forget_services(&self) -> Result<usize> {
-        let keys = kernel::keys(self.socket_services.as_fd(), size_of::<SocketKey>())?;
-        keys.iter().try_for_each(|key| kernel::delete(self.socket_services.as_fd(), key))?;
-        Ok(keys.len())
+        delete_all(&self.socket_services, size_of::<SocketKey>())
     }
 
     /// Forgets every connection.
@@ -113,8 +121,39 @@ impl Pinned {
     /// # Errors
     /// The kernel's.
     pub fn forget_flows(&self) -> Result<()> {
-        let keys = kernel::keys(self.flows.as_fd(), size_of::<FlowKey>())?;
-        Ok(keys.iter().try_for_each(|key| kernel::delete(self.flows.as_fd(), key))?)
+        delete_all(&self.flows, size_of::<FlowKey>()).map(drop)
+    }
+
+    /// How many frontends there are.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn frontends(&self) -> Result<usize> {
+        Ok(kernel::keys(self.frontends.as_fd(), size_of::<FrontendKey>())?.len())
+    }
+
+    /// Deletes every frontend; how many there were.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn delete_frontends(&self) -> Result<usize> {
+        delete_all(&self.frontends, size_of::<FrontendKey>())
+    }
+
+    /// How many interfaces there are.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn devices(&self) -> Result<usize> {
+        Ok(kernel::keys(self.devices.as_fd(), size_of::<u32>())?.len())
+    }
+
+    /// Deletes every interface's row; how many there were.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn delete_devices(&self) -> Result<usize> {
+        delete_all(&self.devices, size_of::<u32>())
     }
 
     /// The Cluster list of a service port, by an address of it; empty where it has none.
@@ -122,14 +161,6 @@ impl Pinned {
     /// # Errors
     /// The kernel's.
     pub fn list(&self, at: SocketAddr, protocol: u8) -> Result<Vec<Listed>> {
-        let mut key: Vec<u8> = Address::from(at.ip()).words.into_iter().flat_map(u32::to_ne_bytes).collect();
-        key.extend(at.port().to_be_bytes());
-        key.extend([protocol, FrontendKey::ADDRESS]);
-        let Some(row) = kernel::get(self.frontends.as_fd(), &key, size_of::<Frontend>())? else {
-            return Ok(Vec::new());
-        };
-        let (first, count) =
-            (word(&row, offset_of!(Frontend, cluster_first)), word(&row, offset_of!(Frontend, cluster_count)));
         let slot = |number: u32| {
             let row = kernel::get(self.slots.as_fd(), &number.to_ne_bytes(), size_of::<Slot>())?;
             let row = row.context("no such slot")?;
@@ -139,7 +170,31 @@ impl Pinned {
                 weight: word(&row, offset_of!(Slot, weight)),
             })
         };
-        (first..first + count).map(slot).collect()
+        self.range(at, protocol)?.map(slot).collect()
+    }
+
+    /// Overwrites the slots of that list with zeroes; how many there are. (Rows of an array cannot be deleted.)
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn clear_list(&self, at: SocketAddr, protocol: u8) -> Result<usize> {
+        let slots = self.range(at, protocol)?;
+        let clear = |number: u32| kernel::put(self.slots.as_fd(), &number.to_ne_bytes(), &[0; size_of::<Slot>()]);
+        slots.clone().try_for_each(clear)?;
+        Ok(slots.len())
+    }
+
+    /// The numbers of the slots of that list.
+    fn range(&self, at: SocketAddr, protocol: u8) -> Result<Range<u32>> {
+        let mut key: Vec<u8> = Address::from(at.ip()).words.into_iter().flat_map(u32::to_ne_bytes).collect();
+        key.extend(at.port().to_be_bytes());
+        key.extend([protocol, FrontendKey::ADDRESS]);
+        let Some(row) = kernel::get(self.frontends.as_fd(), &key, size_of::<Frontend>())? else {
+            return Ok(0..0);
+        };
+        let (first, count) =
+            (word(&row, offset_of!(Frontend, cluster_first)), word(&row, offset_of!(Frontend, cluster_count)));
+        Ok(first..first + count)
     }
 
     /// Every row of `backends`, from row 0 on.
@@ -190,6 +245,23 @@ impl Pinned {
         let (verdict, frame) = ran.context("the kernel does not run the program")?;
         Ok(Ran { verdict, frame })
     }
+
+    /// Runs the program of XDP on a frame that comes in by an interface of this number.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn run_at_xdp(&self, node: &Netns, device: u32, frame: &[u8]) -> Result<Ran> {
+        let ran = node.run(|| kernel::test_run_xdp(self.uplink.as_fd(), frame, device))?;
+        let (verdict, frame) = ran.context("the kernel does not run the program of XDP")?;
+        Ok(Ran { verdict, frame })
+    }
+}
+
+/// Deletes every row of a map with keys of so many bytes; how many there were.
+fn delete_all(map: &OwnedFd, length: usize) -> Result<usize> {
+    let keys = kernel::keys(map.as_fd(), length)?;
+    keys.iter().try_for_each(|key| kernel::delete(map.as_fd(), key))?;
+    Ok(keys.len())
 }
 
 /// Detaches what a pinned link attaches; the link stays.

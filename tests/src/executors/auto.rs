@@ -54,7 +54,7 @@ impl Programs {
         }
         let findings = self.sender.run(case, step, &mut self.last);
         self.detach_devices()?;
-        let alone = socket::run(&mut self.sender, case, step);
+        let alone = socket::run(&mut self.sender, case, &self.source, step)?;
         let tracked = self.world.node.read_sysctl("net/netfilter/nf_conntrack_count")?;
         ensure!(tracked == "0", "{tracked} connections are tracked by the kernel");
         Ok((findings, alone))

@@ -1,7 +1,7 @@
 //! The flow table's executors. Each answers the same rows by its own means: the model (`kubeferry trace`), the rules as the
 //! kernel holds them (`kubeferry plan` and `kubeferry run --once`, read back by `nft`), packets through a node with these rules, and packets
 //! through a node with the eBPF programs, without XDP and with it, sockets of the node and of its pods with all of these
-//! programs and with those of sockets alone, and each program of packets run by itself.
+//! programs and with those of sockets alone, and each program of packets run by itself, without XDP and behind it.
 
 mod auto;
 mod ebpf;
@@ -11,6 +11,7 @@ mod nft;
 mod packets;
 mod socket;
 mod test_run;
+mod uplink;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -29,7 +30,7 @@ use crate::world::World;
 pub struct Disagreement {
     /// The case and its step, counted from 1.
     pub step: String,
-    /// `model`, `nft`, `packets`, `ebpf`, `xdp`, `auto`, `socket` or `test-run`.
+    /// `model`, `nft`, `packets`, `ebpf`, `xdp`, `auto`, `socket`, `test-run` or `test-run-xdp`.
     pub executor: &'static str,
     /// The row, with its place, or what else was looked at.
     pub what: String,
@@ -61,7 +62,8 @@ pub fn run(case: &Case) -> Result<Vec<Disagreement>> {
     let mut tc = ebpf::Programs::new(case, ebpf::Hooks::Tc)?;
     let mut xdp = ebpf::Programs::new(case, ebpf::Hooks::TcAndXdp)?;
     let mut auto = auto::Programs::new(case)?;
-    let mut alone = test_run::Programs::new();
+    let mut alone = test_run::Programs::new(test_run::Hook::Tc);
+    let mut uplink = test_run::Programs::new(test_run::Hook::Xdp);
     let (mut model_last, mut packets_last) = (Last::new(), Last::new());
     let mut all = Vec::new();
     for (number, step) in case.steps.iter().enumerate() {
@@ -81,6 +83,7 @@ pub fn run(case: &Case) -> Result<Vec<Disagreement>> {
         add("auto", all_hooks);
         add("socket", sockets_alone);
         add("test-run", alone.run(case, &tc.world, tc.pins.path(), step)?);
+        add("test-run-xdp", uplink.run(case, &xdp.world, xdp.pins.path(), step)?);
     }
     Ok(all)
 }

@@ -1,73 +1,109 @@
-//! The hook of sockets alone: what a socket's first packet is, before any other hook sees it. Either the socket is translated
-//! as the row says, or it is left untouched, for packets to be translated; and it is translated where nothing is against it.
+//! The hook of sockets alone: what a socket's first packet is, before any other hook sees it. The socket is translated as the
+//! row says exactly where its whole answer is known when it connects; everything else is left untouched, for packets to be
+//! translated.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
+use kubeferry::scheduler::Scheduler;
+use serde_json::Value;
 
 use super::packets::{Sender, TRIES, has_socket};
-use super::{Findings, named};
-use crate::flows::{Case, Expect, Row, Step};
+use super::{Findings, Source, answers, named};
+use crate::flows::{Case, Expect, Row, Step, documents};
 use crate::packets::{Origin, Protocol};
 
-/// Asks about every row of a step that is a socket's and says which came out otherwise.
-pub(super) fn run(sender: &mut Sender, case: &Case, step: &Step) -> Findings {
-    let rows = step.rows.iter().filter(|row| has_socket(case, row));
-    let wrong = |row: &Row| ask(sender, case, step, row).err().map(|error| (named(row), format!("{error:#}")));
-    rows.filter_map(wrong).collect()
+/// Asks about every row of a step that is a socket's and says which came out otherwise. The step is in force, and in `source`.
+pub(super) fn run(sender: &mut Sender, case: &Case, source: &Source, step: &Step) -> Result<Findings> {
+    let objects = documents(&step.manifests)?;
+    let mut findings = Findings::new();
+    for (row, answer) in step.rows.iter().zip(answers(source, step)?) {
+        if has_socket(case, row) {
+            let asked =
+                known(case, step, row, &objects, &answer.service).and_then(|known| ask(sender, case, row, &known));
+            findings.extend(asked.err().map(|error| (named(row), format!("{error:#}"))));
+        }
+    }
+    Ok(findings)
 }
 
-fn ask(sender: &mut Sender, case: &Case, step: &Step, row: &Row) -> Result<()> {
-    let (allowed, masquerade) = match &row.expect {
-        Expect::Endpoints { endpoints, masquerade, affinity: false } => (endpoints.as_slice(), *masquerade),
-        // Neither affinity nor a verdict is the socket's to know.
-        _ => (&[][..], false),
+/// `known`: the endpoints of the row that the hook has to choose. Where there are others, it leaves those to packets.
+fn ask(sender: &mut Sender, case: &Case, row: &Row, known: &[SocketAddr]) -> Result<()> {
+    let others = match &row.expect {
+        Expect::Endpoints { endpoints, .. } => endpoints.len() > known.len(),
+        _ => true,
     };
-    let must = must_translate(case, step, row);
     let mut reached = BTreeSet::new();
     // Two calls of UDP, to connect and to send.
-    let (calls, tries) = if row.protocol == Protocol::Udp { (2, 2) } else { (1, 1) };
-    let tries = if must { TRIES * allowed.len() } else { tries };
+    let calls = if row.protocol == Protocol::Udp { 2 } else { 1 };
+    let tries = if known.is_empty() { calls } else { TRIES * (known.len() + usize::from(others)) };
     for number in 0..tries {
         let (sent, from, to) = sender.ask(case, row)?;
         ensure!(from == sent, "a socket bound to {sent} sends from {from}");
         if to == row.to {
-            ensure!(!must, "it is left untouched");
+            ensure!(others, "it is left untouched");
             continue;
         }
-        ensure!(allowed.contains(&to), "it is translated to {to}");
-        if case.origin(row) != Origin::Node {
-            let masqueraded = Expect::masquerades(masquerade, row.from, to);
-            ensure!(!masqueraded, "it is translated to {to}, which then sees the sender's own address");
-        } else if from.ip().is_loopback() && !case.node.holds(to.ip()) {
+        ensure!(known.contains(&to), "it is translated to {to}, which is not for sockets to choose");
+        if case.origin(row) == Origin::Node && from.ip().is_loopback() && !case.node.holds(to.ip()) {
             bail!("it is translated to {to}, with a source that cannot leave the node");
         }
         reached.insert(to);
-        if reached.len() == allowed.len() && number + 1 >= calls {
+        if reached.len() == known.len() && number + 1 >= calls {
             break;
         }
     }
-    ensure!(!must || reached.len() == allowed.len(), "{tries} sockets are translated only to {reached:?}");
+    ensure!(reached.len() == known.len(), "{tries} sockets are translated only to {reached:?}");
     Ok(())
 }
 
-/// Whether the whole answer is known when a socket connects.
-fn must_translate(case: &Case, step: &Step, row: &Row) -> bool {
-    let Expect::Endpoints { endpoints, masquerade, affinity: false } = &row.expect else { return false };
-    // What makes an answer depend on more than a socket knows. Which Services of a step have it does not matter here.
-    let more = ["loadBalancerSourceRanges", "ClientIP", "scheduler"];
-    if case.node.scheduler.is_some() || more.iter().any(|field| step.manifests.contains(field)) {
-        return false;
+/// The endpoints of a row whose whole answer is known when a socket connects: nothing is rewritten but the destination (a
+/// socket of the node has one of its addresses either way), no source is looked at, and none is remembered. `service` is
+/// that of the row, `NAMESPACE/NAME`, and `:PORT` where that has a name.
+fn known(case: &Case, step: &Step, row: &Row, objects: &[Value], service: &str) -> Result<Vec<SocketAddr>> {
+    let Expect::Endpoints { endpoints, masquerade, affinity: false } = &row.expect else { return Ok(Vec::new()) };
+    let named = service.split_once('/');
+    let (namespace, name) = named.with_context(|| format!("the model names no service but {service:?}"))?;
+    let name = name.split_once(':').map_or(name, |(name, _)| name);
+    let is_it = |object: &&Value| {
+        let at = &object["metadata"];
+        object["kind"] == "Service" && at["name"] == name && at["namespace"].as_str().unwrap_or("default") == namespace
+    };
+    let service = objects.iter().find(is_it).with_context(|| format!("no Service {namespace}/{name}"))?;
+    if service["spec"]["sessionAffinity"] == "ClientIP" || hashes_source(case, service) || is_ranged(service, row) {
+        return Ok(Vec::new());
     }
-    match case.origin(row) {
-        Origin::Node => true,
-        Origin::Cable(_) => {
-            let itself = endpoints.iter().any(|endpoint| endpoint.ip() == row.from);
-            !masquerade && !itself && pods_are_known(case, step)
-        }
+    if case.origin(row) == Origin::Node {
+        return Ok(endpoints.clone());
     }
+    if *masquerade || !pods_are_known(case, step) {
+        return Ok(Vec::new());
+    }
+    // A pod that is its own endpoint sees another source than its own.
+    Ok(endpoints.iter().copied().filter(|endpoint| endpoint.ip() != row.from).collect())
+}
+
+/// Whether the choice needs the client's address, or its port.
+fn hashes_source(case: &Case, service: &Value) -> bool {
+    let find = |name: &str| Scheduler::ALL.into_iter().find(|scheduler| scheduler.name() == name.trim());
+    let asked = service["metadata"]["annotations"]["kubeferry.dev/scheduler"].as_str().and_then(find);
+    let of_node = || case.node.scheduler.as_deref().and_then(find);
+    matches!(asked.or_else(of_node), Some(Scheduler::Sh | Scheduler::Mh))
+}
+
+/// Whether the row's destination is a load balancer's that is not open to everybody.
+fn is_ranged(service: &Value, row: &Row) -> bool {
+    let ingress = service["status"]["loadBalancer"]["ingress"].as_array().into_iter().flatten();
+    let mut addresses = ingress.filter_map(|one| one["ip"].as_str()?.parse::<IpAddr>().ok());
+    let ranges = service["spec"]["loadBalancerSourceRanges"].as_array().into_iter().flatten();
+    let of_family = ranges
+        .filter_map(|range| range.as_str()?.trim().parse::<IpNet>().ok())
+        .filter(|range| range.addr().is_ipv4() == row.to.is_ipv4())
+        .collect::<Vec<_>>();
+    let open = of_family.is_empty() || of_family.iter().any(|range| range.prefix_len() == 0);
+    !open && addresses.any(|ip| ip == row.to.ip())
 }
 
 /// Whether every pod of the node counts as one, or none can.

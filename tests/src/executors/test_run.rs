@@ -1,19 +1,22 @@
-//! The programs by themselves: each program of TC, in the world of the executor `ebpf`, run by the kernel
-//! (BPF_PROG_TEST_RUN) on the first packet of a row, as it arrives or leaves; no packet goes anywhere. What comes
-//! out has to be, byte for byte, the packet that should.
+//! The programs by themselves, run by the kernel (BPF_PROG_TEST_RUN) on the first packet of a row, as it arrives or leaves;
+//! no packet goes anywhere. What comes out has to be, byte for byte, the packet that should.
+//!
+//! Programs of TC, in the world of the executor `ebpf`. And in that of `xdp`, for rows that come in by the uplink, the program
+//! of XDP: what goes on by the uplink has to be sent there and then; all else is passed up untouched, and what the program
+//! of TC then makes of it has to be what the one of XDP began.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use kubeferry_ebpf_common::{Flow, FlowKey};
 
-use super::{Findings, Last, named};
+use super::{Findings, Last, named, uplink};
 use crate::bpf::pinned::{Pinned, Ran, interface_index};
 use crate::flows::{Case, Expect, Row, Step, UPLINK};
-use crate::packets::{Origin, Protocol, Seen, first_packet, packet};
+use crate::packets::{Cable, Origin, Protocol, Seen, first_packet, packet};
 use crate::world::World;
 
 // include/uapi/linux/pkt_cls.h; and TCX_NEXT.
@@ -29,32 +32,46 @@ const TRIES: usize = 30;
 /// Runs that must stay with the first choice where a row says `affinity` or `same`.
 const LOYAL: usize = 8;
 
+/// Which program sees a packet first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Hook {
+    /// Those of TC.
+    Tc,
+    /// That of XDP at the uplink.
+    Xdp,
+}
+
 /// The programs that another executor has loaded.
 #[derive(Debug)]
 pub(super) struct Programs {
+    hook: Hook,
     last: Last,
     port: u16,
     cookie: u32,
 }
 
 /// Programs, and where they run.
-struct Loaded<'a> {
-    pinned: Pinned,
-    world: &'a World,
+pub(super) struct Loaded<'a> {
+    pub(super) pinned: Pinned,
+    pub(super) world: &'a World,
+    /// Addresses that are reached by another interface than the uplink.
+    routes: BTreeMap<IpAddr, String>,
 }
 
 /// What a program was given.
-struct Sent {
-    from: SocketAddr,
-    cookie: u32,
+pub(super) struct Sent {
+    pub(super) from: SocketAddr,
+    pub(super) cookie: u32,
     own: bool,
-    ran: Ran,
+    pub(super) ran: Ran,
+    /// What XDP did before, where that runs.
+    pub(super) at_xdp: Option<uplink::AtXdp>,
 }
 
 impl Programs {
     /// Nothing has run yet.
-    pub(super) fn new() -> Self {
-        Self { last: Last::new(), port: *PORTS.start(), cookie: 0x6b67_0000 }
+    pub(super) fn new(hook: Hook) -> Self {
+        Self { hook, last: Last::new(), port: *PORTS.start(), cookie: 0x6b67_0000 }
     }
 
     /// Runs the programs pinned in a BPF file system, in whose maps the step is in force, on its rows.
@@ -65,9 +82,10 @@ impl Programs {
         };
         // A row that names its source port has been a connection of that executor.
         pinned.forget_flows()?;
-        let loaded = Loaded { pinned, world };
+        let loaded = Loaded { pinned, world, routes: case.routes()?.into_iter().collect() };
         let mut findings = Findings::new();
-        for row in &step.rows {
+        let is_ours = |row: &&Row| self.hook == Hook::Tc || case.origin(row) == Origin::Cable(UPLINK.into());
+        for row in step.rows.iter().filter(is_ours).collect::<Vec<_>>() {
             findings.extend(self.row(case, &loaded, row).err().map(|error| (named(row), format!("{error:#}"))));
         }
         Ok(findings)
@@ -82,7 +100,11 @@ impl Programs {
             }
             verdict => {
                 let sent = self.send(case, loaded, row)?;
-                return judge_verdict(verdict, row, &sent).with_context(|| describe(&sent.ran));
+                let judged = uplink::judge_verdict(verdict, row, &sent).and_then(|gone| match gone {
+                    true => Ok(()),
+                    false => judge_verdict(verdict, row, &sent),
+                });
+                return judged.with_context(|| describe(&sent));
             }
         };
         let mut reached = BTreeSet::new();
@@ -93,8 +115,13 @@ impl Programs {
         };
         for _ in 0..tries {
             let sent = self.send(case, loaded, row)?;
-            let endpoint = judge_endpoint(case, &loaded.pinned, row, &allowed, masquerade, &sent);
-            reached.insert(endpoint.with_context(|| describe(&sent.ran))?);
+            let judged = uplink::judge_endpoint(case, loaded, row, &allowed, masquerade, &sent);
+            let endpoint = judged.and_then(|gone| match gone {
+                Some(endpoint) => Ok(endpoint),
+                None => judge_endpoint(case, &loaded.pinned, row, &allowed, masquerade, &sent)
+                    .and_then(|endpoint| uplink::judge_passed(case, loaded, row, &sent, endpoint).map(|()| endpoint)),
+            });
+            reached.insert(endpoint.with_context(|| describe(&sent))?);
             if !loyal && reached.len() == allowed.len() {
                 break;
             }
@@ -119,21 +146,41 @@ impl Programs {
             Origin::Cable(interface) => interface,
             // Where the node's routes lead.
             Origin::Node if case.node.holds(row.to.ip()) => "lo".to_owned(),
-            Origin::Node => {
-                let routes = case.routes()?;
-                let routed = routes.into_iter().find(|(ip, _)| *ip == row.to.ip());
-                routed.map_or_else(|| UPLINK.to_owned(), |(_, interface)| interface)
-            }
+            Origin::Node => loaded.way(row.to.ip()).to_owned(),
         };
-        let cable = loaded.world.cables.iter().find(|cable| cable.interface == interface);
+        let cable = loaded.cable(&interface);
         let (near, far) = cable.map_or(([0; 6], [0; 6]), |cable| (cable.node_mac, cable.far_mac));
         let (to, by) = if own { (far, near) } else { (near, far) };
-        let kind: [u8; 2] = if row.to.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] };
-        let frame = [&to[..], &by, &kind, &first_packet(row.protocol, from, row.to, cookie)].concat();
+        let frame = frame(to, by, &first_packet(row.protocol, from, row.to, cookie));
         let device = interface_index(&loaded.world.node, &interface)?;
-        let ran = loaded.pinned.run(&loaded.world.node, own, device, &frame)?;
-        Ok(Sent { from, cookie, own, ran })
+        let at_xdp = match self.hook {
+            Hook::Tc => None,
+            Hook::Xdp => Some(uplink::run(loaded, row, device, from, &frame)?),
+        };
+        let ran = match &at_xdp {
+            Some(at_xdp) if !at_xdp.passed => at_xdp.ran.clone(),
+            _ => loaded.pinned.run(&loaded.world.node, own, device, &frame)?,
+        };
+        Ok(Sent { from, cookie, own, ran, at_xdp })
     }
+}
+
+impl Loaded<'_> {
+    /// The interface by which the node reaches an address that is not its own.
+    pub(super) fn way(&self, to: IpAddr) -> &str {
+        self.routes.get(&to).map_or(UPLINK, String::as_str)
+    }
+
+    /// The cable of an interface.
+    pub(super) fn cable(&self, interface: &str) -> Option<&Cable> {
+        self.world.cables.iter().find(|cable| cable.interface == interface)
+    }
+}
+
+/// An IP packet in an Ethernet frame.
+pub(super) fn frame(to: [u8; 6], from: [u8; 6], packet: &[u8]) -> Vec<u8> {
+    let kind: [u8; 2] = if packet[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xdd] };
+    [&to[..], &from, &kind, packet].concat()
 }
 
 impl Sent {
@@ -142,7 +189,7 @@ impl Sent {
         self.packet() == first_packet(protocol, from, to, self.cookie)
     }
 
-    fn packet(&self) -> &[u8] {
+    pub(super) fn packet(&self) -> &[u8] {
         self.ran.frame.get(ETHERNET..).unwrap_or_default()
     }
 }
@@ -210,7 +257,8 @@ fn judge_verdict(verdict: &Expect, row: &Row, sent: &Sent) -> Result<()> {
     Ok(())
 }
 
-fn describe(ran: &Ran) -> String {
-    let seen = packet(ran.frame.get(ETHERNET..).unwrap_or_default());
-    format!("verdict {}, {seen:?} ({} bytes)", ran.verdict, ran.frame.len())
+fn describe(sent: &Sent) -> String {
+    let seen = packet(sent.packet());
+    let at_xdp = sent.at_xdp.as_ref().map(|at_xdp| format!("XDP: {at_xdp:?}; ")).unwrap_or_default();
+    format!("{at_xdp}verdict {}, {seen:?} ({} bytes)", sent.ran.verdict, sent.ran.frame.len())
 }

@@ -20,6 +20,23 @@ pub fn first_packet(protocol: Protocol, from: SocketAddr, to: SocketAddr, cookie
     ip_packet(protocol, from.ip(), to.ip(), &segment)
 }
 
+/// An IP packet of these after a router: one hop less to live.
+///
+/// # Panics
+/// It is no whole IP packet.
+pub fn forwarded(packet: &[u8]) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    if packet[0] >> 4 == 6 {
+        packet[7] -= 1;
+        return packet;
+    }
+    packet[8] -= 1;
+    packet[10..12].fill(0);
+    let checksum = fold(sum(&packet[..20], 0));
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    packet
+}
+
 fn tcp_syn(from: SocketAddr, to: SocketAddr, cookie: u32) -> Vec<u8> {
     let mut segment = Vec::with_capacity(24);
     segment.extend(from.port().to_be_bytes());

@@ -51,11 +51,23 @@ fn received(length: isize) -> io::Result<Option<usize>> {
 /// Sends and captures whole Ethernet frames on one interface (AF_PACKET). It sees what comes in, before any rule of the
 /// namespace that it is in, and not what goes out.
 #[derive(Debug)]
-pub(super) struct FrameSocket(OwnedFd);
+pub struct FrameSocket(OwnedFd);
+
+/// A captured frame.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Captured {
+    /// Its VLAN tag (TCI), which is beside the frame and not in it.
+    pub tag: Option<u16>,
+    /// The frame, with its Ethernet header.
+    pub frame: Vec<u8>,
+}
 
 impl FrameSocket {
     /// Opens the socket on an interface of the thread's namespace.
-    pub(super) fn open(interface: &str) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// There is no such interface, or no right to open raw sockets (CAP_NET_RAW).
+    pub fn open(interface: &str) -> io::Result<Self> {
         let every_protocol = (libc::ETH_P_ALL as u16).to_be();
         let socket = socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
         set_option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
@@ -77,10 +89,48 @@ impl FrameSocket {
     }
 
     /// Sends a frame.
-    pub(super) fn send(&self, frame: &[u8]) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         // SAFETY: the slice outlives the call and its length is given.
         let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// The next captured frame with its VLAN tag; `None` where nothing waits.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn receive_tagged(&self) -> io::Result<Option<Captured>> {
+        set_option(&self.0, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
+        let mut buffer = [0u8; BUFFER];
+        let mut control = [0u64; 16];
+        // SAFETY: every structure is plain integers and pointers, for which all zeroes is a value; the pointers are to
+        // locals that outlive the calls, with their sizes; `control` is aligned for control messages, and CMSG_* walks it
+        // within the length that the kernel wrote.
+        unsafe {
+            let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+            let mut message: libc::msghdr = zeroed();
+            message.msg_iov = &raw mut vector;
+            message.msg_iovlen = 1;
+            message.msg_control = control.as_mut_ptr().cast();
+            message.msg_controllen = size_of_val(&control);
+            let Some(length) = received(libc::recvmsg(self.0.as_raw_fd(), &raw mut message, 0))? else {
+                return Ok(None);
+            };
+            let mut tag = None;
+            let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+            while !header.is_null() {
+                if (*header).cmsg_level == libc::SOL_PACKET && (*header).cmsg_type == libc::PACKET_AUXDATA {
+                    let auxiliary = libc::CMSG_DATA(header).cast::<libc::tpacket_auxdata>().read_unaligned();
+                    let valid = auxiliary.tp_status & libc::TP_STATUS_VLAN_VALID != 0;
+                    tag = valid.then_some(auxiliary.tp_vlan_tci);
+                }
+                header = libc::CMSG_NXTHDR(&raw const message, header);
+            }
+            Ok(Some(Captured { tag, frame: buffer[..length].to_vec() }))
+        }
     }
 
     /// The next captured frame, without its Ethernet header.

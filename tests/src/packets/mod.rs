@@ -6,7 +6,8 @@ mod parse;
 mod probe;
 mod real;
 
-pub use craft::first_packet;
+pub use craft::{first_packet, forwarded};
+pub use kernel::{Captured, FrameSocket};
 pub use parse::{Seen, packet, segment_of};
 pub use probe::{Arrival, Cable, Fate, Origin, Prober};
 pub use real::{Call, Sockets};

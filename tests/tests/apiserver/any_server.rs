@@ -117,7 +117,8 @@ fn the_rules_outlive_the_process_and_the_next_run_takes_them_over() {
 /// Names of everything that a server of plain HTTP holds.
 fn held(server: &ApiServer) -> Vec<String> {
     let mut names = Vec::new();
-    for resource in Resource::ALL {
+    // An API server forgets Events by itself.
+    for resource in Resource::ALL.into_iter().filter(|resource| *resource != Resource::Event) {
         let url = format!("{}{}/{}", server.url(), resource.group_path(), resource.plural());
         let list: Value = serde_json::from_str(&get(&url, Duration::from_secs(30)).unwrap().body).unwrap();
         let items = list["items"].as_array().unwrap();

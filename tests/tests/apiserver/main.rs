@@ -4,7 +4,11 @@
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
 mod any_server;
+mod events;
 mod faults;
+mod health_check_ports;
+mod healthz;
+mod metrics_address;
 mod node;
 mod objects;
 mod refusals;

@@ -6,9 +6,10 @@ use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
+use kubeferry::status::Response;
 use kubeferry_tests::apiserver::{ApiServer, Resource};
 use kubeferry_tests::binary;
-use kubeferry_tests::client::until;
+use kubeferry_tests::client::{DEADLINE, until};
 use kubeferry_tests::cluster::{Cluster, Relay};
 use kubeferry_tests::netns::Netns;
 use serde_json::Value;
@@ -109,9 +110,17 @@ impl<S> Node<S> {
 
     /// Starts `kubeferry run` with flags; its log goes to a file.
     pub fn start(&mut self, flags: &[&str]) {
+        self.start_with(|command| {
+            command.args(flags);
+        });
+    }
+
+    /// The same with whatever is changed of the command.
+    pub fn start_with(&mut self, change: impl FnOnce(&mut Command)) {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = self.command("run");
-        command.args(flags).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).env("NO_COLOR", "1");
+        change(&mut command);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).env("NO_COLOR", "1");
         self.process = Some(self.namespace.spawn(&mut command).unwrap());
     }
 
@@ -127,6 +136,15 @@ impl<S> Node<S> {
     /// Runs a command of `kubeferry` to its end.
     pub fn output(&self, command: &mut Command) -> Output {
         self.namespace.output(command, "").unwrap()
+    }
+
+    /// Waits for its end, which it comes to by itself.
+    pub fn ended(&mut self) -> ExitStatus {
+        let mut process = self.process.take().unwrap();
+        until("kubeferry run to end by itself", || process.try_wait().unwrap()).unwrap_or_else(|error| {
+            drop(process.kill());
+            panic!("{error:#}; its log:\n{}", self.log());
+        })
     }
 
     /// Asks it to end, as a service manager does, and waits for it.
@@ -157,6 +175,23 @@ impl<S> Node<S> {
         let mut command = Command::new(binary::path().unwrap());
         let output = self.output(command.args(["status", "--output", "json"]));
         serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// Asks a URL from inside the node's namespace; `None` while nobody answers.
+    pub fn get(&self, url: &str) -> Option<Response> {
+        self.namespace.run(|| kubeferry::status::get(url, DEADLINE)).unwrap().ok()
+    }
+
+    /// Waits for the answer of a URL.
+    pub fn ask(&self, url: &str) -> Response {
+        self.until(&format!("an answer from {url}"), || self.get(url))
+    }
+
+    /// The value of a line of `/metrics`: a name with its labels, as it is written there.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let text = self.get("http://127.0.0.1:10249/metrics")?.body;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        Some(line.parse().unwrap_or_else(|_| panic!("{name} is {line}")))
     }
 
     /// Whether our table is in the kernel.

@@ -10,10 +10,10 @@ use super::following::Following;
 use super::reconciler::Ebpf;
 use super::rows::service_number;
 use super::sweep::{self, Sweeper};
-use super::{ports, sock_diag, sockets, text};
+use super::{ports, sock_diag, sockets, takeover, text};
 use crate::backend::{Backend, EndpointCount, Report};
 use crate::conntrack::{Cleaned, UdpService};
-use crate::desired::target::Target;
+use crate::desired::target::{Frontend, Target};
 use crate::desired::{Desired, Touched};
 use crate::state::objects::Ignored;
 
@@ -62,6 +62,10 @@ impl Backend for Ebpf {
         }
         self.checks += 1;
         let mut report = Report::default();
+        if self.fixed.established_elsewhere && self.checks.is_multiple_of(LOOK) && takeover::has_ended(desired) {
+            self.fixed.established_elsewhere = false;
+            self.following = None;
+        }
         if self.following.is_none() || self.checks.is_multiple_of(LOOK) {
             let found = self.maps.read()?;
             let rows = self.following.as_ref().map_or(0, |ours| ours.in_force.differences(&found));
@@ -109,6 +113,10 @@ impl Backend for Ebpf {
             why: format!("{why}: services are not served to what comes in by it"),
         }));
         ignored
+    }
+
+    fn left_out(&self) -> BTreeMap<Frontend, String> {
+        self.following.as_ref().map(Following::refused).unwrap_or_default()
     }
 
     fn clean_udp(&mut self, services: &[UdpService]) -> Result<Cleaned, EbpfError> {

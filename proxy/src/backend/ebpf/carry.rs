@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use kubeferry_ebpf_common::flow::TICK;
-use kubeferry_ebpf_common::{Affinity, Flow, Frontend, FrontendKey, Slot, SocketConnection, SocketPeer};
+use kubeferry_ebpf_common::{Affinity, Backend, Flow, Frontend, FrontendKey, Slot, SocketConnection, SocketPeer};
 
 use super::bpf::{self, Bytes};
 use super::error::EbpfError;
@@ -34,14 +34,17 @@ pub fn carry_over(folder: &Path, maps: &Maps, since: u32) -> Result<usize, EbpfE
     Ok(rows)
 }
 
-/// The rows of `backends` that endpoints have in the maps pinned in `folder`; none of another layout.
-pub fn owners(folder: &Path) -> BTreeMap<Owner, u32> {
+/// The rows of `backends` that endpoints have in the maps pinned in `folder`, which go on to say what they say; none of another layout.
+pub fn owners(folder: &Path, maps: &Maps) -> BTreeMap<Owner, u32> {
     fn open<K: Bytes, V: Bytes>(folder: &Path, map: &str) -> Option<Table<K, V>> {
         bpf::open_pin(&folder.join(map)).and_then(Table::new).ok()
     }
     let mut owners = BTreeMap::new();
     let Some(frontends) = open::<FrontendKey, Frontend>(folder, "frontends") else { return owners };
-    let Some(slots) = open::<u32, Slot>(folder, "slots") else { return owners };
+    let (Some(slots), Some(backends)) = (open::<u32, Slot>(folder, "slots"), open::<u32, Backend>(folder, "backends"))
+    else {
+        return owners;
+    };
     for (_, frontend) in frontends.rows().unwrap_or_default() {
         let lists = [(frontend.cluster_first, frontend.cluster_count), (frontend.local_first, frontend.local_count)];
         for number in lists.into_iter().flat_map(|(first, count)| first..first.saturating_add(count)) {
@@ -49,6 +52,12 @@ pub fn owners(folder: &Path) -> BTreeMap<Owner, u32> {
             if slot.backend > 0 {
                 owners.insert((frontend.service, slot.address, slot.port), slot.backend);
             }
+        }
+    }
+    for row in owners.values() {
+        if let Ok(Some(backend)) = backends.get(row) {
+            // Who is active comes out when the connections are counted.
+            maps.backends.set(*row, &Backend { active: 0, ..backend });
         }
     }
     owners

@@ -76,6 +76,14 @@ impl Counters {
         self.anew.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has a row say this.
+    pub fn set(&self, row: u32, value: &Backend) {
+        let values = [value.opened, value.active, value.packets, value.bytes];
+        for (field, value) in self.row(row).into_iter().flatten().zip(values) {
+            field.store(value, Ordering::Relaxed);
+        }
+    }
+
     /// Adds to the active connections of a row.
     pub fn add_active(&self, row: u32, difference: i64) {
         if let Some([_, active, ..]) = self.row(row) {

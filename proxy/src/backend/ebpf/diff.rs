@@ -82,7 +82,7 @@ pub struct Service {
 pub struct Writes {
     /// Addresses that lose a meaning; 0: the row is deleted.
     pub less_addresses: BTreeMap<Address, u32>,
-    /// Rows of `backends` that begin anew.
+    /// Rows of `backends` that begin anew: nobody's before, or of an endpoint that leaves and may come again.
     pub fresh: BTreeSet<u32>,
     /// Slots that nobody reads yet, by number.
     pub slots: BTreeMap<u32, Slot>,
@@ -240,7 +240,7 @@ impl InForce {
         left.members -= more_members;
         left.source_ranges -= more_ranges;
         let before = old.owned_numbers(number);
-        writes.fresh.extend(numbered.fresh.into_iter().chain(numbered.again.into_iter().map(|(_, row)| row)));
+        writes.fresh.extend(numbered.fresh);
         let service = self.services.entry(number).or_default();
         let [cluster, local] = numbered.lists;
         let [cluster_count, local_count] = [&cluster, &local].map(|list| u32::try_from(list.len()).unwrap_or(u32::MAX));
@@ -263,7 +263,10 @@ impl InForce {
         service.ranges.clone_from(&rows.ranges);
         let after: BTreeSet<u32> = service.numbers().collect();
         let gone = before.into_iter().filter(|(row, _)| !after.contains(row));
-        gone.for_each(|(row, owner)| self.numbers.give_back(row, owner, now));
+        for (row, owner) in gone {
+            writes.fresh.insert(row);
+            self.numbers.give_back(row, owner, now);
+        }
         let lists = Frontend {
             service: number,
             cluster_first: places[0],
@@ -323,6 +326,7 @@ impl InForce {
     fn drop_service(&mut self, number: u64, now: u64, writes: &mut Writes) {
         let Some(service) = self.services.remove(&number) else { return };
         for (row, owner) in service.owned_numbers(number) {
+            writes.fresh.insert(row);
             self.numbers.give_back(row, owner, now);
         }
         for (first, slots) in service.lists {

@@ -48,13 +48,14 @@ pub fn is_over(entries: &[(FlowKey, Flow)], now: u32) -> bool {
     entries.first().is_some_and(|(key, _)| least > timeout(key.protocol, forward, backward))
 }
 
-/// Whether an entry may be over: what is not need not be looked at together with the others.
-pub fn may_be_over(key: &FlowKey, flow: &Flow, now: u32) -> bool {
+/// Whether an entry may be over: what is not need not be looked at together with the others. One that is an orphan is, if it
+/// was not used for `orphans` ticks.
+pub fn may_be_over(key: &FlowKey, flow: &Flow, now: u32, orphans: u32) -> bool {
     let shortest = match (is_first(key, flow), key.protocol) {
         (true, TCP) => limits::CLOSED,
         (true, _) => limits::ONE_WAY,
         // Without its first entry, one has to do with what it knows itself.
-        (false, protocol) => timeout(protocol, flow.flags, flow.flags),
+        (false, protocol) => timeout(protocol, flow.flags, flow.flags).min(orphans),
     };
     idle(flow, now) > shortest
 }
@@ -143,7 +144,7 @@ mod tests {
         let entries = connection(&key, &flow, &mut |key| table.get(key).copied());
         assert_eq!(entries.iter().copied().collect::<Table>(), *table, "all entries are found");
         let end = (0..100_000).find(|now| is_over(&entries, *now)).unwrap();
-        assert!(may_be_over(&key, &flow, end), "{end}");
+        assert!(may_be_over(&key, &flow, end, u32::MAX), "{end}");
         end
     }
 
@@ -164,7 +165,7 @@ mod tests {
         let table = table(UDP, (Flow::SEEN, 101), (0, 101));
         let (key, flow) = first(&table);
         let entries = connection(&key, &flow, &mut |key| table.get(key).copied());
-        assert!(!is_over(&entries, 100) && !may_be_over(&key, &flow, 100), "another CPU's clock");
+        assert!(!is_over(&entries, 100) && !may_be_over(&key, &flow, 100, 0), "another CPU's clock");
     }
 
     #[test]
@@ -178,6 +179,33 @@ mod tests {
         assert_eq!(ends_at(&table), 5 + limits::OPENING + 1);
         for (key, flow) in &table {
             assert!(is_first(key, flow) || !is_orphan(key, flow, &mut |key| table.get(key).copied()));
+        }
+    }
+
+    #[test]
+    fn no_entry_of_a_connection_that_is_there_is_an_orphan() {
+        let (other, port) = ("192.0.2.9:20001", |port: u16| u32::from(port.to_be()));
+        let (f, own) = (Flow::FORWARD, Flow::OWN);
+        let alias = BTreeMap::from([
+            (
+                key(CLIENT, SERVICE, FlowKey::IN, TCP),
+                Flow { device: port(20_001), ..flow(ENDPOINT, f | Flow::ALIAS, 5) },
+            ),
+            (key(ENDPOINT, other, FlowKey::OUT, TCP), Flow { device: port(5000), ..flow(SERVICE, Flow::ALIAS, 5) }),
+            (key(other, ENDPOINT, FlowKey::OUT, TCP), flow(NODE, f, 5)),
+            (key(ENDPOINT, NODE, FlowKey::IN, TCP), flow(other, 0, 5)),
+        ]);
+        let of_node = BTreeMap::from([
+            (key(NODE, SERVICE, FlowKey::IN, TCP), flow(ENDPOINT, f | own, 5)),
+            (key(ENDPOINT, NODE, FlowKey::OUT, TCP), flow(SERVICE, own, 5)),
+            (key(NODE, ENDPOINT, FlowKey::OUT, TCP), flow(NODE, f | own | Flow::KEEPS, 5)),
+            (key(ENDPOINT, NODE, FlowKey::IN, TCP), flow(NODE, own | Flow::KEEPS, 5)),
+        ]);
+        for table in [alias, of_node, table(UDP, (0, 1), (0, 1))] {
+            for (key, flow) in &table {
+                let orphan = is_orphan(key, flow, &mut |key| table.get(key).copied());
+                assert!(is_first(key, flow) || !orphan, "{key:?} of {table:?}");
+            }
         }
     }
 
@@ -197,5 +225,9 @@ mod tests {
         assert_eq!(orphans(&table), 3);
         table.retain(|key, _| key.hook == FlowKey::IN);
         assert_eq!(orphans(&table), 3);
+        for (key, flow) in &others {
+            let over = |idle: u32| may_be_over(key, flow, 1 + idle, limits::OPENING);
+            assert!(!over(limits::OPENING) && over(limits::OPENING + 1), "not a day");
+        }
     }
 }

@@ -26,8 +26,13 @@ use crate::state::State;
 use crate::state::event::Event;
 use crate::state::objects::{Family, Protocol};
 
-const FIXED: Fixed =
-    Fixed { host_netns: 1, masquerade_ports: (16_384, 29_999), socket_lb: SocketLb::Auto, count_packets: false };
+const FIXED: Fixed = Fixed {
+    host_netns: 1,
+    masquerade_ports: (16_384, 29_999),
+    socket_lb: SocketLb::Auto,
+    count_packets: false,
+    established_elsewhere: false,
+};
 const ROOMY: Room =
     Room { frontends: 1_000, slots: 1_000, addresses: 1_000, source_ranges: 1_000, members: 1_000, backends: 1_000 };
 const TIGHT: Room = Room { frontends: 6, slots: 7, addresses: 1_000, source_ranges: 3, members: 5, backends: 6 };

@@ -30,5 +30,6 @@ pub mod sock_diag;
 pub mod sockets;
 pub mod sweep;
 pub mod table;
+pub mod takeover;
 pub mod text;
 pub mod uplinks;

@@ -25,6 +25,7 @@ use super::sock_diag;
 use super::sockets;
 use super::sweep::Sweeper;
 use super::table::Table;
+use super::takeover;
 use crate::backend::Report;
 use crate::desired::{Desired, Touched};
 use crate::node::{self, Interface};
@@ -109,6 +110,7 @@ impl Ebpf {
                 masquerade_ports: ebpf.masquerade_ports,
                 socket_lb: ebpf.socket_lb,
                 count_packets: ebpf.service_metrics == ServiceMetrics::Full,
+                established_elsewhere: false,
             },
             following: None,
             pending: Touched::default(),
@@ -126,10 +128,13 @@ impl Ebpf {
     /// Every row, compared with what is in the maps.
     pub(super) fn full(&mut self, desired: &Desired) -> Result<Report, EbpfError> {
         self.following = None;
+        if self.interfaces.is_none() {
+            self.fixed.established_elsewhere = takeover::begin(desired);
+        }
         let mut following = Following::new(self.maps.read()?, *self.maps.room(), self.fixed);
         if following.in_force.services.is_empty() {
             for folder in self.folder.other_maps()? {
-                following.in_force.keep_numbers(owners(&folder), self.maps.room(), bpf::now());
+                following.in_force.keep_numbers(owners(&folder, &self.maps), self.maps.room(), bpf::now());
             }
         }
         let changes = self.follow(following, &|following, now| following.full(desired, now))?;

@@ -219,6 +219,8 @@ pub struct Fixed {
     pub socket_lb: SocketLb,
     /// `--service-metrics=full`.
     pub count_packets: bool,
+    /// [`Config::ESTABLISHED_ELSEWHERE`].
+    pub established_elsewhere: bool,
 }
 
 /// The row of `config`, and the ServiceCIDRs that have no room in it.
@@ -243,6 +245,7 @@ pub fn config(desired: &Desired, fixed: &Fixed) -> (Config, Vec<IpNet>) {
     // With masquerading of all, no connection of a pod to a ClusterIP is left as it is.
     set(Config::PODS_AT_CONNECT, node.all_pods_detected && !node.masquerade_all);
     set(Config::COUNT_PACKETS, fixed.count_packets);
+    set(Config::ESTABLISHED_ELSEWHERE, fixed.established_elsewhere);
     set(Config::ALL_AT_CONNECT, fixed.socket_lb == SocketLb::All);
     for (prefix, detector) in config.pods.iter_mut().zip([v4, v6]) {
         if let Detector::Cidr(net) = detector {

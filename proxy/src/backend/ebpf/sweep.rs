@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use kubeferry_ebpf_common::flow::limits;
 use kubeferry_ebpf_common::{Address, Flow, FlowKey, SocketConnection, SocketKey, SocketPeer, UDP};
 
 use super::carry::ticks;
@@ -17,7 +18,7 @@ use super::kernel::Maps;
 use super::recount::{Recount, Suspects};
 use super::sock_diag;
 use super::table::Table;
-use crate::conntrack::{Cleaned, Tuple, UdpEntry, UdpService, stale};
+use crate::conntrack::{Cleaned, Entry, Tuple, UdpService, stale};
 
 /// The least time between two sweeps.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -58,14 +59,17 @@ impl Sweeper {
 
 fn run(maps: &Maps, end: &Receiver<()>, left: &AtomicUsize, repairs: &AtomicU64) {
     // What an earlier run has left is put right without a word.
-    if let Err(error) = sweep(maps, ticks(), None) {
+    if let Err(error) = sweep(maps, ticks(), None, limits::HALF_CLOSED) {
         tracing::error!(%error, "connections cannot be counted");
     }
     let mut suspects = Suspects::new();
     let mut pause = PAUSE;
     while end.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
         let start = Instant::now();
-        match sweep(maps, ticks(), Some(&mut suspects)) {
+        // A wrong count tells of connections that were thrown out of a full table, and what is left of those holds ports to
+        // masquerade with. Otherwise nearly nothing is an orphan, and to look at all that is idle costs time.
+        let orphans = if repairs.load(Ordering::Relaxed) > 0 { limits::OPENING } else { limits::HALF_CLOSED };
+        match sweep(maps, ticks(), Some(&mut suspects), orphans) {
             Ok(swept) => {
                 left.store(swept.entries.saturating_sub(swept.deleted), Ordering::Relaxed);
                 if swept.repaired > 0 {
@@ -97,18 +101,19 @@ pub struct Swept {
 }
 
 /// Looks at every entry; `now` in the clock of flows. Counts that are wrong are put right if they were so the last time,
-/// which `suspects` knows; without it at once.
+/// which `suspects` knows; without it at once. Entries whose connection has lost its first one are deleted when they were not
+/// used for `orphans` ticks.
 ///
 /// # Errors
 /// The map cannot be read or written.
-pub fn sweep(maps: &Maps, now: u32, suspects: Option<&mut Suspects>) -> Result<Swept, EbpfError> {
+pub fn sweep(maps: &Maps, now: u32, suspects: Option<&mut Suspects>, orphans: u32) -> Result<Swept, EbpfError> {
     let mut swept = Swept::default();
     let mut idle = Vec::new();
     let mut recount = Recount::new(&maps.backends);
     let each = maps.flows.each_batch(|rows: &[(FlowKey, Flow)]| {
         swept.entries += rows.len();
         rows.iter().filter(|(key, flow)| is_first(key, flow)).for_each(|(_, flow)| recount.flow(flow));
-        idle.extend(rows.iter().copied().filter(|(key, flow)| may_be_over(key, flow, now)));
+        idle.extend(rows.iter().copied().filter(|(key, flow)| may_be_over(key, flow, now, orphans)));
     });
     each.map_err(EbpfError::map("flows"))?;
     let sockets = maps.socket_connections.each_batch(|rows| {
@@ -122,12 +127,15 @@ pub fn sweep(maps: &Maps, now: u32, suspects: Option<&mut Suspects>) -> Result<S
     };
     let mut get = |key: &FlowKey| maps.flows.get(key).ok().flatten();
     for (key, flow) in idle {
-        let entries = match is_first(&key, &flow) {
-            true => connection(&key, &flow, &mut get),
-            false if is_orphan(&key, &flow, &mut get) => vec![(key, flow)],
-            false => continue,
+        let (entries, over) = match is_first(&key, &flow) {
+            true => {
+                let entries = connection(&key, &flow, &mut get);
+                let over = is_over(&entries, now);
+                (entries, over)
+            }
+            false => (vec![(key, flow)], is_orphan(&key, &flow, &mut get)),
         };
-        if is_over(&entries, now) {
+        if over {
             swept.deleted += delete(maps, &entries)?;
         }
     }
@@ -173,9 +181,9 @@ pub fn clean_udp(maps: &Maps, services: &[UdpService]) -> Result<Cleaned, EbpfEr
     });
     each.map_err(EbpfError::map("flows"))?;
     let entry = |(ends, (_, flow)): (&Tuple, &(FlowKey, Flow))| {
-        UdpEntry::new(*ends, Tuple { source: end(flow.address, flow.port), destination: ends.source })
+        Entry::new(*ends, Tuple { source: end(flow.address, flow.port), destination: ends.source })
     };
-    let entries: Vec<UdpEntry> = flows.iter().map(entry).collect();
+    let entries: Vec<Entry> = flows.iter().map(entry).collect();
     cleaned.listed += entries.len();
     let mut get = |key: &FlowKey| maps.flows.get(key).ok().flatten();
     for entry in stale(services, &entries) {
@@ -247,11 +255,11 @@ type Ends = (SocketAddr, SocketAddr);
 fn stale_ends(found: BTreeMap<Ends, Vec<SocketKey>>, services: &[UdpService], cleaned: &mut Cleaned) -> Vec<SocketKey> {
     let entry = |(service, endpoint): &Ends| {
         let ends = |source| Tuple { source, destination: *service };
-        UdpEntry::new(ends(*service), ends(*endpoint))
+        Entry::new(ends(*service), ends(*endpoint))
     };
-    let entries: Vec<UdpEntry> = found.keys().map(entry).collect();
+    let entries: Vec<Entry> = found.keys().map(entry).collect();
     cleaned.listed += entries.len();
-    let keys = |entry: &UdpEntry| found.get(&(entry.original.destination, entry.reply.source)).cloned();
+    let keys = |entry: &Entry| found.get(&(entry.original.destination, entry.reply.source)).cloned();
     stale(services, &entries).filter_map(keys).flatten().collect()
 }
 

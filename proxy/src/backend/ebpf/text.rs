@@ -19,7 +19,7 @@ const FRONTEND: [(u32, &str); 4] =
     [(Row::REFUSE, "refuse"), (Row::EXTERNAL, "external"), (Row::LOCAL, "local"), (Row::RANGED, "ranged")];
 const ADDRESS: [(u32, &str); 3] =
     [(address_is::HELD, "held"), (address_is::NODE_PORTS, "node-ports"), (address_is::CLUSTER_IP, "cluster-ip")];
-const CONFIG: [(u32, &str); 9] = [
+const CONFIG: [(u32, &str); 10] = [
     (Config::MASQUERADE_ALL, "masquerade-all"),
     (Config::DETECTOR4, "detector-ipv4"),
     (Config::DETECTOR6, "detector-ipv6"),
@@ -29,6 +29,7 @@ const CONFIG: [(u32, &str); 9] = [
     (Config::PODS_AT_CONNECT, "pods-at-connect"),
     (Config::ALL_AT_CONNECT, "all-at-connect"),
     (Config::COUNT_PACKETS, "count-packets"),
+    (Config::ESTABLISHED_ELSEWHERE, "established-elsewhere"),
 ];
 
 /// How slots are drawn, by number.

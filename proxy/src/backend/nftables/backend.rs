@@ -7,6 +7,7 @@ use super::kernel::{Kernel, KernelError};
 use super::reconciler::{Reconciler, Report};
 use crate::backend::Backend;
 use crate::conntrack::{self, Cleaned, UdpService};
+use crate::desired::target::Frontend;
 use crate::desired::{Desired, Touched};
 use crate::state::objects::Ignored;
 
@@ -40,6 +41,10 @@ impl<K: Kernel> Backend for Reconciler<K> {
         let ignored =
             |(frontend, why): (&_, &String)| Ignored { what: format!("frontend {frontend}"), why: why.clone() };
         Self::refused(self).iter().map(ignored).collect()
+    }
+
+    fn left_out(&self) -> BTreeMap<Frontend, String> {
+        Self::refused(self).clone()
     }
 
     fn clean_udp(&mut self, services: &[UdpService]) -> Result<Cleaned, KernelError> {

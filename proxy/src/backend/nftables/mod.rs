@@ -5,7 +5,7 @@ pub mod chains;
 pub mod costs;
 pub mod diff;
 pub mod draw;
-mod expression;
+pub mod expression;
 #[cfg(test)]
 mod fake;
 pub mod json;

@@ -1,7 +1,12 @@
+use std::sync::{Arc, RwLock};
 use std::time::Instant;
+
+use serde_json::json;
 
 use super::*;
 use crate::args::{CommonArgs, ServeArgs};
+use crate::health::Health;
+use crate::metrics::Metrics;
 use crate::state::objects::Family;
 use crate::status::{self, Response, Status};
 
@@ -24,6 +29,10 @@ async fn serving(timeout: Duration) -> Fixture {
         metrics: Arc::new(Metrics::new()),
         status: handle,
         mode: "nftables",
+        flags: Arc::new([("node-name".to_owned(), "n1".to_owned()), ("once".to_owned(), String::new())].into()),
+        config: Arc::new(RwLock::new(json!({"kubeproxy.config.k8s.io": {"Mode": "nftables"}}))),
+        started: jiff::Timestamp::now(),
+        profiling: false,
     };
     let mut addresses = Vec::new();
     for routes in [health_routes(serving.clone()), metrics_routes(serving.clone())] {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Faults;
 use crate::config::go_duration;
 use crate::scheduler::HashKey;
-use crate::state::objects::Scheduling;
+use crate::state::objects::{Ignored, Scheduling};
 
 /// The scheduler, by its name.
 pub const SCHEDULER: &str = "kubeferry.dev/scheduler";
@@ -35,6 +35,12 @@ pub(super) fn scheduling(
             .filter(|slow_start| !slow_start.is_zero()),
     };
     (scheduling != Scheduling::default()).then(|| Box::new(scheduling))
+}
+
+/// Whether a fault says that the node's scheduler is used instead of the one that the Service asks for: it has no such name,
+/// or this datapath cannot do it.
+pub fn is_fallback(fault: &Ignored) -> bool {
+    fault.why.strip_prefix("annotation ").is_some_and(|rest| rest.starts_with(&format!("{SCHEDULER} ignored")))
 }
 
 struct Reader<'a> {

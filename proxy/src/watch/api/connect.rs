@@ -1,17 +1,20 @@
 //! Which API server, and with which credentials.
 
 use anyhow::Context;
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
+use super::measured::Measured;
+use crate::metrics::RestClient;
 use crate::settings::{Settings, Source};
 
 /// A client for the server that the settings name: the kubeconfig's, `--server`, or the one of the cluster we run in.
-/// Nothing is sent yet.
+/// Nothing is sent yet; what is sent later is counted in `requests`.
 ///
 /// # Errors
 /// A kubeconfig that cannot be read or used, a server that is no URL, or no configuration at all.
-pub(super) async fn client(settings: &Settings) -> anyhow::Result<Client> {
+pub(in crate::watch) async fn client(settings: &Settings, requests: &RestClient) -> anyhow::Result<Client> {
     let Source::Api { kubeconfig, server } = &settings.source else {
         anyhow::bail!("the source is a folder of manifests, not an API server");
     };
@@ -29,7 +32,9 @@ pub(super) async fn client(settings: &Settings) -> anyhow::Result<Client> {
     if let Some(server) = server {
         config.cluster_url = uri(server)?;
     }
-    Client::try_from(config).context("the credentials for the API server cannot be used")
+    let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
+    let builder = ClientBuilder::try_from(config).context("the credentials for the API server cannot be used")?;
+    Ok(builder.with_layer(&Measured::new(host, requests.clone())).build())
 }
 
 fn uri(server: &str) -> anyhow::Result<http::Uri> {

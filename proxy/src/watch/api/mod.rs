@@ -2,10 +2,11 @@
 //! lists by pages, watches with bookmarks, and goes on where it was after a cut; errors are tried again with growing,
 //! jittered pauses. Each object becomes its compact form in the stream and is dropped.
 
-mod connect;
+pub(super) mod connect;
 mod explain;
 mod kinds;
 mod lenient;
+mod measured;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tokio::task::JoinSet;
 use super::known::Known;
 use super::object::Object;
 use super::stats::WatchStats;
+use crate::metrics::RestClient;
 use crate::settings::Settings;
 use crate::state::event::{Event, Kind};
 use crate::state::objects::{Ignored, ObjectName};
@@ -54,7 +56,7 @@ pub(super) async fn start(
     tx: mpsc::Sender<Event>,
     stats: Arc<WatchStats>,
 ) -> anyhow::Result<Watching> {
-    let client = connect::client(settings).await?;
+    let client = connect::client(settings, stats.requests()).await?;
     let mut tasks = JoinSet::new();
     for watched in Watched::all(&settings.node_name) {
         tasks.spawn(watch(watched, client.clone(), tx.clone(), stats.clone()));
@@ -189,7 +191,7 @@ fn pause(failures: u32) -> Duration {
 /// # Errors
 /// The server cannot be reached or refuses Services, EndpointSlices or the Node; one sentence says what to do.
 pub(super) async fn load_once(settings: &Settings) -> anyhow::Result<Vec<Event>> {
-    let client = connect::client(settings).await?;
+    let client = connect::client(settings, &RestClient::default()).await?;
     tokio::time::timeout(ONCE_PATIENCE, list_all(settings, client)).await.unwrap_or_else(|_| {
         anyhow::bail!("the API server has not answered within {ONCE_PATIENCE:?}: is the address right, and is it well?")
     })

@@ -16,6 +16,7 @@ use super::error::{Refused, RefusedPart};
 
 // enum nf_tables_msg_types, nft_set_elem_list_attributes; include/uapi/linux/netfilter/{nfnetlink,nf_tables}.h
 pub(super) const NFTABLES: u16 = 10 << 8;
+const NFT_MSG_NEWTABLE: u16 = NFTABLES;
 const NFT_MSG_NEWSETELEM: u16 = NFTABLES | 12;
 const NFT_MSG_DELSETELEM: u16 = NFTABLES | 14;
 const NFT_MSG_NEWCHAIN: u16 = NFTABLES | 3;
@@ -25,6 +26,12 @@ const NFT_MSG_DELRULE: u16 = NFTABLES | 8;
 const NFT_MSG_DELTABLE: u16 = NFTABLES | 2;
 const NFTA_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_CHAIN_HOOK: u16 = 4;
+const NFTA_CHAIN_TYPE: u16 = 7;
+const NFTA_HOOK_HOOKNUM: u16 = 1;
+const NFTA_HOOK_PRIORITY: u16 = 2;
+const NF_INET_PRE_ROUTING: u32 = 0;
+const NF_IP_PRI_NAT_DST: i32 = -100;
 const NFTA_RULE_CHAIN: u16 = 2;
 const NFTA_RULE_EXPRESSIONS: u16 = 4;
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
@@ -54,6 +61,13 @@ pub enum Op<'a> {
         map: &'a str,
         /// The row.
         element: &'a Element,
+    },
+    /// Add the table.
+    AddTable,
+    /// Add an empty chain of type nat, at prerouting: connection tracking translates as long as there is one.
+    AddNatChain {
+        /// Its name.
+        chain: &'a str,
     },
     /// Add an empty chain.
     AddChain {
@@ -93,7 +107,8 @@ impl<'a> Op<'a> {
 
     fn write_chain(&self, writer: &mut Writer, table: &str, number: u32) {
         let (kind, flags) = match self {
-            Op::AddChain { .. } => (NFT_MSG_NEWCHAIN, NLM_F_CREATE),
+            Op::AddTable => (NFT_MSG_NEWTABLE, NLM_F_CREATE),
+            Op::AddChain { .. } | Op::AddNatChain { .. } => (NFT_MSG_NEWCHAIN, NLM_F_CREATE),
             Op::AddRule { .. } => (NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND),
             Op::FlushChain { .. } => (NFT_MSG_DELRULE, 0),
             Op::DeleteTable => (NFT_MSG_DELTABLE, 0),
@@ -103,6 +118,14 @@ impl<'a> Op<'a> {
         writer.text(NFTA_TABLE, table);
         match *self {
             Op::AddChain { chain } | Op::DeleteChain { chain } => writer.text(NFTA_CHAIN_NAME, chain),
+            Op::AddNatChain { chain } => {
+                writer.text(NFTA_CHAIN_NAME, chain);
+                let hook = writer.nest(NFTA_CHAIN_HOOK);
+                writer.value(NFTA_HOOK_HOOKNUM, &NF_INET_PRE_ROUTING.to_be_bytes());
+                writer.value(NFTA_HOOK_PRIORITY, &NF_IP_PRI_NAT_DST.to_be_bytes());
+                writer.end(hook);
+                writer.text(NFTA_CHAIN_TYPE, "nat");
+            }
             Op::AddRule { chain, expressions } => {
                 writer.text(NFTA_RULE_CHAIN, chain);
                 let list = writer.nest(NFTA_RULE_EXPRESSIONS);
@@ -112,7 +135,7 @@ impl<'a> Op<'a> {
                 writer.end(list);
             }
             Op::FlushChain { chain } => writer.text(NFTA_RULE_CHAIN, chain),
-            Op::Add { .. } | Op::Delete { .. } | Op::DeleteTable => {}
+            Op::Add { .. } | Op::Delete { .. } | Op::AddTable | Op::DeleteTable => {}
         }
         writer.end_message(message);
     }
@@ -120,12 +143,13 @@ impl<'a> Op<'a> {
     fn about(&self) -> About {
         match *self {
             Op::AddChain { chain }
+            | Op::AddNatChain { chain }
             | Op::AddRule { chain, .. }
             | Op::FlushChain { chain }
             | Op::DeleteChain { chain } => About::Chain(chain.to_owned()),
             Op::Add { map, .. } => About::Rows { add: true, map: map.to_owned() },
             Op::Delete { map, .. } => About::Rows { add: false, map: map.to_owned() },
-            Op::DeleteTable => About::Table,
+            Op::AddTable | Op::DeleteTable => About::Table,
         }
     }
 }

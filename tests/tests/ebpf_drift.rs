@@ -1,0 +1,91 @@
+//! Rows that somebody else deletes or overwrites behind the proxy's back come back, and the drift is told.
+#![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use kubeferry_ebpf_common::TCP;
+use kubeferry_tests::bpf::pinned::Pinned;
+use kubeferry_tests::client::{Connection, until_for};
+use kubeferry_tests::site::{Site, VIPS, at};
+
+/// Every row is looked at once in half a minute.
+const LOOKS: Duration = Duration::from_secs(120);
+
+/// A node whose proxy says that nothing has drifted.
+fn site() -> (Site, Pinned) {
+    let site = Site::start(&["1", "2"]).unwrap();
+    site.until_served().unwrap();
+    let pinned = Pinned::open(site.places().bpffs()).unwrap();
+    assert_eq!(drift(&site), (0, 0));
+    (site, pinned)
+}
+
+/// Times that a difference was put right, and rows that differed: as status and metrics tell.
+fn drift(site: &Site) -> (u64, u64) {
+    let status = site.status().unwrap();
+    let [repairs, rows] = ["repairs", "rows"].map(|field| status["drift"][field].as_u64().unwrap());
+    let get = || kubeferry::status::get("http://127.0.0.1:10249/metrics", LOOKS).unwrap().body;
+    let metrics = site.node().run(get).unwrap();
+    let value = |name: &str| {
+        let mut lines = metrics.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        lines.next().unwrap_or_else(|| panic!("no {name}")).parse::<u64>().unwrap()
+    };
+    let told = (value("kubeferry_drift_repairs_total"), value("kubeferry_drift_repaired_rows_total"));
+    // A repair may come between the two questions.
+    assert!(told >= (repairs, rows), "{told:?} {status}");
+    (repairs, rows)
+}
+
+/// Waits for one repair, of so many rows.
+fn until_repaired(site: &Site, rows: usize) {
+    let repaired = || Some(drift(site)).filter(|(repairs, _)| *repairs > 0);
+    assert_eq!(until_for(LOOKS, "the drift to be repaired", repaired).unwrap(), (1, rows as u64));
+    site.until_served().unwrap();
+}
+
+#[test]
+fn frontends_that_are_deleted_come_back() {
+    let (site, pinned) = site();
+    let deleted = pinned.delete_frontends().unwrap();
+    // The Services' addresses are nobody's now.
+    for vip in VIPS {
+        assert!(Connection::open_within(site.client(), at(vip, 80), Duration::from_secs(1)).is_err());
+    }
+    let lists = site.status().unwrap()["rows"]["frontends"].as_u64().unwrap();
+    assert_eq!(deleted as u64, lists);
+    let repaired = || Some(drift(&site)).filter(|(repairs, _)| *repairs > 0);
+    let (repairs, rows) = until_for(LOOKS, "the drift to be repaired", repaired).unwrap();
+    // Lists that no frontend leads to are missing as well.
+    assert!(repairs == 1 && rows >= lists, "{rows} rows for {lists} frontends");
+    assert_eq!(pinned.frontends().unwrap(), deleted);
+    site.until_served().unwrap();
+}
+
+#[test]
+fn slots_that_are_overwritten_come_back() {
+    let (site, pinned) = site();
+    let of = |vip: &str| {
+        let list = pinned.list(at(vip, 80), TCP).unwrap();
+        list.iter().map(|listed| IpAddr::from(listed.address)).collect::<BTreeSet<_>>()
+    };
+    let before = VIPS.map(of);
+    assert_eq!(before.each_ref().map(BTreeSet::len), [2, 2]);
+    for vip in VIPS {
+        assert_eq!(pinned.clear_list(at(vip, 80), TCP).unwrap(), 2);
+    }
+    // A service port of each family.
+    until_repaired(&site, 2);
+    assert_eq!(VIPS.map(of), before);
+}
+
+#[test]
+fn devices_that_are_deleted_come_back() {
+    let (site, pinned) = site();
+    let deleted = pinned.delete_devices().unwrap();
+    assert!(deleted >= 5, "{deleted}");
+    // All of them count as one.
+    until_repaired(&site, 1);
+    assert_eq!(pinned.devices().unwrap(), deleted);
+}

@@ -1,13 +1,21 @@
-//! Makes the BPF object part of the binary, where the feature `ebpf` is on. `cargo xtask build-ebpf` builds the object.
+//! Makes the BPF object part of the binary, where the feature `ebpf` is on (`cargo xtask build-ebpf` builds the object), and
+//! tells it which commit it is of.
+
+#[path = "build/commit.rs"]
+mod commit;
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Names another object than the one xtask builds; relative to the workspace.
 const OBJECT: &str = "KUBEFERRY_EBPF_OBJECT";
+/// Names the commit where neither git nor an archive does, as in the build of an image.
+const COMMIT: &str = "KUBEFERRY_COMMIT";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=build");
+    tell_commit();
     println!("cargo::rerun-if-env-changed={OBJECT}");
     if env::var_os("CARGO_FEATURE_EBPF").is_none() {
         return;
@@ -15,6 +23,25 @@ fn main() {
     if let Err(error) = embed() {
         println!("cargo::error={error}");
     }
+}
+
+/// `version.rs` shows it. Debug builds have none: each commit would have them built anew.
+fn tell_commit() {
+    println!("cargo::rerun-if-env-changed={COMMIT}");
+    println!("cargo::rerun-if-changed=commit.txt");
+    let build = if env::var("PROFILE").is_ok_and(|profile| profile == "release") {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let sources = commit::SOURCES.map(|name| workspace.join(name));
+        for path in commit::watched(&workspace).iter().chain(&sources) {
+            println!("cargo::rerun-if-changed={}", path.display());
+        }
+        let named = env::var(COMMIT).ok().filter(|commit| !commit.is_empty());
+        let archived = fs::read_to_string("commit.txt").unwrap_or_default();
+        named.or_else(|| commit::find(&workspace, &archived)).unwrap_or_else(|| "unknown commit".to_owned())
+    } else {
+        "debug build".to_owned()
+    };
+    println!("cargo::rustc-env={COMMIT}={build}");
 }
 
 /// Copies the object to where `backend::ebpf::object` includes it from.

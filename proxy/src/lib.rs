@@ -24,7 +24,11 @@ pub mod settings;
 pub mod state;
 pub mod status;
 pub mod traffic;
+pub mod version;
 pub mod watch;
 
+#[cfg(test)]
+#[path = "../build/commit.rs"]
+mod commit;
 #[cfg(test)]
 mod netns;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use kubeferry::args::{self, Cli, Command, ConfigCommand, ServeArgs};
 use kubeferry::commands::output::{self, OutputError};
-use kubeferry::commands::{cleanup, config, plan, trace};
+use kubeferry::commands::{cleanup, config, manual, plan, trace};
 use kubeferry::config::table;
 use kubeferry::run::Ended;
 use kubeferry::settings::Settings;
@@ -78,6 +78,8 @@ async fn command(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Cleanup(args) => cleanup::cleanup(&args).await?,
         Command::Config(ConfigCommand::Check(args)) => return config::check(&args),
         Command::Config(ConfigCommand::Fields) => output::say(&table::markdown())?,
+        Command::Completion(args) => manual::completion(&args)?,
+        Command::Man(args) => manual::man(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -22,7 +22,7 @@ use crate::state::convert::sloppy::parse_source;
 #[derive(Parser, Clone, PartialEq, Eq, Debug)]
 #[command(
     name = "kubeferry",
-    version,
+    version = crate::version::TEXT,
     about = "Carries packets from Kubernetes service addresses to pods, in place of kube-proxy",
     long_about = "Carries packets from Kubernetes service addresses to pods, in place of kube-proxy.\n\n\
         It reads Services and EndpointSlices from the API server or from a folder of manifests, and keeps the kernel's \
@@ -59,6 +59,8 @@ const TRACE_ABOUT: &str = "Say where the first packet of a new connection would 
         The answer is the model's, from the same sources and settings as `run`; no packet is sent. A source among the \
         node's addresses is the node itself: offline those come from the Node object and `--node-addresses`.";
 
+const COMPLETION_ABOUT: &str = "Print the completions of a shell: source <(kubeferry completion bash)";
+
 const STATUS_ABOUT: &str = "Show what the running proxy serves, its last sync and drift, as its metrics address tells it.\n\n\
         Exit code: 0 healthy, 1 the proxy runs but is not healthy (the last sync failed, or a change has waited too \
         long), 2 it cannot be reached.";
@@ -90,6 +92,12 @@ pub enum Command {
     /// Look at a configuration file of kube-proxy
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the completions of a shell
+    #[command(long_about = COMPLETION_ABOUT)]
+    Completion(CompletionArgs),
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
 const CONFIG_CHECK_ABOUT: &str = "Check a KubeProxyConfiguration file as `run --config` would, beside the flags of `run`, and \
@@ -236,6 +244,22 @@ pub enum StatusOutput {
     Table,
     /// The document as it is served.
     Json,
+}
+
+/// `kubeferry completion`.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct CompletionArgs {
+    /// Which shell
+    #[arg(value_enum, value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// `kubeferry man`.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct ManArgs {
+    /// The folder, which is made where it is not there
+    #[arg(value_name = "DIR")]
+    pub folder: std::path::PathBuf,
 }
 
 /// `kubeferry cleanup`.

@@ -23,6 +23,8 @@ pub(super) type Kept = io::Result<bool>;
 /// Answers one request. `cuts`: as it was when the connection began.
 pub(super) fn answer(shared: &Shared, connection: &mut Connection, asked: &Asked, cuts: u64) -> Kept {
     connection.delay = shared.lock().delay;
+    let received = (asked.method.clone(), asked.path.clone(), asked.is_true("watch"));
+    shared.change(|state| state.received.insert(received));
     let token = shared.lock().token.clone();
     if token.is_some() && token != asked.token {
         note(shared, asked);

@@ -19,6 +19,7 @@ mod store;
 mod tls;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -239,6 +240,11 @@ impl ApiServer {
     /// The requests about objects so far.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.lock().requests.clone()
+    }
+
+    /// Every request so far, also those about what is not served here: method, path, and whether it is a watch.
+    pub fn received(&self) -> BTreeSet<(String, String, bool)> {
+        self.shared.lock().received.clone()
     }
 
     /// How many requests of a sort there were.

@@ -40,6 +40,8 @@ pub(super) struct State {
     pub store: Store,
     pub faults: Faults,
     pub requests: Vec<Request>,
+    /// Every request, whatever it is about: its method, its path, and whether it is a watch.
+    pub received: BTreeSet<(String, String, bool)>,
     /// Lists of these wait.
     pub held: BTreeSet<Resource>,
     /// Kinds that are not served at all.
@@ -73,6 +75,7 @@ impl Shared {
             store: Store::new(),
             faults: Faults::default(),
             requests: Vec::new(),
+            received: BTreeSet::new(),
             held: BTreeSet::new(),
             absent: BTreeSet::new(),
             streaming_lists: true,

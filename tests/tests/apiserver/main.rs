@@ -9,6 +9,7 @@ mod faults;
 mod health_check_ports;
 mod healthz;
 mod metrics_address;
+mod names;
 mod node;
 mod objects;
 mod refusals;

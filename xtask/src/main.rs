@@ -8,15 +8,20 @@ mod bench;
 mod cargo;
 mod datapath;
 mod demo;
+mod dependencies;
+mod dist;
 mod ebpf;
+mod image;
 mod interrupt;
 mod ipvs;
 mod kernels;
+mod licences;
 mod netns;
 mod packages;
 mod pins;
 mod places;
 mod process;
+mod release;
 mod step;
 mod test;
 mod vm;
@@ -34,6 +39,9 @@ enum Command {
     Demo(demo::Args),
     Bench(bench::Args),
     BuildEbpf(ebpf::Args),
+    Image(image::Args),
+    Dist(dist::Args),
+    Licences(licences::Args),
     #[command(hide = true)]
     Web(demo::web::Args),
     #[command(hide = true)]
@@ -66,6 +74,9 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
         Command::BuildEbpf(args) => ebpf::run(args),
+        Command::Image(args) => image::run(&args),
+        Command::Dist(args) => dist::run(&args),
+        Command::Licences(args) => licences::run(&args),
         Command::Web(args) => demo::web::run(args),
         Command::Send(args) => demo::send::run(args),
         Command::Load(args) => bench::load::run(args),

@@ -51,6 +51,27 @@ pub const LOOKING_AROUND: &[Program] = &[Program { name: "curl", package: "curl"
 /// What compiling needs beside Rust: a linker, and a C compiler for the TLS library.
 pub const BUILD: &[Program] = &[Program { name: "cc", package: "gcc libc6-dev", purpose: "linking" }];
 
+/// What takes Debian's packages apart, for the image.
+pub const PACKAGES: &[Program] = &[Program { name: "dpkg-deb", package: "dpkg", purpose: "unpacking packages" }];
+
+/// What tries an image out.
+pub const CONTAINER: &[Program] = &[
+    Program { name: "unshare", package: "util-linux", purpose: "namespaces" },
+    Program { name: "chroot", package: "coreutils", purpose: "running programs of the image" },
+    Program { name: "setpriv", package: "util-linux", purpose: "running them with fewer rights" },
+];
+
+/// What compiles for aarch64 elsewhere: a compiler for C, and Debian's rustc, whose library there is for every machine.
+pub const CROSS_AARCH64: &[Program] = &[
+    Program {
+        name: "aarch64-linux-gnu-gcc",
+        package: "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+        purpose: "compiling for aarch64",
+    },
+    Program { name: "/usr/bin/rustc", package: "rustc-web", purpose: "compiling for aarch64" },
+    Program { name: "dpkg-deb", package: "dpkg", purpose: "unpacking packages" },
+];
+
 /// A compiler for BPF: rustc, where rustup's does not hide it, and core for BPF, which tells it from Debian's older rustc.
 pub const BPF_COMPILER: &[Program] = &[Program {
     name: "/usr/lib/rustlib/bpfel-unknown-none",

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 
 use crate::cargo::{cargo, workspace};
-use crate::{ebpf, interrupt, ipvs, kernels, packages, step};
+use crate::{dist, ebpf, image, interrupt, ipvs, kernels, licences, packages, step};
 
 /// Everything is tested with the eBPF datapath in it.
 const FEATURES: [&str; 2] = ["--features", "kubeferry/ebpf"];
@@ -16,8 +16,9 @@ const FEATURES: [&str; 2] = ["--features", "kubeferry/ebpf"];
 /// Check formatting, lints and documentation, build, and run every test
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only this part: `check` (formatting, lints, documentation), `unit` (needs no root), `ipvs` (beside the kernel's
-    /// IPVS, in a virtual machine), `kernels` (other kernels, in virtual machines), or a file or folder of tests/tests
+    /// Only this part: `check` (formatting, lints, documentation, licences), `unit` (needs no root), `ipvs` (beside the
+    /// kernel's IPVS, in a virtual machine), `kernels` (other kernels, in virtual machines), `release` (archives and image,
+    /// and the static binary against an API server), or a file or folder of tests/tests
     part: Option<String>,
     /// Passed on to the test binaries, e.g. a filter or --nocapture
     #[arg(last = true)]
@@ -54,11 +55,24 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             // Beside the kernel's own assignments, not those in the repository.
             test_with(&["--workspace", "--test", "ipvs"], &args.pass_on, &[("KUBEFERRY_IPVS_RECORDING", &recorded)])?;
         }
+        Some("release") => {
+            packages::ensure(&[packages::BUILD, packages::NETWORK])?;
+            packages::need_root("test release")?;
+            let binary = dist::check()?;
+            image::check(&binary)?;
+            build()?;
+            // With names resolved and TLS spoken by what is shipped.
+            let which = ["--package", "kubeferry-tests", "--test", "apiserver"];
+            test_with(&which, &args.pass_on, &[("KUBEFERRY_BIN", &binary)])?;
+        }
         Some("kernels") => kernels::run(&args.pass_on)?,
         Some(file) => {
             let known = test_files()?;
             if !known.iter().any(|name| name == file) {
-                bail!("there is no part `{file}`; there are: check, unit, kernels, {}", known.join(", "));
+                bail!(
+                    "there is no part `{file}`; there are: check, unit, ipvs, kernels, release, {}",
+                    known.join(", ")
+                );
             }
             packages::ensure(&[packages::BUILD, packages::NETWORK])?;
             packages::need_root(&format!("test {file}"))?;
@@ -82,6 +96,7 @@ fn check() -> anyhow::Result<()> {
     step::run(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets"]).args(FEATURES).args(deny))?;
     step::start("checking lints without the eBPF datapath");
     step::run(cargo().args(["clippy", "--quiet", "--package", "kubeferry", "--all-targets"]).args(deny))?;
+    licences::check()?;
     step::start("checking documentation");
     let mut doc = cargo();
     doc.args(["doc", "--quiet", "--workspace", "--no-deps"]).args(FEATURES).env("RUSTDOCFLAGS", "-Dwarnings");

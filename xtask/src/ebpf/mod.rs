@@ -48,25 +48,41 @@ pub fn report(object: &Path, to: &Path) -> anyhow::Result<()> {
     verify::report(object, &object::check(object)?, to)
 }
 
+/// Builds the object for binaries of a machine, by aya's name for it, and gives its path.
+pub fn build_for(machine: &str) -> anyhow::Result<PathBuf> {
+    build_and_check_for(machine).map(|(object, _)| object)
+}
+
 fn folder() -> PathBuf {
     workspace().join("target/bpf")
 }
 
 fn build_and_check() -> anyhow::Result<(PathBuf, object::Checked)> {
-    step::start("building the BPF programs");
+    build_and_check_for(std::env::consts::ARCH)
+}
+
+fn build_and_check_for(machine: &str) -> anyhow::Result<(PathBuf, object::Checked)> {
+    let own = machine == std::env::consts::ARCH;
+    // What another machine's binaries embed must not have ours built anew.
+    let folder = if own { folder() } else { workspace().join(format!("target/bpf-{machine}")) };
+    step::start(if own {
+        "building the BPF programs".to_owned()
+    } else {
+        format!("building the BPF programs for {machine}")
+    });
     let compiler = toolchain::find()?;
     let linker = linker::find_or_install()?;
     step::run(
         compiler
             .cargo_build()
             .args(["--quiet", "--release", "--manifest-path", "proxy-ebpf/Cargo.toml", "--target-dir"])
-            .arg(folder())
+            .arg(&folder)
             .env_remove("RUSTFLAGS")
-            .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&linker)?.join("\x1f")),
+            .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&linker, machine)?.join("\x1f")),
     )?;
-    let built = folder().join(toolchain::TARGET).join("release/kubeferry-ebpf");
+    let built = folder.join(toolchain::TARGET).join("release/kubeferry-ebpf");
     let checked = object::check(&built)?;
-    let kept = object();
+    let kept = folder.join("kubeferry.bpf.o");
     if copy_if_changed(&built, &kept)? {
         step::note(format!("the object is {}", kept.display()));
     } else {
@@ -76,14 +92,14 @@ fn build_and_check() -> anyhow::Result<(PathBuf, object::Checked)> {
 }
 
 /// Flags for the compiler, which go through the environment: a configuration file of cargo would be everybody's.
-fn rust_flags(linker: &Path) -> anyhow::Result<Vec<String>> {
+fn rust_flags(linker: &Path, machine: &str) -> anyhow::Result<Vec<String>> {
     let mut flags = vec![
         // BTF is made of debug information.
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         format!("-Clinker={}", linker.display()),
         // Registers, and with them the arguments of some helpers, are of the machine that the programs run on.
-        format!("--cfg=bpf_target_arch=\"{}\"", bpf_target_arch(std::env::consts::ARCH)?),
+        format!("--cfg=bpf_target_arch=\"{}\"", bpf_target_arch(machine)?),
         "--check-cfg=cfg(bpf_target_arch,values(any()))".to_owned(),
         // Debian's compiler comes without clippy: warnings are what stands between us and a slip.
         "-Dwarnings".to_owned(),
@@ -131,7 +147,8 @@ mod tests {
     #[test]
     fn the_flags_name_linker_and_architecture() {
         bpf_target_arch("riscv64").unwrap_err();
-        let flags = rust_flags(Path::new("/somewhere/bpf-linker")).unwrap();
+        let flags = rust_flags(Path::new("/somewhere/bpf-linker"), "aarch64").unwrap();
         assert!(flags.contains(&"-Clinker=/somewhere/bpf-linker".to_owned()), "{flags:?}");
+        assert!(flags.contains(&"--cfg=bpf_target_arch=\"aarch64\"".to_owned()), "{flags:?}");
     }
 }

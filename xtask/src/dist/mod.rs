@@ -1,0 +1,118 @@
+//! `cargo xtask dist`: what a release has to download: a static binary with its papers, for each machine.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+
+use crate::cargo::workspace;
+use crate::release::tree::{Tree, gzip, sha256};
+use crate::release::{self, Arch, VERSION};
+use crate::{dependencies, image, packages, step};
+
+mod sbom;
+
+/// Build the archives of a release: static binary, manual pages, completions, manifests, SBOM, sums
+#[derive(clap::Args)]
+pub struct Args {
+    /// For which machines
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Arch::X86_64, Arch::Aarch64])]
+    arch: Vec<Arch>,
+    /// Pack twice, compare, and run what was packed
+    #[arg(long)]
+    check: bool,
+}
+
+/// Builds and tries the archive of this machine, and gives the static binary in it.
+pub fn check() -> anyhow::Result<PathBuf> {
+    make(&[Arch::own()?], true)
+}
+
+/// Builds an archive for each machine, and the sums of all.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    packages::ensure(&[packages::BUILD])?;
+    make(&args.arch, args.check).map(drop)
+}
+
+fn make(archs: &[Arch], check: bool) -> anyhow::Result<PathBuf> {
+    let folder = workspace().join("target/dist");
+    fs::create_dir_all(&folder)?;
+    // Manual pages and completions come from a binary that runs here.
+    let own = release::static_binary(Arch::own()?, true)?;
+    let mut sums = Vec::new();
+    for arch in archs {
+        let binary = if *arch == Arch::own()? { own.clone() } else { release::static_binary(*arch, true)? };
+        step::start(format!("packing for {}", arch.name()));
+        let name = format!("kubeferry-{VERSION}-linux-{}", arch.name());
+        let packed = pack(&name, &binary, &own)?;
+        if check && pack(&name, &binary, &own)? != packed {
+            bail!("the same files gave another archive");
+        }
+        let path = folder.join(format!("{name}.tar.gz"));
+        fs::write(&path, &packed).with_context(|| path.display().to_string())?;
+        step::note(format!("{}: {}", path.display(), release::size(packed.len())));
+        sums.push(format!("{}  {name}.tar.gz\n", sha256(&packed)));
+        if check && *arch == Arch::own()? {
+            try_out(&path, &name)?;
+        }
+    }
+    sums.sort();
+    fs::write(folder.join("SHA256SUMS"), sums.concat())?;
+    step::note(folder.join("SHA256SUMS").display().to_string());
+    Ok(own)
+}
+
+/// The archive of a binary; `runs` is one for this machine.
+fn pack(name: &str, binary: &Path, runs: &Path) -> anyhow::Result<Vec<u8>> {
+    let place = tempfile::tempdir()?;
+    let man = place.path().join("man1");
+    step::output(Command::new(runs).arg("man").arg(&man))?;
+    let content = fs::read(binary).with_context(|| binary.display().to_string())?;
+    let time = release::time()?;
+    let mut tree = Tree::default();
+    let at = |path: &str| format!("{name}/{path}");
+    let bill = sbom::write(&dependencies::shipped()?, &sha256(&content), &image::layout::rfc3339(time))?;
+    tree.program(&at("kubeferry"), content);
+    for (path, from) in [
+        ("LICENSE", "LICENSE"),
+        ("LICENSE-MIT.bpf", "proxy-ebpf/LICENSE-MIT"),
+        ("README.md", "README.md"),
+        ("CHANGELOG.md", "CHANGELOG.md"),
+        ("licences.md", "docs/licences.md"),
+    ] {
+        tree.file(&at(path), fs::read(workspace().join(from)).with_context(|| from.to_owned())?);
+    }
+    tree.copy(&at("deploy"), &workspace().join("deploy"))?;
+    tree.copy(&at("man/man1"), &man)?;
+    for (shell, file) in [("bash", "kubeferry.bash"), ("zsh", "_kubeferry"), ("fish", "kubeferry.fish")] {
+        let script = step::output(Command::new(runs).args(["completion", shell]))?;
+        tree.file(&at(&format!("completions/{file}")), script);
+    }
+    tree.file(&at("sbom.cdx.json"), bill);
+    gzip(&tree.tar(time)?)
+}
+
+/// Unpacks an archive and asks the binary for its version, which has to name the commit.
+fn try_out(archive: &Path, name: &str) -> anyhow::Result<()> {
+    let place = tempfile::tempdir()?;
+    let packed = fs::read(archive)?;
+    tar::Archive::new(flate2::read::GzDecoder::new(packed.as_slice())).unpack(place.path())?;
+    let folder = place.path().join(name);
+    for path in
+        ["LICENSE", "man/man1/kubeferry-run.1", "completions/kubeferry.bash", "sbom.cdx.json", "deploy/README.md"]
+    {
+        if fs::metadata(folder.join(path)).with_context(|| path.to_owned())?.len() == 0 {
+            bail!("{path} is empty");
+        }
+    }
+    let program: PathBuf = folder.join("kubeferry");
+    let said = step::output(Command::new(&program).arg("--version"))?;
+    let head = step::output(Command::new("git").args(["rev-parse", "HEAD"]).current_dir(workspace()));
+    let commit = head.ok().map_or_else(|| "(".to_owned(), |head| head[..12].to_owned());
+    if !said.starts_with(&format!("kubeferry {VERSION} (")) || !said.contains(&commit) {
+        bail!("--version says {said:?}, and the commit is {commit}");
+    }
+    step::note(said.trim());
+    Ok(())
+}

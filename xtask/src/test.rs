@@ -30,7 +30,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let part = args.part.as_deref();
     match part {
         None => {
-            packages::ensure(&[packages::BUILD, packages::NETWORK])?;
+            packages::ensure(&[packages::BUILD, packages::NETWORK, packages::MIGRATION])?;
             packages::need_root("test")?;
             ebpf::build()?;
             check()?;
@@ -60,7 +60,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             if !known.iter().any(|name| name == file) {
                 bail!("there is no part `{file}`; there are: check, unit, kernels, {}", known.join(", "));
             }
-            packages::ensure(&[packages::BUILD, packages::NETWORK])?;
+            packages::ensure(&[packages::BUILD, packages::NETWORK, packages::MIGRATION])?;
             packages::need_root(&format!("test {file}"))?;
             ebpf::build()?;
             build()?;

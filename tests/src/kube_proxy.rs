@@ -115,10 +115,10 @@ fn nftables(service: &Service) -> String {
     for (number, endpoint) in endpoints.iter().enumerate() {
         let to = std::net::SocketAddr::new(*endpoint, 8080);
         // Writing to a String does not fail.
-        let _ = write!(
+        let _ = writeln!(
             endpoint_chains,
             "chain endpoint-{number} {{ {of} saddr {endpoint} jump mark-for-masquerade; \
-             meta l4proto {{ tcp, udp }} dnat to {to}; }}\n"
+             meta l4proto {{ tcp, udp }} dnat to {to}; }}"
         );
     }
     format!(

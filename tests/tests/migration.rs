@@ -141,7 +141,8 @@ fn migrate(mode: Mode, datapath: Datapath) {
         load.go_on()?;
         running.stop()?;
         load.go_on()?;
-        (of_theirs.ask()?, of_ours.ask()?);
+        of_theirs.ask()?;
+        of_ours.ask()?;
         hand_over(&world, &datapath, load, &mut of_theirs, of_ours)?;
         assert_eq!(mode.rules(world.node())?, before, "their rules are left alone");
         Ok(())
@@ -162,13 +163,15 @@ fn hand_over(
         Datapath::Nftables => {
             assert!(world.cleanup(&[], datapath).status.success());
             load.go_on()?;
-            (of_theirs.ask()?, of_ours.ask()?);
+            of_theirs.ask()?;
+            of_ours.ask()?;
         }
         Datapath::Ebpf(places) => thread::scope(|scope| {
             let (ended, end) = channel();
             scope.spawn(move || ended.send(world.cleanup(&["--drain", DRAIN], datapath)));
             load.go_on()?;
-            (of_theirs.ask()?, of_ours.ask()?);
+            of_theirs.ask()?;
+            of_ours.ask()?;
             assert!(end.try_recv().is_err(), "connections are still open");
             drop(of_ours);
             let output = until("the cleanup to end", || end.try_recv().ok())?;

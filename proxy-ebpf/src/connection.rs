@@ -82,8 +82,29 @@ fn is_over(packet: &Packet, flow: &Flow, backward: &mut FlowKey, now: u32) -> bo
 #[inline(always)]
 pub fn current(work: &mut Work, now: u32) -> Option<&'static mut Flow> {
     let flow = find(&work.packet.key)?;
-    if flow.flags & Flow::FORWARD != 0 && is_over(&work.packet, flow, &mut work.key, now) {
-        forget(work, flow);
+    if flow.flags & Flow::FORWARD != 0 {
+        if is_over(&work.packet, flow, &mut work.key, now) {
+            forget(work, flow);
+            return None;
+        }
+        return Some(flow);
+    }
+    lives(&work.packet, flow)
+}
+
+/// The entry of the packet in `work` on its way out, unless its connection is over: see [`lives`].
+#[inline(always)]
+pub fn leaving(packet: &Packet) -> Option<&'static mut Flow> {
+    lives(packet, find(&packet.key)?)
+}
+
+/// An entry whose side has closed is none for a packet with which a side begins: the kernel's own translation gives ports
+/// without knowing of ours, where another proxy uses it beside us. The entry is forgotten. Ours are made anew by the packet that
+/// opens their connection.
+#[inline(always)]
+fn lives(packet: &Packet, flow: &'static mut Flow) -> Option<&'static mut Flow> {
+    if flow.flags & (Flow::FIN | Flow::RST) != 0 && packet.begins_tcp() {
+        let _ = FLOWS.remove(&packet.key);
         return None;
     }
     Some(flow)

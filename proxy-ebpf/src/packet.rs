@@ -290,6 +290,12 @@ impl Packet {
         self.key.protocol == TCP && self.tcp_flags & (SYN | ACK | RST) != SYN
     }
 
+    /// A packet with which a side of a connection begins.
+    #[inline(always)]
+    pub fn begins_tcp(&self) -> bool {
+        self.key.protocol == TCP && self.tcp_flags & (SYN | RST) == SYN
+    }
+
     #[inline(always)]
     fn fragment_key(&self, key: &mut FragmentKey) {
         key.source = self.key.source;

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::bpf_redirect;
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Flow, FlowKey, Slot, TCP, UDP};
 
-use crate::connection::{current, find, masquerade, now, open, touch};
+use crate::connection::{current, find, leaving, masquerade, now, open, touch};
 use crate::counting::count_packet;
 use crate::icmp;
 use crate::log;
@@ -224,7 +224,7 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
         return Action::Next;
     }
     let now = now();
-    let flow = if work.packet.key.hook == FlowKey::OUT { find(&work.packet.key) } else { None };
+    let flow = if work.packet.key.hook == FlowKey::OUT { leaving(&work.packet) } else { None };
     let Some(flow) = flow else {
         return if skb.is_own() { send_own(&skb, work, now) } else { Action::Next };
     };

@@ -7,20 +7,20 @@ use kubeferry::commands::output::{self, OutputError};
 use kubeferry::commands::{cleanup, config, manual, plan, trace};
 use kubeferry::config::table;
 use kubeferry::run::Ended;
-use kubeferry::settings::Settings;
 use kubeferry::settings::reload::Reload;
+use kubeferry::settings::{Loaded, Settings};
+use kubeferry::start::{self, Next};
 use kubeferry::{log, run, status};
 
 /// The exit code of `run` when its configuration file says something that only a start takes.
 const RECONFIGURED: u8 = 3;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = match args::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
-    match command(cli).await {
+    match begin(cli) {
         Ok(code) => code,
         // As a reader like `head` wants it: it has what it wanted.
         Err(error) if matches!(error.downcast_ref(), Some(OutputError::ReaderGone)) => ExitCode::SUCCESS,
@@ -31,24 +31,30 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn command(cli: Cli) -> anyhow::Result<ExitCode> {
+/// Does what has to be done before there are threads, then the rest on a runtime.
+fn begin(cli: Cli) -> anyhow::Result<ExitCode> {
+    let next = match &cli.command {
+        Command::Run(args) => start::start(args)?,
+        _ => Next::Done,
+    };
+    tokio::runtime::Runtime::new()?.block_on(command(cli, next))
+}
+
+async fn command(cli: Cli, next: Next) -> anyhow::Result<ExitCode> {
     match cli.command {
-        Command::Run(args) => {
-            let loaded = Settings::load(&args.common, &args.serve)?;
-            log::start(&loaded.settings.log);
-            for warning in &loaded.warnings {
-                tracing::warn!("{warning}");
+        Command::Run(args) => match next {
+            Next::Serve(loaded) => {
+                let Loaded { settings, warnings, file, .. } = *loaded;
+                let file = file.filter(|_| !settings.once);
+                let reload = file.map(|file| Reload::start(*args, file, warnings)).transpose()?;
+                return Ok(match run::run(settings, reload).await? {
+                    Ended::Done => ExitCode::SUCCESS,
+                    Ended::Reconfigured => ExitCode::from(RECONFIGURED),
+                });
             }
-            if let Some(path) = &args.serve.write_config_to {
-                return config::write(&loaded, path).map(|()| ExitCode::SUCCESS);
-            }
-            let file = loaded.file.filter(|_| !loaded.settings.once);
-            let reload = file.map(|file| Reload::start(*args, file, loaded.warnings)).transpose()?;
-            return Ok(match run::run(loaded.settings, reload).await? {
-                Ended::Done => ExitCode::SUCCESS,
-                Ended::Reconfigured => ExitCode::from(RECONFIGURED),
-            });
-        }
+            Next::Cleanup(settings) => cleanup::as_kube_proxy(&settings).await?,
+            Next::Done => {}
+        },
         Command::Plan(args) => {
             let (settings, warnings) = Settings::from_args(&args.common, &ServeArgs::default())?;
             log::start(&settings.log);

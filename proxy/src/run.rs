@@ -215,7 +215,7 @@ struct Runner<B> {
     health_checks: HealthCheckPorts,
     /// When health check node ports that cannot be opened were last tried.
     tried: Instant,
-    /// Another datapath may have left something, which goes once ours is in force.
+    /// Another datapath or kube-proxy may have left something, which goes once ours is in force.
     others: bool,
 }
 
@@ -325,12 +325,13 @@ impl<B: Backend> Runner<B> {
             Handle::current().block_on(self.health_checks.synced(state, node, &synced.changes.services));
         }
         if std::mem::take(&mut self.others) {
-            match Handle::current().block_on(cleanup::others(&self.settings)) {
-                Ok(removed) => removed.iter().for_each(|what| tracing::info!(%what, "removed another datapath's")),
-                Err(error) => {
-                    self.observer.metrics.cleanup_failed(&Family::BOTH);
-                    tracing::error!(%error, "cannot remove what another datapath left");
-                }
+            let outcome = Handle::current().block_on(cleanup::others(&self.settings));
+            let removed = "removed what another proxy or datapath left";
+            outcome.removed.iter().for_each(|what| tracing::info!(%what, "{removed}"));
+            outcome.notes.iter().for_each(|note| tracing::warn!("{note}"));
+            outcome.failed.iter().for_each(|error| tracing::error!(%error, "cannot remove what another proxy left"));
+            if !outcome.failed.is_empty() {
+                self.observer.metrics.cleanup_failed(&Family::BOTH);
             }
         }
         if synced.report.full {

@@ -11,6 +11,8 @@ pub mod datapath;
 pub mod executors;
 pub mod flows;
 pub mod hosts;
+pub mod kube_proxy;
+pub mod load;
 pub mod netns;
 pub mod packets;
 pub mod random;

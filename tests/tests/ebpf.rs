@@ -310,7 +310,7 @@ fn cleanup_leaves_nothing_and_the_other_backend_takes_over() {
 fn connections_of_the_other_backend_go_on() {
     let cluster = Cluster::build();
     for state in ["time_wait", "fin_wait", "last_ack", "close_wait", "close"] {
-        let key = format!("net.netfilter.nf_conntrack_tcp_timeout_{state}");
+        let key = format!("net/netfilter/nf_conntrack_tcp_timeout_{state}");
         cluster.hosts.node.sysctl(&key, "1").unwrap();
     }
     let mut nftables = cluster.source.command("run").unwrap();

@@ -24,6 +24,13 @@ pub const NETWORK: &[Program] = &[
     Program { name: "conntrack", package: "conntrack", purpose: "looking at and clearing UDP flows" },
 ];
 
+/// What tests make of another proxy's traces, and of processes with few rights.
+pub const MIGRATION: &[Program] = &[
+    Program { name: "iptables-nft", package: "iptables", purpose: "rules as kube-proxy writes them" },
+    Program { name: "ipset", package: "ipset", purpose: "sets as kube-proxy makes them" },
+    Program { name: "setpriv", package: "util-linux", purpose: "running with few rights" },
+];
+
 /// What the benchmark of the datapaths needs beside that.
 pub const DEVICES: &[Program] = &[Program { name: "ethtool", package: "ethtool", purpose: "settings of interfaces" }];
 

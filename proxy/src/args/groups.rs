@@ -159,6 +159,13 @@ pub struct EbpfArgs {
     #[arg(long, value_name = "auto|all|off")]
     pub socket_lb: Option<String>,
 
+    /// End connected UDP sockets of pods, too, whose endpoint has gone, so that they connect anew; those of the node are ended
+    /// in any case. Needs CAP_SYS_ADMIN and CAP_SYS_PTRACE, which are given up otherwise, and the node's process ids (hostPID)
+    /// [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL",
+        value_parser = go_bool)]
+    pub end_pod_sockets: Option<bool>,
+
     /// Where the BPF file system is mounted; maps, programs and attachments live on in its folder `kubeferry` [default:
     /// /sys/fs/bpf]
     #[arg(long, value_name = "DIR")]

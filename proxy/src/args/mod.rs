@@ -68,8 +68,9 @@ const STATUS_ABOUT: &str = "Show what the running proxy serves, its last sync an
 const CLEANUP_ABOUT: &str = "Remove everything that Kubeferry put into the kernel: the table `inet kubeferry` with all its rows, \
         and the programs and maps of eBPF.\n\n\
         Needs CAP_NET_ADMIN. Established connections that nftables translates go on, those that eBPF \
-        translates packets for end. Stop `kubeferry run` first, it would put all of it back. \
-        Nothing to remove is a success; exit code 1 if something could not be removed.";
+        translates packets for end, after --drain. Stop `kubeferry run` first, it would put all of it back. \
+        `--kube-proxy` removes what kube-proxy has left, too, which `run` does by itself after its first sync. \
+        Nothing to remove is a success; exit code 1 if something could not be removed: the other steps are done nevertheless.";
 
 /// The commands of `kubeferry`.
 #[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
@@ -264,7 +265,21 @@ pub struct ManArgs {
 
 /// `kubeferry cleanup`.
 #[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
+#[command(after_help = "Examples:\n  \
+        kubeferry cleanup                     what Kubeferry made\n  \
+        kubeferry cleanup --kube-proxy        and what kube-proxy made\n  \
+        kubeferry cleanup --drain 10m         with eBPF, when kube-proxy runs again: connections may end by themselves")]
 pub struct CleanupArgs {
+    /// Remove what kube-proxy has left as well, in any of its modes: nftables tables, iptables chains, ipsets, IPVS
+    #[arg(long)]
+    pub kube_proxy: bool,
+    /// With --kube-proxy: leave virtual servers of IPVS with addresses in these ranges alone
+    #[arg(long, value_name = "CIDR,...", value_delimiter = ',', requires = "kube_proxy")]
+    pub ipvs_exclude_cidrs: Vec<ipnet::IpNet>,
+    /// Before the eBPF datapath goes, have it take no new connections and wait until those whose packets it translates have
+    /// ended, so long at most, as a Go duration. For a change to another proxy whose rules are there already
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration_or_zero)]
+    pub drain: Duration,
     /// Where the BPF file system is mounted, as `run` was told [default: /sys/fs/bpf]
     #[arg(long, value_name = "DIR")]
     pub bpffs_root: Option<std::path::PathBuf>,
@@ -276,6 +291,10 @@ pub struct CleanupArgs {
 /// An address as everywhere else: leading zeros are decimal, and an IPv4-mapped one is the IPv4 address.
 fn source(text: &str) -> Result<(IpAddr, Option<u16>), String> {
     parse_source(text).ok_or_else(|| "not an IP address, nor one with a port".to_owned())
+}
+
+fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    Duration::try_from(crate::config::go_duration(text)?).map_err(|_| "must not be negative".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -1,19 +1,24 @@
-//! `kubeferry cleanup`: removes everything that Kubeferry put into the kernel.
+//! `kubeferry cleanup`: removes everything that Kubeferry put into the kernel, and on request what kube-proxy left there.
+
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
+use ipnet::IpNet;
 
 use crate::args::CleanupArgs;
 use crate::backend::nftables::netlink::Connection;
 use crate::backend::nftables::skeleton::TABLE;
 use crate::commands::output;
 use crate::conntrack::established;
+use crate::leftovers::{self, Outcome};
 use crate::settings::{BackendName, EbpfSettings, Settings};
 
 /// Deletes what each datapath left. Connections that are established go on where connection tracking has their translation
-/// (nftables); those of eBPF end. Needs no other program.
+/// (nftables); those of eBPF end, after `--drain`. A step that fails does not keep the others. Needs no other program.
 ///
 /// # Errors
-/// The kernel cannot be asked, or refuses: CAP_NET_ADMIN is needed; or standard output does.
+/// The kernel cannot be asked, or refuses something: CAP_NET_ADMIN is needed; or standard output does.
 pub async fn cleanup(args: &CleanupArgs) -> anyhow::Result<()> {
     if let Some(root) = args.bpffs_root.as_ref().filter(|root| !root.is_dir()) {
         anyhow::bail!(
@@ -22,48 +27,110 @@ pub async fn cleanup(args: &CleanupArgs) -> anyhow::Result<()> {
         );
     }
     let root = args.bpffs_root.clone().unwrap_or(EbpfSettings::default().bpffs_root);
-    let mut said: Vec<String> = ebpf(&root).await?.iter().map(|what| format!("removed {what}\n")).collect();
-    for table in [TABLE, established::TABLE] {
-        if delete(table)? {
-            said.push(format!("removed table inet {table}\n"));
-        }
-    }
-    if said.is_empty() {
-        said.push(format!(
-            "nothing to remove: there is no table inet {TABLE}, and nothing of ours in {}\n",
-            root.display()
-        ));
-    }
-    Ok(output::say(&said.concat())?)
+    let theirs = args.kube_proxy.then_some(args.ipvs_exclude_cidrs.as_slice());
+    everything(&root, args.drain, theirs).await
 }
 
-/// Removes what the datapaths other than `settings`' have left, once that one carries the traffic. What was removed.
+/// `kubeferry run --cleanup`, as kube-proxy has it: ours and kube-proxy's.
 ///
 /// # Errors
 /// As for [`cleanup`].
-pub async fn others(settings: &Settings) -> anyhow::Result<Vec<String>> {
-    let (mut removed, table) = match settings.backend {
-        BackendName::Nftables => (ebpf(&settings.ebpf.bpffs_root).await?, established::TABLE),
-        BackendName::Ebpf => (Vec::new(), TABLE),
-    };
-    if delete(table)? {
-        removed.push(format!("table inet {table}"));
-    }
-    Ok(removed)
+pub async fn as_kube_proxy(settings: &Settings) -> anyhow::Result<()> {
+    everything(&settings.ebpf.bpffs_root, Duration::ZERO, Some(&settings.node.ipvs_excluded)).await
 }
 
-fn delete(table: &str) -> anyhow::Result<bool> {
-    Connection::open()?.delete_table(table).with_context(|| format!("cannot delete table inet {table}"))
+async fn everything(root: &Path, limit: Duration, theirs: Option<&[IpNet]>) -> anyhow::Result<()> {
+    let mut outcome = Outcome::default();
+    let mut add = |step: anyhow::Result<Vec<String>>| match step {
+        Ok(removed) => outcome.removed.extend(removed),
+        Err(error) => outcome.failed.push(format!("{error:#}")),
+    };
+    add(drain(root, limit));
+    add(ebpf(root).await);
+    for table in [TABLE, established::TABLE] {
+        add(delete(table));
+    }
+    if let Some(excluded) = theirs {
+        let theirs = leftovers::remove(excluded).await;
+        outcome.removed.extend(theirs.removed);
+        outcome.notes.extend(theirs.notes);
+        outcome.failed.extend(theirs.failed);
+    }
+    let mut said: Vec<String> = outcome.removed.iter().map(|what| format!("removed {what}\n")).collect();
+    if said.is_empty() && outcome.failed.is_empty() {
+        said.push(match theirs {
+            None => format!(
+                "nothing to remove: there is no table inet {TABLE}, and nothing of ours in {}\n",
+                root.display()
+            ),
+            Some(_) => format!("nothing to remove: there is no table inet {TABLE}, and nothing of kube-proxy\n"),
+        });
+    }
+    said.extend(outcome.notes.iter().map(|note| format!("note: {note}\n")));
+    output::say(&said.concat())?;
+    anyhow::ensure!(outcome.failed.is_empty(), "{}", outcome.failed.join("; "));
+    Ok(())
+}
+
+/// Removes what the datapaths other than `settings`' and what kube-proxy have left, once that one carries the traffic.
+pub async fn others(settings: &Settings) -> Outcome {
+    let mut ours = Outcome::default();
+    let (other, table) = match settings.backend {
+        BackendName::Nftables => (ebpf(&settings.ebpf.bpffs_root).await, established::TABLE),
+        BackendName::Ebpf => (Ok(Vec::new()), TABLE),
+    };
+    for step in [other, delete(table)] {
+        match step {
+            Ok(removed) => ours.removed.extend(removed),
+            Err(error) => ours.failed.push(format!("{error:#}")),
+        }
+    }
+    let theirs = leftovers::remove(&settings.node.ipvs_excluded).await;
+    ours.removed.extend(theirs.removed);
+    ours.notes.extend(theirs.notes);
+    ours.failed.extend(theirs.failed);
+    ours
+}
+
+/// Deletes a table of ours.
+fn delete(table: &str) -> anyhow::Result<Vec<String>> {
+    let was = Connection::open()?.delete_table(table).with_context(|| format!("cannot delete table inet {table}"))?;
+    Ok(was.then(|| format!("table inet {table}")).into_iter().collect())
 }
 
 #[cfg(feature = "ebpf")]
-async fn ebpf(root: &std::path::Path) -> anyhow::Result<Vec<String>> {
+fn drain(root: &Path, limit: Duration) -> anyhow::Result<Vec<String>> {
+    if limit.is_zero() {
+        return Ok(Vec::new());
+    }
+    match tokio::task::block_in_place(|| crate::backend::ebpf::drain::drain(root, limit))? {
+        left if left.is_empty() => {}
+        left => {
+            let some: Vec<&str> = left.iter().take(5).map(String::as_str).collect();
+            let (count, more) = (left.len(), if left.len() > some.len() { ", ..." } else { "" });
+            let some = some.join(", ");
+            output::complain(&format!(
+                "{count} connections have not ended in {limit:?} and are cut off now: {some}{more}"
+            ));
+        }
+    }
+    Ok(Vec::new())
+}
+
+#[cfg(not(feature = "ebpf"))]
+fn drain(_: &Path, _: Duration) -> anyhow::Result<Vec<String>> {
+    // Nothing of that datapath can be here: see `ebpf`.
+    Ok(Vec::new())
+}
+
+#[cfg(feature = "ebpf")]
+async fn ebpf(root: &Path) -> anyhow::Result<Vec<String>> {
     let devices: Vec<String> = crate::node::interfaces().await?.into_iter().map(|interface| interface.name).collect();
     Ok(crate::backend::ebpf::cleanup::cleanup(root, &devices)?)
 }
 
 #[cfg(not(feature = "ebpf"))]
-async fn ebpf(root: &std::path::Path) -> anyhow::Result<Vec<String>> {
+async fn ebpf(root: &Path) -> anyhow::Result<Vec<String>> {
     let folder = root.join("kubeferry");
     anyhow::ensure!(
         !folder.exists(),

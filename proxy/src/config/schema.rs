@@ -260,6 +260,7 @@ pub const FIELDS: &[Field] = &[
     field("ebpf.xdpDevices", Texts).flag("xdp-devices").note(EBPF_ONLY),
     field("ebpf.cgroupRoot", Text).flag("cgroup-root").note(EBPF_ONLY),
     field("ebpf.socketLB", Text).flag("socket-lb").default("auto").note(EBPF_ONLY),
+    field("ebpf.endPodSockets", Bool).flag("end-pod-sockets").default("false").note(EBPF_ONLY),
     field("ebpf.bpffsRoot", Text)
         .flag("bpffs-root")
         .default("/sys/fs/bpf")

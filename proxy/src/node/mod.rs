@@ -1,7 +1,10 @@
-//! What this node is: the addresses that its interfaces hold, which rules on local traffic depend on.
+//! The node: the addresses that its interfaces hold, which rules on local traffic depend on; what is set on it at the start, and
+//! the rights that we keep there.
 
 mod kernel;
 mod links;
+pub mod privileges;
+pub mod setup;
 
 pub use kernel::{AddressError, NodeAddress, addresses, list_addresses, watch_addresses};
 pub use links::{Held, Interface, interfaces, watch_interfaces};

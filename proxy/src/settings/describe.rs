@@ -56,6 +56,7 @@ impl Settings {
                 add("cgroupRoot", root.display().to_string());
             }
             add("socketLB", ebpf.socket_lb.as_str().to_owned());
+            add("endPodSockets", ebpf.end_pod_sockets.to_string());
             add("serviceMetrics", ebpf.service_metrics.as_str().to_owned());
             add("bpffsRoot", ebpf.bpffs_root.display().to_string());
             add("masqueradePorts", format!("{}-{}", ebpf.masquerade_ports.0, ebpf.masquerade_ports.1));

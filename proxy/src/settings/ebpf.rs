@@ -246,6 +246,8 @@ pub struct EbpfSettings {
     pub cgroup_root: Option<PathBuf>,
     /// Which connections are translated when a socket connects.
     pub socket_lb: SocketLb,
+    /// Whether connected UDP sockets of pods are ended as well when their endpoint goes.
+    pub end_pod_sockets: bool,
     /// Where the BPF file system is mounted: the folder `kubeferry` in it holds what outlives the process.
     pub bpffs_root: PathBuf,
     /// The first and the last port of masqueraded connections.
@@ -266,6 +268,7 @@ impl Default for EbpfSettings {
             xdp_devices: Vec::new(),
             cgroup_root: None,
             socket_lb: SocketLb::Auto,
+            end_pod_sockets: false,
             bpffs_root: "/sys/fs/bpf".into(),
             masquerade_ports: (16_384, 29_999),
             service_metrics: ServiceMetrics::Off,
@@ -284,6 +287,7 @@ pub(super) fn without_effect(args: &EbpfArgs) -> impl Iterator<Item = String> {
         ("--xdp-devices", args.xdp_devices.is_some()),
         ("--cgroup-root", args.cgroup_root.is_some()),
         ("--socket-lb", args.socket_lb.is_some()),
+        ("--end-pod-sockets", args.end_pod_sockets.is_some()),
         ("--masquerade-ports", args.masquerade_ports.is_some()),
         ("--service-metrics", args.service_metrics.is_some()),
         ("--bpf-log-level", args.bpf_log_level.is_some()),
@@ -318,6 +322,7 @@ pub(super) fn check(given: &Inputs<'_>, problems: &mut Vec<Problem>) -> EbpfSett
             None => wrong(&mode, "must be auto, all or off"),
         }
     }
+    settings.end_pod_sockets = given.switch(args.end_pod_sockets, "ebpf.endPodSockets");
     if let Some(root) = folder(&args.bpffs_root, "ebpf.bpffsRoot") {
         settings.bpffs_root = root;
     }

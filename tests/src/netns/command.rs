@@ -10,6 +10,8 @@ fn package_of(tool: &str) -> &str {
     match tool {
         "ip" => "iproute2",
         "nft" => "nftables",
+        iptables if iptables.starts_with("iptables") || iptables.starts_with("ip6tables") => "iptables",
+        "setpriv" | "unshare" => "util-linux",
         other => other,
     }
 }

@@ -220,7 +220,7 @@ fn a_udp_socket_moves_when_its_endpoint_goes() {
 
 #[test]
 fn a_connected_udp_socket_is_told_when_its_endpoint_goes() {
-    let cluster = Cluster::start(NODE, &[]);
+    let cluster = Cluster::start(NODE, &["--end-pod-sockets"]);
     let connect = |socket: &UdpSocket, to: SocketAddr| {
         socket.connect(to).unwrap();
         let mut buffer = [0; 128];

@@ -120,7 +120,7 @@ impl Backend for Ebpf {
     }
 
     fn clean_udp(&mut self, services: &[UdpService]) -> Result<Cleaned, EbpfError> {
-        sweep::clean_udp(&self.maps, services)
+        sweep::clean_udp(&self.maps, services, self.ends_pods)
     }
 
     fn facts(&self) -> Vec<(String, String)> {
@@ -141,6 +141,9 @@ impl Backend for Ebpf {
         facts.push(("sockets".to_owned(), sockets));
         let stale = match (&self.cgroup, sock_diag::limit()) {
             (None, _) => "none are translated".to_owned(),
+            (Some(_), _) if !self.ends_pods => {
+                "the node's are ended, those of pods are not (--end-pod-sockets)".to_owned()
+            }
             (Some(_), None) => "ended, those of pods too".to_owned(),
             (Some(_), Some(why)) => format!("those of pods are not ended: {why}"),
         };

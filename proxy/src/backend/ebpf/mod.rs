@@ -8,6 +8,7 @@ pub mod cleanup;
 pub mod counters;
 pub mod devices;
 pub mod diff;
+pub mod drain;
 pub mod error;
 mod filters;
 pub mod flows;

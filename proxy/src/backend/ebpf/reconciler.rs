@@ -41,6 +41,8 @@ pub struct Ebpf {
     pub(super) sockets: BTreeMap<&'static str, CgroupSockAddr>,
     pub(super) release: Option<CgroupSock>,
     pub(super) cgroup: Option<PathBuf>,
+    /// `--end-pod-sockets`.
+    pub(super) ends_pods: bool,
     pub(super) devices: Arc<Mutex<Devices>>,
     pub(super) interfaces: Option<watch::Receiver<Vec<Interface>>>,
     pub(super) runtime: Handle,
@@ -72,7 +74,8 @@ impl Ebpf {
             let text = format!("--cgroup-root {}: this is no cgroup of a v2 hierarchy", cgroup.display());
             return Err(EbpfError::Cgroup(text));
         }
-        if let Some(why) = cgroup.as_ref().and_then(|_| sock_diag::limit()) {
+        let ends_pods = ebpf.end_pod_sockets;
+        if let Some(why) = cgroup.as_ref().and_then(|_| sock_diag::limit()).filter(|_| ends_pods) {
             tracing::warn!(
                 %why,
                 "connected UDP sockets of pods go on sending to an endpoint that has gone: they cannot be ended"
@@ -102,6 +105,7 @@ impl Ebpf {
             sockets: loaded.sockets,
             release: loaded.release,
             cgroup,
+            ends_pods,
             devices: Arc::new(Mutex::new(devices)),
             interfaces: None,
             runtime,

@@ -1,5 +1,6 @@
 //! Ends UDP sockets whose connected peer is an endpoint that has gone, over sock_diag: they would go on sending there. Their
-//! programs are told (ECONNABORTED), and connect anew. In every network namespace that this process can see and enter.
+//! programs are told (ECONNABORTED), and connect anew. In our own network namespace, and if asked for in every one that this
+//! process can see and enter.
 #![allow(unsafe_code)] // setns(2), which the standard library has not.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,14 +34,15 @@ struct Listed {
     id: [u8; ID.1],
 }
 
-/// Ends the UDP sockets that are connected to what their keys say. How many were ended.
+/// Ends the UDP sockets that are connected to what their keys say, those of `pods`, too, or only those of this network
+/// namespace. How many were ended.
 ///
 /// # Errors
 /// The kernel does not list sockets in this network namespace, or does not end them. What other namespaces refuse is left.
-pub fn destroy(keys: &[SocketKey]) -> io::Result<usize> {
+pub fn destroy(keys: &[SocketKey], pods: bool) -> io::Result<usize> {
     let wanted: BTreeSet<(u64, Address, u16)> = keys.iter().map(|key| (key.cookie, key.address, key.port)).collect();
     let mut ended = end_here(&wanted)?;
-    for place in others()? {
+    for place in if pods { others()? } else { Vec::new() } {
         let there = std::thread::scope(|scope| scope.spawn(|| enter(&place).and_then(|()| end_here(&wanted))).join());
         match there {
             Ok(Ok(more)) => ended += more,
@@ -214,11 +216,11 @@ mod tests {
                 };
                 let (one, other) = (connected(to), connected(to));
                 let elsewhere = key(&one, &to.replace('9', "8"));
-                assert_eq!(destroy(&[elsewhere]).unwrap(), 0, "{at}: connected to another port");
-                assert_eq!(destroy(&[key(&one, to)]).unwrap(), 1, "{at}");
+                assert_eq!(destroy(&[elsewhere], false).unwrap(), 0, "{at}: connected to another port");
+                assert_eq!(destroy(&[key(&one, to)], false).unwrap(), 1, "{at}");
                 assert_eq!(one.recv(&mut [0]).unwrap_err().raw_os_error(), Some(libc::ECONNABORTED));
                 assert!(one.peer_addr().is_err() && other.peer_addr().is_ok(), "{at}");
-                assert_eq!(destroy(&[key(&one, to)]).unwrap(), 0, "{at}: it is not connected any more");
+                assert_eq!(destroy(&[key(&one, to)], false).unwrap(), 0, "{at}: it is not connected any more");
             }
         });
     }

@@ -159,11 +159,12 @@ fn delete(maps: &Maps, entries: &[(FlowKey, Flow)]) -> Result<usize, EbpfError> 
     Ok(deleted)
 }
 
-/// Deletes the UDP flows of these services to endpoints that do not serve any more.
+/// Deletes the UDP flows of these services to endpoints that do not serve any more; sockets of `pods`, too, or only the node's
+/// own.
 ///
 /// # Errors
 /// A map cannot be read or written.
-pub fn clean_udp(maps: &Maps, services: &[UdpService]) -> Result<Cleaned, EbpfError> {
+pub fn clean_udp(maps: &Maps, services: &[UdpService], pods: bool) -> Result<Cleaned, EbpfError> {
     let mut cleaned = Cleaned::default();
     if services.is_empty() {
         return Ok(cleaned);
@@ -207,7 +208,7 @@ pub fn clean_udp(maps: &Maps, services: &[UdpService]) -> Result<Cleaned, EbpfEr
     let keys = stale_connections(&maps.socket_connections, services, &mut cleaned);
     let keys = keys.map_err(EbpfError::map("socket_connections"))?;
     if !keys.is_empty() {
-        match sock_diag::destroy(&keys) {
+        match sock_diag::destroy(&keys, pods) {
             Ok(ended) => tracing::debug!(ended, "UDP sockets whose endpoint has gone"),
             Err(error) => tracing::warn!(%error, "UDP sockets whose endpoint has gone cannot be ended"),
         }

@@ -26,6 +26,7 @@ fn flags_of_the_ebpf_datapath() {
         xdp: XdpMode::Generic,
         xdp_devices: vec!["eth1".into()],
         socket_lb: SocketLb::Off,
+        end_pod_sockets: false,
         service_metrics: ServiceMetrics::Full,
         bpffs_root: "/run/bpf".into(),
         cgroup_root: Some("/run/cgroup".into()),

@@ -1,0 +1,135 @@
+//! Handing over to another proxy: new connections pass the programs by, those that they translate are carried to their end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use kubeferry_ebpf_common::config::address_is;
+use kubeferry_ebpf_common::flow::{limits, timeout};
+use kubeferry_ebpf_common::{Address, Config, Flow, FlowKey, Frontend, FrontendKey, LAYOUT, UDP};
+
+use super::bpf;
+use super::carry::ticks;
+use super::error::EbpfError;
+use super::flows::{Entries, connection, is_first, is_over};
+use super::load::list;
+use super::table::Table;
+
+/// How often the connections are looked at.
+const AGAIN: Duration = Duration::from_millis(500);
+/// A UDP flow that was silent for so long, in the clock of flows (a second), is not waited for.
+const SILENCE: u32 = 5;
+
+/// Takes the Services out of the maps pinned in our folder of the BPF file system at `bpffs_root`, and waits until no
+/// connection is translated any more, at most for `limit`. Those that are left then, for people. Connections whose sockets were translated
+/// need nothing of us. No proxy may run meanwhile: it would put the Services back.
+///
+/// # Errors
+/// A map cannot be read or written.
+pub fn drain(bpffs_root: &Path, limit: Duration) -> Result<Vec<String>, EbpfError> {
+    let end = Instant::now() + limit;
+    let ours = format!("maps-v{LAYOUT}-");
+    let mut flows = Vec::new();
+    for folder in list(&bpffs_root.join("kubeferry"))? {
+        if folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&ours)) {
+            hand_over(&folder)?;
+            flows.push(open::<FlowKey, Flow>(&folder, "flows")?);
+        }
+    }
+    loop {
+        let mut open = Vec::new();
+        for flows in &flows {
+            open.extend(sweep(flows).map_err(EbpfError::map("flows"))?);
+        }
+        if open.is_empty() || Instant::now() >= end {
+            return Ok(open);
+        }
+        std::thread::sleep(AGAIN.min(end.saturating_duration_since(Instant::now())));
+    }
+}
+
+fn open<K: bpf::Bytes, V: bpf::Bytes>(folder: &Path, map: &'static str) -> Result<Table<K, V>, EbpfError> {
+    bpf::open_pin(&folder.join(map)).and_then(Table::new).map_err(EbpfError::map(map))
+}
+
+/// What is dropped or refused for want of a frontend goes first: no packet may meet that and no frontend.
+fn hand_over(folder: &Path) -> Result<(), EbpfError> {
+    let config = open::<u32, Config>(folder, "config")?;
+    let row = config.get(&0).map_err(EbpfError::map("config"))?.unwrap_or(Config::EMPTY);
+    config.put(&[(0, Config { service_cidr_count: 0, ..row })]).map_err(EbpfError::map("config"))?;
+    let addresses = open::<Address, u32>(folder, "addresses")?;
+    let rows = addresses.rows().map_err(EbpfError::map("addresses"))?;
+    let held: Vec<_> = rows.into_iter().map(|(ip, is)| (ip, is & !address_is::CLUSTER_IP)).collect();
+    addresses.put(&held).map_err(EbpfError::map("addresses"))?;
+    let frontends = open::<FrontendKey, Frontend>(folder, "frontends")?;
+    let keys: Vec<_> = frontends.rows().map_err(EbpfError::map("frontends"))?.into_iter().map(|(key, _)| key).collect();
+    frontends.delete_many(&keys).map(drop).map_err(EbpfError::map("frontends"))
+}
+
+/// Deletes connections that have ended: the kernel's own translation may give their ports to others. Those that may still
+/// have packets to translate.
+fn sweep(flows: &Table<FlowKey, Flow>) -> io::Result<Vec<String>> {
+    let mut first = Vec::new();
+    flows.each_batch(|rows| first.extend(rows.iter().copied().filter(|(key, flow)| is_first(key, flow))))?;
+    let now = ticks();
+    let mut get = |key: &FlowKey| flows.get(key).ok().flatten();
+    let mut open = Vec::new();
+    for (key, flow) in &first {
+        let entries = connection(key, flow, &mut get);
+        if has_ended(&entries, now) {
+            flows.delete(&entries.iter().map(|(key, _)| *key).collect::<Vec<_>>())?;
+        } else {
+            let end = |ip: Address, port: u16| SocketAddr::new(ip.into(), u16::from_be(port));
+            let (from, to) = (end(key.source, key.source_port), end(key.destination, key.destination_port));
+            open.push(format!("{from} to {to} at {}", end(flow.address, flow.port)));
+        }
+    }
+    Ok(open)
+}
+
+/// Closed by both sides, reset, or silent for longer than its state allows. Nobody tells of the end of a UDP flow.
+fn has_ended(entries: &Entries, now: u32) -> bool {
+    let (mut forward, mut backward) = (0, 0);
+    for (_, flow) in entries {
+        let side = if flow.flags & Flow::FORWARD != 0 { &mut forward } else { &mut backward };
+        *side |= flow.flags;
+    }
+    let closed = entries.first().is_some_and(|(key, _)| timeout(key.protocol, forward, backward) == limits::CLOSED);
+    let silent = entries.iter().all(|(key, flow)| key.protocol == UDP && now.saturating_sub(flow.seen) > SILENCE);
+    closed || silent || is_over(entries, now)
+}
+
+#[cfg(test)]
+mod tests {
+    use kubeferry_ebpf_common::TCP;
+
+    use super::*;
+
+    fn entries(protocol: u8, forward: u16, backward: u16, seen: u32) -> Entries {
+        let any: Address = "10.0.0.1".parse::<std::net::IpAddr>().unwrap().into();
+        let key = FlowKey {
+            source: any,
+            destination: any,
+            source_port: 1,
+            destination_port: 2,
+            protocol,
+            hook: FlowKey::IN,
+            reserved: 0,
+        };
+        let flow = |flags| Flow { address: any, port: 3, flags, seen, device: 0, backend: 0 };
+        let back = FlowKey { hook: FlowKey::OUT, ..key };
+        vec![(key, flow(forward | Flow::FORWARD | Flow::SEEN)), (back, flow(backward | Flow::SEEN))]
+    }
+
+    #[test]
+    fn what_is_closed_is_not_waited_for() {
+        assert!(!has_ended(&entries(TCP, 0, 0, 100), 101));
+        assert!(!has_ended(&entries(TCP, Flow::FIN, 0, 100), 101), "the other side may go on for long");
+        assert!(has_ended(&entries(TCP, Flow::FIN, Flow::FIN, 100), 101));
+        assert!(has_ended(&entries(TCP, 0, Flow::RST, 100), 101));
+        assert!(!has_ended(&entries(UDP, 0, 0, 100), 101));
+        assert!(has_ended(&entries(UDP, 0, 0, 100), 101 + SILENCE));
+        assert!(!has_ended(&entries(TCP, 0, 0, 100), 101 + limits::STREAM));
+    }
+}

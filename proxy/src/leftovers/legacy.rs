@@ -1,0 +1,167 @@
+//! Chains of iptables in the older xtables, which the kernel keeps as one block for each table. They are written by iptables'
+//! own programs where these are there: `iptables-legacy-save` tells what is in a table, `iptables-legacy-restore` changes it
+//! in one step.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::process::{Command, Stdio};
+
+use super::plan::{Jump, Plan, plan};
+use super::xtables::{TABLES, told};
+use super::{Outcome, names};
+
+/// The kernel's list of tables in use, and the programs, of each family.
+const FAMILIES: [(&str, &str); 2] =
+    [("/proc/thread-self/net/ip_tables_names", "iptables"), ("/proc/thread-self/net/ip6_tables_names", "ip6tables")];
+
+/// Whether kube-proxy's chains are in a table; false where nobody can tell. Who removes them needs CAP_NET_RAW, too.
+pub fn is_there() -> bool {
+    used().into_iter().any(|(program, table)| {
+        let saved = run(&format!("{program}-legacy-save"), &["-t", table], "");
+        saved.is_ok_and(|saved| read(&saved).0.keys().any(|chain| names::is_chain(chain)))
+    })
+}
+
+/// The tables that the kernel has in use, with the family's program.
+fn used() -> Vec<(&'static str, &'static str)> {
+    let mut found = Vec::new();
+    for (list, program) in FAMILIES {
+        match fs::read_to_string(list) {
+            Ok(used) => {
+                let tables = TABLES.into_iter().filter(|table| used.lines().any(|line| line == *table));
+                found.extend(tables.map(|table| (program, table)));
+            }
+            // The kernel has no xtables, or nobody used them yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::debug!(%error, "cannot tell whether there are tables of {program}-legacy"),
+        }
+    }
+    found
+}
+
+/// Removes kube-proxy's chains from the tables that the kernel has in use.
+pub(super) fn remove() -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut unseen = Vec::new();
+    for (program, table) in used() {
+        match remove_from(program, table) {
+                Ok((plan, closed)) => told(&plan, closed, &format!("{program}-legacy, {table}"), &mut outcome),
+                // Who could look at the start, and saw nothing, has given the right up.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => unseen.push(format!("{program} {table}")),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => outcome.notes.push(format!(
+                    "the kernel has a table {table} of {program}-legacy, and {program}-legacy-save is not here to tell whether \
+                     kube-proxy's chains are in it: if it ran with them, remove them with `kube-proxy --cleanup`"
+                )),
+                Err(error) => outcome.failed.push(format!("{program}-legacy, table {table}: {error}")),
+            }
+    }
+    if !unseen.is_empty() {
+        tracing::debug!(
+            "tables of the older iptables were not looked at, which needs CAP_NET_RAW: {}",
+            unseen.join(", ")
+        );
+    }
+    outcome
+}
+
+fn remove_from(program: &str, table: &str) -> io::Result<(Plan<String>, bool)> {
+    let saved = run(&format!("{program}-legacy-save"), &["-t", table], "")?;
+    let (chains, jumps, closed) = read(&saved);
+    let plan = plan(&chains, &jumps);
+    if !plan.chains.is_empty() {
+        run(&format!("{program}-legacy-restore"), &["--wait", "5", "--noflush"], &script(&plan, table))?;
+    }
+    Ok((plan, closed))
+}
+
+/// The chains, the rules that lead to others (each as the text that deletes it), and whether FORWARD drops by default.
+fn read(saved: &str) -> (BTreeMap<String, bool>, Vec<Jump<String>>, bool) {
+    let (mut chains, mut jumps, mut closed) = (BTreeMap::new(), Vec::new(), false);
+    for line in saved.lines() {
+        if let Some((name, rest)) = line.strip_prefix(':').and_then(|chain| chain.split_once(' ')) {
+            let policy = rest.split(' ').next().unwrap_or_default();
+            closed |= name == "FORWARD" && policy == "DROP";
+            chains.insert(name.to_owned(), policy != "-");
+        } else if let Some(rule) = line.strip_prefix("-A ") {
+            let words: Vec<&str> = rule.split(' ').collect();
+            // A comment may hold anything, but it is in quotes and not the last but one word.
+            let target = words.windows(2).rev().find(|pair| matches!(pair[0], "-j" | "-g")).map(|pair| pair[1]);
+            if let (Some(from), Some(to)) = (words.first(), target) {
+                jumps.push(Jump { from: (*from).to_owned(), to: to.to_owned(), rule: rule.to_owned() });
+            }
+        }
+    }
+    jumps.retain(|jump| chains.contains_key(&jump.to) || names::is_chain(&jump.to));
+    (chains, jumps, closed)
+}
+
+/// What `iptables-restore --noflush` is told: a chain that is named is emptied.
+fn script(plan: &Plan<String>, table: &str) -> String {
+    let mut script = format!("*{table}\n");
+    plan.chains.iter().for_each(|chain| script += &format!(":{chain} - [0:0]\n"));
+    plan.rules.iter().for_each(|jump| script += &format!("-D {}\n", jump.rule));
+    plan.chains.iter().for_each(|chain| script += &format!("-X {chain}\n"));
+    script + "COMMIT\n"
+}
+
+fn run(program: &str, arguments: &[&str], input: &str) -> io::Result<String> {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let stdin = child.stdin.take();
+    let output = std::thread::scope(|scope| {
+        scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
+        child.wait_with_output()
+    })?;
+    if !output.status.success() {
+        let complaint = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+        let kind = match complaint.contains("Permission denied") || complaint.contains("not permitted") {
+            true => io::ErrorKind::PermissionDenied,
+            false => io::ErrorKind::Other,
+        };
+        return Err(io::Error::new(kind, format!("{program}: {complaint}")));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAVED: &str = r#"# Generated by iptables-save v1.8.9 on Sat Nov 21 12:00:00 2026
+*nat
+:PREROUTING ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+:KUBE-SERVICES - [0:0]
+:KUBE-SVC-A - [0:0]
+:DOCKER - [0:0]
+-A PREROUTING -m comment --comment "kubernetes -j portals" -j KUBE-SERVICES
+-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+-A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m tcp --dport 443 -j KUBE-SVC-A
+-A KUBE-SVC-A -j DNAT --to-destination 172.18.0.2:6443
+COMMIT
+"#;
+
+    #[test]
+    fn what_is_told_to_iptables_removes_kube_proxys_chains_only() {
+        let (chains, jumps, closed) = read(SAVED);
+        assert!(!closed && chains["PREROUTING"] && !chains["DOCKER"]);
+        let plan = plan(&chains, &jumps);
+        assert_eq!(
+            script(&plan, "nat"),
+            "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-A - [0:0]\n\
+             -D PREROUTING -m comment --comment \"kubernetes -j portals\" -j KUBE-SERVICES\n\
+             -X KUBE-SERVICES\n-X KUBE-SVC-A\nCOMMIT\n"
+        );
+    }
+
+    #[test]
+    fn a_policy_of_drop_is_seen() {
+        assert!(read("*filter\n:FORWARD DROP [0:0]\n:INPUT ACCEPT [0:0]\n").2);
+        assert!(!read("*filter\n:INPUT DROP [0:0]\n").2);
+    }
+}

@@ -1,0 +1,68 @@
+//! What kube-proxy's three modes leave in the kernel, and taking it out: nftables tables, iptables chains (kept by nf_tables or
+//! by the older xtables), ipsets, IPVS's virtual servers and their device.
+//!
+//! Only what is kube-proxy's by its name: kubelet's chains, those of network plugins and their sets stay, and so does what
+//! somebody else's rule leads to. Connections that its rules translated go on: connection tracking has their translation, as
+//! long as some rule of the node has a use for it, see [`crate::conntrack::established`]. Those of IPVS end.
+//!
+//! `names` decides what is whose, `plan` what has to go for it: both are pure. The other files ask the kernel.
+
+mod ipsets;
+mod ipvs;
+pub mod legacy;
+mod names;
+mod netlink;
+mod plan;
+mod tables;
+mod xtables;
+
+use ipnet::IpNet;
+
+/// What came of it.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Outcome {
+    /// What was removed, a phrase each: `table ip kube-proxy`.
+    pub removed: Vec<String>,
+    /// What an operator should know, a sentence each.
+    pub notes: Vec<String>,
+    /// What could not be removed, and why.
+    pub failed: Vec<String>,
+}
+
+impl Outcome {
+    fn add(&mut self, step: Result<Self, impl std::fmt::Display>) {
+        match step {
+            Ok(step) => {
+                self.removed.extend(step.removed);
+                self.notes.extend(step.notes);
+                self.failed.extend(step.failed);
+            }
+            Err(error) => self.failed.push(error.to_string()),
+        }
+    }
+}
+
+/// Removes all of it from this thread's network namespace, as far as it goes: a step that fails does not keep the others.
+/// Virtual servers in `excluded` stay (`ipvs.excludeCIDRs`). Blocks between its questions to the kernel.
+pub async fn remove(excluded: &[IpNet]) -> Outcome {
+    let mut outcome = Outcome::default();
+    outcome.add(tables::remove());
+    // Rules before the sets that they look into, and IPVS last: while its rules are there, it is as kube-proxy made it.
+    outcome.add(xtables::remove());
+    outcome.add(Ok::<_, String>(legacy::remove()));
+    outcome.add(ipsets::remove());
+    outcome.add(ipvs::remove(excluded).await);
+    if !outcome.removed.is_empty() && route_localnet() {
+        outcome.notes.push(
+            "net.ipv4.conf.all.route_localnet is 1, as kube-proxy's iptables mode sets it for node ports at 127.0.0.1: nothing \
+             here needs it, and without kube-proxy's rule neighbours may reach what listens at loopback addresses; set it to 0 \
+             unless something else on the node wants it"
+                .to_owned(),
+        );
+    }
+    outcome
+}
+
+fn route_localnet() -> bool {
+    std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/route_localnet").is_ok_and(|text| text.trim() == "1")
+}

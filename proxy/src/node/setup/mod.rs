@@ -1,0 +1,100 @@
+//! What is set on the node before the first rule: sysctls of connection tracking and our own place when memory is short.
+//! `net.ipv4.conf.*.route_localnet` is never touched: node ports do not answer at loopback addresses.
+
+mod conntrack;
+mod sysctl;
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+pub use conntrack::{Conntrack, limit};
+pub use sysctl::SetupError;
+
+use crate::settings::{BackendName, Settings};
+
+/// What the kernel thinks of ending us when memory is short.
+const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
+
+/// Sets what `settings` ask for; a value that is right already is not written. Blocks.
+///
+/// # Errors
+/// A value cannot be set, and what is missing for it. With eBPF that is a warning: our connections do not depend on it.
+pub fn set_up(settings: &Settings) -> Result<(), SetupError> {
+    let conntrack = Conntrack::of_this_namespace();
+    let needed = settings.backend == BackendName::Nftables;
+    if !conntrack.is_there() {
+        if !needed {
+            // Nobody tracks connections here, we least of all: loading it only for its settings would do harm.
+            tracing::info!(
+                "the kernel does not track connections, and eBPF does not ask for it: no sysctl of it is set"
+            );
+            return Ok(());
+        }
+        conntrack.load();
+    }
+    match conntrack.apply(&settings.node.conntrack) {
+        Ok(said) => {
+            said.set.iter().for_each(|what| tracing::info!("{what}"));
+            said.left.iter().for_each(|what| tracing::warn!("{what}"));
+            Ok(())
+        }
+        Err(error) if !needed => {
+            // Others on the node may use it, and kube-proxy would have set this; what we carry does not pass it.
+            tracing::warn!("{error}; connections of Services do not depend on it with eBPF");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Sets our own preference to be ended when memory is short. As with kube-proxy, a refusal is told and nothing more.
+pub fn set_oom_score(adjustment: i16) {
+    match write_oom_score(Path::new(OOM_SCORE_ADJ), adjustment) {
+        Ok(()) => {}
+        Err(error) => tracing::info!(
+            "the OOM score adjustment stays as it is, {adjustment} (--oom-score-adj) was refused: {error}; a lower one \
+             than the process was started with needs CAP_SYS_RESOURCE, or set it from outside"
+        ),
+    }
+}
+
+/// With eBPF, mounts a BPF file system where `--bpffs-root` has none, which serving has no right for.
+///
+/// # Errors
+/// The right is missing (CAP_SYS_ADMIN), or the folder is.
+pub fn mount_bpffs(settings: &Settings) -> Result<(), SetupError> {
+    // include/uapi/linux/magic.h
+    const BPF_FS: i64 = 0xcafe_4a11;
+    let root = &settings.ebpf.bpffs_root;
+    if settings.backend != BackendName::Ebpf || rustix::fs::statfs(root).is_ok_and(|found| found.f_type == BPF_FS) {
+        return Ok(());
+    }
+    rustix::mount::mount("bpf", root, "bpf", rustix::mount::MountFlags::empty(), c"mode=0700")
+        .map_err(|error| SetupError::Mount { path: root.clone(), source: error.into() })?;
+    tracing::info!("mounted a BPF file system at {}", root.display());
+    Ok(())
+}
+
+fn write_oom_score(path: &Path, adjustment: i16) -> io::Result<()> {
+    if fs::read_to_string(path)?.trim() == adjustment.to_string() {
+        return Ok(());
+    }
+    fs::write(path, adjustment.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_oom_score_that_is_right_is_not_written() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "-999\n").unwrap();
+        write_oom_score(file.path(), -999).unwrap();
+        assert_eq!(fs::read_to_string(file.path()).unwrap(), "-999\n");
+        write_oom_score(file.path(), 12).unwrap();
+        assert_eq!(fs::read_to_string(file.path()).unwrap(), "12");
+        assert!(write_oom_score(Path::new("/nonexistent"), 1).is_err());
+    }
+}

@@ -1,0 +1,56 @@
+//! What `kubeferry run` does before it has a second thread: settings, the log, what needs more rights than serving does, and giving
+//! those rights up, which every thread does for itself alone and those that come later have from it.
+
+use anyhow::Context;
+
+use crate::args::RunArgs;
+use crate::commands::config;
+use crate::leftovers::legacy;
+use crate::log;
+use crate::node::{privileges, setup};
+use crate::settings::{Loaded, Settings};
+
+/// What is left to do.
+#[derive(Debug)]
+pub enum Next {
+    /// Serve.
+    Serve(Box<Loaded>),
+    /// Remove what is there (`--cleanup`).
+    Cleanup(Box<Settings>),
+    /// Nothing (`--init-only`, `--write-config-to`).
+    Done,
+}
+
+/// Reads the settings, starts the log, sets up the node and gives up the rights that serving does not need.
+///
+/// # Errors
+/// Wrong settings, or something of the node that cannot be set.
+pub fn start(args: &RunArgs) -> anyhow::Result<Next> {
+    let loaded = Settings::load(&args.common, &args.serve)?;
+    let settings = &loaded.settings;
+    log::start(&settings.log);
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    if let Some(path) = &args.serve.write_config_to {
+        return config::write(&loaded, path).map(|()| Next::Done);
+    }
+    if settings.node.cleanup {
+        return Ok(Next::Cleanup(Box::new(loaded.settings)));
+    }
+    setup::set_up(settings)?;
+    if settings.node.init_only {
+        setup::mount_bpffs(settings)?;
+        tracing::info!("the node is set up; `kubeferry run` without --init-only needs fewer rights now");
+        return Ok(Next::Done);
+    }
+    setup::set_oom_score(settings.node.oom_score_adj);
+    let mut needed = privileges::needed(settings);
+    if legacy::is_there() {
+        // For as long as this process runs; the next finds nothing, and does without.
+        needed |= privileges::FOR_LEGACY_IPTABLES;
+    }
+    let kept = privileges::keep_only(needed).context("cannot give up rights")?;
+    tracing::info!(kept = %privileges::names(kept), "gave up all other rights");
+    Ok(Next::Serve(Box::new(loaded)))
+}

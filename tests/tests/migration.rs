@@ -1,0 +1,220 @@
+//! A node changes from kube-proxy to Kubeferry and back under load: new connections from every side all the time, and others
+//! that stay open. Not one request may fail.
+#![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::channel;
+use std::thread;
+
+use kubeferry_tests::binary;
+use kubeferry_tests::client::until;
+use kubeferry_tests::datapath::Datapath;
+use kubeferry_tests::executors::Source;
+use kubeferry_tests::flows::{Case, Node, Step, with_node};
+use kubeferry_tests::hosts::Hosts;
+use kubeferry_tests::kube_proxy::{Mode, Service};
+use kubeferry_tests::load::{Kept, Load, Way};
+use kubeferry_tests::netns::Netns;
+
+const NODE: &str = "
+name: worker-1
+addresses: {eth0: [192.0.2.1, '2001:db8:2::1']}
+cluster-cidr: [10.244.0.0/16, 'fd00:10:244::/48']
+";
+const OBJECTS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec:
+  type: NodePort
+  clusterIPs: [10.96.0.10, 'fd00:10:96::10']
+  clusterIP: 10.96.0.10
+  ipFamilies: [IPv4, IPv6]
+  ports:
+    - {name: tcp, port: 80, nodePort: 30080}
+    - {name: udp, protocol: UDP, port: 80, nodePort: 30080}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-4, namespace: default, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: tcp, port: 8080}, {name: udp, protocol: UDP, port: 8080}]
+endpoints: [{addresses: [10.244.1.1], nodeName: worker-1}, {addresses: [10.244.1.2], nodeName: worker-1}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-6, namespace: default, labels: {kubernetes.io/service-name: web}}
+addressType: IPv6
+ports: [{name: tcp, port: 8080}, {name: udp, protocol: UDP, port: 8080}]
+endpoints:
+  - {addresses: ['fd00:10:244:1::1'], nodeName: worker-1}
+  - {addresses: ['fd00:10:244:1::2'], nodeName: worker-1}
+";
+/// For connections that are closed while the eBPF datapath drains; more than a test takes.
+const DRAIN: &str = "25s";
+
+/// A node with two web pods, a client pod and a client outside.
+struct World {
+    hosts: Hosts,
+    source: Source,
+}
+
+impl World {
+    fn build() -> Self {
+        let ips = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+        let hosts = [
+            ("web1", ips(&["10.244.1.1", "fd00:10:244:1::1"])),
+            ("web2", ips(&["10.244.1.2", "fd00:10:244:1::2"])),
+            ("client", ips(&["10.244.1.7", "fd00:10:244:1::7"])),
+            ("outside", ips(&["203.0.113.9", "2001:db8:113::9"])),
+        ];
+        let hosts: Vec<_> = hosts.iter().map(|(name, addresses)| (*name, addresses.as_slice())).collect();
+        let hosts = Hosts::build(&ips(&["192.0.2.1", "2001:db8:2::1"]), &hosts).unwrap();
+        for name in ["web1", "web2"] {
+            hosts.host(name).serve(8080).unwrap();
+        }
+        let node = Node::parse(NODE).unwrap();
+        let source = Source::new(&Case { name: "migration".into(), node: node.clone(), steps: Vec::new() }).unwrap();
+        source.write(&Step { manifests: with_node(&node, OBJECTS).unwrap(), rows: Vec::new() }).unwrap();
+        Self { hosts, source }
+    }
+
+    fn node(&self) -> &Netns {
+        &self.hosts.node
+    }
+
+    /// From a pod and from the node to the ClusterIPs, from outside to the node ports.
+    fn ways(&self) -> Vec<Way<'_>> {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (client, outside) = (&self.hosts.host("client").namespace, &self.hosts.host("outside").namespace);
+        let vips = ["10.96.0.10:80", "[fd00:10:96::10]:80"].map(at);
+        let node_ports = ["192.0.2.1:30080", "[2001:db8:2::1]:30080"].map(at);
+        let to_vips = vips.iter().flat_map(|vip| [(client, *vip), (self.node(), *vip)]);
+        to_vips.chain(node_ports.iter().map(|port| (outside, *port))).collect()
+    }
+
+    fn cleanup(&self, arguments: &[&str], datapath: &Datapath) -> Output {
+        let mut command = Command::new(binary::path().unwrap());
+        command.arg("cleanup").args(arguments).stdin(Stdio::null());
+        if let Datapath::Ebpf(places) = datapath {
+            command.arg("--bpffs-root").arg(places.bpffs());
+        }
+        self.node().output(&mut command, "").unwrap()
+    }
+}
+
+fn services() -> [Service; 2] {
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let service = |cluster_ip, node_ip, endpoints: [&str; 2], pods| Service {
+        cluster_ip: ip(cluster_ip),
+        node_ip: ip(node_ip),
+        endpoints: endpoints.map(ip),
+        pods,
+    };
+    [
+        service("10.96.0.10", "192.0.2.1", ["10.244.1.1", "10.244.1.2"], "10.244.0.0/16"),
+        service("fd00:10:96::10", "2001:db8:2::1", ["fd00:10:244:1::1", "fd00:10:244:1::2"], "fd00:10:244::/48"),
+    ]
+}
+
+/// There and back.
+fn migrate(mode: Mode, datapath: Datapath) {
+    let world = World::build();
+    mode.load(world.node(), &services()).unwrap();
+    let before = mode.rules(world.node()).unwrap();
+    assert!(!before.is_empty());
+    let kubelets = mode.kubelets(world.node()).unwrap();
+    let ways = world.ways();
+    let mut of_theirs = Kept::open(&ways).unwrap();
+    let answered = Load::during(&ways, |load| {
+        load.go_on()?;
+        let running = datapath.run(&world.source, world.node())?;
+        let gone = || mode.rules(world.node()).ok().filter(Vec::is_empty);
+        until("kube-proxy's rules to be removed", gone)?;
+        load.go_on()?;
+        of_theirs.ask()?;
+        assert_eq!(mode.kubelets(world.node())?, kubelets, "what is kubelet's stays");
+
+        let mut of_ours = Kept::open(&ways)?;
+        mode.load(world.node(), &services())?;
+        load.go_on()?;
+        running.stop()?;
+        load.go_on()?;
+        of_theirs.ask()?;
+        of_ours.ask()?;
+        hand_over(&world, &datapath, load, &mut of_theirs, of_ours)?;
+        assert_eq!(mode.rules(world.node())?, before, "their rules are left alone");
+        Ok(())
+    });
+    assert!(answered.unwrap() > 0);
+    of_theirs.ask().unwrap();
+}
+
+/// Cleans ours up. Connections that rules translate go on; those of programs are waited for.
+fn hand_over(
+    world: &World,
+    datapath: &Datapath,
+    load: &Load,
+    of_theirs: &mut Kept,
+    mut of_ours: Kept,
+) -> anyhow::Result<()> {
+    match datapath {
+        Datapath::Nftables => {
+            assert!(world.cleanup(&[], datapath).status.success());
+            load.go_on()?;
+            of_theirs.ask()?;
+            of_ours.ask()?;
+        }
+        Datapath::Ebpf(places) => thread::scope(|scope| {
+            let (ended, end) = channel();
+            scope.spawn(move || ended.send(world.cleanup(&["--drain", DRAIN], datapath)));
+            load.go_on()?;
+            of_theirs.ask()?;
+            of_ours.ask()?;
+            assert!(end.try_recv().is_err(), "connections are still open");
+            drop(of_ours);
+            let output = until("the cleanup to end", || end.try_recv().ok())?;
+            assert!(output.status.success(), "{output:?}");
+            assert!(!String::from_utf8_lossy(&output.stderr).contains("have not ended"), "{output:?}");
+            assert_eq!(places.pins()?, Vec::<String>::new());
+            load.go_on()
+        })?,
+    }
+    let tables = world.node().nft(&["list", "tables"], "")?;
+    assert!(!tables.contains("kubeferry"), "{tables}");
+    Ok(())
+}
+
+mod from_nftables {
+    use super::*;
+
+    #[test]
+    fn to_nftables_and_back() {
+        migrate(Mode::Nftables, Datapath::Nftables);
+    }
+
+    #[test]
+    fn to_ebpf_and_back() {
+        migrate(Mode::Nftables, Datapath::ebpf().unwrap());
+    }
+}
+
+mod from_iptables {
+    use super::*;
+
+    #[test]
+    fn to_nftables_and_back() {
+        migrate(Mode::Iptables, Datapath::Nftables);
+    }
+
+    #[test]
+    fn to_ebpf_and_back() {
+        migrate(Mode::Iptables, Datapath::ebpf().unwrap());
+    }
+
+    #[test]
+    fn of_the_older_kind_to_nftables_and_back() {
+        migrate(Mode::IptablesLegacy, Datapath::Nftables);
+    }
+}

@@ -17,7 +17,7 @@ use serde_json::Value;
 const KUSTOMIZATIONS: [&str; 6] =
     ["overlays/nftables", "overlays/ebpf", "kubeadm/nftables", "kubeadm/ebpf", "kind/nftables", "kind/ebpf"];
 /// What somebody adds to one of those.
-const COMPONENTS: [&str; 4] = ["ebpf", "kubeadm", "monitoring", "node-by-node"];
+const COMPONENTS: [&str; 5] = ["ebpf", "kubeadm", "monitoring", "node-by-node", "pod-sockets"];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").canonicalize().unwrap()

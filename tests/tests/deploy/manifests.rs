@@ -167,7 +167,7 @@ fn every_object_is_one_of_its_type_and_points_to_what_is_there() {
     for name in KUSTOMIZATIONS {
         // kubeadm made this ConfigMap for kube-proxy.
         let outside: &[&str] = if name.starts_with("kubeadm") { &["kube-proxy"] } else { &[] };
-        for objects in [objects(name), objects_with(name, &["monitoring", "node-by-node"])] {
+        for objects in [objects(name), objects_with(name, &["monitoring", "node-by-node", "pod-sockets"])] {
             check_types(&objects).unwrap_or_else(|error| panic!("{name}: {error}"));
             check_references(&objects, outside);
         }
@@ -256,6 +256,12 @@ fn rights_are_the_least_that_the_datapath_needs() {
         assert!(pod["initContainers"][0]["args"].as_array().unwrap().contains(&json!("--init-only")));
         let hosts: Vec<_> = list(pod, "volumes").iter().filter_map(|v| v.pointer("/hostPath/path").cloned()).collect();
         assert_eq!(hosts, if ebpf { vec![json!("/sys/fs/bpf"), json!("/sys/fs/cgroup")] } else { vec![] });
+        let more = objects_with(name, &["pod-sockets"]);
+        let (more, rights) = (self::pod(&more), &pod["containers"][0]["securityContext"]["capabilities"]["add"]);
+        assert_eq!(more["hostPID"], true);
+        let added =
+            &list(&more["containers"][0]["securityContext"]["capabilities"], "add")[rights.as_array().unwrap().len()..];
+        assert_eq!(added, [json!("SYS_ADMIN"), json!("SYS_PTRACE")]);
         for absent in ["hostPID", "hostIPC", "shareProcessNamespace"] {
             assert_eq!(pod.get(absent), None);
         }

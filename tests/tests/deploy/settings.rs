@@ -30,7 +30,7 @@ fn read(container: &Value, folder: &std::path::Path) -> RunArgs {
 #[test]
 fn containers_are_started_with_settings_that_the_binary_knows() {
     for name in KUSTOMIZATIONS {
-        for components in [&[][..], &["monitoring", "node-by-node"]] {
+        for components in [&[][..], &["monitoring", "node-by-node", "pod-sockets"]] {
             let objects = objects_with(name, components);
             let folder = tempfile::tempdir().unwrap();
             // kubeadm's ConfigMap is not ours.

@@ -21,16 +21,17 @@ pub(super) fn run(sender: &mut Sender, case: &Case, source: &Source, step: &Step
     let mut findings = Findings::new();
     for (row, answer) in step.rows.iter().zip(answers(source, step)?) {
         if has_socket(case, row) {
-            let asked =
-                known(case, step, row, &objects, &answer.service).and_then(|known| ask(sender, case, row, &known));
+            let asked = known(case, step, row, &objects, &answer.service)
+                .and_then(|(known, stays)| ask(sender, case, row, &known, stays));
             findings.extend(asked.err().map(|error| (named(row), format!("{error:#}"))));
         }
     }
     Ok(findings)
 }
 
-/// `known`: the endpoints of the row that the hook has to choose. Where there are others, it leaves those to packets.
-fn ask(sender: &mut Sender, case: &Case, row: &Row, known: &[SocketAddr]) -> Result<()> {
+/// `known`: the endpoints of the row that the hook has to choose. Where there are others, it leaves those to packets; `stays`:
+/// and then chooses them again and again, until a packet takes its turn, which none does here.
+fn ask(sender: &mut Sender, case: &Case, row: &Row, known: &[SocketAddr], stays: bool) -> Result<()> {
     let others = match &row.expect {
         Expect::Endpoints { endpoints, .. } => endpoints.len() > known.len(),
         _ => true,
@@ -44,6 +45,9 @@ fn ask(sender: &mut Sender, case: &Case, row: &Row, known: &[SocketAddr]) -> Res
         ensure!(from == sent, "a socket bound to {sent} sends from {from}");
         if to == row.to {
             ensure!(others, "it is left untouched");
+            if stays {
+                return Ok(());
+            }
             continue;
         }
         ensure!(known.contains(&to), "it is translated to {to}, which is not for sockets to choose");
@@ -61,9 +65,11 @@ fn ask(sender: &mut Sender, case: &Case, row: &Row, known: &[SocketAddr]) -> Res
 
 /// The endpoints of a row whose whole answer is known when a socket connects: nothing is rewritten but the destination (a
 /// socket of the node has one of its addresses either way), no source is looked at, and none is remembered. `service` is
-/// that of the row, `NAMESPACE/NAME`, and `:PORT` where that has a name.
-fn known(case: &Case, step: &Step, row: &Row, objects: &[Value], service: &str) -> Result<Vec<SocketAddr>> {
-    let Expect::Endpoints { endpoints, masquerade, affinity: false } = &row.expect else { return Ok(Vec::new()) };
+/// that of the row, `NAMESPACE/NAME`, and `:PORT` where that has a name. And whether a choice stays until it is taken.
+fn known(case: &Case, step: &Step, row: &Row, objects: &[Value], service: &str) -> Result<(Vec<SocketAddr>, bool)> {
+    let Expect::Endpoints { endpoints, masquerade, affinity: false } = &row.expect else {
+        return Ok((Vec::new(), false));
+    };
     let named = service.split_once('/');
     let (namespace, name) = named.with_context(|| format!("the model names no service but {service:?}"))?;
     let name = name.split_once(':').map_or(name, |(name, _)| name);
@@ -72,25 +78,28 @@ fn known(case: &Case, step: &Step, row: &Row, objects: &[Value], service: &str) 
         object["kind"] == "Service" && at["name"] == name && at["namespace"].as_str().unwrap_or("default") == namespace
     };
     let service = objects.iter().find(is_it).with_context(|| format!("no Service {namespace}/{name}"))?;
-    if service["spec"]["sessionAffinity"] == "ClientIP" || hashes_source(case, service) || is_ranged(service, row) {
-        return Ok(Vec::new());
+    let scheduler = scheduler(case, service);
+    let hashes_source = matches!(scheduler, Scheduler::Sh | Scheduler::Mh);
+    if service["spec"]["sessionAffinity"] == "ClientIP" || hashes_source || is_ranged(service, row) {
+        return Ok((Vec::new(), false));
     }
+    let stays = scheduler != Scheduler::Random;
     if case.origin(row) == Origin::Node {
-        return Ok(endpoints.clone());
+        return Ok((endpoints.clone(), stays));
     }
     if *masquerade || !pods_are_known(case, step) {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), stays));
     }
     // A pod that is its own endpoint sees another source than its own.
-    Ok(endpoints.iter().copied().filter(|endpoint| endpoint.ip() != row.from).collect())
+    Ok((endpoints.iter().copied().filter(|endpoint| endpoint.ip() != row.from).collect(), stays))
 }
 
-/// Whether the choice needs the client's address, or its port.
-fn hashes_source(case: &Case, service: &Value) -> bool {
+/// The scheduler of a Service: its own, or the node's.
+fn scheduler(case: &Case, service: &Value) -> Scheduler {
     let find = |name: &str| Scheduler::ALL.into_iter().find(|scheduler| scheduler.name() == name.trim());
     let asked = service["metadata"]["annotations"]["kubeferry.dev/scheduler"].as_str().and_then(find);
     let of_node = || case.node.scheduler.as_deref().and_then(find);
-    matches!(asked.or_else(of_node), Some(Scheduler::Sh | Scheduler::Mh))
+    asked.or_else(of_node).unwrap_or(Scheduler::Random)
 }
 
 /// Whether the row's destination is a load balancer's that is not open to everybody.

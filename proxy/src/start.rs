@@ -45,6 +45,7 @@ pub fn start(args: &RunArgs) -> anyhow::Result<Next> {
         return Ok(Next::Done);
     }
     setup::set_oom_score(settings.node.oom_score_adj);
+    setup::raise_open_files();
     let mut needed = privileges::needed(settings);
     match legacy::look() {
         // For as long as this process runs; the next finds nothing, and does without.

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         // As a reader like `head` wants it: it has what it wanted.
         Err(error) if matches!(error.downcast_ref(), Some(OutputError::ReaderGone)) => ExitCode::SUCCESS,
         Err(error) => {
-            output::complain(&format!("kubeferry: {error:#}"));
+            output::complain(&format!("kubeferry: {}", output::whole(&error)));
             ExitCode::FAILURE
         }
     }

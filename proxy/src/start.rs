@@ -5,7 +5,7 @@ use anyhow::Context;
 
 use crate::args::RunArgs;
 use crate::commands::config;
-use crate::leftovers::legacy;
+use crate::leftovers::legacy::{self, Seen};
 use crate::log;
 use crate::node::{privileges, setup};
 use crate::settings::{Loaded, Settings};
@@ -45,10 +45,17 @@ pub fn start(args: &RunArgs) -> anyhow::Result<Next> {
         return Ok(Next::Done);
     }
     setup::set_oom_score(settings.node.oom_score_adj);
+    setup::raise_open_files();
     let mut needed = privileges::needed(settings);
-    if legacy::is_there() {
+    match legacy::look() {
         // For as long as this process runs; the next finds nothing, and does without.
-        needed |= privileges::FOR_LEGACY_IPTABLES;
+        Seen::Chains => needed |= privileges::FOR_LEGACY_IPTABLES,
+        Seen::Nothing => {}
+        Seen::Hidden => tracing::warn!(
+            "the kernel may have tables of iptables-legacy, and the rights to look into them are missing (CAP_NET_RAW, and uid 0): \
+             if kube-proxy left chains there, they stay in force and send packets of Services that are deleted to their old \
+             endpoints. Grant CAP_NET_RAW for one start, or run `kubeferry cleanup --kube-proxy` as root"
+        ),
     }
     let kept = privileges::keep_only(needed).context("cannot give up rights")?;
     tracing::info!(kept = %privileges::names(kept), "gave up all other rights");

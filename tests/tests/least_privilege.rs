@@ -13,7 +13,7 @@ use kubeferry_tests::client::{Connection, Running, ask_once, datagrams, until};
 use kubeferry_tests::executors::Source;
 use kubeferry_tests::flows::{Case, Node, Step, with_node};
 use kubeferry_tests::hosts::Hosts;
-use kubeferry_tests::netns::Netns;
+use kubeferry_tests::netns::{Netns, tool};
 
 const NODE: &str = "
 name: worker-1
@@ -185,6 +185,32 @@ fn nftables_runs_under_another_user_with_one_capability_and_nothing_to_write_to(
     let status = fs::read_to_string(format!("/proc/{}/status", running.id())).unwrap();
     assert!(status.contains(&format!("Uid:\t{USER}")), "{status}");
     assert!(world.hosts.node.nft(&["list", "tables"], "").unwrap().contains("table inet kubeferry"));
+}
+
+/// Chains that stay in force because nobody may look are no secret.
+#[test]
+fn legacy_chains_that_cannot_be_looked_at_are_told_of() {
+    const TOLD: &str = "the rights to look into them are missing";
+    let world = World::build();
+    let folder = readable(&world);
+    let mut once = world.source.command("run").unwrap();
+    once.arg("--once");
+    let log = |user: &str, rights: u64| {
+        let mut command = confined(user, rights, &folder.path().join("kubeferry"), &once);
+        let output = world.hosts.node.output(&mut command, "").unwrap();
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{log}");
+        log
+    };
+    assert!(!log("0", NET_ADMIN).contains(TOLD), "there are none");
+    let rules = "*nat\n:KUBE-SERVICES - [0:0]\n-A OUTPUT -j KUBE-SERVICES\nCOMMIT\n";
+    let restore = || tool("iptables-legacy-restore", &["--noflush"], rules);
+    world.hosts.node.run(restore).unwrap().unwrap();
+    for user in ["0", USER] {
+        assert!(log(user, NET_ADMIN).contains(TOLD), "{user}");
+    }
+    let seen = log("0", NET_ADMIN | NET_RAW);
+    assert!(!seen.contains(TOLD) && seen.contains("1 chains of iptables in iptables-legacy, nat"), "{seen}");
 }
 
 #[test]

@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpStream};
 use std::process::{Command, Output, Stdio};
 
 use kubeferry_tests::binary;
 use kubeferry_tests::bpf::Places;
+use kubeferry_tests::client::{Running, until};
 use kubeferry_tests::executors::Source;
 use kubeferry_tests::flows::{Case, Node, Step, with_node};
 use kubeferry_tests::kube_proxy::{Mode, Service};
@@ -97,6 +98,24 @@ fn the_oom_score_is_set_or_its_refusal_told() {
     let output = node.output(&mut lower, "").unwrap();
     assert!(output.status.success(), "it is no reason not to serve: {}", text(&output));
     assert!(text(&output).contains("was refused") && text(&output).contains("CAP_SYS_RESOURCE"), "{}", text(&output));
+}
+
+#[test]
+fn more_connections_than_the_limit_of_open_files_do_not_keep_the_proxy_from_its_work() {
+    const SOFT: usize = 100;
+    let (node, source) = (Netns::new("node").unwrap(), source());
+    let arguments = source.command("run").unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -Sn {SOFT} && exec \"$@\""), "sh"]);
+    command.arg(binary::path().unwrap()).args(arguments.get_args()).args(["--healthz-bind-address", "127.0.0.1:10256"]);
+    let running = Running::start_command(&mut command, &node).unwrap();
+    let connect = || TcpStream::connect("127.0.0.1:10256");
+    let first = until("/healthz to be served", || node.run(connect).unwrap().ok()).unwrap();
+    let held: Vec<_> = (0..2 * SOFT).map(|_| node.run(connect).unwrap().unwrap()).collect();
+    let open = || fs::read_dir(format!("/proc/{}/fd", running.id())).unwrap().count();
+    until("every connection to be taken", || (open() > held.len()).then_some(())).unwrap();
+    drop((first, held));
+    assert!(running.stop().unwrap().success());
 }
 
 #[test]

@@ -43,7 +43,7 @@ async fn everything(root: &Path, limit: Duration, theirs: Option<&[IpNet]>) -> a
     let mut outcome = Outcome::default();
     let mut add = |step: anyhow::Result<Vec<String>>| match step {
         Ok(removed) => outcome.removed.extend(removed),
-        Err(error) => outcome.failed.push(format!("{error:#}")),
+        Err(error) => outcome.failed.push(output::whole(&error)),
     };
     add(drain(root, limit));
     add(ebpf(root).await);
@@ -82,7 +82,7 @@ pub async fn others(settings: &Settings) -> Outcome {
     for step in [other, delete(table)] {
         match step {
             Ok(removed) => ours.removed.extend(removed),
-            Err(error) => ours.failed.push(format!("{error:#}")),
+            Err(error) => ours.failed.push(output::whole(&error)),
         }
     }
     let theirs = leftovers::remove(&settings.node.ipvs_excluded).await;

@@ -30,3 +30,24 @@ pub fn complain(line: &str) {
     // In one piece: other processes may write to the same terminal.
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
+
+/// An error with its causes; one that its message names already is not said twice.
+pub fn whole(error: &anyhow::Error) -> String {
+    error.chain().skip(1).fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_said_once() {
+        let busy = || io::Error::new(io::ErrorKind::AddrInUse, "in use");
+        assert_eq!(whole(&anyhow::Error::new(busy()).context("cannot bind")), "cannot bind: in use");
+        let named = anyhow::Error::new(busy()).context("cannot bind: in use; free it").context("cannot serve");
+        assert_eq!(whole(&named), "cannot serve: cannot bind: in use; free it");
+    }
+}

@@ -15,17 +15,34 @@ use super::{Outcome, names};
 const FAMILIES: [(&str, &str); 2] =
     [("/proc/thread-self/net/ip_tables_names", "iptables"), ("/proc/thread-self/net/ip6_tables_names", "ip6tables")];
 
-/// Whether kube-proxy's chains are in a table; false where nobody can tell. Who removes them needs CAP_NET_RAW, too.
-pub fn is_there() -> bool {
-    used().into_iter().any(|(program, table)| {
-        let saved = run(&format!("{program}-legacy-save"), &["-t", table], "");
-        saved.is_ok_and(|saved| read(&saved).0.keys().any(|chain| names::is_chain(chain)))
-    })
+/// What is in the tables, as far as can be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seen {
+    /// Chains of kube-proxy. Who removes them needs CAP_NET_RAW, too.
+    Chains,
+    /// Nothing of it.
+    Nothing,
+    /// The kernel has tables, and the rights to look into them are missing.
+    Hidden,
 }
 
-/// The tables that the kernel has in use, with the family's program.
-fn used() -> Vec<(&'static str, &'static str)> {
-    let mut found = Vec::new();
+/// Looks for kube-proxy's chains.
+pub fn look() -> Seen {
+    let (tables, mut hidden) = used();
+    for (program, table) in tables {
+        match run(&format!("{program}-legacy-save"), &["-t", table], "") {
+            Ok(saved) if read(&saved).0.keys().any(|chain| names::is_chain(chain)) => return Seen::Chains,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => hidden = true,
+            // Another failure comes again when they are to be removed, and is told there.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    if hidden { Seen::Hidden } else { Seen::Nothing }
+}
+
+/// The tables that the kernel has in use, with the family's program; and whether there may be more that we may not know of.
+fn used() -> (Vec<(&'static str, &'static str)>, bool) {
+    let (mut found, mut hidden) = (Vec::new(), false);
     for (list, program) in FAMILIES {
         match fs::read_to_string(list) {
             Ok(used) => {
@@ -34,20 +51,23 @@ fn used() -> Vec<(&'static str, &'static str)> {
             }
             // The kernel has no xtables, or nobody used them yet.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::debug!(%error, "cannot tell whether there are tables of {program}-legacy"),
+            Err(error) => {
+                tracing::debug!(%error, "cannot tell whether there are tables of {program}-legacy");
+                hidden |= error.kind() == io::ErrorKind::PermissionDenied;
+            }
         }
     }
-    found
+    (found, hidden)
 }
 
 /// Removes kube-proxy's chains from the tables that the kernel has in use.
 pub(super) fn remove() -> Outcome {
     let mut outcome = Outcome::default();
     let mut unseen = Vec::new();
-    for (program, table) in used() {
+    for (program, table) in used().0 {
         match remove_from(program, table) {
                 Ok((plan, closed)) => told(&plan, closed, &format!("{program}-legacy, {table}"), &mut outcome),
-                // Who could look at the start, and saw nothing, has given the right up.
+                // Who could look at the start, and saw nothing, has given the right up; who could not has said so.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => unseen.push(format!("{program} {table}")),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => outcome.notes.push(format!(
                     "the kernel has a table {table} of {program}-legacy, and {program}-legacy-save is not here to tell whether \

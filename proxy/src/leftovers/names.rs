@@ -51,12 +51,30 @@ const SETS: [&str; 17] = [
     "KUBE-HEALTH-CHECK-NODE-PORT",
     "KUBE-IPVS-IPS",
 ];
+/// Chains that base chains lead to; to all others only kube-proxy's own chains do.
+const ENTRANCES: [&str; 9] = [
+    "KUBE-SERVICES",
+    "KUBE-EXTERNAL-SERVICES",
+    "KUBE-NODEPORTS",
+    MASQUERADE,
+    FORWARD,
+    "KUBE-PROXY-FIREWALL",
+    "KUBE-NODE-PORT",
+    "KUBE-IPVS-FILTER",
+    "KUBE-IPVS-OUT-FILTER",
+];
 /// How long the kernel lets the name of a set be (IPSET_MAXNAMELEN without the end).
 const SET_NAME: usize = 31;
 
 /// Whether a chain of iptables is kube-proxy's.
 pub fn is_chain(name: &str) -> bool {
     CHAINS.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether kube-proxy has base chains lead to this chain of its own. A rule there that leads to another one, as
+/// `-A PREROUTING -s 172.31.0.0/16 -j KUBE-MARK-MASQ`, is somebody else's.
+pub fn is_entrance(name: &str) -> bool {
+    ENTRANCES.contains(&name)
 }
 
 /// Whether a set is kube-proxy's; those for IPv6 are called `KUBE-6-…`, cut to what the kernel takes.

@@ -27,15 +27,16 @@ pub struct Plan<R> {
 }
 
 /// kube-proxy's chains, and the jumps of base chains to them; of each of `chains`: whether it is at a hook. A chain that
-/// somebody else's chain leads to stays, with what it leads to itself.
+/// somebody else's rule leads to stays, with what it leads to itself.
 pub fn plan<R: Clone>(chains: &BTreeMap<String, bool>, jumps: &[Jump<R>]) -> Plan<R> {
     let mut going: BTreeSet<String> = chains.keys().filter(|name| names::is_chain(name)).cloned().collect();
     let mut kept = BTreeMap::new();
     let is_base = |name: &str| chains.get(name).is_some_and(|base| *base);
+    let is_kube_proxys = |jump: &Jump<R>| is_base(&jump.from) && names::is_entrance(&jump.to);
     loop {
         let mut stays: Vec<(String, String)> = jumps
             .iter()
-            .filter(|jump| going.contains(&jump.to) && !going.contains(&jump.from) && !is_base(&jump.from))
+            .filter(|jump| going.contains(&jump.to) && !going.contains(&jump.from) && !is_kube_proxys(jump))
             .map(|jump| (jump.to.clone(), jump.from.clone()))
             .collect();
         // What is marked must be masqueraded.
@@ -107,6 +108,23 @@ mod tests {
         let kept: Vec<_> = plan.kept.iter().map(|(chain, by)| (chain.as_str(), by.as_str())).collect();
         let by = "CNI-HOSTPORT-SETMARK";
         assert_eq!(kept, [("KUBE-MARK-MASQ", by), ("KUBE-POSTROUTING", by)]);
+    }
+
+    #[test]
+    fn a_rule_of_a_base_chain_that_kube_proxy_does_not_write_is_somebody_elses() {
+        let plan = table(
+            &[
+                ("PREROUTING", "KUBE-SERVICES"),
+                ("PREROUTING", "KUBE-MARK-MASQ"),
+                ("KUBE-SERVICES", "KUBE-MARK-MASQ"),
+                ("POSTROUTING", "KUBE-POSTROUTING"),
+            ],
+            &[],
+        );
+        assert_eq!(plan.rules.iter().map(|jump| jump.rule).collect::<Vec<_>>(), [0]);
+        assert_eq!(plan.chains, BTreeSet::from(["KUBE-SERVICES".to_owned()]));
+        let kept: Vec<_> = plan.kept.iter().map(|(chain, by)| (chain.as_str(), by.as_str())).collect();
+        assert_eq!(kept, [("KUBE-MARK-MASQ", "PREROUTING"), ("KUBE-POSTROUTING", "PREROUTING")]);
     }
 
     #[test]

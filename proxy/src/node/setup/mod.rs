@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 
 pub use conntrack::{Conntrack, limit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub use sysctl::SetupError;
 
 use crate::settings::{BackendName, Settings};
@@ -56,6 +57,18 @@ pub fn set_oom_score(adjustment: i16) {
             "the OOM score adjustment stays as it is, {adjustment} (--oom-score-adj) was refused: {error}; a lower one \
              than the process was started with needs CAP_SYS_RESOURCE, or set it from outside"
         ),
+    }
+}
+
+/// Lets the process have as many open files as it may. What many containers are started with, 1024, would be used up by whoever
+/// opens so many connections to `/healthz`, and none be left for a sync. Programs of Go (kube-proxy) do this by themselves.
+pub fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::info!("the limit of open files stays at {:?}: {error}", limit.current);
     }
 }
 

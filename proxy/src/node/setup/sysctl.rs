@@ -82,7 +82,7 @@ pub(super) enum Written {
     Already,
     /// It is now; this is what it was.
     Set(String),
-    /// The kernel lets nobody write it in this network namespace: it belongs to the node's own.
+    /// The kernel lets nobody write it in this network namespace: it belongs to the machine's own.
     Foreign(String),
 }
 
@@ -106,11 +106,28 @@ pub(super) fn write(path: &Path, wanted: u64, right: &'static str, field: &'stat
     }
     match fs::write(&path, wanted.to_string()) {
         Ok(()) => Ok(Written::Set(found)),
-        Err(error) => Err(match error.raw_os_error() {
-            Some(libc::EROFS) => SetupError::ReadOnly { path, found, wanted, field },
-            Some(libc::EPERM | libc::EACCES) => SetupError::Denied { path, found, wanted, right, field },
-            _ => io(&path, error),
-        }),
+        Err(source) => refused(Refused { path, found, wanted, right, field, source }),
+    }
+}
+
+struct Refused {
+    path: PathBuf,
+    found: String,
+    wanted: u64,
+    right: &'static str,
+    field: &'static str,
+    source: io::Error,
+}
+
+/// What it means that a value was not taken.
+fn refused(refused: Refused) -> Result<Written, SetupError> {
+    let Refused { path, found, wanted, right, field, source } = refused;
+    match source.raw_os_error() {
+        // How parameters of a module answer other network namespaces than the machine's: their mode is the same there.
+        Some(libc::EOPNOTSUPP) => Ok(Written::Foreign(found)),
+        Some(libc::EROFS) => Err(SetupError::ReadOnly { path, found, wanted, field }),
+        Some(libc::EPERM | libc::EACCES) => Err(SetupError::Denied { path, found, wanted, right, field }),
+        _ => Err(SetupError::Io { path, wanted, source }),
     }
 }
 
@@ -140,6 +157,19 @@ mod tests {
         let foreign = file("6\n", 0o444);
         assert_eq!(write(foreign.path(), 7, "", "").unwrap(), Written::Foreign("6".to_owned()));
         assert_eq!(fs::read_to_string(foreign.path()).unwrap(), "6\n");
+    }
+
+    #[test]
+    fn what_a_module_refuses_other_network_namespaces_is_the_machines() {
+        let refused = |errno| {
+            let source = io::Error::from_raw_os_error(errno);
+            let path = PathBuf::from("/sys/module/nf_conntrack/parameters/hashsize");
+            refused(Refused { path, found: "6".into(), wanted: 7, right: "", field: "", source })
+        };
+        assert_eq!(refused(libc::EOPNOTSUPP).unwrap(), Written::Foreign("6".to_owned()));
+        assert!(matches!(refused(libc::EROFS), Err(SetupError::ReadOnly { .. })));
+        assert!(matches!(refused(libc::EACCES), Err(SetupError::Denied { .. })));
+        assert!(matches!(refused(libc::EINVAL), Err(SetupError::Io { .. })));
     }
 
     #[test]

@@ -112,7 +112,11 @@ fn is_ranged(service: &Value, row: &Row) -> bool {
         .filter(|range| range.addr().is_ipv4() == row.to.is_ipv4())
         .collect::<Vec<_>>();
     let open = of_family.is_empty() || of_family.iter().any(|range| range.prefix_len() == 0);
-    !open && addresses.any(|ip| ip == row.to.ip())
+    // A ClusterIP is one before all else.
+    let cluster_ips =
+        service["spec"]["clusterIPs"].as_array().into_iter().flatten().chain([&service["spec"]["clusterIP"]]);
+    let is_cluster_ip = cluster_ips.filter_map(|ip| ip.as_str()?.parse::<IpAddr>().ok()).any(|ip| ip == row.to.ip());
+    !open && !is_cluster_ip && addresses.any(|ip| ip == row.to.ip())
 }
 
 /// Whether every pod of the node counts as one, or none can.

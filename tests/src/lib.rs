@@ -19,5 +19,6 @@ pub mod random;
 pub mod schedulers;
 pub mod site;
 pub mod sockets;
+pub mod web;
 pub mod world;
 pub mod xdp;

@@ -28,6 +28,15 @@ pub struct Load {
     failures: Mutex<Vec<String>>,
 }
 
+/// Ends the load when dropped: also where the work beside it panics, which would wait for ever for threads that go on.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Load {
     /// Runs `work` while every way has a client with new connections of TCP and one with new sockets of UDP. `work` is told of
     /// the load, to wait for it.
@@ -46,9 +55,8 @@ impl Load {
                 scope.spawn(move || load.repeat(tcp, "TCP", *way, || Connection::open(way.0, way.1)?.ask().map(drop)));
                 scope.spawn(move || load.repeat(udp, "UDP", *way, || datagram(*way)));
             }
-            let result = work(&load);
-            load.end.store(true, Ordering::Relaxed);
-            result
+            let _ends = Ends(&load.end);
+            work(&load)
         });
         let failures = load.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
         ensure!(failures.is_empty(), "{} requests failed:\n{}", failures.len(), failures.join("\n"));

@@ -1,67 +1,31 @@
 //! The life of the eBPF datapath's state: maps, programs and attachments that outlive the process.
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
-use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use kubeferry_tests::apiserver::{ApiServer, Resource};
 use kubeferry_tests::binary;
 use kubeferry_tests::bpf::Places;
 use kubeferry_tests::client::{Connection, Running, ask_once, datagrams, until};
-use kubeferry_tests::executors::Source;
-use kubeferry_tests::flows::{Case, Node, Step, with_node};
-use kubeferry_tests::hosts::Hosts;
-use kubeferry_tests::netns::Netns;
-
-const NODE: &str = "
-name: worker-1
-addresses: {eth0: [192.0.2.1]}
-cluster-cidr: [10.244.0.0/16]
-";
-const MANIFESTS: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: web, namespace: default}
-spec:
-  clusterIP: 10.96.0.10
-  ports:
-    - {name: tcp, port: 80}
-    - {name: udp, protocol: UDP, port: 80}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: web-1, namespace: default, labels: {kubernetes.io/service-name: web}}
-addressType: IPv4
-ports: [{name: tcp, port: 8080}, {name: udp, protocol: UDP, port: 8080}]
-endpoints: [{addresses: [10.244.1.1], nodeName: worker-1}, {addresses: [10.244.1.2], nodeName: worker-1}]
-";
+use kubeferry_tests::web::{MANIFESTS, Web};
 
 struct Cluster {
     places: Places,
-    hosts: Hosts,
-    source: Source,
+    web: Web,
+}
+
+impl Deref for Cluster {
+    type Target = Web;
+
+    fn deref(&self) -> &Web {
+        &self.web
+    }
 }
 
 impl Cluster {
     fn build() -> Self {
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let hosts = [("web1", [ip("10.244.1.1")]), ("web2", [ip("10.244.1.2")]), ("client", [ip("10.244.1.7")])];
-        let hosts: Vec<_> = hosts.iter().map(|(name, addresses)| (*name, addresses.as_slice())).collect();
-        let hosts = Hosts::build(&[ip("192.0.2.1")], &hosts).unwrap();
-        for name in ["web1", "web2"] {
-            hosts.host(name).serve(8080).unwrap();
-        }
-        let node = Node::parse(NODE).unwrap();
-        let case = Case { name: "ebpf".into(), node, steps: Vec::new() };
-        let cluster = Self { places: Places::new().unwrap(), hosts, source: Source::new(&case).unwrap() };
-        cluster.write(MANIFESTS);
-        cluster
-    }
-
-    fn write(&self, manifests: &str) {
-        let node = Node::parse(NODE).unwrap();
-        self.source.write(&Step { manifests: with_node(&node, manifests).unwrap(), rows: Vec::new() }).unwrap();
+        Self { places: Places::new().unwrap(), web: Web::build().unwrap() }
     }
 
     fn start(&self) -> Running {
@@ -85,40 +49,6 @@ impl Cluster {
         self.hosts.node.output(&mut command, "").unwrap()
     }
 
-    fn client(&self) -> &Netns {
-        &self.hosts.host("client").namespace
-    }
-
-    fn vip(&self) -> SocketAddr {
-        "10.96.0.10:80".parse().unwrap()
-    }
-
-    fn until_served(&self) -> Connection {
-        until("the Service to answer", || Connection::attempt(self.client(), self.vip())).unwrap()
-    }
-
-    /// Opens connections one after the other while `work` runs; every one has to be answered.
-    fn under_load(&self, work: impl FnOnce()) {
-        let (end, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
-        std::thread::scope(|scope| {
-            let load = scope.spawn(|| {
-                while !end.load(Ordering::Relaxed) {
-                    let mut connection = Connection::open(self.client(), self.vip())?;
-                    connection.ask().map_err(std::io::Error::other)?;
-                    answered.fetch_add(1, Ordering::Relaxed);
-                }
-                Ok::<(), std::io::Error>(())
-            });
-            let ends = Ends(&end);
-            let more = |than: usize| until("more requests", || (answered.load(Ordering::Relaxed) > than).then_some(()));
-            more(20).unwrap();
-            work();
-            more(answered.load(Ordering::Relaxed) + 20).unwrap();
-            drop(ends);
-            load.join().unwrap().unwrap_or_else(|error| panic!("a request failed after {answered:?}: {error}"));
-        });
-    }
-
     /// The index of an interface of the node.
     fn index(&self, interface: &str) -> u32 {
         let mut command = Command::new("ip");
@@ -140,15 +70,6 @@ impl Cluster {
     }
 }
 
-/// Ends the load, also when what runs beside it has failed.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 fn with(command: &mut Command, arguments: &[&str]) {
     command.args(arguments);
 }
@@ -159,7 +80,7 @@ fn a_second_sync_adopts_everything_and_writes_nothing() {
     let log = cluster.once(|_| ()).unwrap();
     assert!(!log.contains(" ops=0 "), "{log}");
     let before = cluster.places.pins().unwrap();
-    let mut connection = cluster.until_served();
+    let mut connection = cluster.until_served().unwrap();
     let log = cluster.once(|_| ()).unwrap();
     assert!(log.contains(" ops=0 "), "{log}");
     assert_eq!(cluster.places.pins().unwrap(), before);
@@ -170,15 +91,17 @@ fn a_second_sync_adopts_everything_and_writes_nothing() {
 fn kill_and_restart_under_load_cost_no_connection() {
     let cluster = Cluster::build();
     let running = cluster.start();
-    let mut connection = cluster.until_served();
+    let mut connection = cluster.until_served().unwrap();
     let (before, _) = connection.ask().unwrap();
-    cluster.under_load(|| {
-        // SIGKILL.
-        drop(running);
-        let again = cluster.start();
-        until("the second run to be in force", || cluster.status()).unwrap();
-        drop(again);
-    });
+    cluster
+        .under_load(|| {
+            // SIGKILL.
+            drop(running);
+            let again = cluster.start();
+            until("the second run to be in force", || cluster.status()).unwrap();
+            drop(again);
+        })
+        .unwrap();
     assert_eq!(connection.ask().unwrap().0, before, "the connection goes on");
 }
 
@@ -194,11 +117,13 @@ impl Cluster {
 fn other_sizes_of_maps_move_everything_under_load() {
     let cluster = Cluster::build();
     cluster.once(|_| ()).unwrap();
-    drop(cluster.until_served());
+    drop(cluster.until_served().unwrap());
     let before = cluster.places.pins().unwrap();
-    cluster.under_load(|| {
-        cluster.once(|command| with(command, &["--map-sizes", "frontends=1000"])).unwrap();
-    });
+    cluster
+        .under_load(|| {
+            cluster.once(|command| with(command, &["--map-sizes", "frontends=1000"])).unwrap();
+        })
+        .unwrap();
     let after = cluster.places.pins().unwrap();
     assert_eq!(after.len(), before.len(), "the old maps and programs are gone");
     assert_ne!(after, before);
@@ -208,7 +133,7 @@ fn other_sizes_of_maps_move_everything_under_load() {
 fn a_device_that_comes_is_covered_and_one_that_goes_leaves_nothing() {
     let cluster = Cluster::build();
     let _running = cluster.start();
-    drop(cluster.until_served());
+    drop(cluster.until_served().unwrap());
     cluster.hosts.node.ip(&["link add late type veth peer name later"]).unwrap();
     let index = cluster.index("late");
     until("the programs on a new device", || cluster.is_attached("late").then_some(())).unwrap();
@@ -244,7 +169,7 @@ fn the_plan_names_every_row_and_what_would_change() {
     assert!(plan(&["--diff"]).starts_with("write everything"));
     cluster.once(|_| ()).unwrap();
     assert_eq!(plan(&["--diff"]), "");
-    cluster.write(&MANIFESTS.replace("10.96.0.10", "10.96.0.11"));
+    cluster.write(&MANIFESTS.replace("10.96.0.10", "10.96.0.11")).unwrap();
     let changes = plan(&["--diff"]);
     for line in ["- frontend tcp:10.96.0.10:80\n", "+ frontend tcp:10.96.0.11:80 ", "- address 10.96.0.10\n"] {
         assert!(changes.contains(line), "{line:?} is not in:\n{changes}");
@@ -257,7 +182,7 @@ fn uplinks_are_carried_at_xdp_where_asked_for() {
     cluster.once(|command| with(command, &["--xdp", "native", "--xdp-devices", "client"])).unwrap();
     let pin = format!("links/xdp_uplink-{}", cluster.index("client"));
     assert!(cluster.places.pins().unwrap().contains(&pin), "a veth's driver can");
-    drop(cluster.until_served());
+    drop(cluster.until_served().unwrap());
     cluster.once(|command| with(command, &["--xdp", "off"])).unwrap();
     assert!(!cluster.places.pins().unwrap().contains(&pin));
     cluster.once(|command| with(command, &["--xdp-devices", "lo"])).unwrap();
@@ -267,7 +192,7 @@ fn uplinks_are_carried_at_xdp_where_asked_for() {
 fn what_is_detached_or_deleted_is_healed() {
     let cluster = Cluster::build();
     let _running = cluster.start();
-    drop(cluster.until_served());
+    drop(cluster.until_served().unwrap());
     let index = cluster.index("client");
     for hook in ["ingress", "egress"] {
         let pin = cluster.places.bpffs().join(format!("kubeferry/links/tc_{hook}-{index}"));
@@ -280,23 +205,23 @@ fn what_is_detached_or_deleted_is_healed() {
         }
     }
     until("the programs to be attached again", || cluster.is_attached("client").then_some(())).unwrap();
-    drop(cluster.until_served());
+    drop(cluster.until_served().unwrap());
 }
 
 #[test]
 fn cleanup_leaves_nothing_and_the_other_backend_takes_over() {
     let cluster = Cluster::build();
     cluster.once(|_| ()).unwrap();
-    drop(cluster.until_served());
+    drop(cluster.until_served().unwrap());
     let mut nftables = cluster.source.command("run").unwrap();
     nftables.args(["--once", "--backend", "nftables", "--bpffs-root"]).arg(cluster.places.bpffs());
     assert!(cluster.hosts.node.output(&mut nftables, "").unwrap().status.success());
     assert_eq!(cluster.places.pins().unwrap(), Vec::<String>::new(), "nftables has taken over");
-    drop(cluster.until_served());
+    drop(cluster.until_served().unwrap());
     cluster.once(|_| ()).unwrap();
     let tables = cluster.hosts.node.nft(&["list", "tables"], "").unwrap();
     assert!(!tables.contains("table inet kubeferry\n"), "eBPF has taken over: {tables}");
-    drop(cluster.until_served());
+    drop(cluster.until_served().unwrap());
     for expected in ["attached programs", "nothing to remove"] {
         let output = cluster.cleanup();
         assert!(output.status.success());
@@ -316,40 +241,42 @@ fn connections_of_the_other_backend_go_on() {
     let mut nftables = cluster.source.command("run").unwrap();
     nftables.args(["--once", "--backend", "nftables", "--bpffs-root"]).arg(cluster.places.bpffs());
     assert!(cluster.hosts.node.output(&mut nftables, "").unwrap().status.success());
-    let mut before: Vec<_> = (0..8).map(|_| cluster.until_served()).collect();
+    let mut before: Vec<_> = (0..8).map(|_| cluster.until_served().unwrap()).collect();
     let endpoints: Vec<_> = before.iter_mut().map(|connection| connection.ask().unwrap().0).collect();
     assert!(endpoints.iter().any(|one| *one != endpoints[0]), "{endpoints:?}");
     let tables = || cluster.hosts.node.nft(&["list", "tables"], "").unwrap();
-    cluster.under_load(|| {
-        let running = cluster.start();
-        until("eBPF to be in force", || cluster.status()).unwrap();
-        until("the rules to go", || (!tables().contains("table inet kubeferry\n")).then_some(())).unwrap();
-        let mut new = cluster.until_served();
-        for _ in 0..20 {
-            for (connection, endpoint) in before.iter_mut().zip(&endpoints) {
-                assert_eq!(connection.ask().unwrap().0, *endpoint, "it goes on");
+    cluster
+        .under_load(|| {
+            let running = cluster.start();
+            until("eBPF to be in force", || cluster.status()).unwrap();
+            until("the rules to go", || (!tables().contains("table inet kubeferry\n")).then_some(())).unwrap();
+            let mut new = cluster.until_served().unwrap();
+            for _ in 0..20 {
+                for (connection, endpoint) in before.iter_mut().zip(&endpoints) {
+                    assert_eq!(connection.ask().unwrap().0, *endpoint, "it goes on");
+                }
+                new.ask().unwrap();
             }
-            new.ask().unwrap();
-        }
-        assert!(tables().contains("table inet kubeferry-established"), "{}", tables());
-        before.clear();
-        // It is looked at twice in a minute.
-        let gone = || tables().is_empty().then_some(());
-        (0..3)
-            .find_map(|_| until("connection tracking to be left", gone).ok())
-            .unwrap_or_else(|| panic!("{}", tables()));
-        for _ in 0..20 {
-            new.ask().unwrap();
-        }
-        drop(running);
-    });
+            assert!(tables().contains("table inet kubeferry-established"), "{}", tables());
+            before.clear();
+            // It is looked at twice in a minute.
+            let gone = || tables().is_empty().then_some(());
+            (0..3)
+                .find_map(|_| until("connection tracking to be left", gone).ok())
+                .unwrap_or_else(|| panic!("{}", tables()));
+            for _ in 0..20 {
+                new.ask().unwrap();
+            }
+            drop(running);
+        })
+        .unwrap();
 }
 
 #[test]
 fn connections_that_are_over_are_swept() {
     let cluster = Cluster::build();
     let _running = cluster.start();
-    let mut kept = cluster.until_served();
+    let mut kept = cluster.until_served().unwrap();
     for _ in 0..20 {
         Connection::open(cluster.client(), cluster.vip()).unwrap().ask().unwrap();
     }
@@ -377,12 +304,12 @@ fn connections_that_are_over_are_swept() {
 fn datagrams_leave_an_endpoint_that_is_gone() {
     let cluster = Cluster::build();
     let _running = cluster.start();
-    drop(cluster.until_served());
+    drop(cluster.until_served().unwrap());
     let socket = datagrams(cluster.client(), cluster.vip()).unwrap();
     let (before, _) = until("a datagram's answer", || ask_once(&socket).unwrap()).unwrap();
     let gone = if before == "web1" { "10.244.1.1" } else { "10.244.1.2" };
     let gone = format!("{{addresses: [{gone}], nodeName: worker-1}}");
-    cluster.write(&MANIFESTS.replace(&format!("{gone}, "), "").replace(&format!(", {gone}"), ""));
+    cluster.write(&MANIFESTS.replace(&format!("{gone}, "), "").replace(&format!(", {gone}"), "")).unwrap();
     let other = || ask_once(&socket).unwrap().filter(|(name, _)| *name != before);
     until("another endpoint's answer", other).unwrap();
 }
@@ -392,7 +319,7 @@ fn what_does_not_fit_is_left_out_whole_and_named() {
     let cluster = Cluster::build();
     let log = cluster.once(|command| with(command, &["--map-sizes", "slots=3"])).unwrap_err();
     assert!(log.contains("the map slots is full") && log.contains("default/web"), "{log}");
-    drop(cluster.until_served());
+    drop(cluster.until_served().unwrap());
 }
 
 #[test]
@@ -416,7 +343,7 @@ fn the_service_of_what_does_not_fit_is_told_by_an_event() {
         event["note"].as_str().unwrap().contains("is not served: ") && event.to_string().contains("slots"),
         "{event}"
     );
-    drop(cluster.until_served());
+    drop(cluster.until_served().unwrap());
 }
 
 #[test]
@@ -447,7 +374,7 @@ fn a_configuration_file_sets_it_and_a_changed_one_is_taken_over() {
     write("");
     let mut command = cluster.source.command("run").unwrap();
     let mut running = Running::start_command(command.arg("--config").arg(&path), &cluster.hosts.node).unwrap();
-    drop(cluster.until_served());
+    drop(cluster.until_served().unwrap());
     let pins = cluster.places.pins().unwrap();
     assert!(!pins.is_empty(), "the file's places are used");
 
@@ -462,6 +389,6 @@ fn a_configuration_file_sets_it_and_a_changed_one_is_taken_over() {
     until("the kernel to follow the changed file", || (!differs()).then_some(())).unwrap();
     write("clusterCIDR: 10.245.0.0/16\n");
     assert_eq!(running.ended().unwrap().code(), Some(3), "its programs know pods by what they were told at the start");
-    drop(cluster.until_served());
+    drop(cluster.until_served().unwrap());
     assert!(cluster.cleanup().status.success());
 }

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,31 +9,9 @@ use std::process::{Command, Stdio};
 use kubeferry_tests::binary;
 use kubeferry_tests::bpf::Places;
 use kubeferry_tests::client::{Connection, Running, ask_once, datagrams, until};
-use kubeferry_tests::executors::Source;
-use kubeferry_tests::flows::{Case, Node, Step, with_node};
-use kubeferry_tests::hosts::Hosts;
-use kubeferry_tests::netns::{Netns, tool};
+use kubeferry_tests::netns::tool;
+use kubeferry_tests::web::{MANIFESTS, Web};
 
-const NODE: &str = "
-name: worker-1
-addresses: {eth0: [192.0.2.1]}
-cluster-cidr: [10.244.0.0/16]
-";
-const OBJECTS: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: web, namespace: default}
-spec:
-  clusterIP: 10.96.0.10
-  ports: [{name: tcp, port: 80}, {name: udp, protocol: UDP, port: 80}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: web-1, namespace: default, labels: {kubernetes.io/service-name: web}}
-addressType: IPv4
-ports: [{name: tcp, port: 8080}, {name: udp, protocol: UDP, port: 8080}]
-endpoints: [{addresses: [10.244.1.1], nodeName: worker-1}, {addresses: [10.244.1.2], nodeName: worker-1}]
-";
 /// A user who is nobody here.
 const USER: &str = "65532";
 /// Numbers of capabilities, of include/uapi/linux/capability.h.
@@ -45,51 +22,19 @@ const SYS_ADMIN: u64 = 1 << 21;
 const PERFMON: u64 = 1 << 38;
 const BPF: u64 = 1 << 39;
 
-struct World {
-    hosts: Hosts,
-    source: Source,
-    node: Node,
-}
-
-impl World {
-    fn build() -> Self {
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let hosts = [("web1", [ip("10.244.1.1")]), ("web2", [ip("10.244.1.2")]), ("client", [ip("10.244.1.7")])];
-        let hosts: Vec<_> = hosts.iter().map(|(name, addresses)| (*name, addresses.as_slice())).collect();
-        let hosts = Hosts::build(&[ip("192.0.2.1")], &hosts).unwrap();
-        for name in ["web1", "web2"] {
-            hosts.host(name).serve(8080).unwrap();
-        }
-        let node = Node::parse(NODE).unwrap();
-        let source = Source::new(&Case { name: "rights".into(), node: node.clone(), steps: Vec::new() }).unwrap();
-        let world = Self { hosts, source, node };
-        world.write(OBJECTS);
-        world
-    }
-
-    fn write(&self, objects: &str) {
-        let step = Step { manifests: with_node(&self.node, objects).unwrap(), rows: Vec::new() };
-        self.source.write(&step).unwrap();
-    }
-
-    fn client(&self) -> &Netns {
-        &self.hosts.host("client").namespace
-    }
-
-    /// The Service answers; a change of its endpoints takes effect; a flow of UDP leaves an endpoint that is gone.
-    fn serves(&self) {
-        let vip: SocketAddr = "10.96.0.10:80".parse().unwrap();
-        until("the Service to answer", || Connection::attempt(self.client(), vip)?.ask().ok()).unwrap();
-        let socket = datagrams(self.client(), vip).unwrap();
-        let (first, _) = until("a datagram's answer", || ask_once(&socket).unwrap()).unwrap();
-        let gone = if first == "web1" { "10.244.1.1" } else { "10.244.1.2" };
-        let gone = format!("{{addresses: [{gone}], nodeName: worker-1}}");
-        self.write(&OBJECTS.replace(&format!("{gone}, "), "").replace(&format!(", {gone}"), ""));
-        let moved = || ask_once(&socket).unwrap().filter(|(server, _)| *server != first);
-        until("datagrams to leave the endpoint that is gone", moved).unwrap();
-        for _ in 0..4 {
-            assert_ne!(Connection::open(self.client(), vip).unwrap().ask().unwrap().0, first);
-        }
+/// The Service answers; a change of its endpoints takes effect; a flow of UDP leaves an endpoint that is gone.
+fn serves(web: &Web) {
+    let vip = web.vip();
+    until("the Service to answer", || Connection::attempt(web.client(), vip)?.ask().ok()).unwrap();
+    let socket = datagrams(web.client(), vip).unwrap();
+    let (first, _) = until("a datagram's answer", || ask_once(&socket).unwrap()).unwrap();
+    let gone = if first == "web1" { "10.244.1.1" } else { "10.244.1.2" };
+    let gone = format!("{{addresses: [{gone}], nodeName: worker-1}}");
+    web.write(&MANIFESTS.replace(&format!("{gone}, "), "").replace(&format!(", {gone}"), "")).unwrap();
+    let moved = || ask_once(&socket).unwrap().filter(|(server, _)| *server != first);
+    until("datagrams to leave the endpoint that is gone", moved).unwrap();
+    for _ in 0..4 {
+        assert_ne!(Connection::open(web.client(), vip).unwrap().ask().unwrap().0, first);
     }
 }
 
@@ -110,9 +55,9 @@ fn rights(pid: u32) -> Vec<[u64; 3]> {
 
 #[test]
 fn with_nftables_nothing_is_kept_but_the_right_to_change_the_network() {
-    let world = World::build();
-    let running = Running::start(&world.source, &world.hosts.node).unwrap();
-    world.serves();
+    let web = Web::build().unwrap();
+    let running = Running::start(&web.source, &web.hosts.node).unwrap();
+    serves(&web);
     let rights = rights(running.id());
     assert!(rights.len() > 1, "there are threads");
     assert!(rights.iter().all(|sets| *sets == [NET_ADMIN; 3]), "{rights:x?}");
@@ -120,21 +65,21 @@ fn with_nftables_nothing_is_kept_but_the_right_to_change_the_network() {
 
 #[test]
 fn with_ebpf_what_programs_need_is_kept_and_with_pods_sockets_more() {
-    let world = World::build();
+    let web = Web::build().unwrap();
     let places = Places::new().unwrap();
     let run = |flags: &[&str]| {
-        let mut command = world.source.command("run").unwrap();
-        Running::start_command(places.apply(&mut command).args(flags), &world.hosts.node).unwrap()
+        let mut command = web.source.command("run").unwrap();
+        Running::start_command(places.apply(&mut command).args(flags), &web.hosts.node).unwrap()
     };
     let running = run(&[]);
-    world.serves();
+    serves(&web);
     let kept = NET_ADMIN | BPF | PERFMON;
     let found = rights(running.id());
     assert!(found.iter().all(|sets| *sets == [kept; 3]), "{found:x?}");
     running.stop().unwrap();
-    world.write(OBJECTS);
+    web.write(MANIFESTS).unwrap();
     let running = run(&["--end-pod-sockets"]);
-    world.serves();
+    serves(&web);
     let found = rights(running.id());
     assert!(found.iter().all(|sets| *sets == [kept | SYS_ADMIN | SYS_PTRACE; 3]), "{found:x?}");
 }
@@ -157,11 +102,11 @@ fn confined(user: &str, capabilities: u64, program: &Path, arguments: &Command) 
 }
 
 /// The binary and the manifests where anybody may read them.
-fn readable(world: &World) -> tempfile::TempDir {
+fn readable(web: &Web) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::copy(binary::path().unwrap(), folder.path().join("kubeferry")).unwrap();
-    let run = world.source.command("run").unwrap();
+    let run = web.source.command("run").unwrap();
     let arguments: Vec<_> = run.get_args().map(|argument| argument.to_string_lossy().into_owned()).collect();
     for argument in arguments.iter().map(Path::new).filter(|path| path.is_absolute()) {
         for path in argument.ancestors().take_while(|path| path.starts_with("/tmp") && *path != Path::new("/tmp")) {
@@ -174,30 +119,30 @@ fn readable(world: &World) -> tempfile::TempDir {
 
 #[test]
 fn nftables_runs_under_another_user_with_one_capability_and_nothing_to_write_to() {
-    let world = World::build();
-    let folder = readable(&world);
-    let arguments = world.source.command("run").unwrap();
+    let web = Web::build().unwrap();
+    let folder = readable(&web);
+    let arguments = web.source.command("run").unwrap();
     let mut command = confined(USER, NET_ADMIN, &folder.path().join("kubeferry"), &arguments);
-    let running = Running::start_command(&mut command, &world.hosts.node).unwrap();
-    world.serves();
+    let running = Running::start_command(&mut command, &web.hosts.node).unwrap();
+    serves(&web);
     let found = rights(running.id());
     assert!(found.iter().all(|sets| *sets == [NET_ADMIN; 3]), "{found:x?}");
     let status = fs::read_to_string(format!("/proc/{}/status", running.id())).unwrap();
     assert!(status.contains(&format!("Uid:\t{USER}")), "{status}");
-    assert!(world.hosts.node.nft(&["list", "tables"], "").unwrap().contains("table inet kubeferry"));
+    assert!(web.hosts.node.nft(&["list", "tables"], "").unwrap().contains("table inet kubeferry"));
 }
 
 /// Chains that stay in force because nobody may look are no secret.
 #[test]
 fn legacy_chains_that_cannot_be_looked_at_are_told_of() {
     const TOLD: &str = "the rights to look into them are missing";
-    let world = World::build();
-    let folder = readable(&world);
-    let mut once = world.source.command("run").unwrap();
+    let web = Web::build().unwrap();
+    let folder = readable(&web);
+    let mut once = web.source.command("run").unwrap();
     once.arg("--once");
     let log = |user: &str, rights: u64| {
         let mut command = confined(user, rights, &folder.path().join("kubeferry"), &once);
-        let output = world.hosts.node.output(&mut command, "").unwrap();
+        let output = web.hosts.node.output(&mut command, "").unwrap();
         let log = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{log}");
         log
@@ -205,7 +150,7 @@ fn legacy_chains_that_cannot_be_looked_at_are_told_of() {
     assert!(!log("0", NET_ADMIN).contains(TOLD), "there are none");
     let rules = "*nat\n:KUBE-SERVICES - [0:0]\n-A OUTPUT -j KUBE-SERVICES\nCOMMIT\n";
     let restore = || tool("iptables-legacy-restore", &["--noflush"], rules);
-    world.hosts.node.run(restore).unwrap().unwrap();
+    web.hosts.node.run(restore).unwrap().unwrap();
     for user in ["0", USER] {
         assert!(log(user, NET_ADMIN).contains(TOLD), "{user}");
     }
@@ -216,19 +161,19 @@ fn legacy_chains_that_cannot_be_looked_at_are_told_of() {
 #[test]
 fn ebpf_runs_with_three_capabilities_under_root_and_under_another_user() {
     for user in ["0", USER] {
-        let world = World::build();
-        let folder = readable(&world);
+        let web = Web::build().unwrap();
+        let folder = readable(&web);
         let places = Places::new().unwrap();
         // As whoever mounts it for another user would.
         fs::set_permissions(places.bpffs(), fs::Permissions::from_mode(0o777)).unwrap();
         let parent = places.bpffs().parent().unwrap();
         assert_eq!(parent, Path::new("/tmp"));
-        let mut arguments = world.source.command("run").unwrap();
+        let mut arguments = web.source.command("run").unwrap();
         places.apply(&mut arguments);
         let rights_given = NET_ADMIN | BPF | PERFMON;
         let mut command = confined(user, rights_given, &folder.path().join("kubeferry"), &arguments);
-        let running = Running::start_command(&mut command, &world.hosts.node).unwrap();
-        world.serves();
+        let running = Running::start_command(&mut command, &web.hosts.node).unwrap();
+        serves(&web);
         let found = rights(running.id());
         assert!(found.iter().all(|sets| *sets == [rights_given; 3]), "{user}: {found:x?}");
         running.stop().unwrap();
@@ -237,12 +182,12 @@ fn ebpf_runs_with_three_capabilities_under_root_and_under_another_user() {
 
 #[test]
 fn a_right_that_is_missing_is_named_and_the_node_can_be_set_up_before() {
-    let world = World::build();
-    let folder = readable(&world);
-    let node = &world.hosts.node;
+    let web = Web::build().unwrap();
+    let folder = readable(&web);
+    let node = &web.hosts.node;
     let established = "net/netfilter/nf_conntrack_tcp_timeout_established";
     node.sysctl(established, "432000").unwrap();
-    let mut once = world.source.command("run").unwrap();
+    let mut once = web.source.command("run").unwrap();
     once.arg("--once");
     let bare = |arguments: &Command| {
         let mut command = confined(USER, 0, &folder.path().join("kubeferry"), arguments);
@@ -254,7 +199,7 @@ fn a_right_that_is_missing_is_named_and_the_node_can_be_set_up_before() {
     assert!(complaint.contains("nf_conntrack_tcp_timeout_established is 432000 and should be 86400"), "{complaint}");
     assert!(complaint.contains("CAP_NET_ADMIN is missing") && complaint.contains("--init-only"), "{complaint}");
 
-    let mut init = world.source.command("run").unwrap();
+    let mut init = web.source.command("run").unwrap();
     let output = node.output(init.arg("--init-only"), "").unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(node.read_sysctl(established).unwrap(), "86400");

@@ -2,76 +2,31 @@
 //! table, and bad input.
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
-use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use kubeferry::backend::nftables::netlink;
 use kubeferry_tests::binary;
-use kubeferry_tests::client::{Connection, Running, ask_once, datagrams, until};
-use kubeferry_tests::executors::Source;
-use kubeferry_tests::flows::{Case, Node, Step, with_node};
-use kubeferry_tests::hosts::Hosts;
-use kubeferry_tests::netns::Netns;
+use kubeferry_tests::client::{Running, ask_once, datagrams, until};
+use kubeferry_tests::web::{MANIFESTS, Web};
 
-const NODE: &str = "
-name: worker-1
-addresses: {eth0: [192.0.2.1]}
-cluster-cidr: [10.244.0.0/16]
-";
-const MANIFESTS: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: web, namespace: default}
-spec:
-  clusterIP: 10.96.0.10
-  ports:
-    - {name: tcp, port: 80}
-    - {name: udp, protocol: UDP, port: 80}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: web-1, namespace: default, labels: {kubernetes.io/service-name: web}}
-addressType: IPv4
-ports: [{name: tcp, port: 8080}, {name: udp, protocol: UDP, port: 8080}]
-endpoints: [{addresses: [10.244.1.1], nodeName: worker-1}, {addresses: [10.244.1.2], nodeName: worker-1}]
-";
+struct Cluster(Web);
 
-struct Cluster {
-    hosts: Hosts,
-    source: Source,
+impl Deref for Cluster {
+    type Target = Web;
+
+    fn deref(&self) -> &Web {
+        &self.0
+    }
 }
 
 impl Cluster {
     fn build() -> Self {
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let hosts = [("web1", [ip("10.244.1.1")]), ("web2", [ip("10.244.1.2")]), ("client", [ip("10.244.1.7")])];
-        let hosts: Vec<_> = hosts.iter().map(|(name, addresses)| (*name, addresses.as_slice())).collect();
-        let hosts = Hosts::build(&[ip("192.0.2.1")], &hosts).unwrap();
-        for name in ["web1", "web2"] {
-            hosts.host(name).serve(8080).unwrap();
-        }
-        let node = Node::parse(NODE).unwrap();
-        let case = Case { name: "lifecycle".into(), node: node.clone(), steps: Vec::new() };
-        let source = Source::new(&case).unwrap();
-        source.write(&Step { manifests: with_node(&node, MANIFESTS).unwrap(), rows: Vec::new() }).unwrap();
-        Self { hosts, source }
+        Self(Web::build().unwrap())
     }
 
     fn start(&self) -> Running {
         Running::start(&self.source, &self.hosts.node).unwrap()
-    }
-
-    fn client(&self) -> &Netns {
-        &self.hosts.host("client").namespace
-    }
-
-    fn vip(&self) -> SocketAddr {
-        "10.96.0.10:80".parse().unwrap()
-    }
-
-    fn until_served(&self) {
-        until("the Service to answer", || Connection::attempt(self.client(), self.vip())).unwrap();
     }
 
     fn list(&self) -> String {
@@ -90,28 +45,6 @@ impl Cluster {
     /// Counts the transactions of the node's namespace.
     fn generation(&self) -> u32 {
         self.hosts.node.run(|| netlink::Connection::open().unwrap().generation().unwrap()).unwrap()
-    }
-
-    /// Opens connections one after the other while `work` runs; every one has to be answered.
-    fn under_load(&self, work: impl FnOnce()) -> usize {
-        let (end, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
-        std::thread::scope(|scope| {
-            let load = scope.spawn(|| {
-                while !end.load(Ordering::Relaxed) {
-                    let mut connection = Connection::open(self.client(), self.vip())?;
-                    connection.ask().map_err(std::io::Error::other)?;
-                    answered.fetch_add(1, Ordering::Relaxed);
-                }
-                Ok::<(), std::io::Error>(())
-            });
-            let more = |than: usize| until("more requests", || (answered.load(Ordering::Relaxed) > than).then_some(()));
-            more(20).unwrap();
-            work();
-            more(answered.load(Ordering::Relaxed) + 20).unwrap();
-            end.store(true, Ordering::Relaxed);
-            load.join().unwrap().unwrap_or_else(|error| panic!("a request failed after {answered:?}: {error}"));
-        });
-        answered.into_inner()
     }
 }
 
@@ -134,19 +67,20 @@ fn complaint(output: &Output) -> String {
 fn stopping_leaves_traffic_alone_and_a_restart_changes_nothing() {
     let cluster = Cluster::build();
     let running = cluster.start();
-    cluster.until_served();
+    cluster.until_served().unwrap();
     let socket = datagrams(cluster.client(), cluster.vip()).unwrap();
     let (endpoint, _) = until("a datagram's answer", || ask_once(&socket).unwrap()).unwrap();
     let before = cluster.list();
-    let answered = cluster.under_load(|| {
-        assert!(running.stop().unwrap().success(), "SIGTERM is a clean end");
-        assert_eq!(cluster.list(), before);
-        let again = cluster.start();
-        until("the second run to serve its status", || status(&cluster)).unwrap();
-        assert_eq!(cluster.list(), before, "a restart changes nothing");
-        drop(again);
-    });
-    assert!(answered > 40);
+    cluster
+        .under_load(|| {
+            assert!(running.stop().unwrap().success(), "SIGTERM is a clean end");
+            assert_eq!(cluster.list(), before);
+            let again = cluster.start();
+            until("the second run to serve its status", || status(&cluster)).unwrap();
+            assert_eq!(cluster.list(), before, "a restart changes nothing");
+            drop(again);
+        })
+        .unwrap();
     assert_eq!(ask_once(&socket).unwrap().unwrap().0, endpoint, "the UDP flow goes on with its endpoint");
 }
 
@@ -160,16 +94,18 @@ fn status(cluster: &Cluster) -> Option<()> {
 fn other_settings_replace_the_table_without_a_failed_request() {
     let cluster = Cluster::build();
     assert!(run(&cluster, |_| ()).status.success());
-    cluster.until_served();
+    cluster.until_served().unwrap();
     let before = cluster.list();
-    cluster.under_load(|| {
-        for round in 0..5 {
-            let change = |command: &mut Command| {
-                command.args(["--iptables-masquerade-bit", if round % 2 == 0 { "5" } else { "6" }]);
-            };
-            assert!(run(&cluster, change).status.success());
-        }
-    });
+    cluster
+        .under_load(|| {
+            for round in 0..5 {
+                let change = |command: &mut Command| {
+                    command.args(["--iptables-masquerade-bit", if round % 2 == 0 { "5" } else { "6" }]);
+                };
+                assert!(run(&cluster, change).status.success());
+            }
+        })
+        .unwrap();
     let after = cluster.list();
     assert!(before.contains("0x00004000") && !after.contains("0x00004000") && after.contains("0x00000020"), "{after}");
 }
@@ -178,7 +114,7 @@ fn other_settings_replace_the_table_without_a_failed_request() {
 fn a_deleted_table_and_a_deleted_row_are_healed() {
     let cluster = Cluster::build();
     let _running = cluster.start();
-    cluster.until_served();
+    cluster.until_served().unwrap();
     for harm in ["delete table inet kubeferry", "delete element inet kubeferry frontends4 { 10.96.0.10 . tcp . 80 }"] {
         cluster.hosts.node.nft(&["-f", "-"], harm).unwrap();
         let row = || {
@@ -189,7 +125,7 @@ fn a_deleted_table_and_a_deleted_row_are_healed() {
                 .ok()
         };
         until(&format!("healing after {harm}"), row).unwrap();
-        cluster.until_served();
+        cluster.until_served().unwrap();
     }
 }
 
@@ -245,7 +181,7 @@ fn what_was_tampered_with_while_no_proxy_ran_is_healed_by_the_next() {
         assert!(!log.contains("somebody changed"), "{what} is healed for good: {log}");
         assert_eq!(cluster.generation(), generation, "{what}: a restart on a healed table changes nothing");
     }
-    cluster.until_served();
+    cluster.until_served().unwrap();
 }
 
 #[test]
@@ -295,17 +231,16 @@ fn a_missing_tool_or_right_is_named() {
 #[test]
 fn a_malformed_object_costs_its_neighbours_nothing() {
     let cluster = Cluster::build();
-    let node = Node::parse(NODE).unwrap();
     let bad = format!(
         "{MANIFESTS}\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: bad}}\nspec: {{clusterIP: 10.96.0.11, ports: [{{port: eighty}}]}}\n\
          ---\napiVersion: v1\nkind: Service\nmetadata: {{name: worse}}\nspec: {{clusterIP: 10.96.0.300, ports: [{{port: 80}}]}}\n"
     );
-    cluster.source.write(&Step { manifests: with_node(&node, &bad).unwrap(), rows: Vec::new() }).unwrap();
+    cluster.write(&bad).unwrap();
     let output = run(&cluster, |_| ());
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{log}");
     assert!(log.contains("eighty") && log.contains("10.96.0.300"), "{log}");
-    cluster.until_served();
+    cluster.until_served().unwrap();
 }
 
 #[test]

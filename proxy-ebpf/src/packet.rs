@@ -287,7 +287,7 @@ impl Packet {
     /// A packet within a connection, not its first one.
     #[inline(always)]
     pub fn is_within_tcp(&self) -> bool {
-        self.key.protocol == TCP && self.tcp_flags & (SYN | ACK | RST) != SYN
+        self.key.protocol == TCP && !self.opens_tcp()
     }
 
     /// A packet with which a side of a connection begins.

@@ -10,7 +10,7 @@ use axum::routing::any;
 
 use super::routes::{NOSNIFF, Serving, plain};
 use crate::log;
-use crate::settings::LogSettings;
+use crate::settings::{LogSettings, filter_of_verbosity};
 
 const NO_PROFILES: &str = "This program has no profiler: pprof is of the Go runtime, which is not here.\n\
     On the node, `perf record --pid PID --call-graph dwarf` makes a CPU profile of it, and `kubeferry status` and /metrics \
@@ -41,22 +41,13 @@ async fn verbosity(request: Request) -> Response {
         Err(_) => return text(StatusCode::BAD_REQUEST, "error reading request body: it is too long\n".into()),
     };
     let given = String::from_utf8_lossy(&body).trim().to_owned();
-    match given.parse() {
+    match given.parse::<i64>() {
         Ok(verbosity) => {
-            log::change(&LogSettings { filter: filter(verbosity).to_owned(), ..LogSettings::default() });
+            log::change(&LogSettings { filter: filter_of_verbosity(verbosity).to_owned(), ..LogSettings::default() });
             tracing::info!(verbosity, "log verbosity changed at /debug/flags/v");
             text(StatusCode::OK, format!("successfully set klog.logging.verbosity to {given}"))
         }
         Err(_) => text(StatusCode::BAD_REQUEST, format!("failed set klog.logging.verbosity {given}: not a number\n")),
-    }
-}
-
-/// As `-v` of this number.
-fn filter(verbosity: u32) -> &'static str {
-    match verbosity {
-        ..=3 => "info",
-        4..=5 => "info,kubeferry=debug",
-        _ => "info,kubeferry=trace",
     }
 }
 

@@ -49,6 +49,28 @@ fn unread() -> PipeWriter {
     writer
 }
 
+/// Of two endpoints the source may be chosen; an only one is.
+#[test]
+fn a_source_that_is_an_endpoint_is_masqueraded_if_it_is_chosen() {
+    let source = source();
+    let said = |manifests: &str, from: &str| {
+        let manifests = with_node(&Node::parse(NODE).unwrap(), manifests).unwrap();
+        source.write(&Step { manifests, rows: Vec::new() }).unwrap();
+        let flow = ["--from", from, "--to", "tcp:10.96.0.10:80"];
+        let output = output(source.offline("trace").unwrap().args(flow), "").unwrap();
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>()
+    };
+    let first = |lines: &[String]| lines.first().unwrap().split(" → ").nth(1).unwrap().to_owned();
+    let alone = said(MANIFESTS, "10.244.1.1");
+    assert_eq!(first(&alone), "10.244.1.1:8080 masquerade (10.244.1.1:8080 is the source itself)");
+    assert_eq!(alone.last().unwrap(), "the source address is masqueraded, as the endpoint is the source itself");
+    let two = MANIFESTS.replace("[{addresses: [10.244.1.1]", "[{addresses: [10.244.1.2]}, {addresses: [10.244.1.1]");
+    let both = said(&two, "10.244.1.1");
+    assert!(first(&both).ends_with(" (masquerade if 10.244.1.1:8080, which is the source itself)"), "{both:?}");
+    assert_eq!(both.last().unwrap(), "the source address is kept, unless the endpoint is the source itself");
+    assert_eq!(said(&two, "10.244.1.3").last().unwrap(), "the source address is kept");
+}
+
 /// Runs `kubeferry trace --stdin --output json`: whether it succeeded, and its answers.
 fn trace(input: &[u8]) -> (bool, Vec<Value>) {
     let source = source();

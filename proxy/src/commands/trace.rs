@@ -143,8 +143,12 @@ fn sentences(flow: &Flow, trace: &Trace) -> String {
             if *masquerade {
                 text += " masquerade";
             }
-            if let Some(endpoint) = hairpin {
-                text += &format!(" (masquerade if {endpoint}, which is the source itself)");
+            let itself = endpoints.iter().filter(|endpoint| endpoint.ip() == flow.from).map(ToString::to_string);
+            let itself = itself.collect::<Vec<_>>().join(" or ");
+            match hairpin {
+                None => {}
+                Some(_) if *masquerade => text += &format!(" ({itself} is the source itself)"),
+                Some(_) => text += &format!(" (masquerade if {itself}, which is the source itself)"),
             }
         }
         Outcome::Reject => text += "reject",

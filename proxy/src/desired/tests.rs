@@ -209,6 +209,10 @@ fn a_hairpin_is_the_endpoint_that_is_the_source() {
     let both = with(service(), vec![endpoint(HERE, "here"), endpoint(THERE, "there")]);
     let Outcome::Endpoints { masquerade, hairpin, .. } = go(&both, HERE, CLUSTER_IP) else { panic!() };
     assert_eq!((masquerade, hairpin), (false, Some(SocketAddr::new(ip(HERE), 8080))));
+    // The only one is chosen in any case.
+    let alone = with(service(), vec![endpoint(HERE, "here")]);
+    let Outcome::Endpoints { masquerade, hairpin, .. } = go(&alone, HERE, CLUSTER_IP) else { panic!() };
+    assert_eq!((masquerade, hairpin), (true, Some(SocketAddr::new(ip(HERE), 8080))));
 }
 
 #[test]

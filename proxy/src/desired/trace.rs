@@ -52,7 +52,7 @@ pub enum Outcome {
     Endpoints {
         /// Any one of these may be chosen; with a scheduler that hashes, the one that is.
         endpoints: Vec<SocketAddr>,
-        /// The source address is rewritten to the node's.
+        /// The source address is rewritten to the node's, whichever of them is chosen.
         masquerade: bool,
         /// The endpoint that is the source itself: if it is chosen, the source is rewritten in any case.
         hairpin: Option<SocketAddr>,
@@ -115,12 +115,18 @@ impl Desired {
         }
         trace.weights = list.iter().copied().zip(weights.iter().copied()).collect();
         let endpoints = choose(flow, &target.schedule, list, weights, &mut why);
+        let itself: Vec<SocketAddr> = endpoints.iter().filter(|endpoint| endpoint.ip() == flow.from).copied().collect();
+        let always = masquerade || itself.len() == endpoints.len();
         why.push(if masquerade {
             "the source address is masqueraded".into()
-        } else {
+        } else if always {
+            "the source address is masqueraded, as the endpoint is the source itself".into()
+        } else if itself.is_empty() {
             "the source address is kept".into()
+        } else {
+            "the source address is kept, unless the endpoint is the source itself".into()
         });
-        let hairpin = endpoints.iter().find(|endpoint| endpoint.ip() == flow.from).copied();
+        let (hairpin, masquerade) = (itself.first().copied(), always);
         let outcome = Outcome::Endpoints { endpoints, masquerade, hairpin };
         Trace { outcome, why, schedule: Some(target.schedule), ..trace }
     }

@@ -224,7 +224,7 @@ fn a_file_is_checked_by_a_command_of_its_own() {
     fs::write(&path, KUBEADM).unwrap();
     let (code, said, warnings) = check(&path, &["--hostname-override=worker-1"]);
     assert_eq!(code, Some(0), "{warnings}");
-    assert_eq!(warnings.lines().count(), 2, "{warnings}");
+    assert_eq!(warnings.lines().count(), 3, "{warnings}");
     assert!(warnings.lines().all(|line| line.starts_with("warning: ")), "{warnings}");
     assert!(said.starts_with("# beside the file: node=worker-1 backend=nftables scheduler=random"), "{said}");
     for line in ["mode: iptables", "clusterCIDR: 10.244.0.0/16", "nodePortAddresses: null", "  maxPerCore: 32768"] {
@@ -234,12 +234,13 @@ fn a_file_is_checked_by_a_command_of_its_own() {
     let (code, _, warnings) = check(&path, &["--cluster-cidr=10.0.0.0/8"]);
     assert!(code == Some(0) && warnings.contains("--cluster-cidr is ignored beside --config"), "{warnings}");
 
-    fs::write(&path, format!("{HEADER}mode: magic\noomScoreAdj: 5000\nclusterCIDR: 10.0.0.0/40\n")).unwrap();
+    fs::write(&path, format!("{HEADER}mode: magic\noomScoreAdj: 5000\nclusterCIDR: 10.0.0.0/40\nnoSuch: 1\n")).unwrap();
     let (code, said, errors) = check(&path, &[]);
     assert_eq!((code, said.as_str()), (Some(1), ""));
     for part in ["3 settings are wrong", "mode = \"magic\": must be", "oomScoreAdj = 5000: must be", "clusterCIDR = "] {
         assert!(errors.contains(part), "{part} in {errors}");
     }
+    assert!(errors.lines().any(|line| line.starts_with("warning: ") && line.contains("noSuch")), "{errors}");
     let (code, _, errors) = check(&folder.path().join("none"), &[]);
     assert!(code == Some(2) && errors.contains("No such file"), "{errors}");
 }

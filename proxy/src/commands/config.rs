@@ -23,18 +23,25 @@ pub fn check(args: &ConfigCheckArgs) -> anyhow::Result<ExitCode> {
     common.source.config = Some(args.file.clone());
     match Settings::load(&common, &args.serve) {
         Ok(loaded) => {
-            loaded.warnings.iter().for_each(|warning| output::complain(&format!("warning: {warning}")));
+            warn(&loaded.warnings);
             output::say(&format!("# beside the file: {}\n{}", loaded.beside(), loaded.effective()?))?;
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
+            if let SettingsError::Wrong { warnings, .. } = &error {
+                warn(warnings);
+            }
             output::complain(&format!("kubeferry: {error}"));
             Ok(ExitCode::from(match error {
-                SettingsError::Wrong(_) => WRONG,
+                SettingsError::Wrong { .. } => WRONG,
                 SettingsError::File { .. } => UNREADABLE,
             }))
         }
     }
+}
+
+fn warn(warnings: &[String]) {
+    warnings.iter().for_each(|warning| output::complain(&format!("warning: {warning}")));
 }
 
 /// Writes the configuration in force.

@@ -176,8 +176,13 @@ pub enum SettingsError {
         source: std::io::Error,
     },
     /// Everything that is wrong, flags and file together.
-    #[error("{}", Problems(.0))]
-    Wrong(Vec<Problem>),
+    #[error("{}", Problems(problems))]
+    Wrong {
+        /// What is wrong.
+        problems: Vec<Problem>,
+        /// What is said of the rest, as of settings that are right.
+        warnings: Vec<String>,
+    },
 }
 
 struct Problems<'a>(&'a [Problem]);
@@ -289,7 +294,7 @@ impl Settings {
         if problems.is_empty() {
             Ok(Loaded { settings, warnings, config, file })
         } else {
-            Err(SettingsError::Wrong(problems))
+            Err(SettingsError::Wrong { problems, warnings })
         }
     }
 }

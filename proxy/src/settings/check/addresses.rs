@@ -22,7 +22,13 @@ impl Check<'_> {
             given.iter().flat_map(|g| &g.value).map(|t| t.trim()).filter(|text| !text.is_empty()).collect();
         match texts[..] {
             [] if mode == ProxyMode::Nftables => return NodePortAddresses::Primary,
-            [] => return NodePortAddresses::Cidrs(Vec::new()),
+            [] => {
+                // kube-proxy's checkBadConfig says it, too.
+                let text = "nodePortAddresses is not set: node ports answer at all addresses of the node; `primary` limits \
+                            them to the Node's first address of each family";
+                self.warnings.push(text.to_owned());
+                return NodePortAddresses::Cidrs(Vec::new());
+            }
             ["primary"] => return NodePortAddresses::Primary,
             _ => {}
         }

@@ -30,7 +30,7 @@ fn load(text: &str) -> Result<Loaded, SettingsError> {
 fn bad_files_are_refused_each_with_its_messages() {
     for (name, text, says) in cases("bad", "says") {
         match load(&text) {
-            Err(SettingsError::Wrong(problems)) => {
+            Err(SettingsError::Wrong { problems, .. }) => {
                 let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
                 assert_eq!(said, says, "{name}");
             }

@@ -16,7 +16,7 @@ fn settings(flags: &[&str], file: Option<&str>) -> Result<(Settings, Vec<String>
     };
     let loaded = load(&args, file.map(|fields| format!("{HEADER}{fields}")));
     loaded.map(|loaded| (loaded.settings, loaded.warnings)).map_err(|error| match error {
-        SettingsError::Wrong(problems) => problems.iter().map(ToString::to_string).collect(),
+        SettingsError::Wrong { problems, .. } => problems.iter().map(ToString::to_string).collect(),
         SettingsError::File { .. } => panic!("{error}"),
     })
 }
@@ -199,7 +199,8 @@ fn every_wrong_setting_is_named_at_once() {
             "--config-sync-period",
         ]
     );
-    let text = SettingsError::Wrong(vec![Problem { what: "a".into(), value: "1".into(), why: "must be 2".into() }; 2]);
+    let problems = vec![Problem { what: "a".into(), value: "1".into(), why: "must be 2".into() }; 2];
+    let text = SettingsError::Wrong { problems, warnings: Vec::new() };
     assert_eq!(text.to_string(), "2 settings are wrong:\n  a = 1: must be 2\n  a = 1: must be 2");
 }
 

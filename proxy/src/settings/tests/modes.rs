@@ -138,6 +138,8 @@ fn what_kubeadm_writes_gives_settings() {
     let Loaded { settings: got, warnings, .. } = load(&RunArgs::default(), Some(text.to_owned())).unwrap();
     assert_eq!(got.datapath.node_port_addresses, NodePortAddresses::Cidrs(Vec::new()));
     assert_eq!((got.node, got.mode), (NodeSettings::default(), ProxyMode::Iptables));
-    assert_eq!(warnings.len(), 2, "{warnings:?}");
-    assert!(warnings[0].starts_with("mode is not set") && warnings[1].contains("127.0.0.1"), "{warnings:?}");
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    for (warning, part) in warnings.iter().zip(["mode is not set", "nodePortAddresses is not set", "127.0.0.1"]) {
+        assert!(warning.contains(part), "{warnings:?}");
+    }
 }

@@ -17,6 +17,8 @@ pub mod netns;
 pub mod packets;
 pub mod random;
 pub mod schedulers;
+#[cfg(target_arch = "x86_64")]
+pub mod seccomp;
 pub mod site;
 pub mod sockets;
 pub mod web;

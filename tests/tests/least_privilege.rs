@@ -85,7 +85,8 @@ fn with_ebpf_what_programs_need_is_kept_and_with_pods_sockets_more() {
 }
 
 /// `setpriv` with these capabilities and no others, as that user, with a root file system that nobody can write to: what a
-/// container is given by `readOnlyRootFilesystem`, `capabilities` and `runAsUser`. The last of `folders` stay as they are.
+/// container is given by `readOnlyRootFilesystem`, `capabilities` and `runAsUser`; and under the filter of system calls that it is
+/// given by `seccompProfile` of type `RuntimeDefault`.
 fn confined(user: &str, capabilities: u64, program: &Path, arguments: &Command) -> Command {
     let names = [(NET_ADMIN, "net_admin"), (NET_RAW, "net_raw"), (PERFMON, "perfmon"), (BPF, "bpf")];
     let list: String =
@@ -96,9 +97,14 @@ fn confined(user: &str, capabilities: u64, program: &Path, arguments: &Command) 
     for set in ["--inh-caps", "--ambient-caps", "--bounding-set"] {
         command.arg(format!("{set}=-all{list}"));
     }
-    command.arg("--").arg(program).args(arguments.get_args());
+    command.arg("--").arg(program.with_file_name("under-seccomp")).arg(program).args(arguments.get_args());
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command
+}
+
+/// Whether a process has a filter of system calls.
+fn is_filtered(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/status")).unwrap().contains("Seccomp:\t2\n")
 }
 
 /// The binary and the manifests where anybody may read them.
@@ -106,6 +112,7 @@ fn readable(web: &Web) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::copy(binary::path().unwrap(), folder.path().join("kubeferry")).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_under-seccomp"), folder.path().join("under-seccomp")).unwrap();
     let run = web.source.command("run").unwrap();
     let arguments: Vec<_> = run.get_args().map(|argument| argument.to_string_lossy().into_owned()).collect();
     for argument in arguments.iter().map(Path::new).filter(|path| path.is_absolute()) {
@@ -127,9 +134,25 @@ fn nftables_runs_under_another_user_with_one_capability_and_nothing_to_write_to(
     serves(&web);
     let found = rights(running.id());
     assert!(found.iter().all(|sets| *sets == [NET_ADMIN; 3]), "{found:x?}");
+    assert!(is_filtered(running.id()));
     let status = fs::read_to_string(format!("/proc/{}/status", running.id())).unwrap();
     assert!(status.contains(&format!("Uid:\t{USER}")), "{status}");
     assert!(web.hosts.node.nft(&["list", "tables"], "").unwrap().contains("table inet kubeferry"));
+}
+
+/// The filter that the other tests run under does refuse: to root, what its capabilities do not open.
+#[test]
+fn the_filter_of_system_calls_refuses_what_it_should() {
+    let refused = |rights: &str| {
+        let list = format!("-all{rights}");
+        let mut command = Command::new("setpriv");
+        command.args(["--inh-caps", &list, "--ambient-caps", &list, "--bounding-set", &list, "--"]);
+        command.arg(env!("CARGO_BIN_EXE_under-seccomp")).args(["unshare", "--net", "true"]);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.success(), output.stderr.is_empty(), "{output:?}");
+        !output.status.success()
+    };
+    assert!(refused(",+net_admin") && !refused(",+net_admin,+sys_admin"));
 }
 
 /// Chains that stay in force because nobody may look are no secret.
@@ -176,6 +199,7 @@ fn ebpf_runs_with_three_capabilities_under_root_and_under_another_user() {
         serves(&web);
         let found = rights(running.id());
         assert!(found.iter().all(|sets| *sets == [rights_given; 3]), "{user}: {found:x?}");
+        assert!(is_filtered(running.id()));
         running.stop().unwrap();
     }
 }

@@ -8,6 +8,8 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixListener as StdListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
@@ -20,9 +22,13 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// How often in a row a holder may be silent; one of ours is so for the moment between two system calls.
 const SILENT: u32 = 20;
 
-/// The lock, held until it is dropped.
+/// The lock, held until it is dropped. `None`: there is none, and the proxy goes on without.
 #[derive(Debug)]
-pub struct Lock(Option<JoinHandle<()>>);
+pub struct Lock(Option<StdListener>);
+
+/// The lock while the proxy serves.
+#[derive(Debug)]
+pub struct Held(Option<JoinHandle<()>>);
 
 /// Another proxy has the lock.
 #[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
@@ -49,23 +55,29 @@ impl fmt::Display for Holder {
 }
 
 /// Takes the lock. While another proxy has it, `wait` decides: wait for its end, and say so in the log; or fail. Where the
-/// lock cannot be had by any waiting, a warning says why, and the proxy goes on without.
+/// lock cannot be had by any waiting, a warning says why, and the proxy goes on without. `None`: `end` was set meanwhile.
+///
+/// Whoever waits writes nothing and sets nothing, not even sysctls. So this comes before rights are given up, and before there
+/// are threads: it starts none.
 ///
 /// # Errors
 /// [`Taken`], only without `wait`.
-pub async fn take(wait: bool) -> Result<Lock, Taken> {
+pub async fn take(wait: bool, end: &AtomicBool) -> Result<Option<Lock>, Taken> {
     let (mut waited_for, mut silent) = (None, 0);
     let without = |why: fmt::Arguments<'_>| {
         tracing::warn!("going on without the lock that keeps two proxies apart: {why}");
-        Ok(Lock(None))
+        Ok(Some(Lock(None)))
     };
     loop {
-        match UnixListener::bind(OsStr::from_bytes(NAME)) {
+        if end.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        match UnixListener::bind(OsStr::from_bytes(NAME)).and_then(UnixListener::into_std) {
             Ok(listener) => {
                 if waited_for.is_some() {
                     tracing::info!("the other kubeferry run has ended: taking over");
                 }
-                return Ok(Lock(Some(tokio::spawn(answer(listener)))));
+                return Ok(Some(Lock(Some(listener))));
             }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
             Err(error) => return without(format_args!("{error}")),
@@ -114,7 +126,18 @@ async fn answer(listener: UnixListener) {
     }
 }
 
-impl Drop for Lock {
+impl Lock {
+    /// Holds it on while the proxy serves: answers those who ask for it.
+    ///
+    /// # Errors
+    /// The runtime does not take the socket.
+    pub fn hold(self) -> io::Result<Held> {
+        let listener = self.0.map(UnixListener::from_std).transpose()?;
+        Ok(Held(listener.map(|listener| tokio::spawn(answer(listener)))))
+    }
+}
+
+impl Drop for Held {
     fn drop(&mut self) {
         if let Some(task) = &self.0 {
             task.abort();

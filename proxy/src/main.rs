@@ -43,11 +43,11 @@ fn begin(cli: Cli) -> anyhow::Result<ExitCode> {
 async fn command(cli: Cli, next: Next) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(args) => match next {
-            Next::Serve(loaded) => {
+            Next::Serve(loaded, begun) => {
                 let Loaded { settings, warnings, file, .. } = *loaded;
                 let file = file.filter(|_| !settings.once);
                 let reload = file.map(|file| Reload::start(*args, file, warnings)).transpose()?;
-                return Ok(match run::run(settings, reload).await? {
+                return Ok(match run::run(settings, reload, begun).await? {
                     Ended::Done => ExitCode::SUCCESS,
                     Ended::Reconfigured => ExitCode::from(RECONFIGURED),
                 });

@@ -11,6 +11,7 @@ use crate::conntrack::Cleaned;
 use crate::events::{self, Events, Notice, Reason, Regarding};
 use crate::health::Health;
 use crate::metrics::{Counts, Metrics, Policy, SyncReport};
+use crate::node::families;
 use crate::proxy::{Proxy, Synced};
 use crate::settings::{ServiceMetrics, Settings, Source};
 use crate::state::event::Kind;
@@ -31,6 +32,8 @@ pub struct Observer {
     pub metrics: Arc<Metrics>,
     /// Where Events are reported.
     pub events: Events,
+    /// The families of this host, as they were at the start.
+    pub families: Vec<Family>,
     reminded: Instant,
     stats: Arc<WatchStats>,
     watch_errors: [u64; WatchStats::KINDS.len()],
@@ -60,6 +63,7 @@ impl Observer {
             health: Health::new(settings.sync_period * 2, needs_node),
             metrics,
             events,
+            families: families::of_this_host(),
             reminded: Instant::now(),
             stats,
             watch_errors: Default::default(),
@@ -94,7 +98,7 @@ impl Observer {
         let (services, endpoints) = proxy.waiting();
         self.metrics.changes_pending(services, endpoints);
         if dirty && self.queued.is_none() {
-            self.health.queued(&Family::BOTH);
+            self.health.queued(&self.families);
             self.metrics.sync_queued(&Family::BOTH);
             self.queued = Some(Instant::now());
         }
@@ -124,9 +128,13 @@ impl Observer {
         }
         self.seen = (0, 0);
         self.seen_triggers = 0;
-        self.uncounted = true;
+        // All of it is gone through, which is for quiet moments; but of a start nobody is to be told that there is nothing.
+        self.uncounted = self.syncs > 0;
+        if !self.uncounted {
+            self.metrics.counts(&counts(proxy));
+        }
         self.syncs += 1;
-        self.health.updated(&Family::BOTH);
+        self.health.updated(&self.families);
         self.metrics.sync_done(&SyncReport {
             full: report.full,
             took: synced.took,

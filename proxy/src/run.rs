@@ -3,13 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use jiff::Timestamp;
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
@@ -23,15 +24,16 @@ use crate::events::{Events, Notice, Regarding};
 use crate::health::node_ports::HealthCheckPorts;
 use crate::health::routes::Serving;
 use crate::health::{configz, server};
-use crate::lock;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::node;
+use crate::node::families::{self, Mismatches};
 use crate::observe::Observer;
 use crate::pacing::Pacing;
 use crate::proxy::{Proxy, Synced};
 use crate::settings::reload::Reload;
 use crate::settings::{BackendName, DetectLocal, Loaded, Settings, SettingsError, change};
+use crate::start::Begun;
 use crate::state::objects::Family;
 use crate::status;
 use crate::watch::{self, WatchStats};
@@ -58,46 +60,55 @@ pub enum Ended {
 /// With `reload`, a changed configuration file is taken over, or ends it.
 ///
 /// # Errors
-/// A missing tool or right, or a source that cannot be used; with `--once`, any failure to bring the rows into force, and
-/// another proxy in this network namespace, for whose end it waits otherwise.
-pub async fn run(settings: Settings, reload: Option<Reload>) -> anyhow::Result<Ended> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let _lock = tokio::select! {
-        lock = lock::take(!settings.once) => lock?,
-        _ = terminate.recv() => return Ok(Ended::Done),
-        _ = interrupt.recv() => return Ok(Ended::Done),
-    };
+/// A missing tool or right, or a source that cannot be used; with `--once`, any failure to bring the rows into force.
+pub async fn run(settings: Settings, reload: Option<Reload>, begun: Begun) -> anyhow::Result<Ended> {
+    let stop = Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
+    // One that came before is none to the two.
+    if begun.end.load(Ordering::Relaxed) {
+        return Ok(Ended::Done);
+    }
+    let _lock = begun.lock.hold().context("the lock that keeps two proxies apart")?;
     match settings.backend {
-        BackendName::Nftables => nftables(settings, reload).await,
-        BackendName::Ebpf => ebpf(settings, reload).await,
+        BackendName::Nftables => nftables(settings, reload, stop).await,
+        BackendName::Ebpf => ebpf(settings, reload, stop).await,
     }
 }
 
-async fn nftables(settings: Settings, reload: Option<Reload>) -> anyhow::Result<Ended> {
+/// What tells us to end.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+async fn nftables(settings: Settings, reload: Option<Reload>, stop: Stop) -> anyhow::Result<Ended> {
     let nft = Nft::new("nft", TIMEOUT);
     let version =
         nft.check_versions(std::env::var_os("KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK").is_some()).await?;
     tracing::info!(node = %settings.node_name, nft = %version, "starting");
     let mut kernel = Netfilter::new(nft, Handle::current());
     block_in_place(|| kernel.read()).context("cannot read the kernel's tables")?;
-    serve(settings, reload, Reconciler::new(kernel)).await
+    serve(settings, reload, stop, Reconciler::new(kernel)).await
 }
 
 #[cfg(feature = "ebpf")]
-async fn ebpf(settings: Settings, reload: Option<Reload>) -> anyhow::Result<Ended> {
+async fn ebpf(settings: Settings, reload: Option<Reload>, stop: Stop) -> anyhow::Result<Ended> {
     tracing::info!(node = %settings.node_name, backend = "ebpf", "starting");
     let backend = block_in_place(|| crate::backend::ebpf::reconciler::Ebpf::open(&settings, Handle::current()))?;
-    serve(settings, reload, backend).await
+    serve(settings, reload, stop, backend).await
 }
 
 #[cfg(not(feature = "ebpf"))]
-async fn ebpf(_: Settings, _: Option<Reload>) -> anyhow::Result<Ended> {
+async fn ebpf(_: Settings, _: Option<Reload>, _: Stop) -> anyhow::Result<Ended> {
     anyhow::bail!("this binary was built without the eBPF datapath")
 }
 
 /// Serves by this backend.
-async fn serve(settings: Settings, mut reload: Option<Reload>, backend: impl Backend) -> anyhow::Result<Ended> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+async fn serve(
+    settings: Settings,
+    mut reload: Option<Reload>,
+    mut stop: Stop,
+    backend: impl Backend,
+) -> anyhow::Result<Ended> {
     let mut addresses = node::watch_addresses().await.context("cannot watch the node's addresses")?;
     let held: BTreeSet<IpAddr> = addresses.borrow_and_update().iter().copied().collect();
     let stats = Arc::new(WatchStats::default());
@@ -154,8 +165,8 @@ async fn serve(settings: Settings, mut reload: Option<Reload>, backend: impl Bac
         tokio::select! {
             // In this order: an end is not put off by a source that never falls silent.
             biased;
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = stop.terminate.recv() => break,
+            _ = stop.interrupt.recv() => break,
             ended = &mut server => return Err(match ended {
                 Ok(Err(error)) => {
                     events_to.report(Notice::new(Regarding::Node, error.reason(), error.to_string()));
@@ -215,6 +226,8 @@ struct Runner<B> {
     health_checks: HealthCheckPorts,
     /// When health check node ports that cannot be opened were last tried.
     tried: Instant,
+    /// Whether the settings have been held against the Node's families.
+    fits: bool,
     /// Another datapath or kube-proxy may have left something, which goes once ours is in force.
     others: bool,
 }
@@ -224,8 +237,11 @@ impl<B: Backend> Runner<B> {
         let now = Instant::now();
         let pacing = Pacing::new(settings.min_sync_period, settings.sync_period);
         let (health, events, metrics) = (&observer.health, &observer.events, &observer.metrics);
-        let health_checks = HealthCheckPorts::new(health.clone(), events.clone(), metrics.clone());
-        Self { proxy, settings, observer, started: now, pacing, glanced: now, health_checks, tried: now, others: true }
+        let families = observer.families.clone();
+        let health_checks = HealthCheckPorts::new(health.clone(), events.clone(), metrics.clone(), families);
+        let (started, glanced, tried) = (now, now, now);
+        let (fits, others) = (false, true);
+        Self { proxy, settings, observer, started, pacing, glanced, health_checks, tried, fits, others }
     }
 
     /// How long nothing needs to be done unless something happens.
@@ -256,6 +272,14 @@ impl<B: Backend> Runner<B> {
                 POD_CIDR_WAIT.as_secs()
             );
             return Ok(false);
+        }
+        if !self.fits {
+            let settings = &self.settings;
+            let found = self.mismatches(settings);
+            anyhow::ensure!(found.fatal.is_empty(), "the settings do not fit this node: {}", found.fatal.join("; "));
+            let primary = families::primary(settings, self.proxy.state().node());
+            tracing::info!(?primary, dual_stack = self.observer.families.len() > 1, "the node's IP families");
+            self.fits = true;
         }
         if dirty && self.pacing.may_start(now) {
             match self.proxy.sync() {
@@ -289,6 +313,13 @@ impl<B: Backend> Runner<B> {
         Ok(false)
     }
 
+    /// What of these settings is of a family that the node has not, or not first. What is not fatal is logged.
+    fn mismatches(&self, settings: &Settings) -> Mismatches {
+        let found = families::mismatches(settings, self.proxy.state().node(), &self.observer.families);
+        found.other.iter().for_each(|what| tracing::warn!("{what}"));
+        found
+    }
+
     /// Takes over what a changed configuration file says. `Some`: only a start can. A file that is wrong changes nothing.
     fn reconfigure(&mut self, loaded: Result<Loaded, SettingsError>) -> Option<Ended> {
         let loaded = match loaded {
@@ -304,6 +335,13 @@ impl<B: Backend> Runner<B> {
             let settings = change.restart.join(", ");
             tracing::warn!(%settings, "the configuration file changed settings that only a start takes: ending, to be started again; the rules stay in force");
             return Some(Ended::Reconfigured);
+        }
+        // Before the Node is known, the first sync looks.
+        let fatal = if self.fits { self.mismatches(&loaded.settings).fatal } else { Vec::new() };
+        if !fatal.is_empty() {
+            let error = fatal.join("; ");
+            tracing::error!(%error, "the changed configuration file does not fit this node and is not taken over: the settings in force stay");
+            return None;
         }
         tracing::info!(settings = %change.live.join(", "), "the configuration file changed: taken over");
         // Unchanged, it stays as `/debug/flags/v` may have set it.

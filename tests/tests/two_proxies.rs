@@ -22,6 +22,8 @@ cluster-cidr: [10.244.0.0/16]
 /// The bits that the masquerade mark has by default, and with `--iptables-masquerade-bit 5`.
 const MARKS: [&str; 2] = ["0x00004000", "0x00000020"];
 
+const ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
+
 struct World {
     node: Netns,
     source: Source,
@@ -92,11 +94,11 @@ fn a_second_proxy_waits_for_the_first_to_end_however_it_does() {
         world.has(1);
         assert_eq!(world.marks(), [true, false]);
 
-        let other_bit = ["--iptables-masquerade-bit", "5"];
-        let second = world.start("second", &other_bit);
+        let others = ["--iptables-masquerade-bit", "5", "--conntrack-tcp-timeout-established", "1h"];
+        let second = world.start("second", &others);
         world.says("second", &format!("process {}", first.id()));
         let mut once = world.source.command("run").unwrap();
-        let once = world.node.output(once.arg("--once").args(other_bit), "").unwrap();
+        let once = world.node.output(once.arg("--once").args(others), "").unwrap();
         let complaint = String::from_utf8_lossy(&once.stderr);
         assert_eq!(once.status.code(), Some(1), "{complaint}");
         let last = complaint.lines().last().unwrap();
@@ -105,6 +107,7 @@ fn a_second_proxy_waits_for_the_first_to_end_however_it_does() {
         world.services(2);
         world.has(2);
         assert_eq!(world.marks(), [true, false], "the first serves");
+        assert_eq!(world.node.read_sysctl(ESTABLISHED).unwrap(), "86400", "the node is set up as the first wants it");
 
         let third = world.start("third", &[]);
         world.says("third", &format!("process {}", first.id()));
@@ -116,6 +119,7 @@ fn a_second_proxy_waits_for_the_first_to_end_however_it_does() {
         }
         world.says("second", "taking over");
         until("the second's table", || (world.marks() == [false, true]).then_some(())).unwrap();
+        assert_eq!(world.node.read_sysctl(ESTABLISHED).unwrap(), "3600");
         world.services(3);
         world.has(3);
         drop(second);

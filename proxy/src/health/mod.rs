@@ -2,6 +2,7 @@
 //! `/metrics` and `/status` at the metrics address, and what load balancers ask at health check node ports.
 
 pub mod configz;
+mod connections;
 mod debugging;
 pub mod node_ports;
 pub mod routes;

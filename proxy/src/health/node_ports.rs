@@ -3,6 +3,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,10 +14,10 @@ use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::Health;
+use super::connections::Connections;
 use super::routes::NOSNIFF;
 use crate::desired::node_view::{NodePorts, NodeView};
 use crate::desired::{HealthCheck, health_check};
@@ -29,6 +30,8 @@ use crate::state::objects::{Family, ObjectName};
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 128;
+/// Connections that may be open at all ports together; load balancers ask every few seconds, some by a connection that stays.
+const CONNECTIONS: usize = 256;
 
 /// The health check node ports of this node.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub struct HealthCheckPorts {
     health: Health,
     events: Events,
     metrics: Arc<Metrics>,
+    connections: Connections,
+    families: Vec<Family>,
     wanted: BTreeMap<ObjectName, HealthCheck>,
     open: BTreeMap<(ObjectName, Family), Open>,
     /// Those that could not be opened, and why.
@@ -53,10 +58,12 @@ struct Open {
 }
 
 impl HealthCheckPorts {
-    /// None is open yet. Answers depend on `health`; what cannot be opened is reported to `events`.
-    pub fn new(health: Health, events: Events, metrics: Arc<Metrics>) -> Self {
+    /// None is open yet. Answers depend on `health`; what cannot be opened is reported to `events`. `families` are those of the
+    /// host: there are no servers of another.
+    pub fn new(health: Health, events: Events, metrics: Arc<Metrics>, families: Vec<Family>) -> Self {
         let (wanted, open, failed) = Default::default();
-        Self { health, events, metrics, wanted, open, failed, answered_at: None }
+        let connections = Connections::at_most(CONNECTIONS);
+        Self { health, events, metrics, connections, families, wanted, open, failed, answered_at: None }
     }
 
     /// A sync that carried the changes of these Services has succeeded: opens, closes and updates. What could not be opened
@@ -89,7 +96,7 @@ impl HealthCheckPorts {
     async fn follow(&mut self, node: &NodeView) {
         let mut wanted = BTreeMap::new();
         for (name, check) in &self.wanted {
-            for family in Family::BOTH {
+            for family in self.families.iter().copied() {
                 if let Some(local) = check.local[family as usize] {
                     let at = addresses(node, family).map(|ip| SocketAddr::new(ip, check.port)).collect();
                     wanted.insert((name.clone(), family), (at, local));
@@ -103,7 +110,7 @@ impl HealthCheckPorts {
                 Entry::Occupied(open) => open.get().answer.local.store(local, Ordering::Relaxed),
                 Entry::Vacant(entry) => {
                     let answer = Answer { service: name, local: Arc::new(local.into()), health: self.health.clone() };
-                    match Open::all(at, answer).await {
+                    match Open::all(at, answer, &self.connections).await {
                         Ok(open) => {
                             self.failed.remove(entry.key());
                             tracing::debug!(service = %entry.key().0, at = ?open.at, "opened a health check node port");
@@ -166,12 +173,16 @@ fn addresses(node: &NodeView, family: Family) -> impl Iterator<Item = IpAddr> {
 
 impl Open {
     /// Opens at every address, or at none: then says where it failed.
-    async fn all(at: BTreeSet<SocketAddr>, answer: Answer) -> Result<Self, (SocketAddr, io::Error)> {
+    async fn all(
+        at: BTreeSet<SocketAddr>,
+        answer: Answer,
+        connections: &Connections,
+    ) -> Result<Self, (SocketAddr, io::Error)> {
         let mut open = Self { at: BTreeSet::new(), answer, servers: Vec::new() };
         for address in at {
             match bind(address) {
                 Ok(listener) => {
-                    open.servers.push(Server::start(listener, open.answer.clone()));
+                    open.servers.push(Server::start(listener, open.answer.clone(), connections.clone()));
                     open.at.insert(address);
                 }
                 Err(error) => {
@@ -203,34 +214,19 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// A server at one address.
 #[derive(Debug)]
-struct Server {
-    /// Ends connections when it is dropped.
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
+struct Server(JoinHandle<Infallible>);
 
 impl Server {
-    fn start(listener: TcpListener, answer: Answer) -> Self {
-        let (stop, stopped) = oneshot::channel::<()>();
+    fn start(listener: TcpListener, answer: Answer, connections: Connections) -> Self {
         let routes = Router::new().fallback(ask).with_state(answer);
-        let task = tokio::spawn(async move {
-            let until = async {
-                // Nothing is ever sent: the sender goes.
-                let _ = stopped.await;
-            };
-            if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(until).await {
-                tracing::warn!(%error, "a health check node port ended");
-            }
-        });
-        Self { stop, task }
+        Self(tokio::spawn(connections.serve(listener, routes)))
     }
 
     /// The address is free when this returns; connections end with their present answer.
     async fn close(self) {
-        drop(self.stop);
-        self.task.abort();
+        self.0.abort();
         // It was aborted, or has ended by itself.
-        let _ = self.task.await;
+        let _ = self.0.await;
     }
 }
 

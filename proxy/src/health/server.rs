@@ -10,12 +10,16 @@ use axum::Router;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
+use super::connections::Connections;
 use super::routes::{Serving, health_routes, metrics_routes};
 use crate::events::Reason;
 use crate::settings::Settings;
 
 /// How long to wait before an address that could not be bound is tried again; kube-proxy's.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// Connections that may be open at each of the two addresses: what asks there, a kubelet and a few that scrape, has one or two.
+const CONNECTIONS: usize = 128;
 
 /// Why serving ended; only where `bind_hard_fail` is set.
 #[derive(thiserror::Error, Debug)]
@@ -77,9 +81,7 @@ impl Server {
             match TcpListener::bind(address).await {
                 Ok(listener) => {
                     info!(%address, "serving {}", self.what);
-                    if let Err(error) = axum::serve(listener, routes.clone()).await {
-                        warn!(%address, %error, "serving {} ended: starting again", self.what);
-                    }
+                    return Ok(Connections::at_most(CONNECTIONS).serve(listener, routes).await);
                 }
                 Err(source) if self.hard_fail => {
                     let Self { what, flag, reason, .. } = self;

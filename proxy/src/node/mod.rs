@@ -1,6 +1,7 @@
 //! The node: the addresses that its interfaces hold, which rules on local traffic depend on; what is set on it at the start, and
 //! the rights that we keep there.
 
+pub mod families;
 mod kernel;
 mod links;
 pub mod privileges;

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
 mod any_server;
+mod connections;
 mod events;
+mod families;
 mod faults;
 mod health_check_ports;
 mod healthz;

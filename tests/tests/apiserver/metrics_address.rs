@@ -68,6 +68,19 @@ fn small_answers_are_kube_proxys() {
 }
 
 #[test]
+fn objects_are_counted_with_the_first_sync() {
+    let mut node = Node::new();
+    node.server.apply(&service("web", "10.96.0.1", &["10.244.1.1", "10.244.1.2"])).unwrap();
+    let url = node.server.url();
+    node.start(&["--server", &url]);
+    let synced = "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"}";
+    node.until("the first sync", || node.metric(synced).filter(|at| *at > 0.0));
+    let counted = ["kubeferry_services", "kubeferry_service_ports{ip_family=\"IPv4\"}"].map(|name| node.metric(name));
+    let ready = node.metric("kubeferry_endpoints{ip_family=\"IPv4\",state=\"ready\"}");
+    assert_eq!((counted, ready), ([Some(1.0); 2], Some(2.0)));
+}
+
+#[test]
 fn the_configuration_is_told_in_kube_proxys_shape() {
     let node = started(&["--nodeport-addresses", "192.0.2.0/24", "--bind-address-hard-fail"]);
     let answer = ask(&node, "/configz");

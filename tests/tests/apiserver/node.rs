@@ -7,11 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 use kubeferry::status::Response;
-use kubeferry_tests::apiserver::{ApiServer, Resource};
+use kubeferry_tests::apiserver::{ApiServer, Resource as Kind};
 use kubeferry_tests::binary;
 use kubeferry_tests::client::{DEADLINE, until};
 use kubeferry_tests::cluster::{Cluster, Relay};
 use kubeferry_tests::netns::Netns;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -76,7 +77,7 @@ impl Node<Reached> {
         let labels = format!("{{kubernetes.io/hostname: {name}}}");
         cluster.create(&format!("{{kind: Node, metadata: {{name: {name}, labels: {labels}}}, spec: {spec}}}")).unwrap();
         let addresses = "[{type: InternalIP, address: 192.0.2.1}, {type: InternalIP, address: '2001:db8:2::1'}]";
-        cluster.change_status(Resource::Node, &name, &format!("{{addresses: {addresses}}}")).unwrap();
+        cluster.change_status(Kind::Node, &name, &format!("{{addresses: {addresses}}}")).unwrap();
         let relay = cluster.relay(&namespace).unwrap();
         let server = Reached { relay, cluster };
         Self { process: None, name, server, namespace, folder: tempfile::tempdir().unwrap() }
@@ -117,11 +118,28 @@ impl<S> Node<S> {
 
     /// The same with whatever is changed of the command.
     pub fn start_with(&mut self, change: impl FnOnce(&mut Command)) {
-        let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = self.command("run");
         change(&mut command);
+        self.start_command(command);
+    }
+
+    /// Starts `kubeferry run --node-name NAME` with these settings and no others.
+    pub fn start_bare(&mut self, flags: &[&str]) {
+        let mut command = Command::new(binary::path().unwrap());
+        command.args(["run", "--node-name", &self.name]).args(flags);
+        self.start_command(command);
+    }
+
+    fn start_command(&mut self, mut command: Command) {
+        let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).env("NO_COLOR", "1");
         self.process = Some(self.namespace.spawn(&mut command).unwrap());
+    }
+
+    /// Gives the running process no more open files than this.
+    pub fn limit_open_files(&self, most: u64) {
+        let pid = Pid::from_child(self.process.as_ref().unwrap());
+        prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(most), maximum: Some(most) }).unwrap();
     }
 
     fn log_path(&self) -> std::path::PathBuf {

@@ -37,7 +37,8 @@ impl Fixture {
     fn new(timeout: Duration) -> Self {
         let metrics = Arc::new(Metrics::new());
         let health = Health::new(timeout, false);
-        let ports = HealthCheckPorts::new(health.clone(), Events::to_log(metrics.clone()), metrics.clone());
+        let events = Events::to_log(metrics.clone());
+        let ports = HealthCheckPorts::new(health.clone(), events, metrics.clone(), Family::BOTH.to_vec());
         Self { ports, state: state::State::default(), metrics, health }
     }
 

@@ -79,6 +79,14 @@ impl Connection {
         answer(&line)
     }
 
+    /// Waits for so long for each answer from now on, and no longer.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub fn wait_for(&self, patience: Duration) -> Result<()> {
+        Ok(self.stream.set_read_timeout(Some(patience))?)
+    }
+
     /// The client's own address.
     ///
     /// # Errors
@@ -180,6 +188,11 @@ impl Running {
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.0.id()
+    }
+
+    /// Whether it has not ended yet.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(None))
     }
 
     /// Waits for it to end by itself.

@@ -25,6 +25,14 @@ impl Datapath {
         Places::new().map(Self::Ebpf)
     }
 
+    /// Its name, as `--backend` has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::Ebpf(_) => "ebpf",
+        }
+    }
+
     /// Starts `kubeferry run` in a node's namespace.
     ///
     /// # Errors

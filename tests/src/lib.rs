@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod conformance;
 pub mod datapath;
 pub mod executors;
+pub mod faults;
 pub mod flows;
 pub mod hosts;
 pub mod kube_proxy;

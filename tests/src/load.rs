@@ -29,7 +29,7 @@ pub struct Load {
 }
 
 /// Ends the load when dropped: also where the work beside it panics, which would wait for ever for threads that go on.
-struct Ends<'a>(&'a AtomicBool);
+pub(crate) struct Ends<'a>(pub &'a AtomicBool);
 
 impl Drop for Ends<'_> {
     fn drop(&mut self) {
@@ -96,7 +96,7 @@ impl Load {
 }
 
 /// A question by datagram, as resolvers ask: each time of a new socket, and again where no answer comes.
-fn datagram(way: Way<'_>) -> Result<()> {
+pub(crate) fn datagram(way: Way<'_>) -> Result<()> {
     for _ in 0..3 {
         if ask_once(&datagrams(way.0, way.1)?)?.is_some() {
             return Ok(());

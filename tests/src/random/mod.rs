@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use cluster::Group;
-use rng::Rng;
+pub use rng::Rng;
 
 use crate::executors::{Disagreement, Source, answers, run};
 use crate::flows::{Case, Expect, Node, PODS, Row, Step, UPLINK, with_node};

@@ -1,0 +1,341 @@
+//! A node with two web pods, a pod that asks, and a client outside; and a `kubeferry run` on it, with its log, that is to be
+//! harmed. Its objects come from a scripted API server on the node's loopback, or from a folder.
+
+use std::fs::File;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+use super::objects::{NODE, Objects};
+use super::traffic::Recorded;
+use crate::apiserver::ApiServer;
+use crate::binary;
+use crate::client::{DEADLINE, Running, ask_once, datagrams, until, until_for};
+use crate::datapath::Datapath;
+use crate::flows::Node;
+use crate::hosts::Hosts;
+use crate::load::Way;
+use crate::netns::Netns;
+
+/// How long a datagram to `mark` may take: what has no rule yet is not answered at all.
+const MARK: Duration = Duration::from_millis(100);
+
+/// The whole; see the module.
+#[derive(Debug)]
+pub struct Place {
+    // Ends before the namespaces do.
+    running: Mutex<Option<Running>>,
+    /// What carries the packets.
+    pub datapath: Datapath,
+    /// The scripted server, where the objects come from one.
+    pub server: Option<ApiServer>,
+    /// The node, and the pods `web1`, `web2`, `client` and the host `outside`.
+    pub hosts: Hosts,
+    /// Holds the manifests and the log.
+    folder: TempDir,
+    objects: Mutex<Objects>,
+}
+
+impl Place {
+    /// With an API server that holds the [`Objects`]. Nothing runs yet.
+    ///
+    /// # Errors
+    /// Namespaces cannot be made.
+    pub fn of_server(datapath: Datapath) -> Result<Self> {
+        let mut place = Self::build(datapath)?;
+        let server = place.node().run(ApiServer::start)??;
+        server.apply(&Objects::default().manifests()?)?;
+        place.server = Some(server);
+        Ok(place)
+    }
+
+    /// With a folder of manifests that has the [`Objects`]. Nothing runs yet.
+    ///
+    /// # Errors
+    /// As [`Place::of_server`].
+    pub fn of_manifests(datapath: Datapath) -> Result<Self> {
+        let place = Self::build(datapath)?;
+        std::fs::create_dir(place.manifests())?;
+        place.change(|_| ())?;
+        Ok(place)
+    }
+
+    fn build(datapath: Datapath) -> Result<Self> {
+        let pair = |v4: &str, v6: &str| Ok::<[IpAddr; 2], std::net::AddrParseError>([v4.parse()?, v6.parse()?]);
+        let hosts = [
+            ("web1", pair("10.244.1.1", "fd00:10:244:1::1")?),
+            ("web2", pair("10.244.1.2", "fd00:10:244:1::2")?),
+            ("client", pair("10.244.1.7", "fd00:10:244:1::7")?),
+            ("outside", pair("203.0.113.9", "2001:db8:113::9")?),
+        ];
+        let hosts: Vec<_> = hosts.iter().map(|(name, addresses)| (*name, addresses.as_slice())).collect();
+        let hosts = Hosts::build(&pair("192.0.2.1", "2001:db8:2::1")?, &hosts)?;
+        // For connections of the node to its own node ports over eBPF without the socket hook.
+        hosts.node.sysctl("net/ipv4/conf/lo/accept_local", "1")?;
+        for name in ["web1", "web2"] {
+            hosts.host(name).serve(8080)?;
+        }
+        let folder = tempfile::Builder::new().prefix("kubeferry-test-faults-").tempdir()?;
+        Ok(Self { running: Mutex::default(), datapath, server: None, hosts, folder, objects: Mutex::default() })
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Netns {
+        &self.hosts.node
+    }
+
+    /// The client pod.
+    pub fn client(&self) -> &Netns {
+        &self.hosts.host("client").namespace
+    }
+
+    /// The client outside.
+    pub fn outside(&self) -> &Netns {
+        &self.hosts.host("outside").namespace
+    }
+
+    /// A pod to the ClusterIP in both families, the outside to the node port in both, the node itself to the ClusterIP.
+    pub fn ways(&self) -> Vec<Way<'_>> {
+        let to = |ip: &str, port| SocketAddr::new(ip.parse().unwrap_or(IpAddr::from([0, 0, 0, 0])), port);
+        vec![
+            (self.client(), to("10.96.0.10", 80)),
+            (self.client(), to("fd00:10:96::10", 80)),
+            (self.outside(), to("192.0.2.1", 30080)),
+            (self.outside(), to("2001:db8:2::1", 30080)),
+            (self.node(), to("10.96.0.10", 80)),
+        ]
+    }
+
+    /// The folder of manifests, of [`Place::of_manifests`].
+    pub fn manifests(&self) -> PathBuf {
+        self.folder.path().join("manifests")
+    }
+
+    /// A folder for whatever a test needs.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The scripted server.
+    ///
+    /// # Panics
+    /// The objects come from a folder.
+    pub fn server(&self) -> &ApiServer {
+        self.server.as_ref().unwrap_or_else(|| panic!("the objects come from a folder"))
+    }
+
+    /// Changes the objects, and writes all of them to the server or the folder.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn change(&self, change: impl FnOnce(&mut Objects)) -> Result<()> {
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut objects);
+        match &self.server {
+            Some(server) => server.apply(&objects.manifests()?),
+            None => {
+                // As a whole: what reads the folder just now has the old or the new.
+                let (new, file) = (self.manifests().join(".new"), self.manifests().join("cluster.yaml"));
+                std::fs::write(&new, objects.manifests()?)?;
+                Ok(std::fs::rename(new, file)?)
+            }
+        }
+    }
+
+    /// Gives `mark` the other endpoint, and nothing else.
+    ///
+    /// # Errors
+    /// As [`Place::change`].
+    pub fn mark(&self) -> Result<()> {
+        let Some(server) = &self.server else { return self.change(|objects| objects.mark = 3 - objects.mark) };
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        objects.mark = 3 - objects.mark;
+        objects.mark_slices().iter().try_for_each(|slice| server.apply(slice))
+    }
+
+    /// Whether the last [`Place::mark`] is in force for a new flow.
+    pub fn is_marked(&self) -> bool {
+        let wanted = format!("web{}", self.objects.lock().unwrap_or_else(PoisonError::into_inner).mark);
+        let answer = || {
+            let socket = datagrams(self.client(), SocketAddr::from(([10, 96, 0, 20], 80)))?;
+            socket.set_read_timeout(Some(MARK))?;
+            ask_once(&socket)
+        };
+        answer().ok().flatten().is_some_and(|(server, _)| server == wanted)
+    }
+
+    /// Waits until the last [`Place::mark`] is in force; how long that took.
+    ///
+    /// # Errors
+    /// It is not within `patience`: the log is part of the message.
+    pub fn until_marked(&self, patience: Duration) -> Result<Duration> {
+        let since = Instant::now();
+        let attempt = || self.is_marked().then_some(());
+        until_for(patience, "the last change to be in force", attempt)
+            .with_context(|| format!("the log:\n{}", self.log()))?;
+        Ok(since.elapsed())
+    }
+
+    /// `kubeferry run` with its source and datapath; its log is appended to the file of [`Place::log`].
+    ///
+    /// # Errors
+    /// There is no binary.
+    pub fn command(&self) -> Result<Command> {
+        let mut command = self.subcommand("run")?;
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        command.stderr(log).env("NO_COLOR", "1");
+        Ok(command)
+    }
+
+    fn subcommand(&self, name: &str) -> Result<Command> {
+        let mut command = Command::new(binary::path()?);
+        command.arg(name).args(Node::parse(NODE)?.flags());
+        match &self.server {
+            Some(server) => command.args(["--server", &server.url()]),
+            None => command.arg("--manifests").arg(self.manifests()),
+        };
+        if let Datapath::Ebpf(places) = &self.datapath {
+            places.apply(&mut command);
+        }
+        Ok(command)
+    }
+
+    /// Waits until the kernel has every row that is wanted and no other (`kubeferry plan --diff`).
+    ///
+    /// # Errors
+    /// It has not: what differs and the log are part of the message.
+    pub fn until_exact(&self) -> Result<()> {
+        let mut differs = String::new();
+        let is_exact = || {
+            let output = self.subcommand("plan").and_then(|mut plan| self.node().output(plan.arg("--diff"), ""));
+            differs = match output {
+                Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
+                Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
+                Err(error) => format!("{error:#}"),
+            };
+            differs.is_empty().then_some(())
+        };
+        let exact = until("the kernel to have exactly what is wanted", is_exact);
+        exact.with_context(|| format!("it differs by:\n{differs}\nthe log:\n{}", self.log()))
+    }
+
+    /// Starts it, and does not wait.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn launch(&self) -> Result<()> {
+        self.launch_with(&mut self.command()?)
+    }
+
+    /// The same with another command; it replaces one that runs.
+    ///
+    /// # Errors
+    /// As [`Place::launch`].
+    pub fn launch_with(&self, command: &mut Command) -> Result<()> {
+        self.kill();
+        *self.running() = Some(Running::start_command(command, self.node())?);
+        Ok(())
+    }
+
+    /// Starts it, and waits until it serves.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn start(&self) -> Result<()> {
+        self.launch()?;
+        self.until_served()
+    }
+
+    /// Waits until every way leads to an answer, and `mark` to the endpoint that it should.
+    ///
+    /// # Errors
+    /// It does not: the log is part of the message.
+    pub fn until_served(&self) -> Result<()> {
+        let all = || {
+            let answered = |way: &Way<'_>| crate::client::Connection::attempt(way.0, way.1)?.ask().ok();
+            self.ways().iter().all(|way| answered(way).is_some()).then_some(())
+        };
+        until("every way to be served", all).with_context(|| format!("the log:\n{}", self.log()))?;
+        self.until_marked(DEADLINE).map(drop)
+    }
+
+    /// Ends it by SIGKILL, if it runs.
+    pub fn kill(&self) {
+        *self.running() = None;
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// None runs.
+    pub fn signal(&self, signal: rustix::process::Signal) -> Result<()> {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()?)?).context("no process id")?;
+        Ok(rustix::process::kill_process(pid, signal)?)
+    }
+
+    /// Its process id.
+    ///
+    /// # Errors
+    /// None runs.
+    pub fn pid(&self) -> Result<u32> {
+        self.running().as_ref().map(Running::id).context("no kubeferry runs")
+    }
+
+    /// Waits for its end, which it comes to by itself or after a signal.
+    ///
+    /// # Errors
+    /// It does not within [`DEADLINE`]: the log is part of the message.
+    pub fn ended(&self) -> Result<std::process::ExitStatus> {
+        let mut running = self.running().take().context("no kubeferry runs")?;
+        running.ended().with_context(|| format!("the log:\n{}", self.log()))
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&self) -> bool {
+        self.running().as_mut().is_some_and(Running::is_running)
+    }
+
+    /// What all runs have logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Fails if any request did: names some of them and shows the log.
+    ///
+    /// # Errors
+    /// See above.
+    pub fn none_failed(&self, seen: &Recorded) -> Result<()> {
+        seen.none_failed().with_context(|| format!("the log:\n{}", self.log()))
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    /// What `kubeferry status` says.
+    ///
+    /// # Errors
+    /// No proxy answers.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        let mut command = Command::new(binary::path()?);
+        let output = self.node().output(command.args(["status", "--output", "json"]), "")?;
+        ensure!(!output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    /// The value of a line of `/metrics`: a name with its labels, as it is written there; `None` while nobody answers.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let get = || kubeferry::status::get("http://127.0.0.1:10249/metrics", DEADLINE);
+        let text = self.node().run(get).ok()?.ok()?.body;
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

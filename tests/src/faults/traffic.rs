@@ -1,0 +1,174 @@
+//! Clients that ask all the time and record what becomes of each request. None of them stops at a failure: what a fault costs
+//! is counted.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+
+use crate::client::{Connection, until_for};
+use crate::load::{Ends, Way, datagram};
+
+/// Between two requests of one client.
+const PAUSE: Duration = Duration::from_millis(10);
+/// Answers in a row after which a client counts as served.
+const ROUND: usize = 10;
+/// How long all clients may take until they are served: the longest a fault may last, and much for a busy machine.
+const SERVED: Duration = Duration::from_secs(60);
+
+/// Traffic that runs: for each way a client that connects anew for each request, one whose connection stays open, and one of UDP
+/// with a new socket each time, which asks up to three times as resolvers do.
+#[derive(Debug)]
+pub struct Traffic {
+    end: AtomicBool,
+    clients: Vec<Client>,
+    failures: Mutex<Vec<Failure>>,
+    patience: Duration,
+}
+
+#[derive(Default, Debug)]
+struct Client {
+    requests: AtomicUsize,
+    /// Answers since the last failure.
+    row: AtomicUsize,
+}
+
+/// A request that failed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// When it was begun.
+    pub began: Instant,
+    /// When the client gave up, or was refused.
+    pub ended: Instant,
+    /// Who asked whom, how, and what the client was told.
+    pub what: String,
+}
+
+/// What the clients saw.
+#[derive(Clone, Default, Debug)]
+pub struct Recorded {
+    /// Requests, those that failed included.
+    pub requests: usize,
+    /// Those that failed, in the order of their ends.
+    pub failures: Vec<Failure>,
+}
+
+impl Recorded {
+    /// Fails if any request did, and names them.
+    ///
+    /// # Errors
+    /// See above.
+    pub fn none_failed(&self) -> Result<()> {
+        let named: Vec<_> = self.failures.iter().take(20).map(|failure| failure.what.clone()).collect();
+        let (failed, all) = (self.failures.len(), self.requests);
+        ensure!(failed == 0, "{failed} of {all} requests failed, the first of them:\n{}", named.join("\n"));
+        Ok(())
+    }
+
+    /// From `since` to the end of the last failed request: how long clients saw something wrong. Zero where none did.
+    pub fn wrong_for(&self, since: Instant) -> Duration {
+        let ends = self.failures.iter().map(|failure| failure.ended.saturating_duration_since(since));
+        ends.max().unwrap_or_default()
+    }
+}
+
+impl Traffic {
+    /// Runs `work` while every way has its clients, which wait for an answer for as long as `patience`. Returns what `work` does
+    /// and what the clients saw, whatever that is.
+    ///
+    /// # Errors
+    /// `work` failed: what clients saw until then is part of the message.
+    pub fn during<T>(
+        ways: &[Way<'_>],
+        patience: Duration,
+        work: impl FnOnce(&Self) -> Result<T>,
+    ) -> Result<(T, Recorded)> {
+        let clients = (0..3 * ways.len()).map(|_| Client::default()).collect();
+        let traffic = Self { end: AtomicBool::new(false), clients, failures: Mutex::default(), patience };
+        let result = std::thread::scope(|scope| {
+            for (way, clients) in ways.iter().zip(traffic.clients.chunks(3)) {
+                let (traffic, [new, kept, udp]) = (&traffic, [&clients[0], &clients[1], &clients[2]]);
+                scope.spawn(move || {
+                    traffic.repeat(new, "a new connection", *way, || traffic.connect(*way)?.ask().map(drop))
+                });
+                scope.spawn(move || {
+                    let mut open = None;
+                    traffic.repeat(kept, "an open connection", *way, || traffic.ask_kept(&mut open, *way));
+                });
+                scope.spawn(move || traffic.repeat(udp, "UDP", *way, || datagram(*way)));
+            }
+            let _ends = Ends(&traffic.end);
+            work(&traffic)
+        });
+        let seen = traffic.seen();
+        match result {
+            Ok(value) => Ok((value, seen)),
+            Err(error) => match seen.none_failed() {
+                Ok(()) => Err(error),
+                Err(failed) => Err(error.context(failed.to_string())),
+            },
+        }
+    }
+
+    /// What clients have seen so far.
+    pub fn seen(&self) -> Recorded {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let requests = self.clients.iter().map(|client| client.requests.load(Ordering::Relaxed)).sum();
+        Recorded { requests, failures }
+    }
+
+    /// Waits until every client has had some answers from now on, and no failure among the last of them.
+    ///
+    /// # Errors
+    /// One has not within a minute.
+    pub fn go_on(&self) -> Result<()> {
+        let before: Vec<_> = self.clients.iter().map(|client| client.requests.load(Ordering::Relaxed)).collect();
+        let served = || {
+            let mut all = self.clients.iter().zip(&before);
+            let is_served = |(client, before): (&Client, &usize)| {
+                client.requests.load(Ordering::Relaxed) >= before + ROUND && client.row.load(Ordering::Relaxed) >= ROUND
+            };
+            all.all(is_served).then_some(())
+        };
+        until_for(SERVED, "every client to be served", served)
+    }
+
+    fn repeat(&self, client: &Client, how: &str, way: Way<'_>, mut ask: impl FnMut() -> Result<()>) {
+        while !self.end.load(Ordering::Relaxed) {
+            let began = Instant::now();
+            let result = ask();
+            client.requests.fetch_add(1, Ordering::Relaxed);
+            match result {
+                Ok(()) => drop(client.row.fetch_add(1, Ordering::Relaxed)),
+                Err(error) => {
+                    client.row.store(0, Ordering::Relaxed);
+                    let (ended, from, to) = (Instant::now(), way.0.name(), way.1);
+                    let what = format!("{how}, {from} to {to}, after {:?}: {error:#}", ended - began);
+                    self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(Failure { began, ended, what });
+                }
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn connect(&self, (from, to): Way<'_>) -> Result<Connection> {
+        let connection = Connection::open_within(from, to, self.patience)?;
+        connection.wait_for(self.patience)?;
+        Ok(connection)
+    }
+
+    /// Asks over the connection that is open. One that is broken is a failure, and the next request opens another.
+    fn ask_kept(&self, open: &mut Option<(String, Connection)>, way: Way<'_>) -> Result<()> {
+        let (server, mut connection) = match open.take() {
+            Some((server, connection)) => (Some(server), connection),
+            None => (None, self.connect(way)?),
+        };
+        let (answered, _) = connection.ask()?;
+        if let Some(server) = server.filter(|server| *server != answered) {
+            bail!("{answered} instead of {server}");
+        }
+        *open = Some((answered, connection));
+        Ok(())
+    }
+}

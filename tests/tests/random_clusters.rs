@@ -1,30 +1,44 @@
-//! Random clusters: whatever the model says of a flow must happen to its packets, and each state must be reached from the one
-//! before as if it were the first. `KUBEFERRY_SEEDS=100..200` tries others than the usual ones.
+//! Random clusters: whatever the model says of a flow must happen to its packets, however the cluster came to be what it is.
+//! `cargo xtask fuzz differential` goes on for longer.
 
-use kubeferry_tests::random::Scenario;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The seeds that are tried where nothing else is said.
-const USUAL: std::ops::Range<u64> = 0..24;
+use kubeferry_tests::executors::live::Live;
+use kubeferry_tests::executors::run;
+use kubeferry_tests::random::{Campaign, Scenario};
 
+/// How long the histories may take together. Those that there is no time for are left to the next run, which has others.
+const TIME: Duration = Duration::from_secs(60);
+
+/// By the binary, which starts anew for each state.
 #[test]
 fn model_rules_and_packets_agree_on_random_clusters() {
-    let seeds = match std::env::var("KUBEFERRY_SEEDS") {
-        Ok(text) => {
-            let (start, end) = text.split_once("..").expect("KUBEFERRY_SEEDS is a range such as 100..200");
-            start.parse().expect("a number")..end.parse().expect("a number")
-        }
-        Err(_) => USUAL,
-    };
-    for seed in seeds {
-        let scenario = Scenario::new(seed).unwrap();
-        let disagreements = scenario.run().unwrap_or_else(|error| panic!("seed {seed}: {error:#}"));
-        if disagreements.is_empty() {
-            continue;
-        }
-        let first: Vec<_> = disagreements.iter().map(ToString::to_string).collect();
-        println!("seed {seed}: {} disagreements\n{}\n", first.len(), first.join("\n"));
-        let small = scenario.shrunk().unwrap();
-        let lines: Vec<_> = small.run().unwrap().iter().map(ToString::to_string).collect();
-        panic!("seed {seed}, made small:\n{}\n{}", small.describe().unwrap(), lines.join("\n"));
+    for seed in 0..6 {
+        let mut case = Scenario::new(seed, 3, 40).unwrap().case().unwrap();
+        let model = Live::new(&case, &[]).unwrap();
+        case.steps.iter_mut().for_each(|step| model.expect(step).unwrap());
+        let disagreements = run(&case).unwrap_or_else(|error| panic!("seed {seed}: {error:#}"));
+        let lines: Vec<_> = disagreements.iter().map(ToString::to_string).collect();
+        assert!(lines.is_empty(), "seed {seed}: {} disagreements\n{}", lines.len(), lines.join("\n"));
+    }
+}
+
+/// By proxies that follow every change: two seeds that are always the same, then new ones.
+#[test]
+fn whatever_changes_ends_where_a_fresh_start_would() {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    for (seed, clusters) in [(1, 2), (clock, 2)] {
+        let campaign = Campaign {
+            seed,
+            time: TIME,
+            clusters: Some(clusters),
+            steps: 12,
+            flows: 40,
+            cases: std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("differential"),
+            shrinking: Duration::from_secs(120),
+            findings: 1,
+        };
+        let report = campaign.run(&mut |line| println!("{line}")).unwrap_or_else(|error| panic!("{error:#}"));
+        assert!(report.found.is_empty(), "seeds that disagree: see the lines before");
     }
 }

@@ -11,6 +11,7 @@ mod demo;
 mod dependencies;
 mod dist;
 mod ebpf;
+mod fuzz;
 mod image;
 mod interrupt;
 mod ipvs;
@@ -38,6 +39,7 @@ enum Command {
     Test(test::Args),
     Demo(demo::Args),
     Bench(bench::Args),
+    Fuzz(fuzz::Args),
     BuildEbpf(ebpf::Args),
     Image(image::Args),
     Dist(dist::Args),
@@ -73,6 +75,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Test(args) => test::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Fuzz(args) => fuzz::run(args),
         Command::BuildEbpf(args) => ebpf::run(args),
         Command::Image(args) => image::run(&args),
         Command::Dist(args) => dist::run(&args),

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -26,11 +26,13 @@ use crate::netns::Netns;
 /// # Errors
 /// It is not there.
 pub fn program() -> Result<PathBuf> {
-    // A test lies in TARGET/PROFILE/deps.
-    let test = std::env::current_exe()?;
-    let path = test.parent().and_then(Path::parent).context("the test lies in no target folder")?.join("socket-maker");
-    ensure!(path.is_file(), "cargo built no {}", path.display());
-    Ok(path)
+    // A test lies in TARGET/PROFILE/deps, a program in TARGET/PROFILE.
+    let own = std::env::current_exe()?;
+    let paths = own.ancestors().skip(1).take(2).map(|folder| folder.join("socket-maker"));
+    paths
+        .into_iter()
+        .find(|path| path.is_file())
+        .with_context(|| format!("cargo built no socket-maker beside {}", own.display()))
 }
 
 /// A process in a namespace and a cgroup that makes sockets.

@@ -10,7 +10,8 @@ use super::packets::Sender;
 use super::{Findings, Last, Source, socket};
 use crate::bpf::Places;
 use crate::bpf::pinned::detach;
-use crate::flows::{Case, UPLINK};
+use crate::flows::{Case, Step, UPLINK};
+use crate::netns::Netns;
 use crate::packets::Sockets;
 use crate::world::World;
 use crate::xdp::PassAll;
@@ -45,19 +46,60 @@ impl Programs {
         Ok(Self { sender, places, _far: far, world, source, case, last: Last::new() })
     }
 
+    /// The node.
+    pub(super) fn node(&self) -> &Netns {
+        &self.world.node
+    }
+
+    /// `kubeferry run` with all hooks.
+    pub(super) fn command(&self) -> Result<Command> {
+        let mut command = self.source.command("run")?;
+        self.places.apply(&mut command).args(["--xdp", "native", "--xdp-devices", UPLINK]);
+        Ok(command)
+    }
+
+    /// Puts the objects of a step into the folder of manifests.
+    pub(super) fn write(&self, number: usize) -> Result<()> {
+        self.source.write(&self.case.steps[number])
+    }
+
     /// Brings a step into force and sends its rows, first with all hooks, then with that of sockets alone.
-    pub(super) fn run(&mut self, step: usize) -> Result<(Findings, Findings)> {
-        let (case, step) = (&self.case, &self.case.steps[step]);
-        self.source.write(step)?;
-        if let Some(fault) = self.once(&["--xdp", "native", "--xdp-devices", UPLINK])? {
+    pub(super) fn run(&mut self, number: usize) -> Result<(Findings, Findings)> {
+        self.write(number)?;
+        if let Some(fault) = self.once()? {
             return Ok((vec![fault], Findings::new()));
         }
-        let findings = self.sender.run(case, step, &mut self.last);
+        let step = self.case.steps[number].clone();
+        let findings = self.send(number, &step)?;
+        Ok((findings, self.send_alone(number, &step)?))
+    }
+
+    /// Sends rows in a step that is in force.
+    pub(super) fn send(&mut self, number: usize, rows: &Step) -> Result<Findings> {
+        let step = self.own(number, rows);
+        let findings = self.sender.run(&self.case, &step, &mut self.last);
+        self.untracked()?;
+        Ok(findings)
+    }
+
+    /// The same with the hook of sockets alone: the others are detached.
+    pub(super) fn send_alone(&mut self, number: usize, rows: &Step) -> Result<Findings> {
         self.detach_devices()?;
-        let alone = socket::run(&mut self.sender, case, &self.source, step)?;
+        let step = self.own(number, rows);
+        let findings = socket::run(&mut self.sender, &self.case, &self.source, &step)?;
+        self.untracked()?;
+        Ok(findings)
+    }
+
+    /// The step of this number as it is here, with other rows.
+    fn own(&self, number: usize, rows: &Step) -> Step {
+        Step { rows: rows.rows.clone(), ..self.case.steps[number].clone() }
+    }
+
+    fn untracked(&self) -> Result<()> {
         let tracked = self.world.node.read_sysctl("net/netfilter/nf_conntrack_count")?;
         ensure!(tracked == "0", "{tracked} connections are tracked by the kernel");
-        Ok((findings, alone))
+        Ok(())
     }
 
     /// Leaves only what is attached to the cgroup. The next step attaches the others again.
@@ -82,12 +124,10 @@ impl Programs {
         Ok(())
     }
 
-    fn once(&self, flags: &[&str]) -> Result<Option<(String, String)>> {
-        let mut command = self.source.command("run")?;
-        self.places.apply(&mut command).arg("--once").args(flags);
-        let output = self.world.node.output(&mut command, "")?;
+    fn once(&self) -> Result<Option<(String, String)>> {
+        let output = self.world.node.output(self.command()?.arg("--once"), "")?;
         let says = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
-        let what = format!("kubeferry run --once --backend ebpf {}", flags.join(" "));
+        let what = "kubeferry run --once --backend ebpf --xdp native".to_owned();
         Ok((!output.status.success()).then(|| (what, format!("{}:\n{says}", output.status))))
     }
 }

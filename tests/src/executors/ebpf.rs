@@ -1,6 +1,8 @@
 //! The eBPF programs: `kubeferry run --backend ebpf --once` in a world of its own, where no rule of nftables is and the
 //! kernel's connection tracking stays off; then packets through the node.
 
+use std::process::Command;
+
 use anyhow::{Result, ensure};
 
 use super::packets::Sender;
@@ -44,20 +46,30 @@ impl Programs {
         Ok(Self { pins: Bpffs::mount()?, hooks, _far: far, sender, world, last: Last::new() })
     }
 
-    /// Brings a step into force and sends its rows.
-    pub(super) fn run(&mut self, case: &Case, source: &Source, step: &Step) -> Result<Findings> {
+    /// `kubeferry run` with these programs.
+    pub(super) fn command(&self, source: &Source) -> Result<Command> {
         let mut command = source.command("run")?;
-        command.args(["--once", "--backend", "ebpf", "--socket-lb", "off", "--bpffs-root"]).arg(self.pins.path());
+        command.args(["--backend", "ebpf", "--socket-lb", "off", "--bpffs-root"]).arg(self.pins.path());
         command.args(SMALL_MAPS);
         match self.hooks {
             Hooks::Tc => command.args(["--xdp", "off"]),
             Hooks::TcAndXdp => command.args(["--xdp", "native", "--xdp-devices", UPLINK]),
         };
-        let output = self.world.node.output(&mut command, "")?;
+        Ok(command)
+    }
+
+    /// Brings a step into force and sends its rows.
+    pub(super) fn run(&mut self, case: &Case, source: &Source, step: &Step) -> Result<Findings> {
+        let output = self.world.node.output(self.command(source)?.arg("--once"), "")?;
         let says = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
         if !output.status.success() {
             return Ok(vec![("kubeferry run --once --backend ebpf".into(), format!("{}:\n{says}", output.status))]);
         }
+        self.send(case, step)
+    }
+
+    /// Sends the rows of a step that is in force.
+    pub(super) fn send(&mut self, case: &Case, step: &Step) -> Result<Findings> {
         let findings = self.sender.run(case, step, &mut self.last);
         let tracked = self.world.node.read_sysctl("net/netfilter/nf_conntrack_count")?;
         ensure!(tracked == "0", "{tracked} connections are tracked by the kernel");

@@ -5,6 +5,7 @@
 
 mod auto;
 mod ebpf;
+pub mod live;
 mod manifests;
 mod model;
 mod nft;
@@ -19,6 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 
+use live::{Live, Look};
 pub use manifests::Source;
 pub use model::{Answer, answers};
 
@@ -30,7 +32,8 @@ use crate::world::World;
 pub struct Disagreement {
     /// The case and its step, counted from 1.
     pub step: String,
-    /// `model`, `nft`, `packets`, `ebpf`, `xdp`, `auto`, `socket`, `test-run` or `test-run-xdp`.
+    /// `model`, `nft`, `packets`, `ebpf`, `xdp`, `auto`, `socket`, `test-run` or `test-run-xdp`; of a proxy that goes on from step
+    /// to step `nft-rows`, `tc-rows`, `xdp-rows` or `all-rows`.
     pub executor: &'static str,
     /// The row, with its place, or what else was looked at.
     pub what: String,
@@ -82,10 +85,26 @@ pub fn run(case: &Case) -> Result<Vec<Disagreement>> {
         let (all_hooks, sockets_alone) = auto.run(number)?;
         add("auto", all_hooks);
         add("socket", sockets_alone);
-        add("test-run", alone.run(case, &tc.world, tc.pins.path(), step)?);
-        add("test-run-xdp", uplink.run(case, &xdp.world, xdp.pins.path(), step)?);
+        add("test-run", alone.run(case, &tc.world, tc.pins.path(), step)?.0);
+        add("test-run-xdp", uplink.run(case, &xdp.world, xdp.pins.path(), step)?.0);
+    }
+    drop((tc, xdp, auto));
+    if case.steps.len() > 1 {
+        all.extend(follow(case)?);
     }
     Ok(all)
+}
+
+/// Runs every step by proxies that go on from one to the next, until something disagrees.
+fn follow(case: &Case) -> Result<Vec<Disagreement>> {
+    let mut live = Live::new(case, &live::WORLDS)?;
+    for step in &case.steps {
+        let disagreements = live.step(step, Look::ALL)?.disagreements;
+        if !disagreements.is_empty() {
+            return Ok(disagreements);
+        }
+    }
+    Ok(Vec::new())
 }
 
 /// Runs a case and panics with every disagreement, row by row.

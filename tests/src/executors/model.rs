@@ -3,9 +3,13 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
+use kubeferry::desired::Desired;
+use kubeferry::desired::trace::{Outcome, Trace};
+use kubeferry::watch;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::live::{flow, fresh, settings};
 use super::{Findings, Last, Source, named};
 use crate::flows::{Expect, Row, Step};
 use crate::netns::output;
@@ -45,23 +49,53 @@ impl Answer {
     }
 }
 
-/// Asks the model about every row of a step.
+/// Asks the model about every row of a step, without a process of its own.
 ///
 /// # Errors
-/// `kubeferry trace` fails, or answers something else than a line for each row.
+/// The objects cannot be read.
 pub fn answers(source: &Source, step: &Step) -> Result<Vec<Answer>> {
-    let questions: String = step.rows.iter().map(|row| format!("{}\n", question(row))).collect();
-    let output = output(source.offline("trace")?.args(["--stdin", "--output", "json"]), &questions)?;
-    ensure!(output.status.success(), "kubeferry trace: {}", String::from_utf8_lossy(&output.stderr));
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    let answers: Vec<_> = stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-    ensure!(
-        answers.len() == step.rows.len(),
-        "kubeferry trace: {} answers to {} flows",
-        answers.len(),
-        step.rows.len()
-    );
-    Ok(answers)
+    let desired = desired(source)?;
+    Ok(step.rows.iter().map(|row| Answer::from(desired.trace(&flow(row)))).collect())
+}
+
+/// Has every row of a step expect what the model says.
+pub(super) fn expect(source: &Source, step: &mut Step) -> Result<()> {
+    let desired = desired(source)?;
+    let sticky = |service: &str| {
+        desired.targets().any(|(_, target, _)| target.affinity.is_some() && target.name.to_string() == service)
+    };
+    for row in &mut step.rows {
+        let answer = Answer::from(desired.trace(&flow(row)));
+        row.expect = answer.expectation(row, sticky(&answer.service));
+    }
+    Ok(())
+}
+
+fn desired(source: &Source) -> Result<Desired> {
+    let settings = settings(source.offline("trace")?.arg("--stdin"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(fresh(&settings, runtime.block_on(watch::load_once(&settings))?, &[]))
+}
+
+impl From<Trace> for Answer {
+    fn from(trace: Trace) -> Self {
+        let service = trace.service.unwrap_or_default();
+        let without = |outcome: &str| Self {
+            outcome: outcome.to_owned(),
+            service,
+            endpoints: Vec::new(),
+            masquerade: false,
+            hairpin: None,
+        };
+        match trace.outcome {
+            Outcome::Endpoints { endpoints, masquerade, hairpin } => {
+                Self { endpoints, masquerade, hairpin, ..without("endpoints") }
+            }
+            Outcome::Reject => without("reject"),
+            Outcome::Drop => without("drop"),
+            Outcome::None => without("none"),
+        }
+    }
 }
 
 /// Asks the model about every row of a step.

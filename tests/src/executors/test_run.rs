@@ -74,21 +74,23 @@ impl Programs {
         Self { hook, last: Last::new(), port: *PORTS.start(), cookie: 0x6b67_0000 }
     }
 
-    /// Runs the programs pinned in a BPF file system, in whose maps the step is in force, on its rows.
-    pub(super) fn run(&mut self, case: &Case, world: &World, bpffs: &Path, step: &Step) -> Result<Findings> {
+    /// Runs the programs pinned in a BPF file system, in whose maps the step is in force, on its rows; and says how many of
+    /// them that are.
+    pub(super) fn run(&mut self, case: &Case, world: &World, bpffs: &Path, step: &Step) -> Result<(Findings, usize)> {
         let pinned = match Pinned::open(bpffs) {
             Ok(pinned) => pinned,
-            Err(error) => return Ok(vec![("the programs".into(), format!("{error:#}"))]),
+            Err(error) => return Ok((vec![("the programs".into(), format!("{error:#}"))], 0)),
         };
         // A row that names its source port has been a connection of that executor.
         pinned.forget_flows()?;
         let loaded = Loaded { pinned, world, routes: case.routes()?.into_iter().collect() };
         let mut findings = Findings::new();
         let is_ours = |row: &&Row| self.hook == Hook::Tc || case.origin(row) == Origin::Cable(UPLINK.into());
-        for row in step.rows.iter().filter(is_ours).collect::<Vec<_>>() {
+        let rows: Vec<_> = step.rows.iter().filter(is_ours).collect();
+        for row in &rows {
             findings.extend(self.row(case, &loaded, row).err().map(|error| (named(row), format!("{error:#}"))));
         }
-        Ok(findings)
+        Ok((findings, rows.len()))
     }
 
     fn row(&mut self, case: &Case, loaded: &Loaded<'_>, row: &Row) -> Result<()> {

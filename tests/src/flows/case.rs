@@ -14,6 +14,9 @@ use super::node::{Node, PODS, UPLINK};
 use super::row::{Row, parse};
 use crate::packets::Origin;
 
+/// The first line of a step's manifests that says [`Step::restarts`].
+pub const RESTART: &str = "# restart";
+
 /// A flow-table case, ready to be run by every executor.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Case {
@@ -34,6 +37,13 @@ pub struct Step {
     pub rows: Vec<Row>,
 }
 
+impl Step {
+    /// Whether a proxy that goes on from step to step ends before this one, and begins anew.
+    pub fn restarts(&self) -> bool {
+        self.manifests.lines().next() == Some(RESTART)
+    }
+}
+
 impl Case {
     /// Reads the folder of a case.
     ///
@@ -51,8 +61,8 @@ impl Case {
                 break;
             }
             let rows = parse(&flows, &read(folder, &flows)?).with_context(|| format!("case {name}"))?;
-            let manifests =
-                with_node(&node, &read(folder, &cluster)?).with_context(|| format!("case {name}: {cluster}"))?;
+            let text = read(folder, &cluster)?;
+            let manifests = with_node(&node, &text).with_context(|| format!("case {name}: {cluster}"))?;
             files.extend([cluster, flows]);
             steps.push(Step { manifests, rows });
         }

@@ -4,6 +4,6 @@ mod case;
 mod node;
 mod row;
 
-pub use case::{Case, Step, documents, with_node};
+pub use case::{Case, RESTART, Step, documents, with_node};
 pub use node::{Node, PODS, UPLINK};
 pub use row::{Expect, Row, parse};

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 
@@ -70,6 +71,21 @@ impl Netns {
             }
             Err(panic) => std::panic::resume_unwind(panic),
         }
+    }
+
+    /// Starts a thread that stays inside the namespace, and so do the threads that it starts.
+    ///
+    /// # Errors
+    /// The handle of the namespace cannot be given to it. That the thread may not enter is its own first error.
+    pub fn thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<JoinHandle<Result<T>>> {
+        let handle = self.handle.try_clone().with_context(|| format!("the handle of namespace {}", self.name))?;
+        Ok(std::thread::spawn(move || {
+            kernel::enter(&handle).context("cannot enter a namespace: it needs CAP_SYS_ADMIN")?;
+            work()
+        }))
     }
 
     /// Runs a command to its end inside the namespace, with `input` on its standard input.

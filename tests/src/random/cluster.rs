@@ -1,207 +1,161 @@
-//! Clusters made up by chance, as objects: small pools of addresses and ports, so that Services meet and collide.
+//! A random cluster's objects, and random changes of them.
+
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::pools::FAMILIES;
 use super::rng::Rng;
+use super::service::{SCHEDULERS, WITHOUT_HASH};
+use super::{node, service, slice};
+use crate::flows::Node;
 
-/// Of each family: its name, and the prefixes of its ClusterIPs, local pods, remote pods, external addresses and nodes.
-const FAMILIES: [(&str, [&str; 5]); 2] = [
-    ("IPv4", ["10.96.0.", "10.244.1.", "10.244.2.", "198.51.100.", "192.0.2."]),
-    ("IPv6", ["fd00:10:96::", "fd00:10:244:1::", "fd00:10:244:2::", "2001:db8:51::", "2001:db8:2::"]),
-];
+/// How many Services there may be by number: few, so that one comes back under a name that another had.
+const NUMBERS: usize = 8;
 
-/// One Service with its slices.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Group {
-    number: usize,
-    service: Value,
-    slices: Vec<Value>,
+/// Objects by kind and name, in an order that is always the same.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Cluster {
+    objects: BTreeMap<String, Value>,
+    /// The node's own scheduler hashes.
+    hashes: bool,
 }
 
-impl Group {
-    /// Makes up a Service, and its slices.
-    pub fn new(rng: &mut Rng, number: usize) -> Self {
-        let service = service(rng, number);
-        let slices = slices(rng, &service);
-        Self { number, service, slices }
+impl Cluster {
+    /// Makes one up.
+    pub(super) fn new(rng: &mut Rng, node: &Node) -> Self {
+        let hashed =
+            |name: &String| SCHEDULERS.iter().position(|known| known == name).is_some_and(|at| at >= WITHOUT_HASH);
+        let hashes = node.scheduler.as_ref().is_some_and(hashed);
+        let mut cluster = Self { objects: BTreeMap::new(), hashes };
+        cluster.put(node::object(rng, node));
+        if rng.chance(80) {
+            cluster.put(service_cidr(rng));
+        }
+        for _ in 0..1 + rng.below(6) {
+            cluster.service(rng);
+        }
+        cluster
     }
 
-    /// The same Service with other slices, or another Service of the same name with the same slices, or both.
-    pub fn changed(&self, rng: &mut Rng) -> Self {
-        let mut changed = self.clone();
-        if rng.chance(40) {
-            changed.service = service(rng, self.number);
-        }
-        if rng.chance(70) {
-            changed.slices = slices(rng, &changed.service);
-        }
-        changed
-    }
-
-    /// The objects.
+    /// Every object.
     pub fn objects(&self) -> impl Iterator<Item = &Value> {
-        std::iter::once(&self.service).chain(&self.slices)
+        self.objects.values()
     }
 
-    /// Whether a client stays with its endpoint.
-    pub fn has_affinity(&self) -> bool {
-        self.service["spec"]["sessionAffinity"] == "ClientIP"
+    /// Every object with its kind and name.
+    pub(super) fn entries(&self) -> &BTreeMap<String, Value> {
+        &self.objects
     }
 
-    /// `namespace/name`, with which the name of its service ports begins.
-    pub fn name(&self) -> String {
-        let metadata = &self.service["metadata"];
-        format!("{}/{}", metadata["namespace"].as_str().unwrap_or(""), metadata["name"].as_str().unwrap_or(""))
+    /// The same, to be taken away from.
+    pub(super) fn entries_mut(&mut self) -> &mut BTreeMap<String, Value> {
+        &mut self.objects
     }
 
-    /// The addresses and ports at which it wants to be reached: protocol, address, port.
-    pub fn frontends(&self) -> Vec<(String, String, u64)> {
-        let spec = &self.service["spec"];
-        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
-        let mut addresses = [list(&spec["clusterIPs"]), list(&spec["externalIPs"])].concat();
-        addresses.extend(
-            list(&self.service["status"]["loadBalancer"]["ingress"]).iter().map(|ingress| ingress["ip"].clone()),
-        );
-        let mut frontends = Vec::new();
-        for port in list(&spec["ports"]) {
-            let protocol = text(&port["protocol"]).to_lowercase();
-            let number = port["port"].as_u64().unwrap_or_default();
-            frontends.extend(addresses.iter().map(|ip| (protocol.clone(), text(ip), number)));
-            if let Some(node_port) = port["nodePort"].as_u64() {
-                for ip in ["192.0.2.1", "192.0.2.2", "2001:db8:2::1", "2001:db8:2::2"] {
-                    frontends.push((protocol.clone(), ip.to_string(), node_port));
+    /// Every Service.
+    pub(super) fn services(&self) -> impl Iterator<Item = &Value> {
+        self.objects.values().filter(|object| object["kind"] == "Service")
+    }
+
+    /// Changes something; what, for people.
+    pub(super) fn change(&mut self, rng: &mut Rng) -> String {
+        let of_kind = |kind: &str| -> Vec<String> {
+            let found = self.objects.iter().filter(|(_, object)| object["kind"] == kind);
+            found.map(|(key, _)| key.clone()).collect()
+        };
+        let (services, slices) = (of_kind("Service"), of_kind("EndpointSlice"));
+        let what = rng.below(100);
+        if what < 38 && !slices.is_empty() {
+            let key = rng.pick(&slices);
+            let part = self.objects.get_mut(key).map_or("nothing", |object| slice::change(rng, object));
+            format!("{key}: {part}")
+        } else if what < 66 && !services.is_empty() {
+            let key = rng.pick(&services);
+            let part = self.objects.get_mut(key).map_or("nothing", |object| service::change(rng, object));
+            self.settle(key);
+            format!("{key}: {part}")
+        } else if what < 73 && !services.is_empty() {
+            let key = rng.pick(&services);
+            self.objects.remove(key);
+            format!("{key} goes")
+        } else if what < 79 && !slices.is_empty() {
+            let key = rng.pick(&slices);
+            self.objects.remove(key);
+            format!("{key} goes")
+        } else if what < 86 {
+            let family = rng.pick(&FAMILIES);
+            let (of, number) = (rng.below(NUMBERS), rng.below(4));
+            let key = self.put(slice::slice(rng, of, family, number));
+            format!("{key} is put")
+        } else if what < 92 {
+            let node = of_kind("Node");
+            let part = node.first().and_then(|key| self.objects.get_mut(key)).map(|object| node::change(rng, object));
+            format!("Node: {}", part.unwrap_or("nothing"))
+        } else if what < 95 {
+            match of_kind("ServiceCIDR").first().filter(|_| rng.chance(50)) {
+                Some(key) => {
+                    self.objects.remove(key);
+                    format!("{key} goes")
                 }
+                None => format!("{} is put", self.put(service_cidr(rng))),
+            }
+        } else {
+            format!("{} is put with slices", self.service(rng))
+        }
+    }
+
+    /// Makes up a Service and its slices; takes the place of one of the same name.
+    fn service(&mut self, rng: &mut Rng) -> String {
+        let number = rng.below(NUMBERS);
+        let key = self.put(service::service(rng, number));
+        self.settle(&key);
+        for family in &FAMILIES {
+            for slice in 0..rng.below(4) {
+                self.put(slice::slice(rng, number, family, slice));
             }
         }
-        frontends
+        key
     }
-}
 
-fn service(rng: &mut Rng, number: usize) -> Value {
-    let families = *rng.pick(&[&FAMILIES[..], &FAMILIES[..], &FAMILIES[..1], &FAMILIES[1..]]);
-    let address = |at: usize, numbers: &[&usize]| -> Vec<String> {
-        families.iter().flat_map(|(_, prefixes)| numbers.iter().map(move |n| format!("{}{n}", prefixes[at]))).collect()
-    };
-    let cluster_ips = address(0, &[&(10 + number)]);
-    let mut ports = Vec::new();
-    for (name, protocol, port) in
-        rng.some(&[("a", "TCP", 80), ("b", "UDP", 80), ("c", "SCTP", 80), ("d", "TCP", 81)], 50)
-    {
-        let mut entry = json!({"name": name, "protocol": protocol, "port": port});
-        if rng.chance(50) {
-            entry["nodePort"] = json!(30080 + rng.below(3));
-        }
-        ports.push(entry);
-    }
-    if ports.is_empty() {
-        ports.push(json!({"name": "a", "protocol": "TCP", "port": 80}));
-    }
-    let external = [address(3, &rng.some(&[1, 2, 3], 15)), address(4, &rng.some(&[2], 10))].concat();
-    let balancers = [address(3, &rng.some(&[1, 2, 3], 25)), address(0, &rng.some(&[10, 11], 5))].concat();
-    let policy = |rng: &mut Rng| if rng.chance(40) { "Local" } else { "Cluster" };
-    let mut spec = json!({
-        "clusterIP": cluster_ips[0],
-        "clusterIPs": cluster_ips,
-        "ipFamilies": families.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
-        "type": if !balancers.is_empty() { "LoadBalancer" } else { "NodePort" },
-        "externalIPs": external,
-        "internalTrafficPolicy": policy(rng),
-        "externalTrafficPolicy": policy(rng),
-        "ports": ports,
-    });
-    if rng.chance(25) {
-        spec["sessionAffinity"] = json!("ClientIP");
-    }
-    if rng.chance(30) {
-        let pool = [
-            "203.0.113.0/24",
-            "10.244.0.0/16",
-            "192.0.2.0/24",
-            "2001:db8:113::/64",
-            "fd00:10:244::/48",
-            "2001:db8:2::/64",
-            "::/0",
-        ];
-        spec["loadBalancerSourceRanges"] = json!(rng.some(&pool, 30));
-    }
-    let mut metadata = json!({"name": format!("s{number}"), "namespace": "random"});
-    if rng.chance(70) {
-        metadata["creationTimestamp"] = json!(format!("202{}-01-01T00:00:00Z", rng.below(5)));
-    }
-    if rng.chance(60) {
-        metadata["annotations"] = scheduling(rng, spec["sessionAffinity"] == "ClientIP");
-    }
-    let mode = |rng: &mut Rng| *rng.pick(&["VIP", "VIP", "VIP", "Proxy"]);
-    let ingress: Vec<_> = balancers.iter().map(|ip| json!({"ip": ip, "ipMode": mode(rng)})).collect();
-    let status = json!({"loadBalancer": {"ingress": ingress}});
-    json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec, "status": status})
-}
-
-/// Schedulers that both datapaths have. With affinity a client keeps an endpoint that no hash tells of.
-fn scheduling(rng: &mut Rng, affinity: bool) -> Value {
-    let schedulers = ["random", "rr", "wrr", "sh", "dh", "mh"];
-    let mut annotations =
-        json!({"kubeferry.dev/scheduler": rng.pick(if affinity { &schedulers[..3] } else { &schedulers })});
-    if rng.chance(30) {
-        let keys = ["source-address", "source-address-and-port"];
-        annotations["kubeferry.dev/hash-key"] = json!(rng.pick(&keys));
-    }
-    if rng.chance(50) {
-        // None much lighter than others: packets must find it within a few tries.
-        let weights =
-            ["node/worker-2=2", "node/worker-1=2,10.244.2.1=0", "10.244.1.2=2,fd00:10:244:1::4=2", "node/worker-2=0"];
-        annotations["kubeferry.dev/weights"] = json!(rng.pick(&weights));
-    }
-    annotations
-}
-
-fn slices(rng: &mut Rng, service: &Value) -> Vec<Value> {
-    let mut slices = Vec::new();
-    let name = &service["metadata"]["name"];
-    for (family, prefixes) in &FAMILIES {
-        for number in 0..rng.below(3) {
-            let mut ports = Vec::new();
-            for (name, protocol) in rng.some(&[("a", "TCP"), ("b", "UDP"), ("c", "SCTP"), ("d", "TCP")], 85) {
-                ports.push(json!({"name": name, "protocol": protocol, "port": rng.pick(&[80, 8080])}));
-            }
-            let pool: Vec<_> = (1..=6).map(|n| (prefixes[1 + n % 2], n)).chain([(prefixes[4], 1)]).collect();
-            let chosen = rng.some(&pool, 30);
-            let endpoints: Vec<_> = chosen.into_iter().map(|(prefix, n)| endpoint(rng, prefix, *n)).collect();
-            slices.push(json!({
-                "apiVersion": "discovery.k8s.io/v1",
-                "kind": "EndpointSlice",
-                "metadata": {
-                    "name": format!("{}-{}-{number}", name.as_str().unwrap_or_default(), family.to_lowercase()),
-                    "namespace": "random",
-                    "labels": {"kubernetes.io/service-name": name},
-                },
-                "addressType": family,
-                "ports": ports,
-                "endpoints": endpoints,
-            }));
+    fn settle(&mut self, key: &str) {
+        if let Some(object) = self.objects.get_mut(key) {
+            service::settle(object, self.hashes);
         }
     }
-    slices
+
+    fn put(&mut self, object: Value) -> String {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let key = format!("{} {}", text(&object["kind"]), text(&object["metadata"]["name"]));
+        self.objects.insert(key.clone(), object);
+        key
+    }
+
+    /// The manifests.
+    ///
+    /// # Errors
+    /// An object cannot be written as YAML: a fault of this module.
+    pub fn manifests(&self) -> anyhow::Result<String> {
+        let mut text = String::new();
+        for object in self.objects() {
+            text += &format!("---\n{}", serde_yaml_ng::to_string(object)?);
+        }
+        Ok(text)
+    }
 }
 
-fn endpoint(rng: &mut Rng, prefix: &str, number: usize) -> Value {
-    let remote = FAMILIES.iter().any(|(_, prefixes)| prefixes[2] == prefix);
-    let mut endpoint = json!({
-        "addresses": [format!("{prefix}{number}")],
-        "nodeName": if remote { "worker-2" } else { "worker-1" },
-    });
-    let states = [json!({}), json!({"ready": true}), json!({"ready": true}), json!({"ready": false})];
-    let leaving = [
-        json!({"ready": false, "serving": true, "terminating": true}),
-        json!({"ready": false, "serving": false, "terminating": true}),
+fn service_cidr(rng: &mut Rng) -> Value {
+    let cidrs = [
+        &["10.96.0.0/16", "fd00:10:96::/64"][..],
+        &["10.96.0.0/16", "fd00:10:96::/64"],
+        &["10.96.0.0/24"],
+        &["fd00:10:96::/112", "10.96.0.0/16"],
+        &["10.96.0.0/40", "fd00:10:96::/64"],
     ];
-    endpoint["conditions"] = if rng.chance(25) { rng.pick(&leaving).clone() } else { rng.pick(&states).clone() };
-    if rng.chance(40) {
-        endpoint["hints"] = json!({"forZones": [{"name": rng.pick(&["a", "b"])}]});
-        if rng.chance(30) {
-            endpoint["hints"]["forNodes"] = json!([{"name": rng.pick(&["worker-1", "worker-2"])}]);
-        }
-    }
-    endpoint
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": if rng.chance(80) { "kubernetes" } else { "more" }},
+        "spec": {"cidrs": rng.pick(&cidrs)},
+    })
 }

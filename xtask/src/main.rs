@@ -53,6 +53,8 @@ enum Command {
     #[command(hide = true)]
     Arrivals(ipvs::arrivals::Args),
     #[command(hide = true)]
+    Leftovers(ipvs::leftovers::Args),
+    #[command(hide = true)]
     Verify(kernels::VerifyArgs),
 }
 
@@ -84,6 +86,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Send(args) => demo::send::run(args),
         Command::Load(args) => bench::load::run(args),
         Command::Arrivals(args) => ipvs::arrivals::run(args),
+        Command::Leftovers(args) => ipvs::leftovers::run(args),
         Command::Verify(args) => kernels::verify(args),
     }
 }

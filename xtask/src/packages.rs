@@ -79,6 +79,13 @@ pub const CROSS_AARCH64: &[Program] = &[
     Program { name: "dpkg-deb", package: "dpkg", purpose: "unpacking packages" },
 ];
 
+/// What runs a binary of aarch64 elsewhere.
+pub const EMULATE_AARCH64: &[Program] = &[Program {
+    name: "qemu-aarch64-static",
+    package: "qemu-user-static",
+    purpose: "running what was compiled for aarch64",
+}];
+
 /// A compiler for BPF: rustc, where rustup's does not hide it, and core for BPF, which tells it from Debian's older rustc.
 pub const BPF_COMPILER: &[Program] = &[Program {
     name: "/usr/lib/rustlib/bpfel-unknown-none",

@@ -10,6 +10,7 @@ pub mod config;
 pub mod conntrack;
 pub mod desired;
 pub mod events;
+pub mod facts;
 pub mod health;
 pub mod leftovers;
 pub mod lock;

@@ -2,26 +2,30 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::backend::{Backend, EndpointCount, Report};
+use crate::backend::{Backend, Report};
 use crate::conntrack::Cleaned;
 use crate::events::{self, Events, Notice, Reason, Regarding};
+use crate::facts::history::Done;
+use crate::facts::{History, ServiceFacts, Snapshot, Watched};
 use crate::health::Health;
 use crate::metrics::{Counts, Metrics, Policy, SyncReport};
-use crate::node::families;
+use crate::node::{self, families};
 use crate::proxy::{Proxy, Synced};
 use crate::settings::{ServiceMetrics, Settings, Source};
-use crate::state::event::Kind;
-use crate::state::objects::{Family, Ignored};
-use crate::status::{Drift, EndpointStatus, IgnoredStatus, LastSync, PortStatus, ServiceStatus, Status};
+use crate::state::objects::{Family, Ignored, ObjectName};
+use crate::status::{Drift, LastSync};
 use crate::traffic::Totals;
 use crate::watch::WatchStats;
 
 /// How often what stays wrong is reported to the Events, which decide what is posted of it.
 const REMIND: Duration = Duration::from_secs(10);
+/// Of the loop's time, reading counters takes no more than one part in so many.
+const LOOKING_PART: u32 = 50;
 
 /// The eyes on one run loop.
 #[derive(Debug)]
@@ -52,11 +56,25 @@ pub struct Observer {
     drift: Drift,
     service_metrics: ServiceMetrics,
     traffic: Totals,
+    /// When the counters were last read; the same for people, and how long it took.
+    looked: Option<Instant>,
+    read: Option<(Timestamp, Duration)>,
+    history: History,
+    counts: Counts,
+    kernel: String,
+    generation: Arc<AtomicU64>,
 }
 
 impl Observer {
-    /// Starts counting. `metrics` and `events` are where others count and report, too.
-    pub fn new(settings: &Settings, stats: Arc<WatchStats>, metrics: Arc<Metrics>, events: Events) -> Self {
+    /// Starts counting. `metrics` and `events` are where others count and report, too; `generation` goes up whenever there is
+    /// something new to tell.
+    pub fn new(
+        settings: &Settings,
+        stats: Arc<WatchStats>,
+        metrics: Arc<Metrics>,
+        events: Events,
+        generation: Arc<AtomicU64>,
+    ) -> Self {
         // From a folder, a Node need not be there.
         let needs_node = matches!(settings.source, Source::Api { .. });
         Self {
@@ -79,6 +97,12 @@ impl Observer {
             drift: Drift::default(),
             service_metrics: settings.ebpf.service_metrics,
             traffic: Totals::default(),
+            looked: None,
+            read: None,
+            history: History::default(),
+            counts: Counts::default(),
+            kernel: node::kernel_release(),
+            generation,
         }
     }
 
@@ -123,15 +147,17 @@ impl Observer {
     pub fn synced<B: Backend>(&mut self, proxy: &Proxy<B>, synced: &Synced) {
         let (report, now) = (&synced.report, Timestamp::now());
         tracing::info!(changed = synced.changes.services.len(), ops = report.changes, took = ?synced.took, full = report.full, "synced");
-        if let Some(queued) = self.queued.take() {
-            self.metrics.in_kernel(queued.elapsed());
-        }
+        let change_to_kernel = self.queued.take().map(|queued| queued.elapsed());
+        change_to_kernel.into_iter().for_each(|after| self.metrics.in_kernel(after));
+        let since = self.started;
+        self.history.done(&Done { report, changes: &synced.changes, took: synced.took, change_to_kernel, since }, now);
         self.seen = (0, 0);
         self.seen_triggers = 0;
         // All of it is gone through, which is for quiet moments; but of a start nobody is to be told that there is nothing.
         self.uncounted = self.syncs > 0;
         if !self.uncounted {
-            self.metrics.counts(&counts(proxy));
+            self.counts = counts(proxy);
+            self.metrics.counts(&self.counts);
         }
         self.syncs += 1;
         self.health.updated(&self.families);
@@ -156,6 +182,7 @@ impl Observer {
         });
         self.repaired(report.repaired, now);
         self.tables(proxy);
+        self.changed();
     }
 
     /// A sync failed and will be tried again.
@@ -167,17 +194,20 @@ impl Observer {
         self.seen_triggers = 0;
         self.failures += 1;
         self.metrics.sync_failed(&Family::BOTH);
+        let now = Timestamp::now();
+        self.history.failed(error.to_string(), took, now);
         self.last_sync = Some(LastSync {
-            at: Timestamp::now(),
+            at: now,
             took: took.as_secs_f64(),
             full: true,
             rows_written: 0,
             error: Some(error.to_string()),
         });
+        self.changed();
     }
 
     /// The kernel was looked at; `report` tells what had to be mended, or that it took what it had refused.
-    pub fn checked<B: Backend>(&mut self, proxy: &Proxy<B>, report: Option<&Report>) {
+    pub fn checked<B: Backend>(&mut self, proxy: &Proxy<B>, report: Option<&Report>, took: Duration) {
         let now = Timestamp::now();
         self.drift.last_check = Some(now);
         self.drift.unrepaired = 0;
@@ -188,14 +218,16 @@ impl Observer {
             self.metrics.rows(map, *rows);
         }
         self.metrics.recounted(proxy.backend().recounted());
-        self.service_metrics(proxy);
-        if std::mem::take(&mut self.uncounted) {
-            self.metrics.counts(&counts(proxy));
+        if self.service_metrics != ServiceMetrics::Off {
+            self.look(proxy);
         }
+        self.count_objects(proxy);
         if self.reminded.elapsed() >= REMIND {
             self.remind(proxy);
         }
         let Some(report) = report else { return };
+        self.history.repaired(report, took, now);
+        self.changed();
         if report.repaired == 0 {
             tracing::info!(ops = report.changes, "the kernel takes rows that it refused before");
         }
@@ -203,18 +235,35 @@ impl Observer {
         self.tables(proxy);
     }
 
-    /// What every service port got, where that is asked for.
-    fn service_metrics<B: Backend>(&mut self, proxy: &Proxy<B>) {
-        if self.service_metrics == ServiceMetrics::Off {
+    /// Reads the counters, unless that was a moment ago for what it costs, and has `/metrics` tell them.
+    pub fn look<B: Backend>(&mut self, proxy: &Proxy<B>) {
+        if !proxy.backend().counting().connections {
+            return;
+        }
+        let start = Instant::now();
+        let gap = self.read.map_or(Duration::ZERO, |(_, took)| took * LOOKING_PART);
+        if self.looked.is_some_and(|looked| start.saturating_duration_since(looked) < gap) {
             return;
         }
         let targets = proxy.desired().targets();
         let counts =
             targets.map(|(_, target, _)| ((target.name.clone(), target.family), proxy.backend().counts_of(target)));
-        let gone = self.traffic.look(counts);
+        let gone = self.traffic.look(start, counts);
+        self.looked = Some(start);
+        self.read = Some((Timestamp::now(), start.elapsed()));
+        if self.service_metrics == ServiceMetrics::Off {
+            return;
+        }
         gone.iter().for_each(|port| self.metrics.service_port_gone(port));
-        for (port, total) in self.traffic.all() {
-            self.metrics.service_port(port, total, self.service_metrics == ServiceMetrics::Full);
+        for (port, seen) in self.traffic.all() {
+            self.metrics.service_port(port, &seen.total, proxy.backend().counting());
+        }
+    }
+
+    fn count_objects<B: Backend>(&mut self, proxy: &Proxy<B>) {
+        if std::mem::take(&mut self.uncounted) {
+            self.counts = counts(proxy);
+            self.metrics.counts(&self.counts);
         }
     }
 
@@ -232,6 +281,12 @@ impl Observer {
     pub fn check_failed(&mut self, error: &dyn std::fmt::Display) {
         tracing::error!(%error, "cannot look for drift, or repair it");
         self.drift.unrepaired = self.drift.unrepaired.max(1);
+        self.changed();
+    }
+
+    /// There is something new to tell.
+    fn changed(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// Stale entries of connection tracking were looked for.
@@ -271,6 +326,7 @@ impl Observer {
         self.metrics.ignored(ignored.len());
         self.metrics.fallbacks(events::fallbacks(proxy));
         self.ignored = ignored;
+        self.changed();
         self.remind(proxy);
     }
 
@@ -282,28 +338,34 @@ impl Observer {
         }
     }
 
-    /// The document of `kubeferry status`.
-    pub fn status<B: Backend>(&self, proxy: &Proxy<B>, settings: &Settings) -> Status {
-        let kinds = [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr];
-        let waiting = kinds.into_iter().filter(|kind| !proxy.state().is_listed(*kind));
-        let ignored = proxy.ignored().into_iter().map(|fault| IgnoredStatus { what: fault.what, why: fault.why });
-        Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            node: settings.node_name.to_string(),
-            backend: proxy.backend().name().to_owned(),
-            started: Some(self.started),
-            waiting_for: waiting.map(|kind| kind.as_str().to_owned()).collect(),
-            last_sync: self.last_sync.clone(),
-            syncs: self.syncs,
-            failures: self.failures,
-            pending: proxy.waiting().0,
-            rows: proxy.rows().iter().map(|(map, rows)| ((*map).to_owned(), *rows)).collect(),
-            datapath: proxy.backend().facts().into_iter().chain(proxy.backend().costs(proxy.desired())).collect(),
-            drift: self.drift.clone(),
-            services: services(proxy),
-            ignored: ignored.collect(),
-            settings: settings.describe(),
-            ..Status::default()
+    /// Everything as it is now.
+    pub fn snapshot<B: Backend>(&mut self, proxy: &Proxy<B>, settings: &Settings) -> Snapshot {
+        self.look(proxy);
+        self.count_objects(proxy);
+        self.watched().snapshot(proxy, settings)
+    }
+
+    /// One Service as it is now; `None`: there is none of this name.
+    pub fn service<B: Backend>(&mut self, proxy: &Proxy<B>, name: &ObjectName) -> Option<ServiceFacts> {
+        self.look(proxy);
+        self.watched().service(proxy, name)
+    }
+
+    fn watched(&self) -> Watched<'_> {
+        let health = self.health.report();
+        Watched {
+            started: self.started,
+            kernel: &self.kernel,
+            healthy: health.healthy,
+            node_eligible: health.node_eligible.unwrap_or(false),
+            last_sync: self.last_sync.as_ref(),
+            syncs: (self.syncs, self.failures),
+            history: &self.history,
+            drift: &self.drift,
+            counts: &self.counts,
+            level: self.service_metrics,
+            traffic: &self.traffic,
+            read: self.read,
         }
     }
 }
@@ -318,31 +380,4 @@ fn counts<B: Backend>(proxy: &Proxy<B>) -> Counts {
         counts.local[family] += target.endpoints.local_ready;
     }
     counts
-}
-
-fn endpoints(counts: &[EndpointCount]) -> Vec<EndpointStatus> {
-    let all: u64 = counts.iter().map(|count| count.opened).sum();
-    let endpoint = |count: &EndpointCount| EndpointStatus {
-        address: count.endpoint.to_string(),
-        connections: count.opened,
-        active: count.active,
-        share: count.opened as f64 / all as f64,
-    };
-    if all == 0 { Vec::new() } else { counts.iter().map(endpoint).collect() }
-}
-
-fn services<B: Backend>(proxy: &Proxy<B>) -> Vec<ServiceStatus> {
-    let services = proxy.state().services().values().map(|service| {
-        let ports = proxy.desired().targets_of(&service.name).map(|(_, target, frontends)| PortStatus {
-            name: target.name.port.to_string(),
-            protocol: target.name.protocol.to_string(),
-            frontends: frontends.iter().map(ToString::to_string).collect(),
-            ready: target.endpoints.ready,
-            local: target.endpoints.local_ready,
-            scheduler: target.schedule.scheduler.to_string(),
-            endpoints: endpoints(&proxy.backend().counts_of(target)),
-        });
-        ServiceStatus { name: service.name.to_string(), kind: service.kind.to_string(), ports: ports.collect() }
-    });
-    services.collect()
 }

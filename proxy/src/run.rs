@@ -21,6 +21,7 @@ use crate::backend::nftables::nft::{Nft, TIMEOUT};
 use crate::backend::nftables::reconciler::Reconciler;
 use crate::commands::cleanup;
 use crate::events::{Events, Notice, Regarding};
+use crate::facts::{self, Ask};
 use crate::health::node_ports::HealthCheckPorts;
 use crate::health::routes::Serving;
 use crate::health::{configz, server};
@@ -35,7 +36,6 @@ use crate::settings::reload::Reload;
 use crate::settings::{BackendName, DetectLocal, Loaded, Settings, SettingsError, change};
 use crate::start::Begun;
 use crate::state::objects::Family;
-use crate::status;
 use crate::watch::{self, WatchStats};
 
 /// How often the kernel's generation is looked at, so that a deleted table is back soon; one small question.
@@ -125,13 +125,13 @@ async fn serve(
         Some(client) if !settings.once => Events::to_api(client, &settings.node_name, metrics.clone()),
         _ => Events::to_log(metrics.clone()),
     };
-    let observer = Observer::new(&settings, stats, metrics, events_to.clone());
-    let (handle, mut requests) = status::channel();
+    let (facts, mut asks, generation) = facts::channel();
+    let observer = Observer::new(&settings, stats, metrics, events_to.clone(), generation);
     let configz = Arc::new(RwLock::new(configz::document(&settings)));
     let serving = Serving {
         health: observer.health.clone(),
         metrics: observer.metrics.clone(),
-        status: handle,
+        facts,
         mode: backend.name(),
         flags: Arc::new(args::flags(std::env::args_os())),
         config: configz.clone(),
@@ -176,10 +176,15 @@ async fn serve(
                 Ok(Ok(never)) => match never {},
                 Err(panic) => panic.into(),
             }),
-            Some(reply) = requests.recv() => {
-                // Whoever asked may have gone.
-                let _ = reply.send(runner.observer.status(&runner.proxy, &runner.settings));
-                continue;
+            Some(ask) = asks.recv() => {
+                block_in_place(|| runner.answer(ask));
+                // However many ask, what has come meanwhile is taken in.
+                if events.is_empty() {
+                    continue;
+                }
+                while let Ok(event) = events.try_recv() {
+                    runner.proxy.apply(event);
+                }
             }
             changed = changed(reload.as_mut()) => {
                 if runner.reconfigure(changed) == Some(Ended::Reconfigured) {
@@ -244,6 +249,20 @@ impl<B: Backend> Runner<B> {
         Self { proxy, settings, observer, started, pacing, glanced, health_checks, tried, fits, others }
     }
 
+    /// Answers one who serves; whoever asked may have gone.
+    fn answer(&mut self, ask: Ask) {
+        let Self { proxy, settings, observer, .. } = self;
+        match ask {
+            Ask::Snapshot(reply) => drop(reply.send(Arc::new(observer.snapshot(proxy, settings)))),
+            Ask::Service(name, reply) => drop(reply.send(observer.service(proxy, &name))),
+            Ask::Trace(flow, reply) => drop(reply.send(proxy.desired().trace(&flow))),
+            Ask::Count(reply) => {
+                observer.look(proxy);
+                let _ = reply.send(());
+            }
+        }
+    }
+
     /// How long nothing needs to be done unless something happens.
     fn wake_after(&self) -> Duration {
         let now = Instant::now();
@@ -301,8 +320,9 @@ impl<B: Backend> Runner<B> {
             }
         }
         if glance && !self.proxy.has_failed() {
+            let start = Instant::now();
             match self.proxy.check() {
-                Ok(repair) => self.observer.checked(&self.proxy, repair.as_ref()),
+                Ok(repair) => self.observer.checked(&self.proxy, repair.as_ref(), start.elapsed()),
                 Err(error) => self.observer.check_failed(&error),
             }
             if now - self.tried >= self.settings.sync_period {

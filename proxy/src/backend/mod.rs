@@ -8,11 +8,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 pub use nftables::reconciler::Report;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::target::{Frontend, Target};
 use crate::desired::{Desired, Touched};
 use crate::state::objects::Ignored;
+use crate::traffic::Counting;
 
 /// Whether this build has the eBPF datapath: cargo's feature `ebpf`.
 pub const HAS_EBPF: bool = cfg!(feature = "ebpf");
@@ -31,6 +34,19 @@ pub struct EndpointCount {
     /// The bytes of these packets, from the IP header on.
     pub bytes: u64,
 }
+
+/// What became of a map's rows in a sync. A row that gets another value counts as added, and where it is deleted for that, as
+/// deleted too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct RowChanges {
+    /// Rows written.
+    pub added: usize,
+    /// Rows deleted.
+    pub deleted: usize,
+}
+
+/// The same by map; `chains` are those of nftables.
+pub type ChangesByMap = BTreeMap<&'static str, RowChanges>;
 
 /// A datapath that follows the wanted state.
 pub trait Backend {
@@ -76,6 +92,11 @@ pub trait Backend {
     /// What was counted of the endpoints of a service port, by address; empty where the datapath counts nothing.
     fn counts_of(&self, _target: &Target) -> Vec<EndpointCount> {
         Vec::new()
+    }
+
+    /// Which of the numbers of [`Backend::counts_of`] are counted.
+    fn counting(&self) -> Counting {
+        Counting::default()
     }
 
     /// By how many connections the counts of active ones were found to be wrong and put right, all in all.

@@ -1,17 +1,16 @@
 //! `kubeferry trace`: where a new connection would go, and why.
 
-use std::collections::BTreeMap;
 use std::io::BufRead;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::args::{TraceArgs, TraceOutput};
 use crate::commands::{offline, output};
 use crate::desired::Desired;
 use crate::desired::trace::{Flow, Outcome, Trace};
-use crate::scheduler::Scheduler;
+use crate::facts::TraceFacts;
 use crate::settings::Settings;
 use crate::state::convert::sloppy::{parse_socket, parse_source};
 
@@ -23,24 +22,6 @@ struct Asked {
     to: String,
     #[serde(default)]
     iif: Option<String>,
-}
-
-/// The answer as `--output json` gives it.
-#[derive(Serialize, Debug)]
-struct Answer<'a> {
-    outcome: &'static str,
-    endpoints: Vec<String>,
-    masquerade: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hairpin: Option<String>,
-    service: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scheduler: Option<&'static str>,
-    #[serde(rename = "hashKey", skip_serializing_if = "Option::is_none")]
-    hash_key: Option<&'static str>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    weights: BTreeMap<String, u16>,
-    why: &'a [String],
 }
 
 /// Answers the flow of the command line, or each line of standard input.
@@ -85,7 +66,11 @@ fn asked(line: &[u8]) -> anyhow::Result<Option<Flow>> {
     flow(from, &asked.to, asked.iif).map(Some)
 }
 
-fn flow((from, from_port): (IpAddr, Option<u16>), to: &str, iif: Option<String>) -> anyhow::Result<Flow> {
+/// The packet that the words of a command line or a query mean.
+///
+/// # Errors
+/// `to` is no destination.
+pub(crate) fn flow((from, from_port): (IpAddr, Option<u16>), to: &str, iif: Option<String>) -> anyhow::Result<Flow> {
     let usage = || format!("{to:?} is no destination: write tcp:10.96.0.10:80, udp:[fd00::1]:53 or sctp:…");
     let (protocol, address) = to.split_once(':').with_context(usage)?;
     let protocol = protocol.parse().map_err(|error: String| anyhow::anyhow!(error)).with_context(usage)?;
@@ -96,40 +81,9 @@ fn flow((from, from_port): (IpAddr, Option<u16>), to: &str, iif: Option<String>)
 fn answer(desired: &Desired, flow: &Flow, output: TraceOutput) -> anyhow::Result<String> {
     let trace = desired.trace(flow);
     Ok(match output {
-        TraceOutput::Json => serde_json::to_string(&Answer::from(&trace))?,
+        TraceOutput::Json => serde_json::to_string(&TraceFacts::from(&trace))?,
         TraceOutput::Text => sentences(flow, &trace),
     })
-}
-
-impl<'a> From<&'a Trace> for Answer<'a> {
-    fn from(trace: &'a Trace) -> Self {
-        let service = trace.service.as_deref().unwrap_or_default();
-        let scheduler = trace.schedule.map(|schedule| schedule.scheduler);
-        let takes_key = matches!(scheduler, Some(Scheduler::Sh | Scheduler::Mh));
-        let mut answer = Self {
-            outcome: "none",
-            endpoints: Vec::new(),
-            masquerade: false,
-            hairpin: None,
-            service,
-            scheduler: scheduler.map(Scheduler::name),
-            hash_key: trace.schedule.filter(|_| takes_key).map(|schedule| schedule.hash_key.name()),
-            weights: trace.weights.iter().map(|(endpoint, weight)| (endpoint.to_string(), *weight)).collect(),
-            why: &trace.why,
-        };
-        match &trace.outcome {
-            Outcome::Endpoints { endpoints, masquerade, hairpin } => {
-                answer.outcome = "endpoints";
-                answer.endpoints = endpoints.iter().map(ToString::to_string).collect();
-                answer.masquerade = *masquerade;
-                answer.hairpin = hairpin.map(|endpoint| endpoint.to_string());
-            }
-            Outcome::Reject => answer.outcome = "reject",
-            Outcome::Drop => answer.outcome = "drop",
-            Outcome::None => {}
-        }
-        answer
-    }
 }
 
 fn sentences(flow: &Flow, trace: &Trace) -> String {

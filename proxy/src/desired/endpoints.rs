@@ -12,9 +12,21 @@ use super::topology::Topology;
 
 /// One endpoint of one service port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Candidate<'a> {
-    pub(super) endpoint: &'a SliceEndpoint,
-    local: bool,
+pub struct Candidate<'a> {
+    /// As its slice says it.
+    pub endpoint: &'a SliceEndpoint,
+    /// It is on this node.
+    pub local: bool,
+}
+
+/// Every endpoint of a service port in one family, by address, whatever its conditions and the policies are.
+pub fn members<'a>(
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    family: Family,
+    port: &ServicePort,
+    node: &str,
+) -> BTreeMap<SocketAddr, Candidate<'a>> {
+    SlicePorts::new(slices, family).merge(port, node)
 }
 
 impl Candidate<'_> {
@@ -45,6 +57,10 @@ pub struct EndpointLists {
     pub local_ready: usize,
     /// Endpoints that are ready, anywhere.
     pub ready: usize,
+    /// Endpoints that are terminating and still serve, anywhere.
+    pub terminating: usize,
+    /// Endpoints that neither are ready nor terminate while they still serve, anywhere.
+    pub unusable: usize,
 }
 
 /// Which lists a service port asks for (kube-proxy's `UsesClusterEndpoints` and `UsesLocalEndpoints`).
@@ -122,6 +138,8 @@ impl EndpointLists {
             serving: pick(&|candidate| candidate.endpoint.ready || candidate.endpoint.serving),
             idle: pick(&|candidate| (ready(candidate) || candidate.endpoint.serving) && !choice.admits(candidate)),
             ready: merged.values().filter(|candidate| ready(candidate)).count(),
+            terminating: merged.values().filter(|c| c.endpoint.terminating && (ready(c) || c.endpoint.serving)).count(),
+            unusable: merged.values().filter(|candidate| !ready(candidate) && !draining(candidate)).count(),
             local_ready: merged
                 .values()
                 .filter(|candidate| candidate.local && ready(candidate) && choice.admits(candidate))

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use endpoints::EndpointLists;
+pub use endpoints::{Candidate, EndpointLists, members};
 pub use frontends::Claim;
 use frontends::Frontends;
 pub use health_checks::{HealthCheck, health_check};

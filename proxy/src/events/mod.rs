@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use limiter::{AGAIN, BURST, Limiter, PAUSE, PER_MINUTE, Verdict};
 pub(crate) use standing::fallbacks;
-pub use standing::standing;
+pub use standing::{Fault, each_fault, standing};
 
 use crate::metrics::{EventResult, Metrics};
 use crate::state::event::Kind;

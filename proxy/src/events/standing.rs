@@ -1,6 +1,6 @@
 //! What is wrong at the moment, as Events: one for each object and reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Notice, Reason, Regarding};
 use crate::backend::Backend;
@@ -9,37 +9,74 @@ use crate::state::convert::annotations::is_fallback;
 use crate::state::event::Kind;
 use crate::state::objects::{Ignored, ObjectName};
 
-/// Everything that the proxy does not do at the moment, and why.
+/// Something that the proxy does not do at the moment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// The object.
+    pub regarding: Regarding,
+    /// In one word.
+    pub reason: Reason,
+    /// The object or the part of it, as the log has it.
+    pub what: String,
+    /// What is wrong, and what to do about it.
+    pub why: String,
+}
+
+impl Fault {
+    /// As the Event says it, which names the object but not the part of it.
+    fn note(&self) -> String {
+        match self.reason {
+            Reason::FrontendLeftOut => {
+                let frontend = self.what.strip_prefix("frontend ").unwrap_or(&self.what);
+                format!("{frontend} is not served: {}", self.why)
+            }
+            Reason::DatapathLimited => format!("{}: {}", self.what, self.why),
+            _ => self.why.clone(),
+        }
+    }
+}
+
+/// Everything that the proxy does not do at the moment, and why: one Event for each object and reason.
 pub fn standing<B: Backend>(proxy: &Proxy<B>) -> Vec<Notice> {
     let mut standing = Standing::default();
+    each_fault(proxy, &mut |fault| standing.add(fault));
+    standing.notices()
+}
+
+/// The same, one by one.
+pub fn each_fault<B: Backend>(proxy: &Proxy<B>, each: &mut dyn FnMut(Fault)) {
+    let mut give = |regarding: Regarding, reason, what: String, why: String| {
+        each(Fault { regarding, reason, what, why });
+    };
     for (kind, name, faults) in proxy.state().faults_by_object() {
         let regarding = if kind == Kind::Node { Regarding::Node } else { Regarding::Object(kind, name.clone()) };
         for fault in faults {
-            standing.add(regarding.clone(), reason_of(fault), &fault.why);
+            give(regarding.clone(), reason_of(fault), fault.what.clone(), fault.why.clone());
         }
     }
     for (service, faults) in proxy.desired().unscheduled_by_service() {
         for fault in faults {
-            standing.add(service_of(service), reason_of(fault), &fault.why);
+            give(service_of(service), reason_of(fault), fault.what.clone(), fault.why.clone());
         }
     }
     for (service, conflict) in proxy.desired().lost_claims() {
-        standing.add(service_of(&service), Reason::FrontendContested, &conflict.why);
+        give(service_of(&service), Reason::FrontendContested, conflict.what, conflict.why);
     }
     let left_out = proxy.backend().left_out();
     for (frontend, why) in &left_out {
-        let why = format!("{frontend} is not served: {why}");
-        match proxy.desired().holder(frontend) {
-            Some(claim) => standing.add(service_of(&claim.target.name.service), Reason::FrontendLeftOut, &why),
-            None => standing.add(Regarding::Node, Reason::FrontendLeftOut, &why),
-        }
+        let regarding = match proxy.desired().holder(frontend) {
+            Some(claim) => service_of(&claim.target.name.service),
+            None => Regarding::Node,
+        };
+        give(regarding, Reason::FrontendLeftOut, format!("frontend {frontend}"), why.clone());
     }
     // What else the backend leaves out is about the node; its frontends have been told.
-    let frontends: Vec<String> = left_out.keys().map(|frontend| format!("frontend {frontend}")).collect();
-    for other in proxy.backend().refused().iter().filter(|other| !frontends.contains(&other.what)) {
-        standing.add(Regarding::Node, Reason::DatapathLimited, &other.to_string());
+    let frontends: BTreeSet<String> = left_out.keys().map(|frontend| format!("frontend {frontend}")).collect();
+    for other in proxy.backend().refused() {
+        if !frontends.contains(&other.what) {
+            give(Regarding::Node, Reason::DatapathLimited, other.what, other.why);
+        }
     }
-    standing.notices()
 }
 
 /// How many Services ask for a scheduler that they do not get.
@@ -65,12 +102,13 @@ fn reason_of(fault: &Ignored) -> Reason {
 struct Standing(BTreeMap<(Regarding, Reason), String>);
 
 impl Standing {
-    fn add(&mut self, regarding: Regarding, reason: Reason, why: &str) {
-        let note = self.0.entry((regarding, reason)).or_default();
+    fn add(&mut self, fault: Fault) {
+        let one = fault.note();
+        let note = self.0.entry((fault.regarding, fault.reason)).or_default();
         if !note.is_empty() {
             note.push_str("; ");
         }
-        note.push_str(why);
+        note.push_str(&one);
     }
 
     fn notices(self) -> Vec<Notice> {

@@ -1,6 +1,7 @@
 //! Whether the proxy is healthy, and the HTTP servers that tell it: `/healthz` and `/livez` at the health address,
 //! `/metrics` and `/status` at the metrics address, and what load balancers ask at health check node ports.
 
+pub mod api;
 pub mod configz;
 mod connections;
 mod debugging;

@@ -11,9 +11,10 @@ use axum::{Json, Router};
 use jiff::Timestamp;
 
 use super::state::Report;
-use super::{Health, debugging, zpages};
+use super::{Health, api, debugging, zpages};
+use crate::facts::Facts;
 use crate::metrics::{Format, Metrics};
-use crate::status::StatusHandle;
+use crate::status::Status;
 
 /// What the servers tell.
 #[derive(Clone, Debug)]
@@ -22,8 +23,8 @@ pub struct Serving {
     pub health: Health,
     /// For `/metrics`; answers of `/healthz` and `/livez` are counted in it.
     pub metrics: Arc<Metrics>,
-    /// For `/status`.
-    pub status: StatusHandle,
+    /// For `/status` and `/api/v1/`; and has the counters of `/metrics` be those of now.
+    pub facts: Facts,
     /// For `/proxyMode`: `nftables`.
     pub mode: &'static str,
     /// For `/flagz`: every flag with its value.
@@ -37,7 +38,8 @@ pub struct Serving {
 }
 
 /// Paths at the metrics address, as `/statusz` lists them.
-pub(super) const PATHS: &[&str] = &["/configz", "/flagz", "/healthz", "/metrics", "/proxyMode", "/status", "/statusz"];
+pub(super) const PATHS: &[&str] =
+    &["/api/v1", "/configz", "/flagz", "/healthz", "/metrics", "/proxyMode", "/status", "/statusz"];
 
 /// `/healthz` and `/livez` with kube-proxy's meaning.
 pub fn health_routes(serving: Serving) -> Router {
@@ -57,7 +59,7 @@ pub fn metrics_routes(serving: Serving) -> Router {
         .route("/flagz", any(zpages::flagz))
         .route("/statusz", any(zpages::statusz));
     let router = if serving.profiling { debugging::add(router) } else { router };
-    router.with_state(serving)
+    router.with_state(serving.clone()).merge(api::routes(serving))
 }
 
 async fn healthz(State(serving): State<Serving>) -> Response {
@@ -107,6 +109,7 @@ fn format(headers: &HeaderMap) -> Format {
 }
 
 async fn metrics(State(serving): State<Serving>, headers: HeaderMap) -> Response {
+    serving.facts.count().await;
     let format = format(&headers);
     ([(header::CONTENT_TYPE, format.content_type())], serving.metrics.text(format)).into_response()
 }
@@ -127,12 +130,22 @@ async fn configz(State(serving): State<Serving>) -> Response {
 }
 
 async fn status(State(serving): State<Serving>) -> Response {
-    match serving.status.ask().await {
-        Some(mut status) => {
+    match serving.facts.snapshot().await {
+        Some(snapshot) => {
             let report = serving.health.report();
-            status.healthy = report.healthy;
-            status.node_eligible = report.node_eligible.unwrap_or(false);
-            ([NOSNIFF], Json(status)).into_response()
+            // A large cluster's is megabytes.
+            let body = tokio::task::spawn_blocking(move || {
+                let healthy = report.healthy;
+                let node_eligible = report.node_eligible.unwrap_or(false);
+                serde_json::to_vec(&Status { healthy, node_eligible, ..Status::from(&*snapshot) })
+            });
+            match body.await {
+                Ok(Ok(body)) => {
+                    let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                    ([json, NOSNIFF], body).into_response()
+                }
+                _ => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+            }
         }
         None => (StatusCode::SERVICE_UNAVAILABLE, "the proxy is busy or ends: it did not tell its status in time\n")
             .into_response(),

@@ -20,7 +20,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::state::objects::Family;
-use crate::traffic::{Port, Total};
+use crate::traffic::{Counting, Port, Total};
 
 use labels::{Code, Kind, Map, OfFamily, OfPolicy, OfResult, OfServicePort, OfState, Reason};
 pub use labels::{Counts, EventResult, Policy};
@@ -233,15 +233,17 @@ impl Metrics {
         self.recounted.inner().store(connections, Ordering::Relaxed);
     }
 
-    /// What a service port got; `full`: packets and bytes as well.
-    pub fn service_port(&self, port: &Port, total: &Total, full: bool) {
+    /// What a service port got, as far as it is counted.
+    pub fn service_port(&self, port: &Port, total: &Total, counting: Counting) {
         let label = OfServicePort::from(port);
         let set = |series: &Series<OfServicePort, Counter>, value| {
             series.get_or_create(&label).inner().store(value, Ordering::Relaxed);
         };
         set(&self.service_connections, total.connections);
-        self.service_active.get_or_create(&label).set(i64::try_from(total.active).unwrap_or(i64::MAX));
-        if full {
+        if counting.active {
+            self.service_active.get_or_create(&label).set(i64::try_from(total.active).unwrap_or(i64::MAX));
+        }
+        if counting.packets {
             set(&self.service_packets, total.packets);
             set(&self.service_bytes, total.bytes);
         }

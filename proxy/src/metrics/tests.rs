@@ -155,7 +155,11 @@ fn the_page_for_operators_names_all_metrics() {
     metrics.packets("new", 1);
     metrics.watch("Service", 1, 1, Some(jiff::Timestamp::now()));
     let name = ServicePortName { service: ObjectName::new("ns", "web"), port: "".into(), protocol: Protocol::Tcp };
-    metrics.service_port(&(name, Family::V4), &Total::default(), true);
+    metrics.service_port(
+        &(name, Family::V4),
+        &Total::default(),
+        Counting { connections: true, active: true, packets: true },
+    );
     let (_, types) = read(&metrics.text(Format::Prometheus));
     for (name, kind) in &types {
         assert_eq!(told.get(name.as_str()), Some(&kind.as_str()), "{name}");

@@ -21,6 +21,11 @@ use rtnetlink::{
 use tokio::{sync::watch, task::JoinHandle};
 use tracing::warn;
 
+/// The kernel's release, as `uname -r` says it; empty where /proc is not there.
+pub fn kernel_release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}
+
 /// How long after a failure the watch begins again.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 

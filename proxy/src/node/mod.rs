@@ -7,5 +7,5 @@ mod links;
 pub mod privileges;
 pub mod setup;
 
-pub use kernel::{AddressError, NodeAddress, addresses, list_addresses, watch_addresses};
+pub use kernel::{AddressError, NodeAddress, addresses, kernel_release, list_addresses, watch_addresses};
 pub use links::{Held, Interface, interfaces, watch_interfaces};

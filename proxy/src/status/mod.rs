@@ -1,21 +1,21 @@
-//! What the running proxy tells about itself at `/status`, how `kubeferry status` fetches and prints it.
-//!
-//! The document is made on demand: the servers ask through a [`StatusHandle`], the run loop answers from what it owns.
+//! What the running proxy tells about itself at `/status`, how `kubeferry status` fetches and prints it. The document is one
+//! way to write down a [`Snapshot`], as `/api/v1/` is another.
 
 mod client;
 mod print;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
 
 pub use client::{FetchError, Response, get};
 pub use print::print;
 
 use crate::args::{StatusArgs, StatusOutput};
+use crate::backend::EndpointCount;
+use crate::facts::{EndpointCounts, PortEntry, ServiceEntry, Snapshot};
 
 /// Where `run` serves its status unless told otherwise.
 pub const DEFAULT_URL: &str = "http://127.0.0.1:10249/status";
@@ -62,7 +62,7 @@ pub struct Status {
 }
 
 /// A sync.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LastSync {
     /// When it ended.
@@ -78,7 +78,7 @@ pub struct LastSync {
 }
 
 /// Differences between the kernel and what was written to it.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Drift {
     /// Times that a difference was repaired.
@@ -153,51 +153,89 @@ pub struct IgnoredStatus {
 impl Status {
     /// What keeps the proxy from being well, as a sentence; `None` where nothing does.
     pub fn problem(&self) -> Option<String> {
-        if let Some(error) = self.last_sync.as_ref().and_then(|sync| sync.error.as_ref()) {
-            return Some(format!("the last sync failed: {error}"));
-        }
-        if !self.healthy {
-            return Some("a change has waited too long for a sync".to_owned());
-        }
-        if self.drift.unrepaired > 0 {
-            return Some(format!("{} rows of the kernel differ from what is wanted", self.drift.unrepaired));
-        }
-        if !self.waiting_for.is_empty() {
-            return Some(format!("not synced yet, waiting for the list of {}", self.waiting_for.join(" and of ")));
-        }
-        if self.last_sync.is_none() {
-            return Some("not synced yet".to_owned());
-        }
-        None
+        problem(self.healthy, self.last_sync.as_ref(), &self.drift, &self.waiting_for)
     }
 }
 
-/// How long the run loop has to answer: a load of a very large table may take seconds.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Asks the run loop for the status; clones ask the same loop.
-#[derive(Clone, Debug)]
-pub struct StatusHandle(mpsc::Sender<oneshot::Sender<Status>>);
-
-/// The run loop's end: each received sender wants one [`Status`], `healthy` and `node_eligible` of no matter.
-pub type StatusRequests = mpsc::Receiver<oneshot::Sender<Status>>;
-
-/// Both ends.
-pub fn channel() -> (StatusHandle, StatusRequests) {
-    let (sender, receiver) = mpsc::channel(4);
-    (StatusHandle(sender), receiver)
+/// The same, by the fields that it depends on.
+pub(crate) fn problem(
+    healthy: bool,
+    last_sync: Option<&LastSync>,
+    drift: &Drift,
+    waiting_for: &[String],
+) -> Option<String> {
+    if let Some(error) = last_sync.and_then(|sync| sync.error.as_ref()) {
+        return Some(format!("the last sync failed: {error}"));
+    }
+    if !healthy {
+        return Some("a change has waited too long for a sync".to_owned());
+    }
+    if drift.unrepaired > 0 {
+        return Some(format!("{} rows of the kernel differ from what is wanted", drift.unrepaired));
+    }
+    if !waiting_for.is_empty() {
+        return Some(format!("not synced yet, waiting for the list of {}", waiting_for.join(" and of ")));
+    }
+    last_sync.is_none().then(|| "not synced yet".to_owned())
 }
 
-impl StatusHandle {
-    /// The status now; `None` where the loop has ended or does not answer within 10 s.
-    pub async fn ask(&self) -> Option<Status> {
-        let answer = async {
-            let (sender, receiver) = oneshot::channel();
-            self.0.send(sender).await.ok()?;
-            receiver.await.ok()
-        };
-        tokio::time::timeout(PATIENCE, answer).await.ok()?
+impl From<&Snapshot> for Status {
+    fn from(snapshot: &Snapshot) -> Self {
+        let node = &snapshot.node;
+        let ignored = snapshot.ignored.items.iter();
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: node.node.clone(),
+            backend: node.backend.clone(),
+            started: Some(node.started),
+            healthy: node.healthy,
+            node_eligible: node.node_eligible,
+            waiting_for: node.waiting_for.clone(),
+            last_sync: node.sync.last.clone(),
+            syncs: node.sync.succeeded,
+            failures: node.sync.failures,
+            pending: node.sync.pending,
+            rows: node.rows.clone(),
+            datapath: node.datapath.clone(),
+            drift: node.drift.clone(),
+            services: snapshot.services.iter().map(ServiceStatus::from).collect(),
+            ignored: ignored.map(|one| IgnoredStatus { what: one.what.clone(), why: one.why.clone() }).collect(),
+            settings: node.settings.clone(),
+        }
     }
+}
+
+impl From<&ServiceEntry> for ServiceStatus {
+    fn from(service: &ServiceEntry) -> Self {
+        let ports = service.ports.iter().map(PortStatus::from).collect();
+        Self { name: service.name.to_string(), kind: service.kind.to_string(), ports }
+    }
+}
+
+impl From<&PortEntry> for PortStatus {
+    fn from(port: &PortEntry) -> Self {
+        let (target, counts) = (&port.target, EndpointCounts::of(&port.target));
+        Self {
+            name: target.name.port.to_string(),
+            protocol: target.name.protocol.to_string(),
+            frontends: port.frontends.iter().map(ToString::to_string).collect(),
+            ready: counts.ready,
+            local: counts.local,
+            scheduler: target.schedule.scheduler.to_string(),
+            endpoints: port.seen.as_ref().map(|seen| endpoints(&seen.endpoints)).unwrap_or_default(),
+        }
+    }
+}
+
+fn endpoints(counts: &[EndpointCount]) -> Vec<EndpointStatus> {
+    let all: u64 = counts.iter().map(|count| count.opened).sum();
+    let endpoint = |count: &EndpointCount| EndpointStatus {
+        address: count.endpoint.to_string(),
+        connections: count.opened,
+        active: count.active,
+        share: count.opened as f64 / all as f64,
+    };
+    if all == 0 { Vec::new() } else { counts.iter().map(endpoint).collect() }
 }
 
 /// What `kubeferry status` prints to standard output, and whether the proxy is well.

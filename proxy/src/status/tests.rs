@@ -1,6 +1,8 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
+use std::time::Duration;
+
 use super::*;
 use crate::args::StatusOutput;
 
@@ -159,16 +161,4 @@ fn a_silent_server_is_given_up() {
         matches!(error, FetchError::Unreachable { ref source, .. } if source.kind() == std::io::ErrorKind::TimedOut),
         "{error}"
     );
-}
-
-#[tokio::test]
-async fn the_loop_is_asked_and_may_have_ended() {
-    let (handle, mut requests) = channel();
-    let answering = tokio::spawn(async move {
-        let reply = requests.recv().await.unwrap();
-        reply.send(example()).unwrap();
-    });
-    assert_eq!(handle.ask().await, Some(example()));
-    answering.await.unwrap();
-    assert_eq!(handle.ask().await, None);
 }

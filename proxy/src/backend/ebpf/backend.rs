@@ -16,6 +16,7 @@ use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::target::{Frontend, Target};
 use crate::desired::{Desired, Touched};
 use crate::state::objects::Ignored;
+use crate::traffic::Counting;
 
 /// How many checks pass between two looks at every row: with one check every two seconds, half a minute.
 const LOOK: u32 = 15;
@@ -168,6 +169,10 @@ impl Backend for Ebpf {
             EndpointCount { endpoint, opened, active, packets, bytes }
         };
         rows.into_iter().map(count).collect()
+    }
+
+    fn counting(&self) -> Counting {
+        Counting { connections: true, active: true, packets: self.fixed.count_packets }
     }
 
     fn costs(&self, desired: &Desired) -> Vec<(String, String)> {

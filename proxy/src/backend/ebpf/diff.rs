@@ -10,6 +10,7 @@ use kubeferry_ebpf_common::{Address, Config, Frontend, FrontendKey, Member, Memb
 use super::numbers::Numbers;
 use super::rows::{FrontendRow, Range, ServiceRows, Wanted};
 use super::slots::Slots;
+use crate::backend::{ChangesByMap, RowChanges};
 use crate::settings::MapSizes;
 
 /// How many rows each map has room for.
@@ -118,6 +119,22 @@ impl Writes {
             + self.gone_ranges.len()
             + self.addresses.len()
             + usize::from(self.config.is_some())
+    }
+
+    /// The same by map; a row that gets another value counts as added.
+    pub fn by_map(&self) -> ChangesByMap {
+        let deleted = self.less_addresses.values().filter(|meaning| **meaning == 0).count();
+        let all = [
+            ("frontends", self.frontends.len(), self.gone_frontends.len()),
+            ("slots", self.slots.len(), 0),
+            ("backends", self.fresh.len(), 0),
+            ("addresses", self.addresses.len() + self.less_addresses.len() - deleted, deleted),
+            ("source_ranges", self.ranges.len(), self.gone_ranges.len()),
+            ("members", self.members.len(), self.gone_members.len()),
+            ("config", usize::from(self.config.is_some()), 0),
+        ];
+        let changed = all.into_iter().filter(|(_, added, deleted)| added + deleted > 0);
+        changed.map(|(map, added, deleted)| (map, RowChanges { added, deleted })).collect()
     }
 
     /// Whether there is nothing to do.

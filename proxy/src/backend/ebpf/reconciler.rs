@@ -141,23 +141,22 @@ impl Ebpf {
                 following.in_force.keep_numbers(owners(&folder, &self.maps), self.maps.room(), bpf::now());
             }
         }
-        let changes = self.follow(following, &|following, now| following.full(desired, now))?;
-        Ok(Report { full: true, changes, ..Report::default() })
+        let report = self.follow(following, &|following, now| following.full(desired, now))?;
+        Ok(Report { full: true, ..report })
     }
 
     /// The rows of what was touched, compared with what is known to be in the maps.
     pub(super) fn incremental(&mut self, desired: &Desired, touched: &Touched) -> Result<Report, EbpfError> {
         let Some(following) = self.following.take() else { return self.full(desired) };
-        let changes = self.follow(following, &|following, now| following.incremental(desired, touched, now))?;
-        Ok(Report { changes, ..Report::default() })
+        self.follow(following, &|following, now| following.incremental(desired, touched, now))
     }
 
-    /// Follows and writes; where slots are short, waits for those that were just given back. How many rows were written.
+    /// Follows and writes; where slots are short, waits for those that were just given back. What was written.
     fn follow(
         &mut self,
         mut following: Following,
         step: &dyn Fn(&mut Following, u64) -> Writes,
-    ) -> Result<usize, EbpfError> {
+    ) -> Result<Report, EbpfError> {
         let now = bpf::now();
         following.in_force.numbers.settle(now, |row| self.maps.backends.get(row).active == 0);
         let may_be_short = following.in_force.slots.used() as usize > self.maps.room().slots / 2;
@@ -175,7 +174,7 @@ impl Ebpf {
             self.node_ports = following.node_ports();
         }
         self.following = Some(following);
-        Ok(writes.len())
+        Ok(Report { changes: writes.len(), by_map: writes.by_map(), ..Report::default() })
     }
 
     /// Which hooks carry packets, once they do.

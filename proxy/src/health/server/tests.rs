@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::args::{CommonArgs, ServeArgs};
+use crate::facts::{self, Ask, NodeFacts, Snapshot};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::state::objects::Family;
@@ -18,16 +19,23 @@ struct Fixture {
 
 /// Both servers on loopback, and a loop that answers with a status.
 async fn serving(timeout: Duration) -> Fixture {
-    let (handle, mut requests) = status::channel();
+    let (facts, mut asks, _) = facts::channel();
     tokio::spawn(async move {
-        while let Some(reply) = requests.recv().await {
-            let _ = reply.send(Status { backend: "nftables".into(), node: "n1".into(), ..Status::default() });
+        while let Some(ask) = asks.recv().await {
+            match ask {
+                Ask::Snapshot(reply) => {
+                    let node = NodeFacts { backend: "nftables".into(), node: "n1".into(), ..NodeFacts::default() };
+                    let _ = reply.send(Arc::new(Snapshot::new(node)));
+                }
+                Ask::Count(reply) => drop(reply.send(())),
+                Ask::Service(..) | Ask::Trace(..) => {}
+            }
         }
     });
     let serving = Serving {
         health: Health::new(timeout, false),
         metrics: Arc::new(Metrics::new()),
-        status: handle,
+        facts,
         mode: "nftables",
         flags: Arc::new([("node-name".to_owned(), "n1".to_owned()), ("once".to_owned(), String::new())].into()),
         config: Arc::new(RwLock::new(json!({"kubeproxy.config.k8s.io": {"Mode": "nftables"}}))),

@@ -105,7 +105,7 @@ impl<K: Kernel> Reconciler<K> {
         report.loaded = true;
         match self.kernel.load(&text::replacement(&wanted, desired.node())) {
             Ok(()) => {
-                report.changes = wanted.rows.len() + wanted.chains.len();
+                report.note_all(&wanted);
                 self.applied = wanted.rows;
             }
             Err(KernelError::Nft(NftError::Refused { complaint })) => {
@@ -136,7 +136,7 @@ impl<K: Kernel> Reconciler<K> {
             let changes = diff(self.applied.iter(), &wanted.rows, &wanted.chains, &self.chains, altered);
             match self.kernel.commit(&changes, &wanted.chains, desired.node()) {
                 Ok(()) => {
-                    report.changes += changes.len();
+                    report.note(&changes);
                     let is_unread = |name: &&Arc<str>| Chain::is_dynamic(name) && !wanted.chains.contains_key(*name);
                     self.unread = self.chains.iter().filter(is_unread).cloned().collect();
                     self.chains.extend(wanted.chains.into_keys());

@@ -21,7 +21,8 @@ impl<K: Kernel> Reconciler<K> {
     pub(super) fn incremental(&mut self, desired: &Desired, touched: &Touched) -> Result<Report, KernelError> {
         touched.frontends.iter().for_each(|frontend| drop(self.refused.remove(frontend)));
         let (wanted, changes) = self.compare(desired, touched)?;
-        let report = Report { changes: changes.len(), refused: self.refused.clone(), ..Report::default() };
+        let mut report = Report { refused: self.refused.clone(), ..Report::default() };
+        report.note(&changes);
         if !changes.is_empty() {
             self.known = false;
             self.kernel.commit(&changes, &wanted.chains, desired.node())?;

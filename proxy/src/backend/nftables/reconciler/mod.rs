@@ -10,12 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::backend::ChangesByMap;
 use crate::desired::target::{Frontend, ServicePortName};
 use crate::desired::{Desired, Touched};
 
+use super::diff::Change;
 use super::kernel::{ChainDigest, Kernel, KernelError};
 use super::maps::{MAPS, map_of};
-use super::rows::{Rows, Value};
+use super::rows::{Rows, Value, Wanted};
 use super::skeleton;
 
 pub use full::Preview;
@@ -54,12 +56,39 @@ pub struct Report {
     pub full: bool,
     /// Rows and chains written or deleted.
     pub changes: usize,
+    /// The same by map.
+    pub by_map: ChangesByMap,
     /// The table was loaded anew.
     pub loaded: bool,
     /// The kernel differed from what we (or the process before us) had written, in so many rows or chains.
     pub repaired: usize,
     /// Frontends that the kernel refuses, and why; everything else is in force.
     pub refused: BTreeMap<Frontend, String>,
+}
+
+impl Report {
+    /// Adds changes that are in force.
+    fn note(&mut self, changes: &[Change]) {
+        self.changes += changes.len();
+        for change in changes {
+            let (map, added) = match change {
+                Change::AddChain(_) | Change::RewriteChain(_) => ("chains", true),
+                Change::Add(key, _) => (map_of(key), true),
+                Change::Delete(key, _) => (map_of(key), false),
+            };
+            let rows = self.by_map.entry(map).or_default();
+            rows.added += usize::from(added);
+            rows.deleted += usize::from(!added);
+        }
+    }
+
+    /// Everything was written anew.
+    fn note_all(&mut self, wanted: &Wanted) {
+        self.changes = wanted.rows.len() + wanted.chains.len();
+        self.by_map.clear();
+        let maps = wanted.rows.keys().map(map_of).chain(wanted.chains.keys().map(|_| "chains"));
+        maps.for_each(|map| self.by_map.entry(map).or_default().added += 1);
+    }
 }
 
 impl<K: Kernel> Reconciler<K> {

@@ -52,7 +52,8 @@ impl<K: Kernel> Reconciler<K> {
             match result {
                 Ok(()) => {
                     self.known = true;
-                    let report = Report { changes: changes.len(), ..Report::default() };
+                    let mut report = Report::default();
+                    report.note(&changes);
                     self.remember(&wanted.chains, changes);
                     self.refused.retain(|frontend, _| !frontends.contains(frontend));
                     return Ok(Some(Report { refused: self.refused.clone(), ..report }));

@@ -4,6 +4,9 @@
 //! captured there by the [`Prober`]. The uplink has the default route, each pod a route of its own, and neighbours are
 //! fixed, so that the node never has to ask who has an address.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
 use anyhow::Result;
 
 use crate::flows::{Case, UPLINK};
@@ -22,6 +25,8 @@ pub struct World {
     pub far: Netns,
     /// The cables, the uplink first.
     pub cables: Vec<Cable>,
+    /// Addresses that are reached by another interface than the uplink.
+    pub routes: BTreeMap<IpAddr, String>,
 }
 
 impl World {
@@ -30,7 +35,8 @@ impl World {
     /// # Errors
     /// `ip` is missing or refuses, or the right to make namespaces is missing.
     pub fn build(case: &Case) -> Result<Self> {
-        let world = Self::bare(&case.interfaces())?;
+        let mut world = Self::bare(&case.interfaces())?;
+        world.routes = case.routes()?.into_iter().collect();
         let mut lines = Vec::new();
         for (interface, addresses) in &case.node.addresses {
             // Host prefixes: no address is taken for a neighbour because it looks near.
@@ -39,7 +45,7 @@ impl World {
                 false => format!("addr add {ip}/128 dev {interface} nodad"),
             }));
         }
-        for (ip, interface) in case.routes()? {
+        for (ip, interface) in &world.routes {
             lines.push(match ip.is_ipv4() {
                 true => format!("route add {ip}/32 via {} dev {interface} onlink", GATEWAY.0),
                 false => format!("route add {ip}/128 via {} dev {interface} onlink", GATEWAY.1),
@@ -89,7 +95,7 @@ impl World {
         lines.push(format!("route add default via {} dev {UPLINK} onlink", GATEWAY.0));
         lines.push(format!("route add ::/0 via {} dev {UPLINK} onlink", GATEWAY.1));
         node.ip(&lines)?;
-        Ok(Self { node, far, cables })
+        Ok(Self { node, far, cables, routes: BTreeMap::new() })
     }
 
     /// Opens the sockets that send and capture.

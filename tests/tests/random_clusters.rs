@@ -1,11 +1,15 @@
 //! Random clusters: whatever the model says of a flow must happen to its packets, however the cluster came to be what it is.
 //! `cargo xtask fuzz differential` goes on for longer.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use kubeferry_tests::executors::live::Live;
+use kubeferry_tests::executors::live::{Live, WORLDS};
 use kubeferry_tests::executors::run;
-use kubeferry_tests::random::{Campaign, Scenario};
+use kubeferry_tests::flows::{Case, Expect, Step};
+use kubeferry_tests::packets::Protocol;
+use kubeferry_tests::random::{Campaign, Counts, Run, Scenario, everything, shrink, write};
 
 /// How long the histories may take together. Those that there is no time for are left to the next run, which has others.
 const TIME: Duration = Duration::from_secs(60);
@@ -38,7 +42,42 @@ fn whatever_changes_ends_where_a_fresh_start_would() {
             shrinking: Duration::from_secs(120),
             findings: 1,
         };
-        let report = campaign.run(&mut |line| println!("{line}")).unwrap_or_else(|error| panic!("{error:#}"));
+        let stopped = AtomicBool::new(false);
+        let report = campaign.run(&stopped, &mut |line| println!("{line}")).unwrap_or_else(|error| panic!("{error:#}"));
         assert!(report.found.is_empty(), "seeds that disagree: see the lines before");
     }
+}
+
+/// A model that is wrong about one port: every executor sees it, and what is written is small and reads as a case.
+#[test]
+fn a_wrong_model_is_noticed_and_the_case_is_small() {
+    let wrong = |step: &mut Step| {
+        for row in step.rows.iter_mut().filter(|row| row.to.port() == 81 && row.protocol == Protocol::Tcp) {
+            if matches!(row.expect, Expect::Endpoints { .. }) {
+                row.expect = Expect::Drop;
+            }
+        }
+    };
+    let scenario = (0..).map(|seed| Scenario::new(seed, 3, 40).unwrap()).find(|scenario| {
+        let mut case = scenario.case().unwrap();
+        let model = Live::new(&case, &[]).unwrap();
+        let is_spoilt = |step: &mut Step| {
+            model.expect(step).unwrap();
+            let before = step.clone();
+            wrong(step);
+            *step != before
+        };
+        case.steps.iter_mut().all(is_spoilt)
+    });
+    let scenario = scenario.unwrap();
+    let how = Run { worlds: &WORLDS, look: everything, goes_on: &|| true, spoil: &wrong };
+    let agreement = scenario.run(&how, &mut Counts::default()).unwrap();
+    let executors: BTreeSet<_> = agreement.disagreements.iter().map(|found| found.executor).collect();
+    assert!(["packets", "ebpf", "test-run", "auto"].iter().all(|name| executors.contains(name)), "{executors:?}");
+    let (small, disagreements) = shrink(&scenario, &agreement, Duration::from_secs(60), &wrong).unwrap();
+    assert!(!disagreements.is_empty());
+    assert_eq!((small.states.len(), small.states[0].flows.len()), (1, 1));
+    let below = tempfile::tempdir().unwrap();
+    let folder = write(&small, below.path(), "small", "a test").unwrap();
+    assert_eq!(Case::read(&folder).unwrap().steps.len(), 1);
 }

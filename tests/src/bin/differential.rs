@@ -3,10 +3,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use kubeferry_tests::random::Campaign;
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// Random clusters and histories of changes, on which the model, both datapaths and real packets have to agree.
 #[derive(Parser, Debug)]
@@ -51,7 +54,15 @@ fn main() -> ExitCode {
         shrinking: Duration::from_secs(args.shrinking),
         findings: args.findings,
     };
-    match campaign.run(&mut |line| println!("{line}")) {
+    // What it has made in the kernel goes with its values: it ends by itself.
+    let stopped = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        if let Err(error) = signal_hook::flag::register(signal, stopped.clone()) {
+            eprintln!("cannot listen for signals: {error}");
+            return ExitCode::from(2);
+        }
+    }
+    match campaign.run(&stopped, &mut |line| println!("{line}")) {
         Ok(report) if report.found.is_empty() => ExitCode::SUCCESS,
         Ok(report) => {
             println!("seeds that disagree: {:?}", report.found);

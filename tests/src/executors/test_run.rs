@@ -5,7 +5,7 @@
 //! of XDP: what goes on by the uplink has to be sent there and then; all else is passed up untouched, and what the program
 //! of TC then makes of it has to be what the one of XDP began.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -54,8 +54,6 @@ pub(super) struct Programs {
 pub(super) struct Loaded<'a> {
     pub(super) pinned: Pinned,
     pub(super) world: &'a World,
-    /// Addresses that are reached by another interface than the uplink.
-    routes: BTreeMap<IpAddr, String>,
 }
 
 /// What a program was given.
@@ -83,13 +81,11 @@ impl Programs {
         };
         // A row that names its source port has been a connection of that executor.
         pinned.forget_flows()?;
-        let loaded = Loaded { pinned, world, routes: case.routes()?.into_iter().collect() };
-        let mut findings = Findings::new();
+        let loaded = Loaded { pinned, world };
         let is_ours = |row: &&Row| self.hook == Hook::Tc || case.origin(row) == Origin::Cable(UPLINK.into());
         let rows: Vec<_> = step.rows.iter().filter(is_ours).collect();
-        for row in &rows {
-            findings.extend(self.row(case, &loaded, row).err().map(|error| (named(row), format!("{error:#}"))));
-        }
+        let wrong = |row: &&Row| self.row(case, &loaded, row).err().map(|error| (named(row), format!("{error:#}")));
+        let findings = world.node.run(|| rows.iter().filter_map(wrong).collect())?;
         Ok((findings, rows.len()))
     }
 
@@ -170,7 +166,7 @@ impl Programs {
 impl Loaded<'_> {
     /// The interface by which the node reaches an address that is not its own.
     pub(super) fn way(&self, to: IpAddr) -> &str {
-        self.routes.get(&to).map_or(UPLINK, String::as_str)
+        self.world.routes.get(&to).map_or(UPLINK, String::as_str)
     }
 
     /// The cable of an interface.

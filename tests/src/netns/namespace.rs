@@ -1,5 +1,6 @@
 //! A network namespace that goes away with its value.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Command, Output};
@@ -16,6 +17,11 @@ use super::kernel;
 const PREFIX: &str = "kubeferry-test-";
 /// Where `ip netns` keeps the handles of named namespaces.
 const HANDLES: &str = "/run/netns";
+
+thread_local! {
+    /// The namespace that [`Netns::run`] has put this thread into.
+    static INSIDE: RefCell<String> = const { RefCell::new(String::new()) };
+}
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 static REMOVE_STALE: Once = Once::new();
@@ -58,13 +64,21 @@ impl Netns {
         &self.name
     }
 
-    /// Runs `work` on a thread of its own inside the namespace. Sockets that it makes and processes that it starts belong
-    /// to the namespace for good. A panic of `work` goes on in the caller.
+    /// Runs `work` on a thread of its own inside the namespace; where this is one, on this. Sockets that it makes and processes
+    /// that it starts belong to the namespace for good. A panic of `work` goes on in the caller.
     ///
     /// # Errors
     /// The thread may not enter the namespace (CAP_SYS_ADMIN).
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        let entered = std::thread::scope(|scope| scope.spawn(|| kernel::enter(&self.handle).map(|()| work())).join());
+        if INSIDE.with_borrow(|inside| *inside == self.name) {
+            return Ok(work());
+        }
+        let enter = || {
+            kernel::enter(&self.handle)?;
+            INSIDE.with_borrow_mut(|inside| inside.clone_from(&self.name));
+            Ok(work())
+        };
+        let entered: Result<std::io::Result<T>, _> = std::thread::scope(|scope| scope.spawn(enter).join());
         match entered {
             Ok(result) => {
                 result.with_context(|| format!("cannot enter namespace {}: it needs CAP_SYS_ADMIN", self.name))

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use super::scenario::Scenario;
 use crate::executors::Disagreement;
 use crate::executors::live::{Live, Look};
+use crate::flows::{Expect, Step};
 
 /// What was done, and what came of it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -17,8 +18,22 @@ pub struct Counts {
     pub steps: usize,
     /// Rows that the model was asked about.
     pub flows: usize,
+    /// What became of them, by the model.
+    pub became: BTreeMap<&'static str, usize>,
     /// Rows that each executor was asked about.
     pub asked: BTreeMap<&'static str, usize>,
+}
+
+/// A word for what becomes of a flow.
+fn word(expect: &Expect) -> &'static str {
+    match expect {
+        Expect::Endpoints { affinity: true, .. } => "with affinity",
+        Expect::Endpoints { endpoints, .. } if endpoints.len() == 1 => "to one endpoint",
+        Expect::Endpoints { .. } | Expect::Same { .. } => "to several",
+        Expect::Reject => "rejected",
+        Expect::Drop => "dropped",
+        Expect::None => "left alone",
+    }
 }
 
 /// A history as far as everything agreed.
@@ -46,9 +61,11 @@ impl Scenario {
             }
             let mut step = step.clone();
             live.expect(&mut step).with_context(|| format!("step {}", number + 1))?;
+            (how.spoil)(&mut step);
             let outcome = live.step(&step, (how.look)(number)).with_context(|| format!("step {}", number + 1))?;
             counts.steps += 1;
             counts.flows += step.rows.len();
+            step.rows.iter().for_each(|row| *counts.became.entry(word(&row.expect)).or_default() += 1);
             for (executor, rows) in outcome.asked {
                 *counts.asked.entry(executor).or_default() += rows;
             }
@@ -71,6 +88,8 @@ pub struct Run<'a> {
     pub look: fn(usize) -> Look,
     /// Whether there is time.
     pub goes_on: &'a dyn Fn() -> bool,
+    /// Makes the model wrong: for tests of what becomes of a disagreement.
+    pub spoil: &'a dyn Fn(&mut Step),
 }
 
 impl std::fmt::Debug for Run<'_> {

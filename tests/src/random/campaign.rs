@@ -1,7 +1,9 @@
 //! Many histories, one after the other, until the time is over.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -48,22 +50,23 @@ pub struct Report {
 }
 
 impl Campaign {
-    /// Goes through histories until the time is over or enough was found, and tells of it line by line. Each disagreement is
+    /// Goes through histories until the time is over, enough was found or it is `stopped` between two steps, and tells of it line by line. Each disagreement is
     /// made small and written as a case.
     ///
     /// # Errors
     /// The harness itself fails; the seed is said.
-    pub fn run(&self, tell: &mut dyn FnMut(&str)) -> Result<Report> {
+    pub fn run(&self, stopped: &AtomicBool, tell: &mut dyn FnMut(&str)) -> Result<Report> {
         let began = Instant::now();
         let mut report = Report::default();
         let mut told = began;
         for seed in
             (self.seed..).take(self.clusters.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX)))
         {
-            if began.elapsed() >= self.time || report.found.len() >= self.findings {
+            let goes_on = || began.elapsed() < self.time && !stopped.load(Ordering::Relaxed);
+            if !goes_on() || report.found.len() >= self.findings {
                 break;
             }
-            self.history(seed, began, &mut report, tell).with_context(|| format!("seed {seed}"))?;
+            self.history(seed, &goes_on, &mut report, tell).with_context(|| format!("seed {seed}"))?;
             report.took = began.elapsed();
             if told.elapsed() >= PROGRESS {
                 told = Instant::now();
@@ -75,11 +78,16 @@ impl Campaign {
         Ok(report)
     }
 
-    fn history(&self, seed: u64, began: Instant, report: &mut Report, tell: &mut dyn FnMut(&str)) -> Result<()> {
+    fn history(
+        &self,
+        seed: u64,
+        goes_on: &dyn Fn() -> bool,
+        report: &mut Report,
+        tell: &mut dyn FnMut(&str),
+    ) -> Result<()> {
         let start = Instant::now();
         let scenario = Scenario::new(seed, self.steps, self.flows)?;
-        let goes_on = || began.elapsed() < self.time;
-        let how = Run { worlds: &WORLDS, look: sampled, goes_on: &goes_on };
+        let how = Run { worlds: &WORLDS, look: sampled, goes_on, spoil: &|_| () };
         let agreement = scenario.run(&how, &mut report.counts)?;
         let (steps, took) = (agreement.steps, start.elapsed().as_secs_f64());
         let outcome = if agreement.disagreements.is_empty() { "agreed" } else { "DISAGREED" };
@@ -91,7 +99,7 @@ impl Campaign {
         tell(&format!("  again: {}", self.again(seed)));
         tell(&format!("  step {steps} was: {}", scenario.states[steps - 1].what));
         agreement.disagreements.iter().take(10).for_each(|found| tell(&format!("  {found}")));
-        let (small, disagreements) = shrink(&scenario, &agreement, self.shrinking)?;
+        let (small, disagreements) = shrink(&scenario, &agreement, self.shrinking, &|_| ())?;
         let lines: Vec<_> = disagreements.iter().map(|found| found.to_string()).collect();
         let why = format!("Found by cargo xtask fuzz differential, seed {seed}:\n{}", lines.join("\n"));
         let folder = write(&small, &self.cases, &format!("seed_{seed}"), &why)?;
@@ -109,11 +117,15 @@ impl Campaign {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { clusters, steps, flows, asked } = &self.counts;
+        let Counts { clusters, steps, flows, became, asked } = &self.counts;
         let took = self.took.as_secs_f64();
         let rate = f64::from(u32::try_from(*steps).unwrap_or(u32::MAX)) / took.max(0.001);
         write!(f, "{took:.0} s: {clusters} clusters, {steps} steps ({rate:.1} a second), {flows} flows, ")?;
-        write!(f, "{} disagreements; by executor:", self.found.len())?;
-        asked.iter().try_for_each(|(executor, rows)| write!(f, " {executor} {rows}"))
+        let list = |counts: &BTreeMap<&str, usize>| {
+            counts.iter().map(|(of, count)| format!("{of} {count}")).collect::<Vec<_>>().join(", ")
+        };
+        writeln!(f, "{} disagreements", self.found.len())?;
+        writeln!(f, "  of the flows: {}", list(became))?;
+        write!(f, "  by executor: {}", list(asked))
     }
 }

@@ -32,7 +32,7 @@ impl Cluster {
         if rng.chance(80) {
             cluster.put(service_cidr(rng));
         }
-        for _ in 0..1 + rng.below(6) {
+        for _ in 0..2 + rng.below(6) {
             cluster.service(rng);
         }
         cluster
@@ -111,7 +111,7 @@ impl Cluster {
         let key = self.put(service::service(rng, number));
         self.settle(&key);
         for family in &FAMILIES {
-            for slice in 0..rng.below(4) {
+            for slice in 0..*rng.pick(&[0, 1, 1, 2, 2, 3]) {
                 self.put(slice::slice(rng, number, family, slice));
             }
         }

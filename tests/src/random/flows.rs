@@ -34,30 +34,60 @@ const NOBODYS: [&str; 3] = ["10.96.0.99", "fd00:10:96::99", "198.51.100.9"];
 /// Protocol, address, port.
 type Destination = (String, IpAddr, u16);
 
-/// Makes up so many flows; what becomes of them is still open.
-pub(super) fn flows(rng: &mut Rng, count: usize, cluster: &Cluster, before: &Cluster, node: &Node) -> Result<Vec<Row>> {
-    let mut destinations: Vec<_> = cluster.services().flat_map(frontends).collect();
+/// Where a Service wants to be reached.
+#[derive(Default)]
+struct Frontends {
+    cluster: Vec<Destination>,
+    external: Vec<Destination>,
+    node_ports: Vec<Destination>,
+}
+
+/// Source ports that rows name begin here; each row of a history has one of its own, as a second connection from the same would
+/// be the first one.
+const FIRST_PORT: usize = 1_100;
+
+/// Makes up so many flows of the state of this number; what becomes of them is still open.
+pub(super) fn flows(
+    rng: &mut Rng,
+    (state, count): (usize, usize),
+    cluster: &Cluster,
+    before: &Cluster,
+    node: &Node,
+) -> Result<Vec<Row>> {
+    let now = Frontends::of(cluster);
     // What has gone must be gone.
-    destinations.extend(before.services().flat_map(frontends).filter(|_| rng.chance(25)));
-    for (protocol, ip, port) in destinations.clone() {
-        if rng.chance(10) {
-            destinations.push((protocol, ip, port + 7));
-            destinations.push(((*rng.pick(&["tcp", "udp", "sctp"])).to_owned(), ip, port));
-        }
-    }
+    let old = Frontends::of(before);
+    let mut nobodys = Vec::new();
     for ip in NOBODYS {
-        destinations.push(("tcp".to_owned(), ip.parse()?, 80));
+        nobodys.push(("tcp".to_owned(), ip.parse()?, 80));
     }
     let mut rows = Vec::new();
     for number in 1..=count {
-        let (protocol, ip, port) = rng.pick(&destinations).clone();
+        let (mut protocol, ip, mut port) = loop {
+            let of = if rng.chance(6) { &old } else { &now };
+            let choices = match rng.below(100) {
+                0..50 => &of.cluster,
+                50..78 => &of.external,
+                78..98 => &of.node_ports,
+                _ => &nobodys,
+            };
+            if !choices.is_empty() {
+                break rng.pick(choices).clone();
+            }
+        };
+        match rng.below(100) {
+            0..4 => port += 7,
+            4..8 => (*rng.pick(&["tcp", "udp", "sctp"])).clone_into(&mut protocol),
+            _ => {}
+        }
         let from: IpAddr = rng.pick(&SOURCES[usize::from(ip.is_ipv6())]).parse()?;
         let local_pod = LOCAL.iter().any(|prefix| from.to_string().starts_with(prefix));
         let iif = (!node.holds(from)).then(|| if local_pod { PODS } else { UPLINK }.to_owned());
         rows.push(Row {
             place: format!("flow {number}"),
             from,
-            from_port: None,
+            // Where it does not decide, it is left out: see `Live::expect`.
+            from_port: rng.chance(15).then(|| u16::try_from(FIRST_PORT + state * count + number)).transpose()?,
             iif,
             protocol: protocol.parse().map_err(anyhow::Error::msg)?,
             to: (ip, port).into(),
@@ -67,31 +97,39 @@ pub(super) fn flows(rng: &mut Rng, count: usize, cluster: &Cluster, before: &Clu
     Ok(rows)
 }
 
-/// The addresses and ports at which a Service wants to be reached, of those that packets can be sent to.
-fn frontends(service: &Value) -> Vec<Destination> {
-    let spec = &service["spec"];
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let ip = |value: &Value| {
-        let ip = value.as_str().and_then(parse_ip)?;
-        (!ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified()).then_some(ip)
-    };
-    let ingress = list(&service["status"]["loadBalancer"]["ingress"]);
-    let balancers = ingress.iter().filter_map(|entry| ip(&entry["ip"]));
-    let clustered = [list(&spec["clusterIPs"]), list(&spec["externalIPs"])].concat();
-    let addresses: Vec<_> = clustered.iter().filter_map(ip).chain(balancers).collect();
-    let mut frontends = Vec::new();
-    for port in list(&spec["ports"]) {
-        let protocol = port["protocol"].as_str().unwrap_or("TCP").to_lowercase();
-        let number = |value: &Value| value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
-        if !["tcp", "udp", "sctp"].contains(&protocol.as_str()) {
-            continue;
-        }
-        if let Some(port) = number(&port["port"]) {
-            frontends.extend(addresses.iter().map(|ip| (protocol.clone(), *ip, port)));
-        }
-        if let Some(port) = number(&port["nodePort"]) {
-            frontends.extend(NODE.iter().filter_map(|ip| Some((protocol.clone(), ip.parse().ok()?, port))));
+impl Frontends {
+    /// Of all Services, those that packets can be sent to.
+    fn of(cluster: &Cluster) -> Self {
+        let mut frontends = Self::default();
+        cluster.services().for_each(|service| frontends.add(service));
+        frontends
+    }
+
+    fn add(&mut self, service: &Value) {
+        let spec = &service["spec"];
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let ip = |value: &Value| {
+            let ip = value.as_str().and_then(parse_ip)?;
+            (!ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified()).then_some(ip)
+        };
+        let ingress = list(&service["status"]["loadBalancer"]["ingress"]);
+        let balancers = ingress.iter().filter_map(|entry| ip(&entry["ip"]));
+        let cluster: Vec<_> = list(&spec["clusterIPs"]).iter().filter_map(ip).collect();
+        let external: Vec<_> = list(&spec["externalIPs"]).iter().filter_map(ip).chain(balancers).collect();
+        for port in list(&spec["ports"]) {
+            let protocol = port["protocol"].as_str().unwrap_or("TCP").to_lowercase();
+            let number =
+                |value: &Value| value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+            if !["tcp", "udp", "sctp"].contains(&protocol.as_str()) {
+                continue;
+            }
+            if let Some(port) = number(&port["port"]) {
+                self.cluster.extend(cluster.iter().map(|ip| (protocol.clone(), *ip, port)));
+                self.external.extend(external.iter().map(|ip| (protocol.clone(), *ip, port)));
+            }
+            if let Some(port) = number(&port["nodePort"]) {
+                self.node_ports.extend(NODE.iter().filter_map(|ip| Some((protocol.clone(), ip.parse().ok()?, port))));
+            }
         }
     }
-    frontends
 }

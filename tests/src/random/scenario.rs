@@ -40,7 +40,7 @@ impl Scenario {
         let mut rng = Rng::new(seed);
         let node = node::node(&mut rng)?;
         let mut cluster = Cluster::new(&mut rng, &node);
-        let flows = flows::flows(&mut rng, count, &cluster, &Cluster::default(), &node)?;
+        let flows = flows::flows(&mut rng, (0, count), &cluster, &Cluster::default(), &node)?;
         let first = State { what: "the beginning".to_owned(), restart: false, cluster: cluster.clone(), flows };
         let mut history = vec![first];
         while history.len() < states {
@@ -55,7 +55,7 @@ impl Scenario {
                 what.extend((0..changes).map(|_| cluster.change(&mut rng)));
             }
             let restart = rng.chance(8);
-            let flows = flows::flows(&mut rng, count, &cluster, &before, &node)?;
+            let flows = flows::flows(&mut rng, (history.len(), count), &cluster, &before, &node)?;
             history.push(State { what: what.join("; "), restart, cluster: cluster.clone(), flows });
         }
         Ok(Self { seed, node, states: history })

@@ -76,7 +76,7 @@ fn set(rng: &mut Rng, service: &mut Value, number: usize, field: &str) {
     match field {
         "type" => {
             let types = ["ClusterIP", "NodePort", "NodePort", "LoadBalancer", "LoadBalancer", "LoadBalancer"];
-            let kind = if rng.chance(5) { "ExternalName" } else { rng.pick(&types) };
+            let kind = if rng.chance(3) { "ExternalName" } else { rng.pick(&types) };
             service["spec"]["type"] = json!(kind);
             if kind == "ExternalName" {
                 service["spec"]["externalName"] = json!("elsewhere.example");
@@ -164,9 +164,9 @@ fn cluster_ips(rng: &mut Rng, service: &mut Value, number: usize) {
     let mut ips: Vec<String> = named.iter().map(|family| format!("{}{number}", family.cluster_ips)).collect();
     match rng.below(100) {
         // Headless, and what is wrong.
-        0..5 => ips = vec!["None".to_owned()],
-        5..8 => ips[0] = (*rng.pick(&NO_ADDRESSES)).to_owned(),
-        8..10 => ips.reverse(),
+        0..3 => ips = vec!["None".to_owned()],
+        3..5 => ips[0] = (*rng.pick(&NO_ADDRESSES)).to_owned(),
+        5..6 => ips.reverse(),
         _ => {}
     }
     service["spec"]["clusterIP"] = json!(ips[0]);

@@ -11,6 +11,7 @@ use super::agree::{Agreement, Counts, Run, everything};
 use super::scenario::Scenario;
 use crate::executors::Disagreement;
 use crate::executors::live::WORLDS;
+use crate::flows::Step;
 
 /// The world that an executor looks at.
 fn world(executor: &str) -> &'static str {
@@ -23,10 +24,16 @@ fn world(executor: &str) -> &'static str {
 }
 
 /// The smallest history found, within this time, in which an executor that disagrees goes on doing so; with what disagrees.
+/// `spoil` as in [`Run`].
 ///
 /// # Errors
 /// The harness itself fails.
-pub fn shrink(scenario: &Scenario, found: &Agreement, patience: Duration) -> Result<(Scenario, Vec<Disagreement>)> {
+pub fn shrink(
+    scenario: &Scenario,
+    found: &Agreement,
+    patience: Duration,
+    spoil: &dyn Fn(&mut Step),
+) -> Result<(Scenario, Vec<Disagreement>)> {
     let executors: BTreeSet<_> = found.disagreements.iter().map(|found| found.executor).collect();
     let first = found.disagreements.first().map_or("", |found| found.executor);
     let mut shrinker = Shrinker {
@@ -35,20 +42,22 @@ pub fn shrink(scenario: &Scenario, found: &Agreement, patience: Duration) -> Res
         end: Instant::now() + patience,
         best: Scenario { states: scenario.states[..found.steps].to_vec(), ..scenario.clone() },
         disagreements: found.disagreements.clone(),
+        spoil,
     };
     shrinker.run()?;
     Ok((shrinker.best, shrinker.disagreements))
 }
 
-struct Shrinker {
+struct Shrinker<'a> {
     world: &'static str,
     executors: BTreeSet<&'static str>,
     end: Instant,
     best: Scenario,
     disagreements: Vec<Disagreement>,
+    spoil: &'a dyn Fn(&mut Step),
 }
 
-impl Shrinker {
+impl Shrinker<'_> {
     fn run(&mut self) -> Result<()> {
         // With everything looked at in each step, it may show earlier.
         self.attempt(&self.best.clone())?;
@@ -70,7 +79,7 @@ impl Shrinker {
         if Instant::now() >= self.end || smaller.states.is_empty() {
             return Ok(false);
         }
-        let how = Run { worlds: &[self.world], look: everything, goes_on: &|| true };
+        let how = Run { worlds: &[self.world], look: everything, goes_on: &|| true, spoil: self.spoil };
         let agreement = smaller.run(&how, &mut Counts::default())?;
         let same = agreement.disagreements.iter().any(|found| self.executors.contains(found.executor));
         if same {

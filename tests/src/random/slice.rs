@@ -14,7 +14,7 @@ pub(super) fn slice(rng: &mut Rng, service: usize, family: &Family, number: usiz
         2..3 => labels = json!({}),
         _ => {}
     }
-    let endpoints: Vec<_> = (0..rng.below(5)).map(|_| endpoint(rng, family)).collect();
+    let endpoints: Vec<_> = (0..rng.below(6)).map(|_| endpoint(rng, family)).collect();
     json!({
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
@@ -79,7 +79,7 @@ pub(super) fn change(rng: &mut Rng, slice: &mut Value) -> &'static str {
 
 fn ports(rng: &mut Rng) -> Value {
     let mut ports = Vec::new();
-    for (name, protocol) in rng.some(&PORTS, 80) {
+    for (name, protocol) in rng.some(&PORTS, 88) {
         ports.push(json!({"name": name, "protocol": protocol, "port": rng.pick(&[80, 8080, 8081])}));
     }
     if rng.chance(5) {
@@ -100,10 +100,10 @@ fn ports(rng: &mut Rng) -> Value {
 fn conditions(rng: &mut Rng) -> Value {
     let one = |rng: &mut Rng| rng.pick(&[Value::Null, json!(true), json!(false)]).clone();
     match rng.below(100) {
-        0..55 => json!({"ready": true}),
-        55..65 => json!({}),
-        65..75 => json!({"ready": false, "serving": true, "terminating": true}),
-        75..80 => json!({"ready": false, "serving": false, "terminating": true}),
+        0..62 => json!({"ready": true}),
+        62..70 => json!({}),
+        70..76 => json!({"ready": false, "serving": true, "terminating": true}),
+        76..80 => json!({"ready": false, "serving": false, "terminating": true}),
         80..88 => json!({"ready": false}),
         88..90 => Value::Null,
         _ => json!({"ready": one(rng), "serving": one(rng), "terminating": one(rng)}),

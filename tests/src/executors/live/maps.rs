@@ -1,14 +1,15 @@
 //! The rows of the eBPF datapath, as they are in the kernel's maps, beside those that a fresh start would write.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use kubeferry::backend::ebpf::bpf;
 use kubeferry::backend::ebpf::diff::InForce;
 use kubeferry::backend::ebpf::following::Following;
 use kubeferry::backend::ebpf::kernel::Maps;
-use kubeferry::backend::ebpf::load::Folder;
 use kubeferry::backend::ebpf::reconciler::Ebpf;
 use kubeferry::backend::ebpf::rows::{Fixed, frontend_of};
 use kubeferry::desired::Desired;
@@ -26,7 +27,7 @@ impl Driven for Ebpf {
 
     fn strange(settings: &Settings, _: &Handle, fresh: &Desired) -> Result<Vec<String>> {
         let sizes = &settings.ebpf.map_sizes;
-        let maps = Maps::open(Folder::new(&settings.ebpf).maps(), sizes)?;
+        let maps = Maps::open(&pinned(&settings.ebpf.bpffs_root)?, sizes)?;
         let fixed = Fixed {
             host_netns: bpf::netns_cookie().context("the network namespace's cookie")?,
             masquerade_ports: settings.ebpf.masquerade_ports,
@@ -38,6 +39,13 @@ impl Driven for Ebpf {
         wanted.full(fresh, bpf::now());
         Ok(difference(&lines(&wanted.in_force), &lines(&maps.read()?)))
     }
+}
+
+/// The folder of maps below a BPF file system. (Its name is known, too, but takes a digest of the whole object.)
+fn pinned(bpffs: &Path) -> Result<PathBuf> {
+    let folders = fs::read_dir(bpffs.join("kubeferry"))?.map(|entry| entry.map(|entry| entry.path()));
+    let is_ours = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("maps-"));
+    folders.collect::<Result<Vec<_>, _>>()?.into_iter().find(is_ours).context("no folder of maps")
 }
 
 /// Rows as text, without what is another each time: where lists lie, the numbers of their endpoints, and clocks.

@@ -26,6 +26,9 @@ use crate::executors::Findings;
 use crate::flows::Row;
 use crate::netns::Netns;
 
+/// Endpoints that random clusters have room for.
+const BACKENDS: u32 = 4_096;
+
 /// The settings that a `kubeferry` command line comes to.
 ///
 /// # Errors
@@ -37,7 +40,10 @@ pub(in crate::executors) fn settings(command: &Command) -> Result<Settings> {
         args::Command::Trace(args) => (args.common, ServeArgs::default()),
         other => anyhow::bail!("{other:?} is neither run nor trace"),
     };
-    Ok(Settings::load(&common, &serve)?.settings)
+    let mut settings = Settings::load(&common, &serve)?.settings;
+    // Which the sweep of connections goes through again and again.
+    settings.ebpf.map_sizes.backends = BACKENDS;
+    Ok(settings)
 }
 
 /// A cluster that nothing was known of before, seen from a node that holds these addresses.

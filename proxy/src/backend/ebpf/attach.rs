@@ -10,6 +10,9 @@ use aya::programs::links::FdLink;
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp};
 use kubeferry_ebpf_common::Device;
+use rustix::io::Errno;
+use rustix::net::netdevice::index_to_name;
+use rustix::net::{AddressFamily, SocketType};
 
 use super::bpf::{link_info, open_pin, update_link};
 use super::devices::{matches, rows};
@@ -135,7 +138,12 @@ impl Devices {
                     self.attached.insert(*index, interface.name.clone());
                 }
                 Err(error) => {
-                    faults.insert(interface.name.clone(), error.to_string());
+                    // A pod may go while we are at it: the kernel's notice of that comes next.
+                    if is_there(*index) {
+                        faults.insert(interface.name.clone(), error.to_string());
+                    } else {
+                        tracing::debug!(device = interface.name, "gone before it was covered");
+                    }
                     self.forget_dead_links(*index)?;
                 }
             }
@@ -290,6 +298,12 @@ impl Devices {
         }
         Ok(())
     }
+}
+
+/// Whether the kernel has a device of this number, as far as it tells.
+fn is_there(index: u32) -> bool {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None);
+    socket.map_or(true, |socket| index_to_name(socket, index) != Err(Errno::NODEV))
 }
 
 /// The programs of a device. What comes in by the loopback interface has gone out there.

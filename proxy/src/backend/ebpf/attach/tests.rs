@@ -114,3 +114,26 @@ fn links_of_an_earlier_run_are_taken_over() {
         assert!(!third.pin("tc_ingress", index).exists() && !third.pin("tc_egress", index).exists());
     });
 }
+
+#[test]
+fn a_device_that_goes_while_it_is_covered_is_no_fault() {
+    in_new_netns(|| {
+        let mounted = Mounted::new();
+        run("ip", &["link", "add", "eth7", "type", "veth", "peer", "name", "eth8"], "");
+        let map_sizes = MapSizes { flows: 1_000, affinity: 100, sockets: 100, slots: 100, ..MapSizes::default() };
+        let settings = EbpfSettings { bpffs_root: mounted.0.path().to_owned(), map_sizes, ..EbpfSettings::default() };
+        let (goes, stays) = (interface("eth7"), interface("eth8"));
+        // Its notice has not come yet: it is still in the list.
+        run("ip", &["link", "del", "eth7"], "");
+        run(
+            "ip",
+            &["link", "add", "eth8", "index", &stays.index.to_string(), "type", "veth", "peer", "name", "eth9"],
+            "",
+        );
+        let mut devices = devices(&settings, None);
+        devices.follow(&[goes, stays.clone()]).unwrap();
+        assert_eq!((devices.faults(), devices.covered()), (&BTreeMap::new(), BTreeSet::from(["eth8"])));
+        devices.follow(&[stays]).unwrap();
+        assert_eq!(list(&devices.links).unwrap().len(), 2, "nothing is left of the one that went");
+    });
+}

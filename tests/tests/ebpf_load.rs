@@ -216,3 +216,21 @@ fn pods_are_served_from_their_first_packet_on_and_leave_nothing() {
         until("the pins to be as before", || (site.places().pins().unwrap() == before).then_some(())).unwrap();
     }
 }
+
+#[test]
+fn what_endpoints_give_back_is_free_without_another_change() {
+    let site = Site::start(&EVERYWHERE).unwrap();
+    let pinned = Pinned::open(site.places().bpffs()).unwrap();
+    let endpoints = || pinned.list(at(VIPS[0], 80), 6).unwrap().len();
+    let rows = || {
+        let status = site.status().ok()?;
+        ["slots", "backends"].map(|map| status["rows"][map].as_u64()).into_iter().collect::<Option<Vec<_>>>()
+    };
+    let before = rows().unwrap();
+    site.change(&EVERYWHERE[..1]).unwrap();
+    until("fewer endpoints", || (endpoints() == 1).then_some(())).unwrap();
+    site.change(&EVERYWHERE).unwrap();
+    until("all endpoints", || (endpoints() == EVERYWHERE.len()).then_some(())).unwrap();
+    // Nothing else changes: ranges and rows that wait for programs that may still read them are freed all the same.
+    until("what was given back to be free", || rows().filter(|rows| *rows == before)).unwrap();
+}

@@ -10,7 +10,7 @@ use super::following::Following;
 use super::reconciler::Ebpf;
 use super::rows::service_number;
 use super::sweep::{self, Sweeper};
-use super::{ports, sock_diag, sockets, takeover, text};
+use super::{bpf, ports, sock_diag, sockets, takeover, text};
 use crate::backend::{Backend, EndpointCount, Report};
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::target::{Frontend, Target};
@@ -53,6 +53,11 @@ impl Backend for Ebpf {
         let interfaces = interfaces.borrow().clone();
         if let Some(sweeper) = &self.sweeper {
             self.counts.insert("flows", sweeper.entries());
+        }
+        if let Some(following) = &mut self.following
+            && following.settle(bpf::now(), |row| self.maps.backends.get(row).active == 0)
+        {
+            self.counts.extend(following.counts());
         }
         let mut repaired = self.devices().check(&interfaces)?;
         if let Some(cgroup) = self.cgroup.clone()

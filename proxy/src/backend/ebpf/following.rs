@@ -130,6 +130,16 @@ impl Following {
         ignored
     }
 
+    /// Frees what was given back and has waited long enough; whether that was anything. `is_idle`: a row of `backends` counts no
+    /// connection.
+    pub fn settle(&mut self, now: u64, is_idle: impl Fn(u32) -> bool) -> bool {
+        let InForce { slots, numbers, .. } = &mut self.in_force;
+        let before = (slots.used(), numbers.used());
+        slots.tick(now);
+        numbers.settle(now, is_idle);
+        before != (slots.used(), numbers.used())
+    }
+
     /// The number of rows of each map.
     pub fn counts(&self) -> BTreeMap<&'static str, usize> {
         let in_force = &self.in_force;

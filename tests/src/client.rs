@@ -1,7 +1,7 @@
 //! Clients with real sockets, and a running `kubeferry` for them.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,15 @@ impl Connection {
     /// # Errors
     /// As [`Connection::open`].
     pub fn open_within(from: &Netns, to: SocketAddr, patience: Duration) -> std::io::Result<Self> {
-        let stream = from.run(|| TcpStream::connect_timeout(&to, patience)).map_err(std::io::Error::other)??;
+        from.run(|| Self::open_here(to, patience)).map_err(std::io::Error::other)?
+    }
+
+    /// Connects from the namespace that the calling thread is in.
+    ///
+    /// # Errors
+    /// As [`Connection::open`].
+    pub fn open_here(to: SocketAddr, patience: Duration) -> std::io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&to, patience)?;
         stream.set_read_timeout(Some(DEADLINE))?;
         Ok(Self { reader: BufReader::new(stream.try_clone()?), stream })
     }
@@ -101,8 +109,19 @@ impl Connection {
 /// # Errors
 /// No route.
 pub fn datagrams(from: &Netns, to: SocketAddr) -> Result<UdpSocket> {
-    let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0".parse()? } else { "[::]:0".parse()? };
-    let socket = from.run(|| UdpSocket::bind(any).and_then(|socket| socket.connect(to).map(|()| socket)))??;
+    let socket = from.run(|| unconnected_here(to))??;
+    // A socket is of the namespace that it was made in, wherever it is connected.
+    socket.connect(to)?;
+    Ok(socket)
+}
+
+/// A UDP socket that is not connected, of the kind that sends there, in the namespace that the calling thread is in.
+///
+/// # Errors
+/// As bind(2).
+pub fn unconnected_here(to: SocketAddr) -> std::io::Result<UdpSocket> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
     socket.set_read_timeout(Some(DATAGRAM))?;
     Ok(socket)
 }
@@ -159,7 +178,11 @@ pub fn until_for<T>(patience: Duration, what: &str, mut attempt: impl FnMut() ->
     }
 }
 
-fn answer(line: &str) -> Result<(String, SocketAddr)> {
+/// Reads what a server answers: its name, and the client's address as it sees it.
+///
+/// # Errors
+/// It is something else.
+pub fn answer(line: &str) -> Result<(String, SocketAddr)> {
     let (name, client) = line.trim_end().split_once(' ').with_context(|| format!("a strange answer {line:?}"))?;
     Ok((name.to_string(), client.parse()?))
 }

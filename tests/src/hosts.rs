@@ -1,13 +1,13 @@
 //! A node with real machines around it: each host is a namespace with a stack, a cable to the node and servers that say who
 //! they are. For what crafted packets cannot show: whole connections, and what a client's own socket is told.
 
-use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::thread;
 
 use anyhow::{Context, Result};
 
 use crate::netns::{End, Netns, link, mac_text};
+use crate::server::Server;
 
 /// The node's address at each cable as the hosts' routes know it, and the hosts' as the node's do; never on the wire.
 const GATEWAY: (&str, &str) = ("169.254.1.1", "fe80::1");
@@ -125,44 +125,12 @@ impl Host {
         Ok(())
     }
 
-    /// Starts servers on a port at each address, TCP and UDP: every line is answered with `NAME CLIENT`, a line with the
-    /// host's name and the address that the client has for it. They end with the test process.
+    /// Starts a [`Server`], which ends with the test process.
     ///
     /// # Errors
     /// The port is taken.
     pub fn serve(&self, port: u16) -> Result<()> {
-        for ip in &self.addresses {
-            let at = SocketAddr::new(*ip, port);
-            let bound =
-                self.namespace.run(|| Ok::<_, std::io::Error>((TcpListener::bind(at)?, UdpSocket::bind(at)?)))?;
-            let (listener, socket) = bound.with_context(|| format!("cannot serve at {at}"))?;
-            let (name, udp_name) = (self.name.clone(), self.name.clone());
-            thread::spawn(move || serve_tcp(&name, &listener));
-            thread::spawn(move || serve_udp(&udp_name, &socket));
-        }
-        Ok(())
-    }
-}
-
-fn serve_tcp(name: &str, listener: &TcpListener) {
-    for stream in listener.incoming().flatten() {
-        let name = name.to_string();
-        thread::spawn(move || {
-            let (Ok(client), Ok(mut writer)) = (stream.peer_addr(), stream.try_clone()) else { return };
-            for _ in BufReader::new(stream).lines().map_while(Result::ok) {
-                if writeln!(writer, "{name} {client}").is_err() {
-                    return;
-                }
-            }
-        });
-    }
-}
-
-fn serve_udp(name: &str, socket: &UdpSocket) {
-    let mut buffer = [0; 64];
-    while let Ok((_, client)) = socket.recv_from(&mut buffer) {
-        // A client that is gone is its own affair.
-        drop(socket.send_to(format!("{name} {client}\n").as_bytes(), client));
+        Server::start(self, port).map(Server::for_good)
     }
 }
 

@@ -15,12 +15,15 @@ pub mod hosts;
 pub mod kube_proxy;
 pub mod load;
 pub mod netns;
+pub mod network;
 pub mod packets;
 pub mod random;
 pub mod schedulers;
 #[cfg(target_arch = "x86_64")]
 pub mod seccomp;
+pub mod server;
 pub mod site;
+pub mod soak;
 pub mod sockets;
 pub mod web;
 pub mod world;

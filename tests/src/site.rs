@@ -16,6 +16,8 @@ use crate::executors::Source;
 use crate::flows::{Case, Node, Step, with_node};
 use crate::hosts::{Host, Hosts};
 use crate::netns::Netns;
+pub use crate::network::NODE_IPS;
+use crate::network::Network;
 
 const NODE: &str = "
 name: worker-1
@@ -72,8 +74,6 @@ pub const VIPS: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
 pub const TWINS: [&str; 2] = ["10.96.0.12", "fd00:10:96::12"];
 /// The ClusterIPs of the Service whose external traffic policy is Local.
 pub const LOCAL_VIPS: [&str; 2] = ["10.96.0.13", "fd00:10:96::13"];
-/// The node's addresses.
-pub const NODE_IPS: [&str; 2] = ["192.0.2.1", "2001:db8:2::1"];
 /// The external addresses.
 pub const EXTERNAL_IPS: [&str; 2] = ["198.51.100.7", "2001:db8:7::7"];
 /// The load balancer's addresses.
@@ -112,23 +112,7 @@ impl Site {
     /// As [`Site::start`].
     pub fn start_with(endpoints: &[&str], flags: &[&str]) -> Result<Self> {
         let places = Places::new()?;
-        let pair = |v4: &str, v6: &str| Ok::<[IpAddr; 2], std::net::AddrParseError>([v4.parse()?, v6.parse()?]);
-        let hosts = [
-            ("web1", pair("10.244.1.1", "fd00:10:244:1::1")?),
-            ("web2", pair("10.244.1.2", "fd00:10:244:1::2")?),
-            ("client", pair("10.244.1.7", "fd00:10:244:1::7")?),
-            ("router", pair("198.51.100.1", "2001:db8:51::1")?),
-        ];
-        let hosts: Vec<_> = hosts.iter().map(|(name, addresses)| (*name, addresses.as_slice())).collect();
-        let hosts = Hosts::build(&pair(NODE_IPS[0], NODE_IPS[1])?, &hosts)?;
-        hosts.node.sysctl("net/ipv4/conf/all/rp_filter", "1")?;
-        // For connections of the node to its own node ports, which nothing but the socket hook does better.
-        hosts.node.sysctl("net/ipv4/conf/lo/accept_local", "1")?;
-        let router = &hosts.host("router").namespace;
-        router.sysctl("net/ipv4/ip_forward", "1")?;
-        router.sysctl("net/ipv6/conf/all/forwarding", "1")?;
-        let remote = Host::join(router, "remote", 100, &pair("10.244.2.1", "fd00:10:244:2::1")?)?;
-        let outside = Host::join(router, "outside", 101, &pair("203.0.113.9", "2001:db8:113::9")?)?;
+        let Network { hosts, remote, outside } = Network::build()?;
         for server in [hosts.host("web1"), hosts.host("web2"), &remote] {
             server.serve(8080)?;
             server.echo(8081)?;

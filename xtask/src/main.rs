@@ -23,6 +23,7 @@ mod pins;
 mod places;
 mod process;
 mod release;
+mod soak;
 mod step;
 mod test;
 mod vm;
@@ -40,6 +41,7 @@ enum Command {
     Demo(demo::Args),
     Bench(bench::Args),
     Fuzz(fuzz::Args),
+    Soak(soak::Args),
     BuildEbpf(ebpf::Args),
     Image(image::Args),
     Dist(dist::Args),
@@ -78,6 +80,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Fuzz(args) => fuzz::run(args),
+        Command::Soak(args) => soak::run(args),
         Command::BuildEbpf(args) => ebpf::run(args),
         Command::Image(args) => image::run(&args),
         Command::Dist(args) => dist::run(&args),

@@ -102,6 +102,16 @@ impl Netns {
         }))
     }
 
+    /// Moves the calling thread into a namespace of this name, which may be another process', for good.
+    ///
+    /// # Errors
+    /// There is none, or the right is missing (CAP_SYS_ADMIN).
+    pub fn enter(name: &str) -> Result<()> {
+        let path = Path::new(HANDLES).join(name);
+        let handle = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        kernel::enter(&handle).with_context(|| format!("cannot enter namespace {name}: it needs CAP_SYS_ADMIN"))
+    }
+
     /// Runs a command to its end inside the namespace, with `input` on its standard input.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use super::super::known::Known;
 use super::documents::{self, Content};
@@ -61,6 +62,18 @@ impl Folder {
         self.files.keys().cloned()
     }
 
+    /// The files that could not be read or parsed.
+    pub fn broken(&self) -> impl Iterator<Item = Arc<str>> {
+        self.files.iter().filter(|(_, file)| file.broken).map(|(name, _)| name.clone())
+    }
+
+    /// Whether a file was written to less than `age` ago: somebody may be at it.
+    pub fn is_new(&self, file: &str, age: Duration) -> bool {
+        let modified = std::fs::metadata(self.dir.join(file)).and_then(|meta| meta.modified());
+        // One of the future is as old as any: the clock was set.
+        modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|old| old < age))
+    }
+
     /// Reads these files and sends what differs from before. An object that moves from one file to another is never gone in
     /// between. Returns how many of the files could not be read or parsed.
     pub fn update(&mut self, files: impl IntoIterator<Item = Arc<str>>, send: &mut dyn FnMut(Event)) -> usize {
@@ -72,6 +85,8 @@ impl Folder {
             match std::fs::read(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => self.forget(&file, &mut batch),
                 Err(error) => self.keep(&file, path.display().to_string(), format!("cannot be read: {error}")),
+                // What a full disk leaves, or who has only begun to write. Whoever means it deletes the file.
+                Ok(bytes) if bytes.is_empty() => self.keep(&file, path.display().to_string(), "is empty".into()),
                 Ok(bytes) => match parse(&path, bytes, &self.node) {
                     Ok(content) => self.replace(&file, content, &mut batch, send),
                     Err(fault) => self.keep(&file, fault.what, fault.why),

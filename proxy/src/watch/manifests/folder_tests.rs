@@ -77,6 +77,18 @@ fn a_file_that_does_not_parse_keeps_its_last_good_content() {
 }
 
 #[test]
+fn a_file_that_a_full_disk_emptied_keeps_its_last_good_content() {
+    let mut bench = Bench::new();
+    bench.write("1.yaml", &service("a", "10.0.0.1"));
+    assert_eq!(bench.write("1.yaml", ""), ["!1.yaml [1.yaml: is empty; its last good content stays in force]"]);
+    assert_eq!(bench.write("1.yaml", &service("a", "10.0.0.1")), ["!1.yaml []"]);
+    bench.write("1.yaml", "");
+    assert_eq!(bench.write("1.yaml", "# nothing, and on purpose\n"), ["-default/a", "!1.yaml []"]);
+    bench.write("1.yaml", &service("a", "10.0.0.1"));
+    assert_eq!(bench.remove("1.yaml"), ["-default/a"]);
+}
+
+#[test]
 fn the_first_file_by_name_has_the_object_and_the_next_takes_over() {
     let mut bench = Bench::new();
     assert_eq!(bench.write("2.yaml", &service("a", "10.0.0.2")), ["+default/a 10.0.0.2"]);

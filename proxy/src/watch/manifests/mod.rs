@@ -10,7 +10,7 @@ mod folder;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::sync::mpsc;
@@ -23,6 +23,11 @@ use folder::Folder;
 
 /// How often the whole folder is looked at for what no notice told of.
 const RESCAN: Duration = Duration::from_secs(10);
+
+/// How long a start waits for a file that is empty or does not parse, and was written to less than this ago; and how often it
+/// looks.
+const UNFINISHED: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// The kinds that a folder lists, in the order in which they are declared complete.
 const KINDS: [Kind; 4] = [Kind::Node, Kind::ServiceCidr, Kind::Service, Kind::EndpointSlice];
@@ -87,7 +92,7 @@ fn unreadable(dir: &Path) -> String {
 fn follow(mut folder: Folder, mut changes: Changes, tx: &mpsc::Sender<Event>, stats: &WatchStats) {
     let mut outbox = Outbox { tx, stats, open: true };
     match changes.all() {
-        Ok(files) => update(&mut folder, files, &mut outbox),
+        Ok(files) => first(&mut folder, files, &mut outbox),
         Err(error) => outbox.folder(&folder, Some(&error)),
     }
     for kind in KINDS {
@@ -109,6 +114,20 @@ fn follow(mut folder: Folder, mut changes: Changes, tx: &mpsc::Sender<Event>, st
             Woken::Changed(_) => {}
         }
     }
+}
+
+/// Reads the folder for the first time. What half a file says would take the rest of the Services out of force, so a file that
+/// somebody seems to be writing is waited for.
+fn first(folder: &mut Folder, files: Vec<Arc<str>>, outbox: &mut Outbox<'_>) {
+    let end = Instant::now() + UNFINISHED;
+    folder.update(files, &mut |event| outbox.send(event));
+    while Instant::now() < end && folder.broken().any(|file| folder.is_new(&file, UNFINISHED)) {
+        std::thread::sleep(AGAIN);
+        let broken: Vec<_> = folder.broken().collect();
+        folder.update(broken, &mut |event| outbox.send(event));
+    }
+    let broken = folder.broken().collect();
+    update(folder, broken, outbox);
 }
 
 fn update(folder: &mut Folder, files: Vec<Arc<str>>, outbox: &mut Outbox<'_>) {

@@ -135,3 +135,23 @@ fn a_folder_that_is_not_there_is_named() {
     let error = load_once(Path::new("/no/such/folder"), &"n1".into()).unwrap_err();
     assert!(format!("{error:#}").contains("/no/such/folder"), "{error:#}");
 }
+
+#[test]
+fn a_start_waits_for_who_is_still_writing() {
+    for begun in ["", "apiVersion: v1\nkind: Service\nmetadata: {name: a"] {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("a.yaml");
+        fs::write(&path, begun).unwrap();
+        let writer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            fs::write(path, service("a", 1)).unwrap();
+        });
+        let (tx, events) = mpsc::channel(1024);
+        let stats = Arc::new(WatchStats::default());
+        let watching = start_with(dir.path().into(), "n1".into(), tx, stats.clone(), NEVER).unwrap();
+        let mut watched = Watched { dir, state: State::default(), events, stats, _watching: watching };
+        watched.until("all listed", State::is_complete);
+        assert_eq!(watched.state.services().len(), 1, "{begun:?} was taken for the whole");
+        writer.join().unwrap();
+    }
+}

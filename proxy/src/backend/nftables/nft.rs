@@ -2,13 +2,12 @@
 //!
 //! Rows go over netlink (`netlink`); what needs `nft`'s language, the skeleton and its chains, goes through here.
 
+use std::fs::File;
+use std::io::{Seek, Write};
 use std::{fmt, io, path::PathBuf, process::Stdio, time::Duration};
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    process::Command,
-    time::timeout,
-};
+use rustix::fs::{MemfdFlags, memfd_create};
+use tokio::{io::AsyncReadExt, process::Command, time::timeout};
 
 /// The oldest `nft` that serves, as for kube-proxy (pkg/proxy/nftables/supported.go).
 pub const OLDEST_NFT: Version = Version(1, 0, 1);
@@ -142,10 +141,11 @@ impl Nft {
     /// As for [`Nft::load`].
     pub async fn run(&self, arguments: &[&str], input: &str) -> Result<String, NftError> {
         let failed = |source| NftError::Io { program: self.program.clone(), source };
+        let script = whole(input).map_err(failed)?;
         let mut child = Command::new(&self.program)
             .args(arguments)
             .env("LC_ALL", "C")
-            .stdin(Stdio::piped())
+            .stdin(script)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -154,18 +154,10 @@ impl Nft {
                 io::ErrorKind::NotFound => NftError::Missing { program: self.program.clone() },
                 _ => failed(source),
             })?;
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let write = async move {
-            let Some(mut stdin) = stdin else { return Ok(()) };
-            match stdin.write_all(input.as_bytes()).await {
-                // It complains of something before it has read everything.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-                result => result,
-            }
-        };
-        let work = async { tokio::try_join!(write, read_all(stdout), read_all(stderr), child.wait()) };
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let work = async { tokio::try_join!(read_all(stdout), read_all(stderr), child.wait()) };
         let (stdout, stderr, status) = match timeout(self.timeout, work).await {
-            Ok(result) => result.map(|((), stdout, stderr, status)| (stdout, stderr, status)).map_err(failed)?,
+            Ok(result) => result.map_err(failed)?,
             Err(_) => {
                 child.kill().await.map_err(failed)?;
                 return Err(NftError::TimedOut { after: self.timeout });
@@ -193,6 +185,15 @@ impl Default for Nft {
     fn default() -> Self {
         Self::new("nft", TIMEOUT)
     }
+}
+
+/// The text as a file without a name. Through a pipe, the program would take what has come so far for all of it if we were
+/// killed while we write, and that may be a script that it accepts.
+fn whole(text: &str) -> io::Result<File> {
+    let mut file = File::from(memfd_create("kubeferry script", MemfdFlags::CLOEXEC)?);
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    Ok(file)
 }
 
 async fn read_all(stream: Option<impl AsyncReadExt + Unpin>) -> io::Result<String> {
@@ -291,6 +292,14 @@ mod tests {
         );
         let pid = std::fs::read_to_string(pid).unwrap();
         assert!(!PathBuf::from(format!("/proc/{}", pid.trim())).exists());
+    }
+
+    #[test]
+    fn a_script_is_whole_before_the_program_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let nft = Nft::new(script(&folder, "stat -L -c '%F %s' /dev/stdin && tail -c 3"), TIMEOUT);
+        let text = format!("{}end", "x".repeat(1 << 20));
+        assert_eq!(block_on(nft.run(&[], &text)).unwrap(), format!("regular file {}\nend", text.len()));
     }
 
     #[test]

@@ -2,10 +2,12 @@
 #![allow(unsafe_code)] // System calls with pointers.
 
 use std::ffi::CString;
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 // include/uapi/linux/bpf.h, enum bpf_cmd.
 pub(super) const MAP_LOOKUP_ELEM: libc::c_int = 1;
@@ -173,12 +175,28 @@ pub fn sums(map: BorrowedFd<'_>, count: usize, cpus: usize) -> io::Result<Vec<u6
     Ok(sums)
 }
 
-/// Nanoseconds since boot (CLOCK_MONOTONIC), as programs count.
+/// Nanoseconds since boot (CLOCK_MONOTONIC), as programs count: they know no time namespaces.
 pub fn now() -> u64 {
+    static OFFSET: OnceLock<i64> = OnceLock::new();
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes to the live struct; the clock is always there.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+    let ours = time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned();
+    // A process does not change its time namespace, nor that the offset.
+    let offset =
+        OFFSET.get_or_init(|| clock_offset(&fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default()));
+    ours.wrapping_add_signed(-offset)
+}
+
+/// By how much CLOCK_MONOTONIC of the time namespace differs from the kernel's own, in nanoseconds. The text is that of
+/// /proc/PID/timens_offsets (time_namespaces(7)); kernels without have no such namespaces.
+fn clock_offset(text: &str) -> i64 {
+    let fields = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let offset = fields.filter(|fields| matches!(fields.first(), Some(&("monotonic" | "1")))).find_map(|fields| {
+        let (seconds, nanoseconds): (i64, i64) = (fields.get(1)?.parse().ok()?, fields.get(2)?.parse().ok()?);
+        seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
+    });
+    offset.unwrap_or_default()
 }
 
 /// SO_NETNS_COOKIE of the thread's network namespace.
@@ -237,4 +255,20 @@ pub(super) fn pair(first: u32, second: u32) -> u64 {
 pub(super) fn first_word(pair: u64) -> u32 {
     let [a, b, c, d, ..] = pair.to_ne_bytes();
     u32::from_ne_bytes([a, b, c, d])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clock_offset;
+
+    #[test]
+    fn a_time_namespace_has_its_own_clock() {
+        assert_eq!(clock_offset("monotonic           0         0\nboottime            0         0\n"), 0);
+        assert_eq!(
+            clock_offset("monotonic      864000         5\nboottime            7         0\n"),
+            864_000_000_000_005
+        );
+        assert_eq!(clock_offset("monotonic         -10         0\n"), -10_000_000_000);
+        assert_eq!(clock_offset(""), 0, "a kernel without time namespaces");
+    }
 }

@@ -173,8 +173,11 @@ impl Maps {
             None => (choice.first, choice.count),
         };
         let endpoints: Vec<_> = self.list(first, count).into_iter().collect();
-        let hairpin = endpoints.iter().find(|endpoint| endpoint.ip() == flow.from).copied();
-        Outcome::Endpoints { endpoints, masquerade: choice.masquerade, hairpin }
+        let mut itself = endpoints.iter().filter(|endpoint| endpoint.ip() == flow.from).copied();
+        let hairpin = itself.next();
+        // Programs masquerade whatever goes back to its source.
+        let always = usize::from(hairpin.is_some()) + itself.count() == endpoints.len();
+        Outcome::Endpoints { endpoints, masquerade: choice.masquerade || always, hairpin }
     }
 
     fn in_range(&self, service: u64, source: Address) -> bool {

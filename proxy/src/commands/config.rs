@@ -1,5 +1,7 @@
 //! `kubeferry config`: looks at a configuration file. Also `--write-config-to`.
 
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -44,13 +46,36 @@ fn warn(warnings: &[String]) {
     warnings.iter().for_each(|warning| output::complain(&format!("warning: {warning}")));
 }
 
-/// Writes the configuration in force.
+/// Writes the configuration in force: whole, or not at all.
 ///
 /// # Errors
-/// The file cannot be written.
+/// The file cannot be written; what was there before stays.
 pub fn write(loaded: &Loaded, path: &Path) -> anyhow::Result<()> {
     let text = loaded.effective()?;
-    std::fs::write(path, text).with_context(|| format!("--write-config-to {}", path.display()))?;
+    replace(path, &text).with_context(|| format!("--write-config-to {}", path.display()))?;
     tracing::info!(path = %path.display(), "wrote the configuration in force");
     Ok(())
+}
+
+/// Puts a new file in the place of what is there. What is no file, such as /dev/stdout, is written to.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let (path, is_file) = match fs::canonicalize(path) {
+        Ok(path) => (path.clone(), path.is_file()),
+        // Nothing is there, or what a link names is not.
+        Err(_) => (path.to_owned(), !path.is_symlink()),
+    };
+    let Some(name) = path.file_name().filter(|_| is_file) else { return fs::write(path, text) };
+    let new = path.with_file_name(format!(".{}.new", name.to_string_lossy()));
+    let written = File::create(&new)
+        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+        .and_then(|()| match fs::metadata(&path) {
+            Ok(old) => fs::set_permissions(&new, old.permissions()),
+            Err(_) => Ok(()),
+        })
+        .and_then(|()| fs::rename(&new, &path));
+    if written.is_err() {
+        // It may not be there.
+        drop(fs::remove_file(&new));
+    }
+    written
 }

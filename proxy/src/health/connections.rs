@@ -12,6 +12,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -36,9 +37,11 @@ pub(super) struct Connections {
 
 impl Connections {
     /// Room for so many. Who comes when all of it is taken gets the place of the oldest: it would not help a probe to wait for
-    /// those that say nothing.
+    /// those that say nothing. They never have more than an eighth of the files that the process may open: with three servers,
+    /// most of them are left for its work.
     pub(super) fn at_most(most: usize) -> Self {
-        Self { most, open: Arc::default() }
+        let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files / 8).ok());
+        Self { most: files.map_or(most, |files| most.min(files.max(1))), open: Arc::default() }
     }
 
     /// Serves HTTP/1 until the future is dropped, which closes the listener; connections then end with their present answer.

@@ -198,6 +198,22 @@ mod tests {
     }
 
     #[test]
+    fn a_wall_clock_that_jumps_is_only_shown() {
+        let (mut state, clock) = started();
+        state.updated(Family::V4, clock.at(0));
+        state.queued(Family::V4, clock.at(10));
+        for jump in [-1_000_000, 1_000_000] {
+            let at = |seconds| {
+                let now = clock.at(seconds);
+                Now { wall: now.wall + jiff::SignedDuration::from_secs(jump), ..now }
+            };
+            assert!(state.report(at(69)).healthy, "{jump}");
+            let late = state.report(at(70));
+            assert!(!late.healthy && late.current_time == at(70).wall.to_string(), "{jump}");
+        }
+    }
+
+    #[test]
     fn livez_does_not_look_at_the_node() {
         let (mut state, clock) = started();
         state.updated(Family::V4, clock.at(0));

@@ -65,6 +65,17 @@ impl Known {
         }
     }
 
+    /// Whether this version of an object is the one that was sent last, without a fault; then it counts as named by the list.
+    pub fn is_as_told(&mut self, kind: Kind, name: &ObjectName, version: u64) -> bool {
+        let told = self.told.get_mut(&(kind, name.clone())).filter(|told| told.version == version && !told.faulty);
+        told.map(|told| told.listing = self.listing).is_some()
+    }
+
+    /// How many objects of a kind have been reported and are not gone.
+    pub fn count(&self, kind: Kind) -> usize {
+        self.told.keys().filter(|(of, _)| *of == kind).count()
+    }
+
     /// A full list begins; what it does not name until [`Known::listed`] is gone.
     pub fn begin_list(&mut self) {
         self.listing = self.listing.wrapping_add(1);

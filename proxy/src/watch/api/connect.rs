@@ -32,6 +32,8 @@ pub(in crate::watch) async fn client(settings: &Settings, requests: &RestClient)
     if let Some(server) = server {
         config.cluster_url = uri(server)?;
     }
+    // It would try for minutes without a word; those who ask try again, say so, and have pauses of their own.
+    config.default_retry = false;
     let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
     let builder = ClientBuilder::try_from(config).context("the credentials for the API server cannot be used")?;
     Ok(builder.with_layer(&Measured::new(host, requests.clone())).build())

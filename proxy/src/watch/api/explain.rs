@@ -3,55 +3,38 @@
 use std::error::Error as _;
 
 use kube::Error;
-use kube::runtime::watcher;
 
 use crate::state::event::Kind;
 
 /// Whether the error says that the server does not have this kind (ServiceCIDRs before 1.33), or does not let us see it
 /// where we can do without.
-pub(super) fn is_unserved(kind: Kind, error: &watcher::Error) -> bool {
-    match error {
-        watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) => lacks(kind, error),
-        _ => false,
-    }
-}
-
-/// As [`is_unserved`], for a plain request.
 pub(super) fn lacks(kind: Kind, error: &Error) -> bool {
     kind == Kind::ServiceCidr && matches!(error, Error::Api(status) if matches!(status.code, 403 | 404))
 }
 
 /// Whether the account lacks a right.
-pub(super) fn is_forbidden(error: &watcher::Error) -> bool {
-    matches!(
-        error,
-        watcher::Error::InitialListFailed(Error::Api(status)) | watcher::Error::WatchStartFailed(Error::Api(status))
-            if status.code == 403
-    )
+pub(super) fn is_forbidden(error: &Error) -> bool {
+    matches!(error, Error::Api(status) if status.code == 403)
 }
 
-/// Whether only a new list can help, where kube's watcher would go on: it asks for a version that is gone for ever where
-/// 410 comes as the status of the answer and not as an event, and it passes over an event that is no JSON, with the change
-/// that it told of.
-pub(super) fn needs_list(error: &watcher::Error) -> bool {
+/// Whether only a new list can help where a watch failed, which had so many failures in a row.
+pub(super) fn needs_list(error: &Error, failures: u32) -> bool {
     match error {
-        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
-            matches!(error, Error::Api(status) if status.code == 410) || matches!(error, Error::SerdeError(_))
-        }
+        Error::Api(status) => is_lost(status.code, failures),
+        // An event that is no JSON: the change that it told of is lost.
+        Error::SerdeError(_) => true,
         _ => false,
     }
 }
 
-/// An error of a watch, which will be tried again.
-pub(super) fn watching(kind: Kind, error: &watcher::Error) -> String {
-    match error {
-        watcher::Error::InitialListFailed(error)
-        | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => asking(kind, error),
-        watcher::Error::WatchError(status) => {
-            format!("the watch of {}s ended: {}", kind.as_str(), status.message)
-        }
-        other => format!("the watch of {}s ended: {other}", kind.as_str()),
+/// Whether a version that was refused with this code is lost: gone (410), no number to this server (400), or ahead of all that
+/// it has (504, "Too large resource version"). A server that goes on refusing for another reason is asked for a list, too, as
+/// client-go does; not one that has too much to do.
+pub(super) fn is_lost(code: u16, failures: u32) -> bool {
+    match code {
+        400 | 410 | 504 => true,
+        429 => false,
+        _ => failures > 2,
     }
 }
 

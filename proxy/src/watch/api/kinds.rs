@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking};
-use kube::api::{Api, ApiResource};
+use kube::api::{Api, ApiResource, ListParams, WatchParams};
 use kube::{Client, Resource};
 
 use super::lenient::Lenient;
 use crate::state::event::Kind;
+
+/// How many objects come in one answer to a list.
+const PAGE: u32 = 500;
 
 /// One kind to watch.
 #[derive(Debug)]
@@ -15,9 +18,9 @@ pub(super) struct Watched {
     pub kind: Kind,
     resource: ApiResource,
     /// Label selector.
-    pub labels: Option<&'static str>,
+    labels: Option<&'static str>,
     /// Field selector.
-    pub fields: Option<String>,
+    fields: Option<String>,
 }
 
 impl Watched {
@@ -49,6 +52,26 @@ impl Watched {
                 fields: None,
             },
         ]
+    }
+
+    /// For the first page of a list: of the newest objects there are (a quorum read).
+    pub fn list_params(&self) -> ListParams {
+        ListParams {
+            label_selector: self.labels.map(str::to_owned),
+            field_selector: self.fields.clone(),
+            limit: Some(PAGE),
+            ..ListParams::default()
+        }
+    }
+
+    /// For a watch, which the server ends after kube's 290 s.
+    pub fn watch_params(&self) -> WatchParams {
+        WatchParams {
+            label_selector: self.labels.map(str::to_owned),
+            field_selector: self.fields.clone(),
+            bookmarks: true,
+            ..WatchParams::default()
+        }
     }
 
     /// The objects of all namespaces.

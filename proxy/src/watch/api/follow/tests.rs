@@ -1,0 +1,192 @@
+//! A server of a few answers, and a clock that does not run but for those who sleep.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Mutex;
+
+use axum::body::Body;
+use http::{Request, Response};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::state::State;
+
+/// What is answered to a list, or to a watch.
+#[derive(Debug)]
+enum Answer {
+    /// The version and the names of Services.
+    List(u32, &'static [&'static str]),
+    /// Lines, then the end; or silence, where `true`.
+    Watch(Vec<Value>, bool),
+    Refused(u16),
+}
+
+use Answer::{List, Refused, Watch};
+
+fn service(name: &str, version: u32) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": name, "namespace": "default", "resourceVersion": version.to_string()},
+        "spec": {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"], "ports": [{"port": 80, "protocol": "TCP"}]}})
+}
+
+fn event(kind: &str, name: &str, version: u32) -> Value {
+    json!({"type": kind, "object": service(name, version)})
+}
+
+fn bookmark(version: u32) -> Value {
+    json!({"type": "BOOKMARK", "object": {"apiVersion": "v1", "kind": "Service", "metadata": {"resourceVersion": version.to_string()}}})
+}
+
+fn answer(answer: Answer) -> Response<Body> {
+    match answer {
+        List(version, names) => {
+            let items: Vec<_> = names.iter().map(|name| service(name, version)).collect();
+            let metadata = json!({"resourceVersion": version.to_string()});
+            let list = json!({"kind": "ServiceList", "apiVersion": "v1", "metadata": metadata, "items": items});
+            Response::new(list.to_string().into())
+        }
+        Watch(events, goes_on) => {
+            let lines: String = events.iter().map(|event| format!("{event}\n")).collect();
+            let lines = futures::stream::iter([Ok::<_, Infallible>(lines)]);
+            Response::new(match goes_on {
+                true => Body::from_stream(lines.chain(futures::stream::pending())),
+                false => Body::from_stream(lines),
+            })
+        }
+        Refused(code) => {
+            let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "no",
+                "reason": "Test", "code": code});
+            let mut response = Response::new(status.to_string().into());
+            *response.status_mut() = code.try_into().unwrap();
+            response
+        }
+    }
+}
+
+/// Follows Services of a server that gives these answers, one after the other, until it has no more. The Services in force, and
+/// the requests: what was asked for, from which version, and how many seconds after the first.
+async fn run(answers: Vec<Answer>) -> (Vec<String>, Vec<String>) {
+    let (answers, requests) = (Arc::new(Mutex::new(VecDeque::from(answers))), Arc::new(Mutex::new(Vec::new())));
+    let (began, noted) = (Instant::now(), requests.clone());
+    let (done_in, mut done) = mpsc::channel::<()>(1);
+    let server = tower::service_fn(move |request: Request<kube::client::Body>| {
+        let next = answers.lock().unwrap().pop_front();
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        let version = query.split('&').find_map(|pair| pair.strip_prefix("resourceVersion="));
+        let what =
+            if query.contains("watch=true") { format!("watch {}", version.unwrap_or("?")) } else { "list".into() };
+        if next.is_some() {
+            noted.lock().unwrap().push(format!("{what} {}", began.elapsed().as_secs()));
+        }
+        let done = done_in.clone();
+        async move {
+            let Some(next) = next else {
+                let _ = done.send(()).await;
+                return std::future::pending().await;
+            };
+            let is_list = matches!(next, List(..));
+            assert!(matches!(next, Refused(_)) || is_list == (what == "list"), "{what} where there is {next:?}");
+            Ok::<_, Infallible>(answer(next))
+        }
+    });
+    let client = Client::new(server, "default");
+    let [.., services, _] = Watched::all(&"n1".into());
+    let (tx, mut events) = mpsc::channel(1024);
+    let following = tokio::spawn(follow(services, client, tx, Arc::default()));
+    done.recv().await;
+    following.abort();
+    let mut state = State::default();
+    while let Ok(event) = events.try_recv() {
+        state.apply(event);
+    }
+    let requests = requests.lock().unwrap().clone();
+    (state.services().keys().map(|name| name.name.to_string()).collect(), requests)
+}
+
+/// What was asked for, without the time.
+fn asked(requests: &[String]) -> Vec<&str> {
+    requests.iter().map(|request| request.rsplit_once(' ').unwrap().0).collect()
+}
+
+fn seconds(request: &str) -> u64 {
+    request.rsplit_once(' ').unwrap().1.parse().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_goes_on_from_the_last_version_it_told() {
+    let first = Watch(vec![event("ADDED", "b", 11), bookmark(15)], false);
+    let second = Watch(vec![event("DELETED", "a", 16)], false);
+    let (services, requests) = run(vec![List(10, &["a"]), first, second]).await;
+    assert_eq!(services, ["b"]);
+    assert_eq!(asked(&requests), ["list", "watch 10", "watch 15"]);
+    assert_eq!(seconds(&requests[2]), 0, "an end is no failure");
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_that_end_at_once_are_not_begun_without_end() {
+    let mut answers = vec![List(10, &["a"])];
+    answers.extend((0..8).map(|_| Watch(Vec::new(), false)));
+    let (services, requests) = run(answers).await;
+    assert_eq!(services, ["a"]);
+    assert!(seconds(&requests[8]) >= 30, "with growing pauses: {requests:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_is_older_than_the_last_is_not_taken_over() {
+    let disorder = Watch(vec![event("MODIFIED", "b", 20), event("DELETED", "a", 15)], true);
+    let (services, requests) = run(vec![List(10, &["a", "b"]), disorder, List(21, &["a", "b"])]).await;
+    assert_eq!(services, ["a", "b"], "what the list says holds");
+    assert_eq!(asked(&requests), ["list", "watch 10", "list"]);
+    let back = Watch(vec![bookmark(9)], true);
+    let (_, requests) = run(vec![List(10, &["a"]), back, List(11, &["a"])]).await;
+    assert_eq!(asked(&requests), ["list", "watch 10", "list"], "nor is a bookmark");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_list_is_believed_when_the_server_insists() {
+    let gone = || Watch(Vec::new(), true);
+    let passing = vec![List(100, &["a", "b"]), Refused(410), List(90, &["a"]), List(101, &["a", "b"]), gone()];
+    let (services, requests) = run(passing).await;
+    assert_eq!(services, ["a", "b"]);
+    assert_eq!(asked(&requests), ["list", "watch 100", "list", "list", "watch 101"]);
+    let mut restored = vec![List(100, &["a", "b"]), Refused(410)];
+    restored.extend((0..6).map(|_| List(90, &["a"])));
+    restored.push(gone());
+    let (services, requests) = run(restored).await;
+    assert_eq!(services, ["a"], "the server was set back");
+    assert_eq!(requests.last().map(|last| last.rsplit_once(' ').unwrap().0), Some("watch 90"));
+    assert!(seconds(&requests[8]) >= 5, "it takes its time: {requests:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_list_takes_nothing_away_before_the_server_insists() {
+    let (services, _) = run(vec![List(10, &["a", "b"]), Refused(410), List(11, &[]), List(12, &["b"])]).await;
+    assert_eq!(services, ["b"], "one that shrinks is believed, one that is empty was not");
+    let mut emptied = vec![List(10, &["a", "b"]), Refused(410)];
+    emptied.extend((0..6).map(|_| List(11, &[])));
+    let (services, _) = run(emptied).await;
+    assert!(services.is_empty(), "{services:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_watch_is_ended_by_a_list() {
+    let (services, requests) = run(vec![List(100, &["a"]), Watch(Vec::new(), true), List(101, &["b"])]).await;
+    assert_eq!(services, ["b"]);
+    assert!((100..300).contains(&seconds(&requests[2])), "{requests:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_is_lost_is_not_asked_for_again() {
+    for code in [410, 400, 504] {
+        let (_, requests) = run(vec![List(10, &["a"]), Refused(code), List(11, &["a"])]).await;
+        assert_eq!(asked(&requests), ["list", "watch 10", "list"], "{code}");
+    }
+    // 500: at first it may be a hiccup.
+    let refused = [500, 500, 500].map(Refused);
+    let (_, requests) = run([List(10, &["a"])].into_iter().chain(refused).chain([List(11, &["a"])]).collect()).await;
+    assert_eq!(asked(&requests), ["list", "watch 10", "watch 10", "watch 10", "list"]);
+    let refused = [429, 429, 429, 429].map(Refused);
+    let (_, requests) =
+        run([List(10, &["a"])].into_iter().chain(refused).chain([Watch(Vec::new(), true)]).collect()).await;
+    assert_eq!(asked(&requests)[1..], ["watch 10"; 5], "who has too much to do is not asked for more");
+}

@@ -21,13 +21,15 @@ fn links(text: &str) -> Vec<Link<'_>> {
     text.match_indices("](").filter_map(link).collect()
 }
 
-/// Whether a source has a test of this name.
+/// Whether a source has a test of this name, by itself or on both datapaths.
 fn has_test(source: &str, name: &str) -> bool {
     let declared = format!("fn {name}(");
     let lines: Vec<_> = source.lines().map(str::trim).collect();
+    let blocks = source.split("on_both_datapaths! {").skip(1).filter_map(|rest| rest.split('}').next());
+    let on_both = blocks.into_iter().any(|block| block.split(',').any(|listed| listed.trim() == name));
     lines.iter().enumerate().filter(|(_, line)| line.contains(&declared)).any(|(at, _)| {
         let attributes = lines[..at].iter().rev().take_while(|line| line.starts_with("#[") || line.starts_with("//"));
-        attributes.into_iter().any(|line| line.starts_with("#[") && line.contains("test"))
+        on_both || attributes.into_iter().any(|line| line.starts_with("#[") && line.contains("test"))
     })
 }
 
@@ -84,4 +86,6 @@ fn links_and_tests_are_told_from_what_looks_like_them() {
     let source = "#[test]\n/// Why.\nfn one() {\n}\n  #[tokio::test]\n  async fn two() {\nfn three() {\n#[allow(x)]\nfn four() {";
     let found = ["one", "two", "three", "four", "on"].map(|name| has_test(source, name));
     assert_eq!(found, [true, true, false, false, false]);
+    let source = "fn one(datapath: Datapath) {\n}\nfn two() {\n}\non_both_datapaths! {\n    one, other, }";
+    assert_eq!(["one", "two", "other"].map(|name| has_test(source, name)), [true, false, false]);
 }

@@ -11,6 +11,7 @@ mod demo;
 mod dependencies;
 mod dist;
 mod ebpf;
+mod faults;
 mod fuzz;
 mod image;
 mod interrupt;
@@ -43,6 +44,7 @@ enum Command {
     Fuzz(fuzz::Args),
     Soak(soak::Args),
     BuildEbpf(ebpf::Args),
+    Faults(faults::Args),
     Image(image::Args),
     Dist(dist::Args),
     Licences(licences::Args),
@@ -82,6 +84,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Fuzz(args) => fuzz::run(args),
         Command::Soak(args) => soak::run(args),
         Command::BuildEbpf(args) => ebpf::run(args),
+        Command::Faults(args) => faults::run(&args),
         Command::Image(args) => image::run(&args),
         Command::Dist(args) => dist::run(&args),
         Command::Licences(args) => licences::run(&args),

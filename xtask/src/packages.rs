@@ -31,6 +31,13 @@ pub const MIGRATION: &[Program] = &[
     Program { name: "setpriv", package: "util-linux", purpose: "running with few rights" },
 ];
 
+/// What tests harm processes with.
+pub const FAULTS: &[Program] = &[
+    Program { name: "strace", package: "strace", purpose: "ending a process as it enters a system call" },
+    Program { name: "prlimit", package: "util-linux", purpose: "processes with few open files" },
+    Program { name: "unshare", package: "util-linux", purpose: "processes with another clock" },
+];
+
 /// What the benchmark of the datapaths needs beside that.
 pub const DEVICES: &[Program] = &[Program { name: "ethtool", package: "ethtool", purpose: "settings of interfaces" }];
 

@@ -31,7 +31,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let part = args.part.as_deref();
     match part {
         None => {
-            packages::ensure(&[packages::BUILD, packages::NETWORK, packages::MIGRATION])?;
+            packages::ensure(&[packages::BUILD, packages::NETWORK, packages::MIGRATION, packages::FAULTS])?;
             packages::need_root("test")?;
             ebpf::build()?;
             check()?;
@@ -74,7 +74,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
                     known.join(", ")
                 );
             }
-            packages::ensure(&[packages::BUILD, packages::NETWORK, packages::MIGRATION])?;
+            packages::ensure(&[packages::BUILD, packages::NETWORK, packages::MIGRATION, packages::FAULTS])?;
             packages::need_root(&format!("test {file}"))?;
             ebpf::build()?;
             build()?;

@@ -36,7 +36,7 @@ pub(super) fn answer(shared: &Shared, connection: &mut Connection, asked: &Asked
     if shared.lock().absent.contains(&resource) {
         return not_served(connection);
     }
-    let wrong = shared.change(|state| state.faults.take(resource));
+    let wrong = shared.change(|state| state.faults.take(resource, verb));
     match (wrong, verb) {
         (Some(Wrong::Status(code)), _) => return refuse(connection, code, refusal(code, resource).as_str()),
         (Some(Wrong::Garbage), Verb::Watch) => {
@@ -47,6 +47,11 @@ pub(super) fn answer(shared: &Shared, connection: &mut Connection, asked: &Asked
         }
         (Some(Wrong::Garbage), _) => {
             connection.answer(200, "text/html", "", "<html>Welcome to nginx!</html>")?;
+            return Ok(true);
+        }
+        (Some(Wrong::ShortWatch), _) => {
+            connection.begin()?;
+            connection.end()?;
             return Ok(true);
         }
         _ => {}
@@ -76,7 +81,16 @@ pub(super) fn answer(shared: &Shared, connection: &mut Connection, asked: &Asked
         state = shared.wait(state, LONG);
     }
     drop(state);
-    match list(shared, asked, &target, &selector) {
+    let of = match wrong {
+        Some(Wrong::OldList(version)) => Some(version),
+        _ => None,
+    };
+    match list(shared, asked, &target, &selector, of) {
+        Ok(mut body) if wrong == Some(Wrong::EmptyList) => {
+            body["items"] = json!([]);
+            body["metadata"]["continue"] = "".into();
+            connection.answer(200, JSON, "", &body.to_string()).map(|()| true)
+        }
         Ok(body) if half => connection.half_answer(&body.to_string()).map(|()| false),
         Ok(body) => connection.answer(200, JSON, "", &body.to_string()).map(|()| true),
         Err((code, message)) => refuse(connection, code, message),
@@ -106,8 +120,15 @@ fn note(shared: &Shared, asked: &Asked) -> Option<Verb> {
     Some(verb)
 }
 
-/// One page of a list. A list says nothing of the kind of its objects, as an API server's does not.
-fn list(shared: &Shared, asked: &Asked, target: &Target, selector: &Selector) -> Result<Value, (u16, &'static str)> {
+/// One page of a list, which tells of the version `of` in place of the present one. A list says nothing of the kind of its
+/// objects, as an API server's does not.
+fn list(
+    shared: &Shared,
+    asked: &Asked,
+    target: &Target,
+    selector: &Selector,
+    of: Option<u64>,
+) -> Result<Value, (u16, &'static str)> {
     const EXPIRED: (u16, &str) =
         (410, "The provided continue parameter is too old to display a consistent list result.");
     let state = shared.lock();
@@ -116,7 +137,7 @@ fn list(shared: &Shared, asked: &Asked, target: &Target, selector: &Selector) ->
     let (revision, after) = match asked.parameter("continue") {
         "" => match (asked.parameter("resourceVersion"), asked.parameter("resourceVersionMatch")) {
             (exact, "Exact") => (exact.parse().map_err(|_| (400, "resourceVersion is no number"))?, None),
-            _ => (store.revision(), None),
+            _ => (of.unwrap_or(store.revision()), None),
         },
         token => {
             let read = token.split_once(':').and_then(|(revision, after)| {

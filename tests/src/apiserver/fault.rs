@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::resource::Resource;
+use super::state::Verb;
 
 /// A way to go wrong. What is for a number of requests hits lists and watches alike, the next that come; what is open goes
 /// on unless [`Fault::CutConnections`] ends it.
@@ -20,6 +21,12 @@ pub enum Fault {
     /// This many requests are answered in full length announced but half length sent; then the connection is closed. A
     /// watch gets half of its first event.
     HalfJson(usize),
+    /// This many lists have no objects.
+    EmptyList(usize),
+    /// This many lists tell of this version, which is over: see [`ApiServer::version`](super::ApiServer::version).
+    OldList(u64, usize),
+    /// This many watches end before they tell anything.
+    ShortWatch(usize),
     /// From now on answers come in pieces of 256 bytes with this delay before each; zero ends it.
     Slow(Duration),
     /// Connections are refused and the open ones closed.
@@ -34,6 +41,20 @@ pub(super) enum Wrong {
     Status(u16),
     Garbage,
     HalfJson,
+    EmptyList,
+    OldList(u64),
+    ShortWatch,
+}
+
+impl Wrong {
+    /// Whether requests of this sort can go wrong so.
+    fn hits(self, verb: Verb) -> bool {
+        match self {
+            Self::Status(_) | Self::Garbage | Self::HalfJson => true,
+            Self::EmptyList | Self::OldList(_) => verb == Verb::List,
+            Self::ShortWatch => verb == Verb::Watch,
+        }
+    }
 }
 
 /// The faults that wait for requests.
@@ -49,16 +70,19 @@ impl Faults {
             Fault::Status(code, times) => (Wrong::Status(code), times),
             Fault::Garbage(times) => (Wrong::Garbage, times),
             Fault::HalfJson(times) => (Wrong::HalfJson, times),
+            Fault::EmptyList(times) => (Wrong::EmptyList, times),
+            Fault::OldList(version, times) => (Wrong::OldList(version), times),
+            Fault::ShortWatch(times) => (Wrong::ShortWatch, times),
             Fault::CutConnections | Fault::Gone410 | Fault::Slow(_) | Fault::Down | Fault::Up => return,
         };
         self.waiting.push((resource, wrong, times));
     }
 
     /// What goes wrong with a request, which is counted.
-    pub fn take(&mut self, resource: Resource) -> Option<Wrong> {
+    pub fn take(&mut self, resource: Resource, verb: Verb) -> Option<Wrong> {
         self.waiting.retain(|(_, _, times)| *times > 0);
         let hits = |only: &Option<Resource>| only.map_or(resource != Resource::Event, |only| only == resource);
-        let (_, wrong, times) = self.waiting.iter_mut().find(|(only, _, _)| hits(only))?;
+        let (_, wrong, times) = self.waiting.iter_mut().find(|(only, wrong, _)| hits(only) && wrong.hits(verb))?;
         *times -= 1;
         Some(*wrong)
     }

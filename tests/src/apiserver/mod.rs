@@ -161,6 +161,21 @@ impl ApiServer {
         Ok(())
     }
 
+    /// The present version: grows with each change.
+    pub fn version(&self) -> u64 {
+        self.shared.lock().store.revision()
+    }
+
+    /// Has watches tell, out of order, how an object was at a version that is over. The objects stay as they are.
+    ///
+    /// # Errors
+    /// The history has no such object at that version.
+    pub fn replay(&self, resource: Resource, namespace: &str, name: &str, version: u64) -> Result<()> {
+        let key = Key::new(resource, namespace, name);
+        ensure!(self.shared.change(|state| state.store.replay(&key, version)), "there was no {key:?} at {version}");
+        Ok(())
+    }
+
     /// The objects of a kind, by namespace and name.
     pub fn objects(&self, resource: Resource) -> Vec<Value> {
         self.shared.lock().store.all(resource).map(|object| Value::clone(object)).collect()

@@ -43,6 +43,8 @@ struct Change {
     after: Option<Object>,
     /// No watch tells of it.
     silent: bool,
+    /// Watches tell of it with this version, and of nothing that is.
+    replayed: Option<u64>,
 }
 
 /// What a watch tells.
@@ -129,7 +131,19 @@ impl Store {
             Some(object) => self.objects.insert(key.clone(), object.clone()),
             None => self.objects.remove(&key),
         };
-        self.history.push(Change { revision: self.revision, key, before, after, silent });
+        self.history.push(Change { revision: self.revision, key, before, after, silent, replayed: None });
+    }
+
+    /// Has watches tell once more how an object was at a version that is over; the objects stay as they are.
+    pub fn replay(&mut self, key: &Key, version: u64) -> bool {
+        let was = self.history.iter().rev().find(|change| change.key == *key && change.revision <= version);
+        let Some(after) = was.and_then(|change| change.after.clone()) else { return false };
+        self.revision += 1;
+        let (key, before) = (key.clone(), self.objects.get(key).cloned());
+        let replayed = Some(version);
+        let revision = self.revision;
+        self.history.push(Change { revision, key, before, after: Some(after), silent: false, replayed });
+        true
     }
 
     /// Forgets the history: nobody can go on from a version before the present one; with `even_present`, from that neither.
@@ -179,7 +193,7 @@ fn event(change: &Change, selector: &Selector) -> Option<Event> {
         (Some(before), None) => ("DELETED", before),
     };
     let mut object = Value::clone(&object);
-    object["metadata"]["resourceVersion"] = change.revision.to_string().into();
+    object["metadata"]["resourceVersion"] = change.replayed.unwrap_or(change.revision).to_string().into();
     Some(Event { revision: change.revision, kind, object })
 }
 

@@ -22,7 +22,7 @@ mod place;
 mod report;
 mod traffic;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use objects::Objects;
 pub use place::Place;
@@ -39,4 +39,13 @@ pub fn seed() -> u64 {
     let seed = given.unwrap_or(u64::from(time.subsec_nanos()) ^ time.as_secs());
     println!("{SEED}={seed}");
     seed
+}
+
+/// Names how many minutes what is random goes on (`cargo xtask faults`).
+pub const MINUTES: &str = "KUBEFERRY_FAULTS_MINUTES";
+
+/// How long what is random goes on, by [`MINUTES`]; not at all without.
+pub fn longer() -> Duration {
+    let minutes = std::env::var(MINUTES).ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(60 * minutes.unwrap_or(0))
 }

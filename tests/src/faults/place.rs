@@ -20,7 +20,7 @@ use crate::datapath::Datapath;
 use crate::flows::Node;
 use crate::hosts::Hosts;
 use crate::load::Way;
-use crate::netns::Netns;
+use crate::netns::{Netns, tool};
 
 /// How long a datagram to `mark` may take: what has no rule yet is not answered at all.
 const MARK: Duration = Duration::from_millis(100);
@@ -186,23 +186,45 @@ impl Place {
     /// # Errors
     /// There is no binary.
     pub fn command(&self) -> Result<Command> {
-        let mut command = self.subcommand("run")?;
+        self.command_under(&[])
+    }
+
+    /// The same, started by another program, with its arguments.
+    ///
+    /// # Errors
+    /// As [`Place::command`].
+    pub fn command_under(&self, starter: &[&str]) -> Result<Command> {
+        let mut command = match starter {
+            [] => Command::new(binary::path()?),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(binary::path()?);
+                command
+            }
+        };
+        self.complete(command.arg("run"))?;
         let log = File::options().create(true).append(true).open(self.log_path())?;
         command.stderr(log).env("NO_COLOR", "1");
         Ok(command)
     }
 
-    fn subcommand(&self, name: &str) -> Result<Command> {
-        let mut command = Command::new(binary::path()?);
-        command.arg(name).args(Node::parse(NODE)?.flags());
+    /// Adds the settings, the source and the datapath.
+    fn complete(&self, command: &mut Command) -> Result<()> {
+        command.args(Node::parse(NODE)?.flags());
         match &self.server {
             Some(server) => command.args(["--server", &server.url()]),
             None => command.arg("--manifests").arg(self.manifests()),
         };
         if let Datapath::Ebpf(places) = &self.datapath {
-            places.apply(&mut command);
+            places.apply(command);
         }
-        Ok(command)
+        Ok(())
+    }
+
+    fn differences(&self) -> Result<std::process::Output> {
+        let mut plan = Command::new(binary::path()?);
+        self.complete(plan.arg("plan"))?;
+        self.node().output(plan.arg("--diff"), "")
     }
 
     /// Waits until the kernel has every row that is wanted and no other (`kubeferry plan --diff`).
@@ -212,8 +234,7 @@ impl Place {
     pub fn until_exact(&self) -> Result<()> {
         let mut differs = String::new();
         let is_exact = || {
-            let output = self.subcommand("plan").and_then(|mut plan| self.node().output(plan.arg("--diff"), ""));
-            differs = match output {
+            differs = match self.differences() {
                 Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
                 Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
                 Err(error) => format!("{error:#}"),
@@ -267,6 +288,28 @@ impl Place {
     /// Ends it by SIGKILL, if it runs.
     pub fn kill(&self) {
         *self.running() = None;
+    }
+
+    /// Ends whatever of it another program has started and left in the node's namespace ([`Place::command_under`]).
+    ///
+    /// # Errors
+    /// The namespace cannot be looked into.
+    pub fn kill_strays(&self) -> Result<()> {
+        self.kill();
+        let strays = || {
+            let pids = tool("ip", &["netns", "pids", self.node().name()], "").unwrap_or_default();
+            let is_ours = |pid: &&str| {
+                let exe = std::fs::read_link(format!("/proc/{pid}/exe"));
+                binary::path().is_ok_and(|binary| exe.is_ok_and(|exe| exe == binary))
+            };
+            let strays: Vec<i32> = pids.split_whitespace().filter(is_ours).filter_map(|pid| pid.parse().ok()).collect();
+            for pid in strays.iter().filter_map(|pid| rustix::process::Pid::from_raw(*pid)) {
+                // It may have just ended.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+            strays.is_empty().then_some(())
+        };
+        until("what was left in the namespace to end", strays)
     }
 
     /// Sends it a signal.

@@ -3,4 +3,19 @@
 //! until all was right again (`cargo xtask test faults_process -- --nocapture`).
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
+mod answers;
+mod clock;
+mod commit;
+mod disk;
+mod files;
+mod flap;
 mod kill;
+mod signals;
+mod watch;
+
+use std::time::Duration;
+
+/// How long a client waits for an answer: with less, a busy machine would be a fault.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long anything may take until it is right again.
+const RIGHT: Duration = Duration::from_secs(90);

@@ -1,0 +1,117 @@
+//! Killed inside of a commit: as it enters one of the system calls that write to the kernel, and while `nft` reads what it was
+//! given.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use kubeferry_tests::client::until_for;
+use kubeferry_tests::datapath::Datapath;
+use kubeferry_tests::faults::{Place, Report, Traffic, seed};
+use kubeferry_tests::on_both_datapaths;
+use kubeferry_tests::random::Rng;
+
+use crate::{PATIENCE, RIGHT};
+
+/// Killed at one of so many first calls; a start makes more than these.
+const CALLS: usize = 60;
+const ROUNDS: u16 = 8;
+
+/// By strace, which sends SIGKILL as the call is entered: for nftables before the transaction's message or an answer to it, for
+/// eBPF between any two rows.
+fn killed_as_it_enters_a_call(datapath: Datapath) {
+    let calls = match datapath {
+        Datapath::Nftables => "sendto,sendmsg,recvfrom,recvmsg",
+        Datapath::Ebpf(_) => "bpf",
+    };
+    let mut random = Rng::new(seed());
+    let place = Place::of_manifests(datapath).unwrap();
+    let mut report = Report::new(&place.datapath);
+    place.start().unwrap();
+    let mut killed = 0;
+    let harm = |traffic: &Traffic| {
+        traffic.go_on()?;
+        for round in 0..ROUNDS {
+            place.kill_strays()?;
+            place.change(|objects| {
+                objects.more = if round % 2 == 0 { 40 } else { 0 };
+                objects.mark = 3 - objects.mark;
+            })?;
+            let inject = format!("inject={calls}:signal=SIGKILL:when={}", 1 + random.below(CALLS));
+            let trace = format!("trace={calls}");
+            let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
+            place.launch_with(&mut place.command_under(&strace)?)?;
+            until_for(RIGHT, "an end, or a sync", || (!place.is_running() || place.is_marked()).then_some(()))?;
+            killed += u16::from(!place.is_running());
+        }
+        place.kill_strays()?;
+        place.launch()?;
+        place.mark()?;
+        let right = place.until_marked(RIGHT)?;
+        traffic.go_on()?;
+        Ok(right)
+    };
+    let (right, seen) = Traffic::during(&place.ways(), PATIENCE, harm).unwrap();
+    report.add(&format!("kill -9 inside of a commit, {ROUNDS} times, by the system call"), &seen, right);
+    place.none_failed(&seen).unwrap();
+    assert!(killed > 0, "it was never killed; the log:\n{}", place.log());
+    place.until_exact().unwrap();
+}
+
+/// An `nft` that kills who calls it to load something, waits, and then loads.
+fn deadly_nft(folder: &Path, wait: &str) -> Result<()> {
+    let nft = folder.join("nft");
+    fs::write(
+        &nft,
+        format!(
+            "#!/bin/sh\nPATH=${{PATH#*:}}\ncase \"$*\" in *-f*) touch {0}/called; kill -KILL $PPID; sleep {wait};; esac\nexec nft \"$@\"\n",
+            folder.display()
+        ),
+    )?;
+    Ok(fs::set_permissions(&nft, fs::Permissions::from_mode(0o755))?)
+}
+
+/// `nft` outlives the kill, and loads what it was given: all of it, also when the next run is there already.
+#[test]
+fn killed_while_nft_loads_the_table() {
+    let place = Place::of_manifests(Datapath::Nftables).unwrap();
+    let mut report = Report::new(&place.datapath);
+    place.start().unwrap();
+    let bin = place.folder().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    for wait in ["0", "1"] {
+        let harm = |traffic: &Traffic| {
+            traffic.go_on()?;
+            for bit in ["5", "6"] {
+                deadly_nft(&bin, wait)?;
+                place.change(|objects| objects.more = 100)?;
+                // Other settings are a new table, by `nft -f`.
+                let mut command = place.command()?;
+                place.launch_with(command.args(["--iptables-masquerade-bit", bit]).env("PATH", &path))?;
+                place.ended()?;
+                assert!(bin.join("called").exists(), "nft was not called; the log:\n{}", place.log());
+                fs::remove_file(bin.join("called"))?;
+                place.launch()?;
+                place.mark()?;
+                place.until_marked(RIGHT)?;
+            }
+            let since = Instant::now();
+            // What the old nft has loaded comes after the new run has looked.
+            sleep(Duration::from_millis(1500));
+            place.until_exact()?;
+            traffic.go_on()?;
+            place.mark()?;
+            place.until_marked(RIGHT)?;
+            Ok(since.elapsed())
+        };
+        let (right, seen) = Traffic::during(&place.ways(), PATIENCE, harm).unwrap();
+        report.add(&format!("kill -9 while nft loads a table, which it does {wait} s later, twice"), &seen, right);
+        place.none_failed(&seen).unwrap();
+    }
+}
+
+on_both_datapaths! { killed_as_it_enters_a_call, }

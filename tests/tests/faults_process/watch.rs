@@ -1,0 +1,93 @@
+//! An API server that answers well and tells what is not so: lists that are older than what was seen, or empty; events out of
+//! order; watches that end at once.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use kubeferry_tests::apiserver::{Fault, Resource, Verb};
+use kubeferry_tests::datapath::Datapath;
+use kubeferry_tests::faults::{Place, Recorded, Report, Traffic};
+use kubeferry_tests::on_both_datapaths;
+
+use crate::answers::{caught_up_with, started};
+use crate::{PATIENCE, RIGHT};
+
+/// Has these kinds listed anew, wrongly at first.
+fn lists_that_lie(place: &Place, kinds: &[Resource], fault: Fault) -> Result<(Duration, Recorded)> {
+    Traffic::during(&place.ways(), PATIENCE, |traffic| {
+        traffic.go_on()?;
+        for kind in kinds.iter().copied() {
+            place.server().fault_on(kind, Fault::Status(410, 1));
+            place.server().fault_on(kind, fault);
+        }
+        let since = Instant::now();
+        place.server().fault(Fault::CutConnections);
+        while place.server().faults_left() > 0 {
+            ensure!(since.elapsed() < RIGHT, "the lists were not asked for; the log:\n{}", place.log());
+            ensure!(place.is_marked() || place.is_marked(), "what is over came back; the log:\n{}", place.log());
+            sleep(Duration::from_millis(50));
+        }
+        place.mark()?;
+        place.until_marked(RIGHT)?;
+        let right = since.elapsed();
+        traffic.go_on()?;
+        Ok(right)
+    })
+}
+
+fn lists_that_are_not_so(datapath: Datapath) {
+    let place = started(datapath);
+    let mut report = Report::new(&place.datapath);
+    let old = place.server().version();
+    place.mark().unwrap();
+    place.until_marked(RIGHT).unwrap();
+    let (slices, both) = ([Resource::EndpointSlice], [Resource::Service, Resource::EndpointSlice]);
+    for (name, kinds, fault) in [
+        ("two lists of slices that are older than what was seen", &slices[..], Fault::OldList(old, 2)),
+        ("all Services and slices vanish from two lists and come back", &both[..], Fault::EmptyList(2)),
+    ] {
+        let (right, seen) = lists_that_lie(&place, kinds, fault).unwrap();
+        report.add(name, &seen, right);
+        place.none_failed(&seen).unwrap();
+    }
+    assert!(place.log().contains("is not believed yet"), "{}", place.log());
+    place.until_exact().unwrap();
+}
+
+fn watches_that_are_not_so(datapath: Datapath) {
+    let place = started(datapath);
+    let mut report = Report::new(&place.datapath);
+    let old = place.server().version();
+    place.mark().unwrap();
+    place.until_marked(RIGHT).unwrap();
+    let replay = || {
+        for name in ["mark-ipv4", "mark-ipv6"] {
+            place.server().replay(Resource::EndpointSlice, "default", name, old)?;
+        }
+        // It is listed anew, which takes what is changed next along.
+        let listed = place.server().count(Verb::List, Resource::EndpointSlice);
+        kubeferry_tests::client::until("a list after events out of order", || {
+            (place.server().count(Verb::List, Resource::EndpointSlice) > listed).then_some(())
+        })?;
+        ensure!(place.is_marked() || place.is_marked(), "an old event was taken over; the log:\n{}", place.log());
+        Ok(())
+    };
+    let (right, seen) = caught_up_with(&place, replay).unwrap();
+    report.add("watch events out of order", &seen, right);
+    place.none_failed(&seen).unwrap();
+    let before = place.server().count(Verb::Watch, Resource::EndpointSlice);
+    let (right, seen) = caught_up_with(&place, || {
+        place.server().fault_on(Resource::EndpointSlice, Fault::ShortWatch(4));
+        place.server().fault(Fault::CutConnections);
+        Ok(())
+    })
+    .unwrap();
+    report.add("watches that end at once, four times", &seen, right);
+    place.none_failed(&seen).unwrap();
+    let watches = place.server().count(Verb::Watch, Resource::EndpointSlice) - before;
+    assert!(watches < 20, "{watches} watches were begun");
+    place.until_exact().unwrap();
+}
+
+on_both_datapaths! { lists_that_are_not_so, watches_that_are_not_so, }

@@ -140,7 +140,7 @@ fn flags_and_status_are_told_as_by_kubernetes_components() {
     let rest: Vec<_> = rest.lines().collect();
     assert!(rest[0].contains(" UTC 20") && rest[1].starts_with("Up: 0 hr 0"), "{rest:?}");
     let version = format!("Binary version: {}", env!("CARGO_PKG_VERSION"));
-    let paths = "Paths: /configz /flagz /healthz /metrics /proxyMode /status /statusz";
+    let paths = "Paths: /api/v1 /configz /flagz /healthz /metrics /proxyMode /status /statusz";
     assert_eq!(rest[2..], [&version, "Emulation version: 1.36", paths]);
     for path in ["/flagz", "/statusz"] {
         let refused = (406, "media type not acceptable, must be: text/plain\n".to_owned());
@@ -173,7 +173,7 @@ fn debugging_is_there_on_request_alone() {
     node.server.apply(bad).unwrap();
     node.until("a line that is only there at that verbosity", || (debug(&node) > 0).then_some(()));
     assert_eq!(request(&node, "PUT", "/debug/flags/v", "*/*", "many").0, 400);
-    assert!(ask(&node, "/statusz").body.contains("Paths: /configz /debug /flagz"));
+    assert!(ask(&node, "/statusz").body.contains("Paths: /api/v1 /configz /debug /flagz"));
 }
 
 /// kube-proxy's metrics of nftables mode, and of every component, that are here: name, type, labels.

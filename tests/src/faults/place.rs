@@ -216,7 +216,8 @@ impl Place {
             None => command.arg("--manifests").arg(self.manifests()),
         };
         if let Datapath::Ebpf(places) = &self.datapath {
-            places.apply(command);
+            // Room for every request of a test: the connections that are idle meanwhile would go first.
+            places.apply(command).args(["--map-sizes", "flows=200000,affinity=1000,sockets=1000,slots=16384"]);
         }
         Ok(())
     }

@@ -111,14 +111,23 @@ impl Churn {
     /// # Errors
     /// Something does not go.
     pub fn settle(&mut self, world: &mut World) -> Result<()> {
+        // Odd, so that the last change is one.
+        self.turn |= 1;
+        world.configure(self.turn)?;
+        world.has_configuration(self.turn)?;
+        for number in std::mem::take(&mut self.extras) {
+            remove_extra(world, number)?;
+        }
         for number in self.stages.keys().copied().collect::<Vec<_>>() {
             if matches!(self.stages[&number], Stage::Ready | Stage::Flapping(_)) {
                 self.stages.insert(number, Stage::Unready(Instant::now()));
             }
         }
-        for number in std::mem::take(&mut self.extras) {
-            remove_extra(world, number)?;
-        }
+        self.age(world)?;
+        // Right after the last endpoint, while what it had is still kept back for whoever reads it.
+        let left =
+            || world.pods.values().all(|pod| world.kernel_has(&pod.endpoint).is_ok_and(|has| !has)).then_some(());
+        until("terminating pods to be given to nobody", left)?;
         self.turn = 0;
         world.configure(self.turn)?;
         world.label(self.turn)?;

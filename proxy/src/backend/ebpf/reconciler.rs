@@ -170,9 +170,10 @@ impl Ebpf {
         }
         self.maps.write(&writes)?;
         if !writes.is_empty() || self.counts.is_empty() {
-            self.counts.extend(following.counts());
             self.node_ports = following.node_ports();
         }
+        // Also where nothing had to be written: what was given back before may be free now.
+        self.counts.extend(following.counts());
         self.following = Some(following);
         Ok(Report { changes: writes.len(), by_map: writes.by_map(), ..Report::default() })
     }

@@ -17,7 +17,7 @@ use tokio::task::block_in_place;
 use crate::args;
 use crate::backend::Backend;
 use crate::backend::nftables::kernel::{Kernel, Netfilter};
-use crate::backend::nftables::nft::{Nft, TIMEOUT};
+use crate::backend::nftables::nft::{Nft, NftError, TIMEOUT};
 use crate::backend::nftables::reconciler::Reconciler;
 use crate::commands::cleanup;
 use crate::events::{Events, Notice, Regarding};
@@ -81,9 +81,12 @@ struct Stop {
 }
 
 async fn nftables(settings: Settings, reload: Option<Reload>, stop: Stop) -> anyhow::Result<Ended> {
-    let nft = Nft::new("nft", TIMEOUT);
-    let version =
-        nft.check_versions(std::env::var_os("KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK").is_some()).await?;
+    let nft = Nft::new("nft", TIMEOUT).ended_by_signals();
+    let any_kernel = std::env::var_os("KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK").is_some();
+    let version = match nft.check_versions(any_kernel).await {
+        Err(NftError::Ended) => return Ok(Ended::Done),
+        version => version?,
+    };
     tracing::info!(node = %settings.node_name, nft = %version, "starting");
     let mut kernel = Netfilter::new(nft, Handle::current());
     block_in_place(|| kernel.read()).context("cannot read the kernel's tables")?;

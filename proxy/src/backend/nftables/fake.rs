@@ -59,6 +59,7 @@ type Rules = Vec<String>;
 /// One table.
 #[derive(Clone, Debug, Default)]
 struct Table {
+    number: u64,
     comment: Option<String>,
     chains: BTreeMap<Arc<str>, Rules>,
     /// Type, hook, priority and policy of base chains.
@@ -160,6 +161,10 @@ impl Kernel for Fake {
         Ok(self.generation)
     }
 
+    fn table(&mut self) -> Result<Option<u64>, KernelError> {
+        Ok(self.table.as_ref().map(|table| table.number))
+    }
+
     fn read(&mut self) -> Result<Option<Found>, KernelError> {
         if self.faults.reads > 0 {
             self.faults.reads -= 1;
@@ -234,8 +239,9 @@ impl Kernel for Fake {
             let dynamic = table.chains.iter_mut().filter(|(name, _)| Chain::is_dynamic(name));
             dynamic.flat_map(|(_, rules)| rules).for_each(|rule| rule.push_str(" in other words"));
         }
-        self.table = Some(table);
         self.generation = self.generation.wrapping_add(1);
+        table.number = self.generation.into();
+        self.table = Some(table);
         Ok(())
     }
 

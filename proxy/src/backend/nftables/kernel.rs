@@ -63,6 +63,13 @@ pub trait Kernel {
     /// The socket fails.
     fn generation(&mut self) -> Result<u32, KernelError>;
 
+    /// The number of our table, which no other that is made in its place has; `None` when there is none, or it is switched
+    /// off (dormant).
+    ///
+    /// # Errors
+    /// The socket fails.
+    fn table(&mut self) -> Result<Option<u64>, KernelError>;
+
     /// Everything of our table; `None` when there is none.
     ///
     /// # Errors
@@ -144,6 +151,10 @@ impl Netfilter {
 impl Kernel for Netfilter {
     fn generation(&mut self) -> Result<u32, KernelError> {
         self.with(|connection| Ok(connection.generation()?))
+    }
+
+    fn table(&mut self) -> Result<Option<u64>, KernelError> {
+        self.with(|connection| Ok(connection.table(TABLE)?.filter(|table| table.flags == 0).map(|table| table.handle)))
     }
 
     fn read(&mut self) -> Result<Option<Found>, KernelError> {

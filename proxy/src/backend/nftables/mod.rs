@@ -2,6 +2,7 @@
 
 mod backend;
 pub mod chains;
+mod child;
 pub mod costs;
 pub mod diff;
 pub mod draw;

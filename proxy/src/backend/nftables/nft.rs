@@ -4,10 +4,16 @@
 
 use std::fs::File;
 use std::io::{Seek, Write};
-use std::{fmt, io, path::PathBuf, process::Stdio, time::Duration};
+use std::{fmt, io, os::unix::process::ExitStatusExt, path::PathBuf, time::Duration};
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use tokio::{io::AsyncReadExt, process::Command, time::timeout};
+use tokio::{
+    io::AsyncReadExt,
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
+
+use super::child::Child;
 
 /// The oldest `nft` that serves, as for kube-proxy (pkg/proxy/nftables/supported.go).
 pub const OLDEST_NFT: Version = Version(1, 0, 1);
@@ -15,6 +21,8 @@ pub const OLDEST_NFT: Version = Version(1, 0, 1);
 pub const OLDEST_KERNEL: Version = Version(5, 13, 0);
 /// How long `nft` may take by default.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
+/// How many letters of what is no version an error shows.
+const SHOWN: usize = 80;
 /// How much of `nft`'s complaint an error keeps, in bytes: it repeats the script's lines, which may be long.
 const COMPLAINT: usize = 4096;
 
@@ -29,16 +37,14 @@ impl fmt::Display for Version {
 }
 
 impl Version {
-    /// The first version in a text such as `nftables v1.0.6 (Lester Gooch #5)` or `6.1.0-13-amd64`; a part that is
-    /// missing is 0.
+    /// The version at the beginning of a text such as `nftables v1.0.6 (Lester Gooch #5)` or `6.1.0-13-amd64`; a part that
+    /// is missing is 0.
     fn find(text: &str) -> Option<Self> {
-        text.split_whitespace().find_map(|word| {
-            let word = word.strip_prefix('v').unwrap_or(word);
-            let mut parts = word.split(|character: char| !character.is_ascii_digit()).map(str::parse);
-            let major = parts.next()?.ok()?;
-            let mut part = || parts.next().and_then(Result::ok).unwrap_or(0);
-            Some(Self(major, part(), part()))
-        })
+        let word = text.strip_prefix("nftables v").unwrap_or(text).split_whitespace().next()?;
+        let mut parts = word.split(|character: char| !character.is_ascii_digit()).map(str::parse);
+        let major = parts.next()?.ok()?;
+        let mut part = || parts.next().and_then(Result::ok).unwrap_or(0);
+        Some(Self(major, part(), part()))
     }
 }
 
@@ -97,6 +103,15 @@ pub enum NftError {
         /// How long it was given.
         after: Duration,
     },
+    /// Somebody ended the program. Whether its transaction is in force is not known.
+    #[error("nft was ended by somebody else ({how}): is there not enough memory?")]
+    Killed {
+        /// By which signal.
+        how: String,
+    },
+    /// We were told to end while the program ran, and it was ended. Whether its transaction is in force is not known.
+    #[error("nft was ended, because we are to end")]
+    Ended,
 }
 
 /// Runs `nft` in the network namespace of the thread that polls.
@@ -104,12 +119,19 @@ pub enum NftError {
 pub struct Nft {
     program: PathBuf,
     timeout: Duration,
+    ends: bool,
 }
 
 impl Nft {
     /// The program of this name or path, ended after `timeout`.
     pub fn new(program: impl Into<PathBuf>, timeout: Duration) -> Self {
-        Self { program: program.into(), timeout }
+        Self { program: program.into(), timeout, ends: false }
+    }
+
+    /// Has SIGTERM and SIGINT, which the process has to handle already, end the program, so that nobody waits for one that
+    /// hangs.
+    pub fn ended_by_signals(self) -> Self {
+        Self { ends: true, ..self }
     }
 
     /// Loads a script in `nft`'s language: one transaction.
@@ -142,29 +164,29 @@ impl Nft {
     pub async fn run(&self, arguments: &[&str], input: &str) -> Result<String, NftError> {
         let failed = |source| NftError::Io { program: self.program.clone(), source };
         let script = whole(input).map_err(failed)?;
-        let mut child = Command::new(&self.program)
-            .args(arguments)
-            .env("LC_ALL", "C")
-            .stdin(script)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::NotFound => NftError::Missing { program: self.program.clone() },
-                _ => failed(source),
-            })?;
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let told_to_end = self.told_to_end().map_err(failed)?;
+        let mut child = Child::start(&self.program, arguments, script).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => NftError::Missing { program: self.program.clone() },
+            _ => failed(source),
+        })?;
+        let (stdout, stderr) = child.streams();
         let work = async { tokio::try_join!(read_all(stdout), read_all(stderr), child.wait()) };
-        let (stdout, stderr, status) = match timeout(self.timeout, work).await {
+        let result = tokio::select! {
+            result = timeout(self.timeout, work) => result.map_err(|_| NftError::TimedOut { after: self.timeout }),
+            () = told_to_end => Err(NftError::Ended),
+        };
+        let (stdout, stderr, status) = match result {
             Ok(result) => result.map_err(failed)?,
-            Err(_) => {
-                child.kill().await.map_err(failed)?;
-                return Err(NftError::TimedOut { after: self.timeout });
+            Err(error) => {
+                child.end().await.map_err(failed)?;
+                return Err(error);
             }
         };
         if status.success() {
             return Ok(stdout);
+        }
+        if status.signal().is_some() {
+            return Err(NftError::Killed { how: status.to_string() });
         }
         let mut complaint = stderr.trim().to_owned();
         if complaint.is_empty() {
@@ -178,6 +200,23 @@ impl Nft {
             return Err(NftError::NotPermitted { complaint });
         }
         Err(NftError::Refused { complaint })
+    }
+}
+
+impl Nft {
+    /// Ends when we are told to end, if that matters here.
+    fn told_to_end(&self) -> io::Result<impl Future<Output = ()> + use<>> {
+        let signals = match self.ends {
+            true => Some((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)),
+            false => None,
+        };
+        Ok(async move {
+            let Some((mut terminate, mut interrupt)) = signals else { return std::future::pending().await };
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        })
     }
 }
 
@@ -206,7 +245,7 @@ async fn read_all(stream: Option<impl AsyncReadExt + Unpin>) -> io::Result<Strin
 
 fn check(what: &'static str, text: &str, oldest: Version) -> Result<Version, NftError> {
     match Version::find(text) {
-        None => Err(NftError::Version { what, text: text.to_owned() }),
+        None => Err(NftError::Version { what, text: text.chars().take(SHOWN).collect() }),
         Some(found) if found >= oldest => Ok(found),
         Some(found) if what == "nft" => Err(NftError::OldNft { found }),
         Some(found) => Err(NftError::OldKernel { found }),
@@ -240,6 +279,7 @@ mod tests {
         assert_eq!(found("6.18.44-fc-v657\n"), Some(Version(6, 18, 44)));
         assert_eq!(found("5.13+"), Some(Version(5, 13, 0)));
         assert_eq!(found("nftables version unknown"), None);
+        assert_eq!(found("Segmentation fault at 1.2.3"), None);
         assert!(check("nft", "nftables v1.0.1 (F)", OLDEST_NFT).is_ok());
         let error = check("nft", "nftables v0.9.8 (E)", OLDEST_NFT).unwrap_err().to_string();
         assert_eq!(error, "nft is version 0.9.8, and 1.0.1 or later is needed: install a newer package nftables");
@@ -276,12 +316,20 @@ mod tests {
         assert!(error.to_string().starts_with(text), "{error}");
     }
 
+    /// Whether a process is there, whose number a script has written to a file.
+    fn is_there(pid: &std::path::Path) -> bool {
+        let pid = std::fs::read_to_string(pid).unwrap();
+        // One that has ended and that nobody has waited for is there as well, but for what it was started as.
+        std::fs::read(format!("/proc/{}/cmdline", pid.trim())).is_ok_and(|line| !line.is_empty())
+    }
+
     #[test]
-    fn a_hanging_program_is_ended() {
+    fn a_hanging_program_is_ended_with_all_that_it_has_started() {
         let folder = tempfile::tempdir().unwrap();
-        let pid = folder.path().join("pid");
-        let program = script(&folder, &format!("echo $$ > {}; exec sleep 600", pid.display()));
-        // Long enough for the shell to write its number, for the test to see that it is gone.
+        let [pid, below] = ["pid", "below"].map(|name| folder.path().join(name));
+        let text = format!("sleep 600 & echo $! > {}; echo $$ > {}; wait", below.display(), pid.display());
+        let program = script(&folder, &text);
+        // Long enough for the shell to write the numbers, for the test to see that they are gone.
         let error = block_on(async {
             let nft = Nft::new(program, Duration::from_secs(3));
             nft.load(&"x".repeat(1 << 20)).await.unwrap_err()
@@ -290,8 +338,30 @@ mod tests {
             error.to_string(),
             "nft did not finish within 3s and was ended: is another program holding the kernel's rules?"
         );
-        let pid = std::fs::read_to_string(pid).unwrap();
-        assert!(!PathBuf::from(format!("/proc/{}", pid.trim())).exists());
+        assert!(!is_there(&pid));
+        // It was told to end, and who has to wait for it is gone.
+        let end = std::time::Instant::now() + Duration::from_secs(30);
+        while is_there(&below) {
+            assert!(std::time::Instant::now() < end, "what the program has started lives on");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    #[test]
+    fn a_program_that_somebody_kills_has_refused_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = block_on(Nft::new(script(&folder, "kill -KILL $$"), TIMEOUT).load("x")).unwrap_err();
+        assert!(matches!(error, NftError::Killed { .. }), "{error}");
+    }
+
+    #[test]
+    fn garbage_is_no_version() {
+        let folder = tempfile::tempdir().unwrap();
+        let check = |text: &str| block_on(Nft::new(script(&folder, text), TIMEOUT).check_versions(true)).unwrap_err();
+        let error = check("head -c 100000 /dev/urandom | tr -d '0-9'").to_string();
+        assert!(error.starts_with("cannot tell the version of nft from ") && error.len() < 1000, "{error}");
+        let error = check("echo nftables v0.9.8 '(E)'").to_string();
+        assert!(error.starts_with("nft is version 0.9.8, and 1.0.1 or later is needed"), "{error}");
     }
 
     #[test]

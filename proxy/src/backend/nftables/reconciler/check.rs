@@ -3,17 +3,19 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::backend::nftables::chains::Chain;
-use crate::backend::nftables::kernel::{ChainDigest, Kernel, KernelError};
+use crate::backend::nftables::kernel::{ChainDigest, Found, Kernel, KernelError};
 use crate::backend::nftables::rows::Rows;
 use crate::desired::Desired;
 
 use super::{Reconciler, Report, chain_of};
 
-/// How many checks may pass without a look at the rows while other programs keep committing: with one check every two
-/// seconds, about a minute.
-const MOST_SKIPPED: u32 = 31;
+/// While other programs keep committing, reading our table takes at most one part in so many of a CPU's time, …
+const SHARE: u32 = 50;
+/// … but it is read once in this time. That it is there at all is looked at each time.
+const SELDOM: Duration = Duration::from_secs(60);
 
 impl<K: Kernel> Reconciler<K> {
     /// Looks whether somebody changed our table, and repairs it. Costs one question to the kernel if nobody changed
@@ -31,36 +33,35 @@ impl<K: Kernel> Reconciler<K> {
         let generation = self.kernel.generation()?;
         if self.known && self.generation == Some(generation) {
             self.drop_unused_chains();
-            (self.quiet, self.skip) = (self.quiet / 2, 0);
             return Ok(None);
         }
         // Somebody committed something, most often elsewhere. Programs that do so all the time must not make us read all
-        // rows all the time: after each look that finds nothing, twice as many calls pass before the next.
-        if self.known && self.skip > 0 {
-            self.skip -= 1;
+        // rows all the time.
+        let start = Instant::now();
+        if self.known && self.next_read.is_some_and(|next| start < next) && self.kernel.table()? == self.table {
             return Ok(None);
         }
-        let whole = match self.kernel.read()? {
-            Some(found) => {
-                let rows = count_differences(&self.applied, &found.rows) + found.strange;
-                let changed =
-                    |(name, digest): &(&Arc<str>, &ChainDigest)| found.structure.chains.get(*name) != Some(*digest);
-                let chains = self.digests.iter().filter(changed).count();
-                let program = found.comment != self.program || !found.structure.is_sealed();
-                rows + chains.max(usize::from(program))
-            }
-            None => self.applied.len().max(1),
-        };
+        let found = self.kernel.read()?;
+        let whole = self.drift(found.as_ref());
         if self.known && whole == 0 {
             self.generation = Some(generation);
-            self.quiet = (self.quiet * 2 + 1).min(MOST_SKIPPED);
-            self.skip = self.quiet;
+            self.next_read = Some(Instant::now() + (start.elapsed() * SHARE).min(SELDOM));
             return Ok(None);
         }
-        self.quiet = 0;
+        self.next_read = None;
         let mut report = self.full(desired)?;
-        report.repaired = whole;
+        report.repaired = report.repaired.max(whole);
         Ok(Some(report))
+    }
+
+    /// In how many rows, or else chains, what was found differs from what we have left.
+    pub(super) fn drift(&self, found: Option<&Found>) -> usize {
+        let Some(found) = found else { return self.applied.len().max(1) };
+        let rows = count_differences(&self.applied, &found.rows) + found.strange;
+        let changed = |(name, digest): &(&Arc<str>, &ChainDigest)| found.structure.chains.get(*name) != Some(*digest);
+        let chains = self.digests.iter().filter(changed).count();
+        let program = found.comment != self.program || !found.structure.is_sealed();
+        rows + chains.max(usize::from(program))
     }
 
     /// Deletes chains of single services that no row goes to any more. Called a while after the commit that freed them:

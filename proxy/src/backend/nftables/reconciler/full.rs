@@ -35,7 +35,13 @@ impl<K: Kernel> Reconciler<K> {
         let mut report = Report { full: true, ..Report::default() };
         self.refused.clear();
         self.untried = 0;
-        let (transactions, replace) = match self.kernel.read()? {
+        let found = self.kernel.read()?;
+        // Not at the start: there what differs is what the objects have become since.
+        let is_ours = self.program.is_some() && !std::mem::replace(&mut self.doubtful, true);
+        if is_ours {
+            self.unreported = self.drift(found.as_ref());
+        }
+        let (transactions, replace) = match found {
             Some(found) if is_intact(&found, &program) => {
                 self.applied = found.rows;
                 self.chains = found.structure.chains.into_keys().collect();
@@ -77,10 +83,12 @@ impl<K: Kernel> Reconciler<K> {
         self.program = Some(program);
         self.unlinked = true;
         self.pending = Touched::default();
-        self.known = true;
+        (self.known, self.doubtful) = (true, false);
+        report.repaired = report.repaired.max(std::mem::take(&mut self.unreported));
         // Filled in order, a BTreeMap's nodes are half empty: build it again.
         self.applied = std::mem::take(&mut self.applied).into_iter().collect();
         self.count_rows();
+        self.table = self.kernel.table()?;
         self.digests = self.kernel.structure()?.chains;
         self.follow_generation(Some(before), transactions);
         report.refused = self.refused.clone();

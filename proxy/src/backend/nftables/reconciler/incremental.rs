@@ -25,7 +25,9 @@ impl<K: Kernel> Reconciler<K> {
         report.note(&changes);
         if !changes.is_empty() {
             self.known = false;
-            self.kernel.commit(&changes, &wanted.chains, desired.node())?;
+            let result = self.kernel.commit(&changes, &wanted.chains, desired.node());
+            self.doubtful |= !matches!(result, Ok(()) | Err(KernelError::Refused { .. }));
+            result?;
             self.known = true;
         }
         self.remember(&wanted.chains, changes);

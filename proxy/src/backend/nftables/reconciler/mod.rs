@@ -9,6 +9,7 @@ mod refused;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::backend::ChangesByMap;
 use crate::desired::target::{Frontend, ServicePortName};
@@ -37,10 +38,15 @@ pub struct Reconciler<K> {
     pending: Touched,
     left: BTreeSet<(ServicePortName, SocketAddr)>,
     known: bool,
+    /// Whether the last commit is in force is not known: what differs may be our own.
+    doubtful: bool,
+    /// What others have changed, in rows or chains, while it could not be repaired.
+    unreported: usize,
     generation: Option<u32>,
-    /// How many calls of [`Reconciler::check`] pass between two looks, and how many are left, while others commit.
-    quiet: u32,
-    skip: u32,
+    /// The kernel's number of our table.
+    table: Option<u64>,
+    /// While others commit: when our table is read again.
+    next_read: Option<Instant>,
     refused: BTreeMap<Frontend, String>,
     /// How many calls of [`Reconciler::check`] have passed since refused frontends were tried.
     untried: u32,
@@ -104,9 +110,11 @@ impl<K: Kernel> Reconciler<K> {
             pending: Touched::default(),
             left: BTreeSet::new(),
             known: false,
+            doubtful: false,
+            unreported: 0,
             generation: None,
-            quiet: 0,
-            skip: 0,
+            table: None,
+            next_read: None,
             refused: BTreeMap::new(),
             untried: 0,
             counts: BTreeMap::new(),

@@ -67,7 +67,10 @@ impl<K: Kernel> Reconciler<K> {
                     }
                     still.extend(blamed.into_iter().map(|frontend| (frontend, message.clone())));
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.doubtful = true;
+                    return Err(error);
+                }
             }
         }
         Ok(None)

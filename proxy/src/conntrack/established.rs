@@ -11,6 +11,8 @@ use crate::state::objects;
 
 /// The table, of family inet, that holds them.
 pub const TABLE: &str = "kubeferry-established";
+/// Its chain.
+const CHAIN: &str = "translate";
 
 /// How many entries there are in this network namespace; without connection tracking, none.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
@@ -40,11 +42,19 @@ pub fn translated(is_ours: impl Fn(SocketAddr) -> bool) -> Result<usize, Error> 
 /// # Errors
 /// The kernel refuses: CAP_NET_ADMIN is needed.
 pub fn hold() -> Result<(), CommitError> {
-    let chain = "translate";
+    let chain = CHAIN;
     // It loads a value and does nothing with it.
     let asks = [Expression::OriginalSource { family: objects::Family::V4, to: Register::FIRST }];
     let rule = Op::AddRule { chain, expressions: &asks };
     Connection::open()?.commit(TABLE, &[Op::AddTable, Op::AddNatChain { chain }, Op::FlushChain { chain }, rule])
+}
+
+/// Whether what [`hold`] made is there.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn is_held() -> Result<bool, Error> {
+    Ok(Connection::open()?.chain(TABLE, CHAIN)?.is_some_and(|chain| chain.base && chain.rules > 0))
 }
 
 /// Ends what [`hold`] began; whether it had.
@@ -85,9 +95,15 @@ table inet other {
             let (mut server, _) = listener.accept().unwrap();
             assert_eq!(translated(|to| to == service).unwrap(), 1);
             assert_eq!(translated(|to| to != service).unwrap(), 0, "another's");
+            assert!(!is_held().unwrap());
             hold().unwrap();
             hold().unwrap();
-            run("nft", &["delete", "table", "inet", "other"], "");
+            assert!(is_held().unwrap());
+            for harm in ["flush table inet kubeferry-established", "flush ruleset"] {
+                run("nft", &["-f", "-"], harm);
+                assert!(!is_held().unwrap(), "{harm}");
+                hold().unwrap();
+            }
             client.write_all(b"x").unwrap();
             server.read_exact(&mut [0]).unwrap();
             assert!(release().unwrap());

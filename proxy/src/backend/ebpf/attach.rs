@@ -2,23 +2,19 @@
 //! as filters of the qdisc clsact. Devices that come are covered as soon as the kernel tells of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
 
-use aya::programs::links::FdLink;
-use aya::programs::tc::TcAttachOptions;
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp};
+use aya::programs::{SchedClassifier, TcAttachType, Xdp};
 use kubeferry_ebpf_common::Device;
 use rustix::io::Errno;
 use rustix::net::netdevice::index_to_name;
 use rustix::net::{AddressFamily, SocketType};
 
-use super::bpf::{link_info, open_pin, update_link};
 use super::devices::{matches, rows};
 use super::error::EbpfError;
 use super::filters::{self, FILTER, program_at};
-use super::load::{TC, XDP, list, remove};
+use super::links::{Links, Place};
+use super::load::{Folder, TC, XDP, list, remove};
 use super::table::Table;
 use super::uplinks::Uplinks;
 use crate::node::Interface;
@@ -29,7 +25,8 @@ use crate::settings::{DetectLocal, XdpMode};
 pub struct Devices {
     programs: BTreeMap<&'static str, SchedClassifier>,
     table: Table<u32, Device>,
-    links: PathBuf,
+    folder: Folder,
+    links: Links,
     patterns: Vec<String>,
     detect: DetectLocal,
     capacity: usize,
@@ -42,14 +39,14 @@ pub struct Devices {
 }
 
 impl Devices {
-    /// Attaches nothing yet. `table` is the map `devices`, `links` the folder of pins.
+    /// Attaches nothing yet. `table` is the map `devices`, `folder` that of the pins.
     ///
     /// # Errors
     /// The rows of an earlier run cannot be read.
     pub fn new(
         programs: BTreeMap<&'static str, SchedClassifier>,
         table: Table<u32, Device>,
-        links: PathBuf,
+        folder: &Folder,
         patterns: Vec<String>,
         detect: DetectLocal,
         capacity: u32,
@@ -58,7 +55,8 @@ impl Devices {
         Ok(Self {
             programs,
             table,
-            links,
+            folder: folder.clone(),
+            links: folder.open_links(),
             patterns,
             detect,
             capacity: capacity as usize,
@@ -72,7 +70,7 @@ impl Devices {
 
     /// Has frames of uplinks carried at XDP.
     pub fn with_xdp(mut self, program: Option<Xdp>, mode: XdpMode, patterns: Vec<String>) -> Self {
-        self.uplinks = Uplinks::new(program, mode, patterns);
+        self.uplinks = Uplinks::new(program, mode, patterns, self.folder.open_links());
         self
     }
 
@@ -101,7 +99,7 @@ impl Devices {
 
     fn cover(&mut self, interfaces: &[Interface], hooks: &[[&'static str; 2]]) -> Result<(), EbpfError> {
         let mut wanted = rows(interfaces, &self.patterns, &self.detect);
-        let mut faults = self.uplinks.follow(interfaces, &self.links);
+        let mut faults = self.uplinks.follow(interfaces);
         for (index, (_, device)) in &mut wanted {
             if self.uplinks.attached.contains_key(index) {
                 device.flags |= Device::XDP;
@@ -109,10 +107,11 @@ impl Devices {
         }
         let gone = |index: &u32| !wanted.contains_key(index);
         for index in self.attached.keys().copied().filter(gone).collect::<Vec<_>>() {
-            let name = self.attached.remove(&index).unwrap_or_default();
-            let is_there = interfaces.iter().any(|interface| interface.index == index);
-            if let Err(error) = self.detach(index, is_there.then_some(name.as_str())) {
-                faults.insert(name, error.to_string());
+            let was = self.attached.remove(&index).unwrap_or_default();
+            // By the name that it has now.
+            let name = interfaces.iter().find(|interface| interface.index == index).map(|there| there.name.as_str());
+            if let Err(error) = self.detach(index, name) {
+                faults.insert(was, error.to_string());
             }
         }
         let unknown: Vec<_> = self.in_force.keys().copied().filter(gone).collect();
@@ -160,7 +159,7 @@ impl Devices {
     /// # Errors
     /// A pin cannot be removed.
     pub fn tidy(&self) -> Result<(), EbpfError> {
-        for pin in list(&self.links)? {
+        for pin in list(&self.folder.links())? {
             let name = pin.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let index = TC.iter().find_map(|[base, _]| name.strip_prefix(base)?.strip_prefix('-')?.parse::<u32>().ok());
             let uplink = name.strip_prefix(XDP).and_then(|rest| rest.strip_prefix('-')?.parse::<u32>().ok());
@@ -173,30 +172,43 @@ impl Devices {
         Ok(())
     }
 
-    /// Attaches again what somebody has detached; how many devices had lost programs.
+    /// Attaches again what somebody has detached, and puts back what runs in our places instead; how many devices had lost
+    /// programs, and how many links their pins.
     ///
     /// # Errors
     /// As [`Devices::follow`].
     pub fn check(&mut self, interfaces: &[Interface]) -> Result<usize, EbpfError> {
         let is_whole = |index: &u32| {
-            programs_at(*index).all(|hook| match self.tcx {
-                Some(true) => {
-                    let link = open_pin(&self.pin(hook[0], *index)).and_then(|link| link_info(link.as_fd()));
-                    link.is_ok_and(|link| link.target == u64::from(*index))
+            programs_at(*index).all(|hook| {
+                let is_ours = |id: u32| hook.iter().any(|name| self.id(name) == Some(id));
+                match self.tcx {
+                    Some(true) => {
+                        let link = self.links.get(&name_of(hook[0], *index));
+                        link.is_some_and(|link| link.target == u64::from(*index) && is_ours(link.program))
+                    }
+                    _ => program_at(*index, hook[0] == "tc_ingress", FILTER).is_ok_and(|id| id.is_some_and(is_ours)),
                 }
-                _ => program_at(*index, hook[0] == "tc_ingress", FILTER)
-                    .is_ok_and(|id| id.is_some() && hook.iter().any(|name| self.id(name) == id)),
             })
         };
         let there: BTreeSet<u32> = interfaces.iter().map(|interface| interface.index).collect();
-        let broken: Vec<u32> =
-            self.attached.keys().copied().filter(|index| there.contains(index) && !is_whole(index)).collect();
+        // One that has just gone takes its links along: no drift.
+        let is_broken = |index: &u32| there.contains(index) && !is_whole(index) && is_there(*index);
+        let broken: Vec<u32> = self.attached.keys().copied().filter(is_broken).collect();
         broken.iter().for_each(|index| drop(self.attached.remove(index)));
+        let lost = self.uplinks.check(&there);
         let rows: BTreeMap<u32, Device> = self.table.rows().map_err(EbpfError::map("devices"))?.into_iter().collect();
         let differs = rows != self.in_force;
         self.in_force = rows;
         self.follow(interfaces)?;
-        Ok(broken.len() + usize::from(differs))
+        Ok(broken.len() + lost + usize::from(differs))
+    }
+
+    /// Pins again what somebody has unpinned; how many links that were.
+    ///
+    /// # Errors
+    /// The BPF file system is gone, or takes no pin.
+    pub fn keep_pins(&self) -> Result<usize, EbpfError> {
+        Ok(self.links.keep()? + self.uplinks.keep_pins()?)
     }
 
     /// The kernel's number of a program.
@@ -231,13 +243,8 @@ impl Devices {
         if self.tcx == Some(false) { "clsact" } else { "TCX" }
     }
 
-    fn pin(&self, base: &str, index: u32) -> PathBuf {
-        self.links.join(format!("{base}-{index}"))
-    }
-
     fn attach(&mut self, interface: &Interface, device: &Device, hooks: &[[&'static str; 2]]) -> Result<(), EbpfError> {
         for [base, without_ethernet] in programs_at(interface.index).filter(|hook| hooks.contains(hook)) {
-            let hook = if base == "tc_ingress" { TcAttachType::Ingress } else { TcAttachType::Egress };
             let name = match device.flags & Device::NO_ETHERNET != 0 && self.programs.contains_key(without_ethernet) {
                 true => without_ethernet,
                 false => base,
@@ -247,51 +254,44 @@ impl Devices {
                 target: interface.name.clone(),
                 why: super::load::chain(error),
             };
-            let pin = self.pin(base, interface.index);
             let Some(program) = self.programs.get_mut(name) else { continue };
-            let fd = program.fd().map_err(|error| failed(&error))?.as_fd();
-            if adopt(&pin, fd, u64::from(interface.index))? {
-                self.tcx = Some(true);
-                continue;
-            }
+            let ingress = base == "tc_ingress";
             if self.tcx != Some(false) {
-                let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-                match program.attach_with_options(&interface.name, hook, options) {
-                    Ok(id) => {
-                        let link = program.take_link(id).map_err(|error| failed(&error))?;
-                        let link: FdLink = link.try_into().map_err(|error| failed(&error))?;
-                        link.pin(&pin).map_err(|error| failed(&error))?;
+                let fd = program.fd().map_err(|error| failed(&error))?.as_fd();
+                let place = Place::tcx(interface.index, ingress);
+                match self.links.attach(&name_of(base, interface.index), fd, place) {
+                    Ok(()) => {
                         self.tcx = Some(true);
                         continue;
                     }
                     // Before 6.6.
-                    Err(error) if self.tcx.is_none() && errno(&error) == Some(libc::EINVAL) => {
+                    Err(error) if self.tcx.is_none() && error.raw_os_error() == Some(libc::EINVAL) => {
                         tracing::info!("the kernel has no TCX links: filters of clsact take their place");
                         self.tcx = Some(false);
                     }
                     Err(error) => return Err(failed(&error)),
                 }
             }
+            let hook = if ingress { TcAttachType::Ingress } else { TcAttachType::Egress };
             filters::attach(program, &interface.name, hook).map_err(|error| failed(&*error))?;
         }
         Ok(())
     }
 
-    /// Takes the pins of links whose device has gone: nobody else would, of a device that could not be covered.
-    fn forget_dead_links(&self, index: u32) -> Result<(), EbpfError> {
-        for pin in TC.map(|[base, _]| self.pin(base, index)) {
-            let link = open_pin(&pin).and_then(|link| link_info(link.as_fd()));
-            if link.is_ok_and(|link| link.target != u64::from(index)) {
-                remove(&pin)?;
+    /// Lets go of links whose device has gone: nobody else would, of a device that could not be covered.
+    fn forget_dead_links(&mut self, index: u32) -> Result<(), EbpfError> {
+        for name in TC.map(|[base, _]| name_of(base, index)) {
+            if self.links.get(&name).is_some_and(|link| link.target != u64::from(index)) {
+                self.links.detach(&name)?;
             }
         }
         Ok(())
     }
 
     /// Detaches the programs; `name` where the device is still there.
-    fn detach(&self, index: u32, name: Option<&str>) -> Result<(), EbpfError> {
+    fn detach(&mut self, index: u32, name: Option<&str>) -> Result<(), EbpfError> {
         for [base, _] in TC {
-            remove(&self.pin(base, index))?;
+            self.links.detach(&name_of(base, index))?;
         }
         if let (Some(name), Some(false)) = (name, self.tcx) {
             super::cleanup::remove_filters(name);
@@ -301,9 +301,14 @@ impl Devices {
 }
 
 /// Whether the kernel has a device of this number, as far as it tells.
-fn is_there(index: u32) -> bool {
+pub(super) fn is_there(index: u32) -> bool {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None);
     socket.map_or(true, |socket| index_to_name(socket, index) != Err(Errno::NODEV))
+}
+
+/// The name of a link's pin.
+fn name_of(base: &str, index: u32) -> String {
+    format!("{base}-{index}")
 }
 
 /// The programs of a device. What comes in by the loopback interface has gone out there.
@@ -311,31 +316,6 @@ fn programs_at(index: u32) -> impl Iterator<Item = [&'static str; 2]> {
     /// LOOPBACK_IFINDEX: the same in every network namespace.
     const LOOPBACK: u32 = 1;
     TC.into_iter().filter(move |[base, _]| index != LOOPBACK || *base != "tc_ingress")
-}
-
-/// Puts the program into the link pinned at a path, if there is one and it is attached to this target; removes it if not.
-pub(super) fn adopt(pin: &Path, program: BorrowedFd<'_>, target: u64) -> Result<bool, EbpfError> {
-    let link = match open_pin(pin) {
-        Ok(link) => link,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(EbpfError::pin(pin)(error)),
-    };
-    if link_info(link.as_fd()).is_ok_and(|info| info.target == target) && update_link(link.as_fd(), program).is_ok() {
-        return Ok(true);
-    }
-    remove(pin)?;
-    Ok(false)
-}
-
-fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        if let Some(error) = cause.downcast_ref::<io::Error>() {
-            return error.raw_os_error();
-        }
-        next = cause.source();
-    }
-    None
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use kubeferry_ebpf_common::{Backend as Counted, Slot};
 
@@ -10,7 +11,7 @@ use super::following::Following;
 use super::reconciler::Ebpf;
 use super::rows::service_number;
 use super::sweep::{self, Sweeper};
-use super::{bpf, ports, sock_diag, sockets, takeover, text};
+use super::{bpf, ports, sock_diag, takeover, text};
 use crate::backend::{Backend, EndpointCount, Report};
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::target::{Frontend, Target};
@@ -18,8 +19,12 @@ use crate::desired::{Desired, Touched};
 use crate::state::objects::Ignored;
 use crate::traffic::Counting;
 
-/// How many checks pass between two looks at every row: with one check every two seconds, half a minute.
+/// How many checks pass between two looks at what connection tracking still has: with one every two seconds, half a minute.
 const LOOK: u32 = 15;
+/// Every row is looked at with each check, if that takes no more than one part in so many of a CPU's time, …
+const SHARE: u32 = 100;
+/// … and once in this time if it takes more.
+const SELDOM: Duration = Duration::from_secs(30);
 
 impl Backend for Ebpf {
     type Error = EbpfError;
@@ -59,30 +64,26 @@ impl Backend for Ebpf {
         {
             self.counts.extend(following.counts());
         }
-        let mut repaired = self.devices().check(&interfaces)?;
-        if let Some(cgroup) = self.cgroup.clone()
-            && sockets::attached(&self.folder.links()) < self.sockets.len() + usize::from(self.release.is_some())
-        {
-            sockets::attach(&mut self.sockets, self.release.as_mut(), &cgroup, &self.folder.links())?;
-            repaired += 1;
-        }
         self.checks += 1;
         let mut report = Report::default();
-        if self.fixed.established_elsewhere && self.checks.is_multiple_of(LOOK) && takeover::has_ended(desired) {
-            self.fixed.established_elsewhere = false;
-            self.following = None;
-        }
-        if self.following.is_none() || self.checks.is_multiple_of(LOOK) {
-            let found = self.maps.read()?;
-            let rows = self.following.as_ref().map_or(0, |ours| ours.in_force.differences(&found));
-            if rows > 0 || self.following.is_none() {
-                report = self.full(desired)?;
-                repaired += rows;
+        let devices = self.devices().check(&interfaces);
+        let (sockets, rows) = (self.sockets.check(), self.check_rows(desired, &mut report));
+        // What cannot be repaired keeps nothing else from being so.
+        let mut failed = None;
+        for look in [devices, sockets, rows, self.check_established(desired), self.keep_pins()] {
+            match look {
+                Ok(repaired) => report.repaired += repaired,
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        report.repaired = repaired;
         report.refused = self.following.as_ref().map(Following::refused).unwrap_or_default();
-        Ok((repaired > 0).then_some(report))
+        match failed {
+            Some(error) if report.repaired == 0 => return Err(error),
+            // The next look tells of it, if it is still so.
+            Some(error) => tracing::error!(%error, "not all that was changed is repaired"),
+            None => {}
+        }
+        Ok((report.repaired > 0).then_some(report))
     }
 
     fn rows(&self) -> &BTreeMap<&'static str, usize> {
@@ -137,15 +138,12 @@ impl Backend for Ebpf {
             ("devices".to_owned(), format!("{} by {}: {}", covered.len(), devices.how(), covered.join(" "))),
         ];
         facts.push(("xdp".to_owned(), devices.uplinks()));
-        let sockets = match &self.cgroup {
-            Some(cgroup) => {
-                let attached = sockets::attached(&self.folder.links());
-                format!("{attached} programs at {}", cgroup.display())
-            }
+        let sockets = match self.sockets.cgroup() {
+            Some(cgroup) => format!("{} programs at {}", self.sockets.attached(), cgroup.display()),
             None => "off".to_owned(),
         };
         facts.push(("sockets".to_owned(), sockets));
-        let stale = match (&self.cgroup, sock_diag::limit()) {
+        let stale = match (self.sockets.cgroup(), sock_diag::limit()) {
             (None, _) => "none are translated".to_owned(),
             (Some(_), _) if !self.ends_pods => {
                 "the node's are ended, those of pods are not (--end-pod-sockets)".to_owned()
@@ -193,5 +191,40 @@ impl Backend for Ebpf {
 
     fn packets(&self) -> Vec<(&'static str, u64)> {
         self.maps.counters().unwrap_or_default()
+    }
+}
+
+impl Ebpf {
+    /// Compares every row with what is in the maps, and repairs what differs; how many rows did.
+    fn check_rows(&mut self, desired: &Desired, report: &mut Report) -> Result<usize, EbpfError> {
+        if self.following.is_some() && Instant::now() < self.next_look {
+            return Ok(0);
+        }
+        let start = Instant::now();
+        let found = self.maps.read()?;
+        let rows = self.following.as_ref().map_or(0, |ours| ours.in_force.differences(&found));
+        self.next_look = Instant::now() + (start.elapsed() * SHARE).min(SELDOM);
+        if rows > 0 || self.following.is_none() {
+            *report = self.full(desired)?;
+        }
+        Ok(rows)
+    }
+
+    /// Lets connection tracking go when the last of its connections has ended; until then sees that it is kept going.
+    fn check_established(&mut self, desired: &Desired) -> Result<usize, EbpfError> {
+        if !self.fixed.established_elsewhere {
+            return Ok(0);
+        }
+        if self.checks.is_multiple_of(LOOK) && takeover::has_ended(desired) {
+            self.fixed.established_elsewhere = false;
+            self.full(desired)?;
+            return Ok(0);
+        }
+        Ok(usize::from(takeover::keep()))
+    }
+
+    /// Pins again what somebody has unpinned; how many pins that were.
+    fn keep_pins(&self) -> Result<usize, EbpfError> {
+        Ok(self.pins.keep()? + self.devices().keep_pins()? + self.sockets.keep_pins()?)
     }
 }

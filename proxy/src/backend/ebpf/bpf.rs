@@ -11,8 +11,10 @@ use std::sync::OnceLock;
 
 // include/uapi/linux/bpf.h, enum bpf_cmd.
 pub(super) const MAP_LOOKUP_ELEM: libc::c_int = 1;
+const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const LINK_CREATE: libc::c_int = 28;
 const LINK_UPDATE: libc::c_int = 29;
 
 /// A `union bpf_attr`, as words of 64 bits.
@@ -85,12 +87,9 @@ pub struct Definition {
 /// It is no map.
 pub fn definition(map: BorrowedFd<'_>) -> io::Result<Definition> {
     // struct bpf_map_info: type, id, key_size, value_size, max_entries, ...
-    let mut info = [0u32; 64];
-    let mut attributes = Attributes::default();
-    attributes[0] = pair(fd_word(map), std::mem::size_of_val(&info) as u32);
-    attributes[1] = info.as_mut_ptr() as u64;
-    call(OBJ_GET_INFO_BY_FD, &mut attributes)?;
-    Ok(Definition { kind: info[0], key: info[2], value: info[3], rows: info[4] })
+    let mut words = [0; 64];
+    info(map, &mut words)?;
+    Ok(Definition { kind: words[0], key: words[2], value: words[3], rows: words[4] })
 }
 
 /// The bytes of memory that the kernel says that a map or program takes.
@@ -116,6 +115,66 @@ pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
 }
 
+/// Pins a map, program or link at a path where nothing is yet.
+///
+/// # Errors
+/// Something is there, or the folder is none of a BPF file system.
+pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attributes = Attributes::default();
+    attributes[0] = path.as_ptr() as u64;
+    attributes[1] = pair(fd_word(object), 0);
+    call(OBJ_PIN, &mut attributes).map(drop)
+}
+
+/// What the kernel says of a map, program or link, as words of 32 bits: of each kind the first is its type, the second its
+/// number, which no other of its kind has had since boot.
+fn info(object: BorrowedFd<'_>, info: &mut [u32; 64]) -> io::Result<()> {
+    let mut attributes = Attributes::default();
+    attributes[0] = pair(fd_word(object), std::mem::size_of_val(info) as u32);
+    attributes[1] = info.as_mut_ptr() as u64;
+    call(OBJ_GET_INFO_BY_FD, &mut attributes).map(drop)
+}
+
+/// The kernel's number of a map, program or link.
+///
+/// # Errors
+/// It is neither.
+pub fn number(object: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut words = [0; 64];
+    info(object, &mut words)?;
+    Ok(words[1])
+}
+
+/// What a program is: a digest of its instructions (its tag), and the numbers of the maps that it uses.
+///
+/// # Errors
+/// It is no program.
+pub fn program(program: BorrowedFd<'_>) -> io::Result<(u64, Vec<u32>)> {
+    // struct bpf_prog_info: words 2 and 3 are the tag, word 13 how many maps, words 14 and 15 where their numbers go.
+    let mut maps = [0u32; 64];
+    let mut words = [0; 64];
+    words[13] = maps.len() as u32;
+    let [a, b, c, d, e, f, g, h] = (maps.as_mut_ptr() as u64).to_ne_bytes();
+    (words[14], words[15]) = (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]));
+    info(program, &mut words)?;
+    let count = (words[13] as usize).min(maps.len());
+    Ok((pair(words[2], words[3]), maps[..count].to_vec()))
+}
+
+/// Attaches a program: `target` is an interface's index or a cgroup's descriptor, `hook` one of `enum bpf_attach_type`.
+///
+/// # Errors
+/// The kernel's.
+pub fn create_link(program: BorrowedFd<'_>, target: u32, hook: u32, flags: u32) -> io::Result<OwnedFd> {
+    let mut attributes = Attributes::default();
+    attributes[0] = pair(fd_word(program), target);
+    attributes[1] = pair(hook, flags);
+    let fd = call(LINK_CREATE, &mut attributes)?;
+    // SAFETY: the kernel has just opened it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+}
+
 /// What the kernel says of a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LinkInfo {
@@ -134,17 +193,14 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     const XDP: u32 = 6;
     const TCX: u32 = 11;
     // struct bpf_link_info: type, id, prog_id, padding; then for xdp and tcx ifindex, for a cgroup its id of 64 bits.
-    let mut info = [0u64; 32];
-    let mut attributes = Attributes::default();
-    attributes[0] = pair(fd_word(link), std::mem::size_of_val(&info) as u32);
-    attributes[1] = info.as_mut_ptr() as u64;
-    call(OBJ_GET_INFO_BY_FD, &mut attributes)?;
-    let target = match first_word(info[0]) {
-        XDP | TCX => u64::from(first_word(info[2])),
-        CGROUP => info[2],
+    let mut words = [0; 64];
+    info(link, &mut words)?;
+    let target = match words[0] {
+        XDP | TCX => u64::from(words[4]),
+        CGROUP => pair(words[4], words[5]),
         other => return Err(io::Error::other(format!("a link of type {other}"))),
     };
-    Ok(LinkInfo { program: first_word(info[1]), target })
+    Ok(LinkInfo { program: words[2], target })
 }
 
 /// Puts another program into a link, in one step.
@@ -155,6 +211,18 @@ pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     let mut attributes = Attributes::default();
     attributes[0] = pair(fd_word(link), fd_word(program));
     call(LINK_UPDATE, &mut attributes).map(drop)
+}
+
+/// Detaches what a link attaches; the link stays.
+///
+/// # Errors
+/// The kernel's.
+#[cfg(test)]
+pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    const LINK_DETACH: libc::c_int = 34;
+    let mut attributes = Attributes::default();
+    attributes[0] = pair(fd_word(link), 0);
+    call(LINK_DETACH, &mut attributes).map(drop)
 }
 
 /// The values of a per-CPU array of counters, summed over CPUs. `cpus` is how many the kernel may have.

@@ -1,9 +1,10 @@
 //! Maps and programs in the kernel, pinned in the BPF file system so that they outlive the process. An earlier run's are
 //! adopted where they are of the same shape; other ones stay in force until the new are attached, see [`Folder::tidy`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use aya::programs::{
@@ -16,7 +17,9 @@ use kubeferry_ebpf_common::LAYOUT;
 
 use super::error::{EbpfError, help};
 use super::kernel::{Maps, definitions};
+use super::links::Links;
 use super::log::{self, Lines};
+use super::pins::Pins;
 use super::{bpf, object};
 use crate::backend::nftables::chains::fnv1a;
 use crate::settings::{BpfLogLevel, EbpfSettings, MapSizes};
@@ -70,6 +73,8 @@ pub struct Loaded {
     pub adopted: bool,
     /// What the programs write, if they do.
     pub lines: Option<Lines>,
+    /// The maps and programs where they are pinned.
+    pub pins: Pins,
 }
 
 impl Folder {
@@ -100,6 +105,16 @@ impl Folder {
     /// Where attachments are pinned.
     pub fn links(&self) -> PathBuf {
         self.root.join("links")
+    }
+
+    /// Attachments that are pinned there; none is held yet.
+    pub fn open_links(&self) -> Links {
+        Links::new(self.file_system(), self.links())
+    }
+
+    /// Where the file system is mounted.
+    fn file_system(&self) -> &Path {
+        self.root.parent().unwrap_or(&self.root)
     }
 
     /// The whole.
@@ -154,11 +169,11 @@ pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
             _ => {}
         }
     }
-    // A folder, since files cannot be made here: what is pinned beside it is complete.
-    let complete = folder.programs.join("complete");
     // Programs that write are loaded with a ring buffer of ours.
     let silent = settings.log_level == BpfLogLevel::Off;
-    let adopted = silent && complete.exists() && Maps::open(&folder.maps, &settings.map_sizes).is_ok();
+    let adopted = silent
+        && Maps::open(&folder.maps, &settings.map_sizes).is_ok()
+        && seal(&folder, &settings.map_sizes).is_ok_and(|seal| seal.exists());
     let mut lines = None;
     if !adopted {
         remove(&folder.programs)?;
@@ -171,8 +186,19 @@ pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
         if !silent {
             lines = Some(Lines::of(&mut object)?);
         }
-        fs::create_dir(&complete).map_err(EbpfError::pin(&complete))?;
+        let seal = seal(&folder, &settings.map_sizes)?;
+        fs::create_dir(&seal).map_err(EbpfError::pin(&seal))?;
     }
+    let mut pins = Pins::new(folder.file_system().to_owned());
+    for path in
+        [&folder.maps, &folder.programs].into_iter().map(|folder| list(folder)).collect::<Result<Vec<_>, _>>()?
+    {
+        for path in path.into_iter().filter(|path| !path.is_dir()) {
+            let object = bpf::open_pin(&path).map_err(EbpfError::pin(&path))?;
+            pins.hold(path, object);
+        }
+    }
+    pins.seal(seal(&folder, &settings.map_sizes)?);
     let maps = Maps::open(&folder.maps, &settings.map_sizes)?;
     let (mut tc, mut sockets) = (BTreeMap::new(), BTreeMap::new());
     let failed = |what: &str, error: ProgramError| EbpfError::Load { what: what.to_owned(), why: error.to_string() };
@@ -197,7 +223,25 @@ pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
         ),
         _ => None,
     };
-    Ok(Loaded { folder, maps, tc, xdp, sockets, release, adopted, lines })
+    Ok(Loaded { folder, maps, tc, xdp, sockets, release, adopted, lines, pins })
+}
+
+/// A folder, since files cannot be made there, whose name says which programs are pinned beside it, and that they use the
+/// maps that are pinned: with it, they are all there and nobody has put another in the place of one.
+fn seal(folder: &Folder, sizes: &MapSizes) -> Result<PathBuf, EbpfError> {
+    let (mut text, mut used) = (String::new(), BTreeSet::new());
+    for path in list(&folder.programs)?.into_iter().filter(|path| !path.is_dir()) {
+        let program = bpf::open_pin(&path).and_then(|program| bpf::program(program.as_fd()));
+        let (tag, maps) = program.map_err(EbpfError::pin(&path))?;
+        used.extend(maps);
+        text += &format!("{} {tag:016x}\n", path.file_name().unwrap_or_default().display());
+    }
+    for (map, _) in definitions(sizes) {
+        let path = folder.maps.join(map);
+        let number = bpf::open_pin(&path).and_then(|map| bpf::number(map.as_fd())).map_err(EbpfError::pin(&path))?;
+        text += &format!("{map} {}\n", used.contains(&number));
+    }
+    Ok(folder.programs.join(format!("complete-{:016x}", fnv1a(text.as_bytes()))))
 }
 
 fn load_object(settings: &EbpfSettings, folder: &Folder) -> Result<Ebpf, EbpfError> {

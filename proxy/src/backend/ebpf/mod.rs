@@ -16,11 +16,13 @@ pub mod following;
 pub mod kernel;
 #[cfg(test)]
 mod laws;
+pub mod links;
 pub mod load;
 pub mod log;
 pub mod numbering;
 pub mod numbers;
 pub mod object;
+pub mod pins;
 pub mod ports;
 pub mod preview;
 pub mod reconciler;

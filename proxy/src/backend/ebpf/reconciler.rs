@@ -2,11 +2,9 @@
 //! the maps), the steady state (rows remembered) and repair.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use aya::programs::{CgroupSock, CgroupSockAddr};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::block_in_place;
@@ -19,10 +17,11 @@ use super::error::EbpfError;
 use super::following::Following;
 use super::kernel::Maps;
 use super::load::{Folder, load};
+use super::pins::Pins;
 use super::ports;
 use super::rows::Fixed;
 use super::sock_diag;
-use super::sockets;
+use super::sockets::{self, Sockets};
 use super::sweep::Sweeper;
 use super::table::Table;
 use super::takeover;
@@ -38,9 +37,9 @@ pub struct Ebpf {
     pub(super) maps: Arc<Maps>,
     pub(super) sweeper: Option<Sweeper>,
     pub(super) adopted: bool,
-    pub(super) sockets: BTreeMap<&'static str, CgroupSockAddr>,
-    pub(super) release: Option<CgroupSock>,
-    pub(super) cgroup: Option<PathBuf>,
+    /// Of the maps and programs.
+    pub(super) pins: Pins,
+    pub(super) sockets: Sockets,
     /// `--end-pod-sockets`.
     pub(super) ends_pods: bool,
     pub(super) devices: Arc<Mutex<Devices>>,
@@ -56,6 +55,8 @@ pub struct Ebpf {
     pub(super) node_ports: BTreeSet<u16>,
     pub(super) counts: BTreeMap<&'static str, usize>,
     pub(super) checks: u32,
+    /// When every row is looked at again.
+    pub(super) next_look: Instant,
 }
 
 impl Ebpf {
@@ -91,20 +92,19 @@ impl Ebpf {
         let devices = Devices::new(
             loaded.tc,
             table.map_err(EbpfError::map("devices"))?,
-            loaded.folder.links(),
+            &loaded.folder,
             ebpf.devices.clone(),
             settings.datapath.detect_local.clone(),
             ebpf.map_sizes.devices,
         )?
         .with_xdp(loaded.xdp, ebpf.xdp, ebpf.xdp_devices.clone());
         Ok(Self {
+            sockets: Sockets::new(loaded.sockets, loaded.release, cgroup, loaded.folder.open_links()),
             folder: loaded.folder,
+            pins: loaded.pins,
             maps: Arc::new(loaded.maps),
             sweeper: None,
             adopted: loaded.adopted,
-            sockets: loaded.sockets,
-            release: loaded.release,
-            cgroup,
             ends_pods,
             devices: Arc::new(Mutex::new(devices)),
             interfaces: None,
@@ -122,6 +122,7 @@ impl Ebpf {
             node_ports: BTreeSet::new(),
             counts: BTreeMap::new(),
             checks: 0,
+            next_look: Instant::now(),
         })
     }
 
@@ -182,7 +183,7 @@ impl Ebpf {
     fn log_hooks(&self) {
         let devices = self.devices();
         let covered = devices.covered().len();
-        let sockets = self.cgroup.as_ref().map_or("off".to_owned(), |cgroup| cgroup.display().to_string());
+        let sockets = self.sockets.cgroup().map_or("off".to_owned(), |cgroup| cgroup.display().to_string());
         tracing::info!(%sockets, tc = devices.how(), devices = covered, xdp = %devices.uplinks(), "hooks are attached");
     }
 
@@ -218,19 +219,14 @@ impl Ebpf {
         devices.follow(&now)?;
         devices.tidy()?;
         drop(devices);
-        match &self.cgroup {
-            Some(cgroup) => {
-                sockets::attach(&mut self.sockets, self.release.as_mut(), cgroup, &self.folder.links())?;
-            }
-            None => sockets::detach(&self.folder.links())?,
-        }
+        self.sockets.attach()?;
         for folder in &earlier {
             carry_over(folder, &self.maps, since)?;
         }
         if moves {
             self.maps.set_moving(false)?;
         }
-        if self.cgroup.is_none() {
+        if self.sockets.cgroup().is_none() {
             self.forget_sockets()?;
         }
         self.folder.tidy()?;

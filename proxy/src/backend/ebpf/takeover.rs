@@ -29,6 +29,21 @@ pub fn begin(desired: &Desired) -> bool {
     true
 }
 
+/// Makes sure that the kernel goes on, whatever somebody has flushed; whether it would not have.
+pub fn keep() -> bool {
+    match established::is_held() {
+        Ok(true) => return false,
+        Ok(false) => {}
+        Err(error) => {
+            tracing::warn!(%error, "cannot see whether connection tracking is kept going");
+            return false;
+        }
+    }
+    established::hold()
+        .inspect_err(|error| tracing::warn!(%error, "connection tracking may cease to translate: connections may end"))
+        .is_ok()
+}
+
 /// Whether they all have ended; then the kernel is let go.
 pub fn has_ended(desired: &Desired) -> bool {
     match established::translated(|to| is_service(desired, to)) {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::backend::ebpf::bpf::{detach_link, link_info, open_pin, update_link};
 use crate::backend::ebpf::cleanup::cleanup;
 use crate::backend::ebpf::load::load;
 use crate::netns::{in_new_netns, run};
@@ -39,11 +40,17 @@ fn interface(name: &str) -> Interface {
 fn devices(settings: &EbpfSettings, tcx: Option<bool>) -> Devices {
     let loaded = load(settings).unwrap();
     let table = Table::new(loaded.maps.devices.fd().try_clone_to_owned().unwrap()).unwrap();
-    let links = loaded.folder.links();
+    let detect = DetectLocal::NodeCidr;
     let mut devices =
-        Devices::new(loaded.tc, table, links, Vec::new(), DetectLocal::NodeCidr, settings.map_sizes.devices).unwrap();
+        Devices::new(loaded.tc, table, &loaded.folder, Vec::new(), detect, settings.map_sizes.devices).unwrap();
     devices.tcx = tcx;
-    devices
+    devices.with_xdp(loaded.xdp, XdpMode::Generic, vec!["eth7".to_owned()])
+}
+
+/// Settings for a file system, with maps that are small.
+fn settings(mounted: &Mounted) -> EbpfSettings {
+    let map_sizes = MapSizes { flows: 1_000, affinity: 100, sockets: 100, slots: 100, ..MapSizes::default() };
+    EbpfSettings { bpffs_root: mounted.0.path().to_owned(), map_sizes, ..EbpfSettings::default() }
 }
 
 fn filters(hook: &str) -> usize {
@@ -56,8 +63,7 @@ fn filters_take_the_place_of_links_where_there_are_none() {
     in_new_netns(|| {
         let mounted = Mounted::new();
         run("ip", &["link", "add", "eth7", "type", "veth", "peer", "name", "eth8"], "");
-        let map_sizes = MapSizes { flows: 1_000, affinity: 100, sockets: 100, slots: 100, ..MapSizes::default() };
-        let settings = EbpfSettings { bpffs_root: mounted.0.path().to_owned(), map_sizes, ..EbpfSettings::default() };
+        let settings = settings(&mounted);
         let there = [interface("eth7")];
         for _ in 0..2 {
             // The second finds the filters of the first, and leaves its own in their place.
@@ -77,7 +83,10 @@ fn filters_take_the_place_of_links_where_there_are_none() {
             assert_eq!(devices.check(&there).unwrap(), 0);
         }
         devices.patterns = vec!["other".to_owned()];
-        devices.follow(&there).unwrap();
+        // Under another name than it was covered by.
+        run("ip", &["link", "set", "eth7", "name", "renamed"], "");
+        devices.follow(&[interface("renamed")]).unwrap();
+        run("ip", &["link", "set", "renamed", "name", "eth7"], "");
         assert_eq!([filters("ingress"), filters("egress")], [0, 0], "a device that is not wanted any more");
         devices.patterns.clear();
         devices.follow(&there).unwrap();
@@ -92,11 +101,15 @@ fn links_of_an_earlier_run_are_taken_over() {
     in_new_netns(|| {
         let mounted = Mounted::new();
         run("ip", &["link", "add", "eth7", "type", "veth", "peer", "name", "eth8"], "");
-        let map_sizes = MapSizes { flows: 1_000, affinity: 100, sockets: 100, slots: 100, ..MapSizes::default() };
-        let settings = EbpfSettings { bpffs_root: mounted.0.path().to_owned(), map_sizes, ..EbpfSettings::default() };
+        let settings = settings(&mounted);
         let there = [interface("eth7")];
         let index = there[0].index;
-        let link = |devices: &Devices| link_info(open_pin(&devices.pin("tc_ingress", index)).unwrap().as_fd()).unwrap();
+        let pin = |devices: &Devices, base: &str| devices.folder.links().join(name_of(base, index));
+        let link = |devices: &Devices| {
+            let pinned = link_info(open_pin(&pin(devices, "tc_ingress")).unwrap().as_fd()).unwrap();
+            assert_eq!(devices.links.get(&name_of("tc_ingress", index)), Some(pinned));
+            pinned
+        };
         let mut first = devices(&settings, None);
         first.follow(&there).unwrap();
         let before = link(&first);
@@ -111,7 +124,84 @@ fn links_of_an_earlier_run_are_taken_over() {
         third.follow(&there).unwrap();
         assert_eq!(link(&third).target, u64::from(index));
         third.follow(&[]).unwrap();
-        assert!(!third.pin("tc_ingress", index).exists() && !third.pin("tc_egress", index).exists());
+        assert!(!pin(&third, "tc_ingress").exists() && !pin(&third, "tc_egress").exists());
+    });
+}
+
+#[test]
+fn what_somebody_does_to_links_is_noticed_and_undone() {
+    in_new_netns(|| {
+        let mounted = Mounted::new();
+        run("ip", &["link", "add", "eth7", "type", "veth", "peer", "name", "eth8"], "");
+        let settings = settings(&mounted);
+        let there = [interface("eth7")];
+        let index = there[0].index;
+        let mut devices = devices(&settings, None);
+        devices.follow(&there).unwrap();
+        assert_eq!((devices.check(&there).unwrap(), devices.keep_pins().unwrap()), (0, 0));
+        let all = [name_of("tc_ingress", index), name_of("tc_egress", index), format!("{XDP}-{index}")];
+        let pin = |name: &str| settings.bpffs_root.join("kubeferry/links").join(name);
+        let state = || all.each_ref().map(|name| link_info(open_pin(&pin(name)).unwrap().as_fd()).unwrap());
+        let whole = state();
+        for name in &all {
+            detach_link(open_pin(&pin(name)).unwrap().as_fd()).unwrap();
+            assert_eq!(devices.check(&there).unwrap(), 1, "{name} is detached");
+            assert_eq!((state(), devices.check(&there).unwrap()), (whole, 0), "after {name}");
+        }
+        // Another program runs in our link.
+        let other = devices.programs["tc_egress"].fd().unwrap().try_clone().unwrap();
+        update_link(open_pin(&pin(&all[0])).unwrap().as_fd(), other.as_fd()).unwrap();
+        assert_ne!(state(), whole);
+        assert_eq!((devices.check(&there).unwrap(), state()), (1, whole));
+        // A pin that goes, and one that is of something else, end nothing.
+        std::fs::remove_file(pin(&all[0])).unwrap();
+        std::fs::remove_file(pin(&all[1])).unwrap();
+        super::super::bpf::pin(other.as_fd(), &pin(&all[1])).unwrap();
+        assert_eq!(devices.check(&there).unwrap(), 0);
+        assert_eq!((devices.keep_pins().unwrap(), state()), (2, whole));
+        std::fs::remove_file(pin(&all[2])).unwrap();
+        remove(&settings.bpffs_root.join("kubeferry/links")).unwrap();
+        assert_eq!((devices.check(&there).unwrap(), devices.keep_pins().unwrap()), (0, 3));
+        // The whole file system.
+        run("umount", &[settings.bpffs_root.to_str().unwrap()], "");
+        assert_eq!(devices.check(&there).unwrap(), 0);
+        let error = devices.keep_pins().unwrap_err().to_string();
+        assert!(error.contains("is no BPF file system"), "{error}");
+        run("ip", &["link", "add", "eth9", "type", "veth", "peer", "name", "eth10"], "");
+        let more = [interface("eth7"), interface("eth9")];
+        devices.follow(&more).unwrap();
+        assert_eq!(devices.check(&more).unwrap(), 0);
+        assert_eq!(devices.faults(), &BTreeMap::new(), "covered all the same");
+        run("mount", &["-t", "bpf", "bpf", settings.bpffs_root.to_str().unwrap()], "");
+        assert_eq!((devices.keep_pins().unwrap(), state()), (5, whole));
+    });
+}
+
+#[test]
+fn an_uplink_that_another_program_had_is_carried_at_xdp_once_it_is_free() {
+    in_new_netns(|| {
+        let mounted = Mounted::new();
+        run("ip", &["link", "add", "eth7", "type", "veth", "peer", "name", "eth8"], "");
+        let settings = settings(&mounted);
+        let there = [interface("eth7")];
+        let mut first = devices(&settings, None);
+        first.follow(&there).unwrap();
+        // Another's link, under another name.
+        let pin = settings.bpffs_root.join(format!("kubeferry/links/{XDP}-{}", there[0].index));
+        std::fs::rename(&pin, settings.bpffs_root.join("other")).unwrap();
+        drop(first);
+        let mut devices = devices(&settings, None);
+        devices.follow(&there).unwrap();
+        assert!(devices.faults()["eth7"].contains("busy"), "{:?}", devices.faults());
+        std::fs::remove_file(settings.bpffs_root.join("other")).unwrap();
+        // The kernel lets go of an unpinned link a little later.
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while !devices.faults().is_empty() {
+            assert!(std::time::Instant::now() < end, "{:?}", devices.faults());
+            devices.uplinks.try_again();
+            devices.follow(&there).unwrap();
+        }
+        assert!(pin.exists());
     });
 }
 
@@ -134,6 +224,6 @@ fn a_device_that_goes_while_it_is_covered_is_no_fault() {
         devices.follow(&[goes, stays.clone()]).unwrap();
         assert_eq!((devices.faults(), devices.covered()), (&BTreeMap::new(), BTreeSet::from(["eth8"])));
         devices.follow(&[stays]).unwrap();
-        assert_eq!(list(&devices.links).unwrap().len(), 2, "nothing is left of the one that went");
+        assert_eq!(list(&devices.folder.links()).unwrap().len(), 2, "nothing is left of the one that went");
     });
 }

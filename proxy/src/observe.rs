@@ -54,6 +54,8 @@ pub struct Observer {
     syncs: u64,
     failures: u64,
     drift: Drift,
+    /// The last look at the kernel failed.
+    unrepaired: bool,
     service_metrics: ServiceMetrics,
     traffic: Totals,
     /// When the counters were last read; the same for people, and how long it took.
@@ -95,6 +97,7 @@ impl Observer {
             syncs: 0,
             failures: 0,
             drift: Drift::default(),
+            unrepaired: false,
             service_metrics: settings.ebpf.service_metrics,
             traffic: Totals::default(),
             looked: None,
@@ -211,6 +214,10 @@ impl Observer {
         let now = Timestamp::now();
         self.drift.last_check = Some(now);
         self.drift.unrepaired = 0;
+        self.metrics.drift_stays(false);
+        if std::mem::take(&mut self.unrepaired) && self.queued.is_none() {
+            self.health.updated(&Family::BOTH);
+        }
         for (reason, packets) in proxy.backend().packets() {
             self.metrics.packets(reason, packets);
         }
@@ -281,6 +288,10 @@ impl Observer {
     pub fn check_failed(&mut self, error: &dyn std::fmt::Display) {
         tracing::error!(%error, "cannot look for drift, or repair it");
         self.drift.unrepaired = self.drift.unrepaired.max(1);
+        self.metrics.drift_stays(true);
+        // It waits as a change does: for as long, the node counts as healthy.
+        self.unrepaired = true;
+        self.health.queued(&Family::BOTH);
         self.changed();
     }
 

@@ -76,6 +76,7 @@ pub struct Metrics {
     sync_rows: Histogram,
     drift_repairs: Counter,
     drift_rows: Counter,
+    drift_unrepaired: Gauge,
     watch_errors: Series<Kind, Counter>,
     watch_events: Series<Kind, Counter>,
     watch_lists: Series<Kind, Counter>,
@@ -262,6 +263,11 @@ impl Metrics {
     pub fn drift_repaired(&self, rows: usize) {
         self.drift_repairs.inc();
         self.drift_rows.inc_by(rows as u64);
+    }
+
+    /// Whether the kernel cannot be looked at, or not be repaired.
+    pub fn drift_stays(&self, stays: bool) {
+        self.drift_unrepaired.set(stays.into());
     }
 
     /// A watch of this kind of object failed and will be tried again.

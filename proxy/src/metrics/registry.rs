@@ -158,6 +158,11 @@ impl Metrics {
                 "kubeferry_drift_repaired_rows",
                 "Rows that differed in the kernel and were repaired",
             ),
+            drift_unrepaired: series(
+                &mut r,
+                "kubeferry_drift_unrepaired",
+                "1 while the kernel cannot be looked at, or what differs there cannot be repaired",
+            ),
             watch_errors: series(&mut r, "kubeferry_watch_errors", "Failures of the watch of a kind of object"),
             watch_events: series(&mut r, "kubeferry_watch_events", "Objects of a kind received, listed or watched"),
             watch_lists: series(&mut r, "kubeferry_watch_lists", "Full lists of a kind of object"),

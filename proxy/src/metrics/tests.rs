@@ -46,6 +46,7 @@ fn names_and_types_are_kube_proxys() {
         ("kubeferry_rows_written_total", "counter"),
         ("kubeferry_drift_repairs_total", "counter"),
         ("kubeferry_drift_repaired_rows_total", "counter"),
+        ("kubeferry_drift_unrepaired", "gauge"),
         ("kubeferry_watch_errors_total", "counter"),
         ("kubeferry_ignored_objects", "gauge"),
         ("kubeferry_sync_rows", "histogram"),
@@ -73,6 +74,7 @@ fn everything_recorded_can_be_read() {
     metrics.conntrack_cleaned(Family::V4, Duration::from_millis(1), 9);
     metrics.rows("frontends4", 5);
     metrics.drift_repaired(2);
+    metrics.drift_stays(true);
     metrics.watch_error("Service");
     metrics.ignored(6);
     metrics.cleanup_failed(&[Family::V6]);
@@ -108,6 +110,7 @@ fn everything_recorded_can_be_read() {
         ("kubeferry_sync_rows_count", 2.0),
         ("kubeferry_drift_repairs_total", 1.0),
         ("kubeferry_drift_repaired_rows_total", 2.0),
+        ("kubeferry_drift_unrepaired", 1.0),
         ("kubeferry_watch_errors_total{kind=\"Service\"}", 1.0),
         ("kubeferry_ignored_objects", 6.0),
         ("kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total{ip_family=\"IPv6\"}", 1.0),

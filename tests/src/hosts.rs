@@ -55,8 +55,7 @@ impl Hosts {
             let number = u8::try_from(number)?;
             let host = Host::join(&node, name, number, addresses)?;
             if usize::from(number) + 1 == hosts.len() {
-                node.ip(&[("default", GATEWAY.0), ("::/0", GATEWAY.1)]
-                    .map(|(to, gateway)| format!("route add {to} via {gateway} dev {name} onlink")))?;
+                node.ip(&host.default_ways())?;
             }
             built.push(host);
         }
@@ -79,19 +78,39 @@ impl Host {
     /// # Errors
     /// As [`Hosts::build`].
     pub fn join(near: &Netns, name: &str, number: u8, addresses: &[IpAddr]) -> Result<Self> {
-        let namespace = Netns::new(name)?;
+        let host = Self { name: name.into(), addresses: addresses.to_vec(), namespace: Netns::new(name)? };
+        host.plug(near, number)?;
+        Ok(host)
+    }
+
+    /// Gives the host its cable, again if somebody has taken it away: as [`Host::join`] does for a new one.
+    ///
+    /// # Errors
+    /// `ip` refuses: it has its cable.
+    pub fn plug(&self, near: &Netns, number: u8) -> Result<()> {
+        let (name, addresses, namespace) = (self.name.as_str(), &self.addresses, &self.namespace);
         let (near_mac, far_mac) = ([2, 0, 0, 0, 1, number], [2, 0, 0, 0, 2, number]);
         let end = End { namespace: near, interface: name, mac: near_mac };
-        link(end, End { namespace: &namespace, interface: "eth0", mac: far_mac })?;
+        link(end, End { namespace, interface: "eth0", mac: far_mac })?;
         let mut lines: Vec<_> = addresses.iter().map(|ip| address(*ip, "eth0")).collect();
         lines.extend(neighbours(near_mac, "eth0"));
         lines.push(format!("route add default via {} dev eth0 onlink", GATEWAY.0));
         lines.push(format!("route add ::/0 via {} dev eth0 onlink", GATEWAY.1));
         namespace.ip(&lines)?;
-        let mut lines = neighbours(far_mac, name);
-        lines.extend(addresses.iter().map(|ip| route(*ip, name)));
-        near.ip(&lines)?;
-        Ok(Self { name: name.into(), addresses: addresses.to_vec(), namespace })
+        near.ip(&self.ways(number))
+    }
+
+    /// The lines of `ip` for where the host is joined to, that lead to it. An interface that goes down takes them along.
+    pub fn ways(&self, number: u8) -> Vec<String> {
+        let mut lines = neighbours([2, 0, 0, 0, 2, number], &self.name);
+        lines.extend(self.addresses.iter().map(|ip| route(*ip, &self.name)));
+        lines
+    }
+
+    /// The lines for where the host is joined to, that lead to everywhere else by it.
+    pub fn default_ways(&self) -> [String; 2] {
+        [("default", GATEWAY.0), ("::/0", GATEWAY.1)]
+            .map(|(to, gateway)| format!("route add {to} via {gateway} dev {} onlink", self.name))
     }
 
     /// The line of `ip` that routes one of its addresses to it from the namespace that it was joined to.

@@ -1,9 +1,10 @@
-//! A node with pods; beyond a router, a pod of another node and a client of the world. `kubeferry run --backend ebpf` serves
-//! there without the socket hook, so that every packet is translated on the way: the strict check of the reverse path is on,
-//! and the kernel's connection tracking has to stay off.
+//! A node with pods; beyond a router, a pod of another node and a client of the world. `kubeferry run` serves there: on eBPF, if
+//! not told otherwise, and without the socket hook, so that every packet is translated on the way. The strict check of the
+//! reverse path is on, and with eBPF the kernel's connection tracking has to stay off.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use crate::binary;
 use crate::bpf::Places;
 use crate::client::{Connection, DEADLINE, Running, until};
+use crate::datapath::Datapath;
 use crate::executors::Source;
 use crate::flows::{Case, Node, Step, with_node};
 use crate::hosts::{Host, Hosts};
@@ -84,7 +86,7 @@ pub const LOAD_BALANCER_IPS: [&str; 2] = ["198.51.100.8", "2001:db8:7::8"];
 pub struct Site {
     // Ends before the namespaces do.
     running: Mutex<Option<Running>>,
-    places: Places,
+    datapath: Datapath,
     source: Source,
     node: Node,
     /// The node, the pods `web1`, `web2` and `client`, and `router`.
@@ -94,6 +96,8 @@ pub struct Site {
     /// A client, beyond the router.
     pub outside: Host,
     flags: Vec<String>,
+    /// Where programs are looked for before anywhere else.
+    tools: Option<PathBuf>,
 }
 
 impl Site {
@@ -111,7 +115,16 @@ impl Site {
     /// # Errors
     /// As [`Site::start`].
     pub fn start_with(endpoints: &[&str], flags: &[&str]) -> Result<Self> {
-        let places = Places::new()?;
+        let site = Self::build(Datapath::ebpf()?, endpoints, flags, None)?;
+        site.run()?;
+        Ok(site)
+    }
+
+    /// Builds it for a datapath; nobody serves yet. `tools` is a folder with programs in the place of the system's.
+    ///
+    /// # Errors
+    /// A right or a tool is missing.
+    pub fn build(datapath: Datapath, endpoints: &[&str], flags: &[&str], tools: Option<PathBuf>) -> Result<Self> {
         let Network { hosts, remote, outside } = Network::build()?;
         for server in [hosts.host("web1"), hosts.host("web2"), &remote] {
             server.serve(8080)?;
@@ -121,9 +134,9 @@ impl Site {
         let case = Case { name: "site".into(), node: node.clone(), steps: Vec::new() };
         let source = Source::new(&case)?;
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let site = Self { running: Mutex::new(None), places, source, node, hosts, remote, outside, flags };
+        let running = Mutex::new(None);
+        let site = Self { running, datapath, source, node, hosts, remote, outside, flags, tools };
         site.change(endpoints)?;
-        site.run()?;
         Ok(site)
     }
 
@@ -139,13 +152,43 @@ impl Site {
     ///
     /// # Errors
     /// As [`Site::run`].
-    pub fn run_as(&self, program: &std::path::Path) -> Result<()> {
+    pub fn run_as(&self, program: &Path) -> Result<()> {
+        self.launch(program)?;
+        until("the proxy to say that it serves", || self.status().ok()).map(drop)
+    }
+
+    fn launch(&self, program: &Path) -> Result<()> {
         self.kill();
+        *self.running() = Some(Running::start_command(&mut self.command(program)?, &self.hosts.node)?);
+        Ok(())
+    }
+
+    /// How the proxy is started.
+    ///
+    /// # Errors
+    /// There is no binary.
+    pub fn command(&self, program: &Path) -> Result<Command> {
         let mut command = Command::new(program);
         command.args(self.source.command("run")?.get_args());
-        self.places.apply(&mut command).args(["--socket-lb", "off"]).args(&self.flags);
-        *self.running() = Some(Running::start_command(&mut command, &self.hosts.node)?);
-        until("the proxy to say that it serves", || self.status().ok()).map(drop)
+        if let Datapath::Ebpf(places) = &self.datapath {
+            places.apply(&mut command);
+            if !self.flags.iter().any(|flag| flag == "--socket-lb") {
+                command.args(["--socket-lb", "off"]);
+            }
+        }
+        if let Some(tools) = &self.tools {
+            command.env("PATH", format!("{}:{}", tools.display(), std::env::var("PATH")?));
+        }
+        command.args(&self.flags);
+        Ok(command)
+    }
+
+    /// The process id of the proxy.
+    ///
+    /// # Errors
+    /// None runs.
+    pub fn pid(&self) -> Result<u32> {
+        self.running().as_ref().map(Running::id).context("no proxy runs")
     }
 
     /// Ends the proxy by SIGKILL.
@@ -171,6 +214,14 @@ impl Site {
     /// # Errors
     /// The file cannot be written.
     pub fn change(&self, endpoints: &[&str]) -> Result<()> {
+        self.change_as(endpoints, &|manifests| manifests)
+    }
+
+    /// The same, with the text of all objects, that of the Node too, changed before it is written.
+    ///
+    /// # Errors
+    /// As [`Site::change`].
+    pub fn change_as(&self, endpoints: &[&str], edit: &dyn Fn(String) -> String) -> Result<()> {
         let mut manifests = SERVICES.replace("&ports", "");
         for service in ["web", "twin", "local"] {
             for family in ["IPv4", "IPv6"] {
@@ -193,7 +244,7 @@ impl Site {
                 );
             }
         }
-        self.source.write(&Step { manifests: with_node(&self.node, &manifests)?, rows: Vec::new() })
+        self.source.write(&Step { manifests: edit(with_node(&self.node, &manifests)?), rows: Vec::new() })
     }
 
     /// The client pod.
@@ -212,8 +263,19 @@ impl Site {
     }
 
     /// Where the datapath is pinned.
+    ///
+    /// # Panics
+    /// It is nftables, which is pinned nowhere.
     pub fn places(&self) -> &Places {
-        &self.places
+        match &self.datapath {
+            Datapath::Ebpf(places) => places,
+            Datapath::Nftables => panic!("nftables is pinned nowhere"),
+        }
+    }
+
+    /// The datapath under test.
+    pub fn datapath(&self) -> &Datapath {
+        &self.datapath
     }
 
     /// What `kubeferry status` says.
@@ -225,7 +287,8 @@ impl Site {
         let output = self.hosts.node.output(command.args(["status", "--output", "json"]), "")?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-        ensure!(!status["rows"]["frontends"].is_null(), "not synced yet: {status}");
+        let is_there = |map: &str| !status["rows"][map].is_null();
+        ensure!(is_there("frontends") || is_there("frontends4"), "not synced yet: {status}");
         Ok(status)
     }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use kubeferry_ebpf_common::stats::Counter;
-use kubeferry_ebpf_common::{Address, Backend, Flow, FlowKey, Frontend, FrontendKey, Slot, SocketKey};
+use kubeferry_ebpf_common::{Address, Backend, Config, Flow, FlowKey, Frontend, FrontendKey, Slot, SocketKey};
 
 use super::kernel;
 use crate::netns::Netns;
@@ -19,6 +19,7 @@ pub struct Pinned {
     flows: OwnedFd,
     socket_services: OwnedFd,
     stats: OwnedFd,
+    config: OwnedFd,
     frontends: OwnedFd,
     slots: OwnedFd,
     backends: OwnedFd,
@@ -76,6 +77,7 @@ impl Pinned {
             flows: open(&maps, "flows")?,
             socket_services: open(&maps, "socket_services")?,
             stats: open(&maps, "stats")?,
+            config: open(&maps, "config")?,
             frontends: open(&maps, "frontends")?,
             slots: open(&maps, "slots")?,
             backends: open(&maps, "backends")?,
@@ -138,6 +140,31 @@ impl Pinned {
     /// The kernel's.
     pub fn delete_frontends(&self) -> Result<usize> {
         delete_all(&self.frontends, size_of::<FrontendKey>())
+    }
+
+    /// Has no node, pod range or ServiceCIDR be known.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn clear_config(&self) -> Result<()> {
+        Ok(kernel::put(self.config.as_fd(), &0u32.to_ne_bytes(), &[0; size_of::<Config>()])?)
+    }
+
+    /// Fills the map of frontends with rows of nobody; how many there was room for.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn fill_frontends(&self) -> Result<usize> {
+        for number in 0u32.. {
+            let mut key = vec![0; size_of::<FrontendKey>()];
+            key[..4].copy_from_slice(&(number + 1).to_be_bytes());
+            match kernel::put(self.frontends.as_fd(), &key, &[0; size_of::<Frontend>()]) {
+                Ok(()) => {}
+                Err(error) if error.raw_os_error() == Some(libc::E2BIG) => return Ok(number as usize),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(usize::MAX)
     }
 
     /// How many interfaces there are.

@@ -1,5 +1,6 @@
 //! Backends: what turns wanted rows into a kernel's tables.
 
+mod digest;
 #[cfg(feature = "ebpf")]
 pub mod ebpf;
 pub mod nftables;

@@ -8,7 +8,7 @@ use kubeferry_ebpf_common::config::{MAX_SERVICE_CIDRS, address_is};
 use kubeferry_ebpf_common::frontend::draw;
 use kubeferry_ebpf_common::{Address, Config, Frontend as Row, FrontendKey, Member, MemberKey, Prefix, RangeKey, Slot};
 
-use crate::backend::nftables::chains::fnv1a;
+use crate::backend::digest;
 use crate::desired::Desired;
 use crate::desired::node_view::{Detector, NodePorts, NodeView};
 use crate::desired::target::{Frontend, Role, ServicePortName, Target};
@@ -147,9 +147,9 @@ fn service_rows(target: &Target, service: u64, node: &NodeView) -> ServiceRows {
     }
 }
 
-/// The identity of a service port in one family, the same over restarts.
+/// The identity of a service port in one family, the same over restarts. Two with one number would share their endpoints.
 pub fn service_number(name: &ServicePortName, family: Family) -> u64 {
-    fnv1a(format!("{name} {} {}", name.protocol, family.as_str()).as_bytes())
+    digest::narrow(&format!("{name} {} {}", name.protocol, family.as_str()))
 }
 
 /// How slots are drawn.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backend::digest;
 use crate::desired::node_view::{Detector, NodeView};
 use crate::state::objects::{Family, Protocol};
 
@@ -78,16 +79,17 @@ pub enum Chain {
 }
 
 impl Sticky {
-    fn digest(&self) -> u64 {
+    fn digest(&self) -> u128 {
         let mut text = self.protocol.to_string();
         for (endpoint, number) in &self.endpoints {
             text += &format!(" {endpoint}={number}");
         }
-        fnv1a(text.as_bytes())
+        digest::wide(&text)
     }
 }
 
-/// FNV-1a, 64 bits: short, and the same on every machine and release.
+/// FNV-1a, 64 bits: short, and the same on every machine and release. For what tenants write there is
+/// [`digest`](mod@crate::backend::digest).
 pub(in crate::backend) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
@@ -103,7 +105,7 @@ impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.list == List::Cluster { "cluster" } else { "local" })?;
         if let Some(sticky) = &self.sticky {
-            write!(f, "-sticky-{:016x}", sticky.digest())?;
+            write!(f, "-sticky-{:032x}", sticky.digest())?;
         }
         write!(f, "-{}-{}", self.draw, self.slots)
     }
@@ -127,7 +129,7 @@ impl fmt::Display for Chain {
             }
             Self::Remember(family, sticky, timeout) => {
                 let keyed = Keyed { family: *family, node_port: false };
-                write!(f, "{keyed}-remember-{:016x}-{}", sticky.digest(), timeout.as_secs())
+                write!(f, "{keyed}-remember-{:032x}-{}", sticky.digest(), timeout.as_secs())
             }
         }
     }

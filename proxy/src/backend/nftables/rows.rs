@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::backend::digest;
 use crate::desired::Desired;
 use crate::desired::node_view::NodePorts;
 use crate::desired::target::{Frontend, Role, ServicePortName};
 use crate::state::objects::Family;
 
-use super::chains::{Chain, Choice, Keyed, LOCAL_OFFSET, List, Sticky, fnv1a};
+use super::chains::{Chain, Choice, Keyed, LOCAL_OFFSET, List, Sticky};
 use super::diff::in_order;
 use super::draw::{Draw, Drawn, Turn};
 
@@ -232,7 +233,7 @@ impl Wanted {
 /// The number by which `affinity4` and `affinity6` know an endpoint of a service port. Two with one number (one chance
 /// in four thousand million) would share their clients' memory, never their endpoints.
 pub fn client_number(service_port: &ServicePortName, endpoint: SocketAddr) -> u32 {
-    let digest = fnv1a(format!("{service_port} {} {endpoint}", service_port.protocol).as_bytes());
+    let digest = digest::narrow(&format!("{service_port} {} {endpoint}", service_port.protocol));
     // The kernel wants offset + modulus to fit in 32 bits.
     ((digest ^ (digest >> 32)) as u32).min(u32::MAX - 1)
 }

@@ -20,7 +20,7 @@ use super::kernel::{Maps, definitions};
 use super::links::Links;
 use super::log::{self, Lines};
 use super::pins::Pins;
-use super::{bpf, object};
+use super::{bpf, object, own_folder};
 use crate::backend::nftables::chains::fnv1a;
 use crate::settings::{BpfLogLevel, EbpfSettings, MapSizes};
 
@@ -164,10 +164,7 @@ pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
     }
     let folder = Folder::new(settings);
     for path in [&folder.root, &folder.links(), &folder.maps, &folder.programs] {
-        match fs::create_dir(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(EbpfError::pin(path)(error)),
-            _ => {}
-        }
+        own_folder::make(path)?;
     }
     // Programs that write are loaded with a ring buffer of ours.
     let silent = settings.log_level == BpfLogLevel::Off;
@@ -177,17 +174,17 @@ pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
     let mut lines = None;
     if !adopted {
         remove(&folder.programs)?;
-        fs::create_dir(&folder.programs).map_err(EbpfError::pin(&folder.programs))?;
+        own_folder::make(&folder.programs)?;
         if list(&folder.maps)?.is_empty() || Maps::open(&folder.maps, &settings.map_sizes).is_err() {
             remove(&folder.maps)?;
-            fs::create_dir(&folder.maps).map_err(EbpfError::pin(&folder.maps))?;
+            own_folder::make(&folder.maps)?;
         }
         let mut object = load_object(settings, &folder)?;
         if !silent {
             lines = Some(Lines::of(&mut object)?);
         }
         let seal = seal(&folder, &settings.map_sizes)?;
-        fs::create_dir(&seal).map_err(EbpfError::pin(&seal))?;
+        own_folder::make(&seal)?;
     }
     let mut pins = Pins::new(folder.file_system().to_owned());
     for path in

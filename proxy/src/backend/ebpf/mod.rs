@@ -22,6 +22,7 @@ pub mod log;
 pub mod numbering;
 pub mod numbers;
 pub mod object;
+mod own_folder;
 pub mod pins;
 pub mod ports;
 pub mod preview;

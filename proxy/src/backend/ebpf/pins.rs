@@ -2,14 +2,13 @@
 //! or the whole file system ends nothing while we run, and what is missing is pinned again.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::bpf;
 use super::error::EbpfError;
 use super::load::remove;
+use super::own_folder;
 
 /// Pins, by path, with what they are of.
 #[derive(Debug)]
@@ -71,7 +70,7 @@ impl Pins {
             pinned += usize::from(pin(path, object.as_fd())?);
         }
         if let Some(seal) = self.seal.as_ref().filter(|seal| !seal.exists()) {
-            fs::create_dir(seal).map_err(EbpfError::pin(seal))?;
+            own_folder::make(seal)?;
             pinned += 1;
         }
         Ok(pinned)
@@ -88,10 +87,7 @@ fn pin(path: &Path, object: BorrowedFd<'_>) -> Result<bool, EbpfError> {
     remove(path)?;
     let folders: Vec<&Path> = path.ancestors().skip(1).take_while(|folder| !folder.exists()).collect();
     for folder in folders.into_iter().rev() {
-        match fs::create_dir(folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(EbpfError::pin(folder)(error)),
-            _ => {}
-        }
+        own_folder::make(folder)?;
     }
     bpf::pin(object, path).map_err(EbpfError::pin(path)).map(|()| true)
 }

@@ -1,4 +1,7 @@
-//! Logging: `tracing` events to standard error, so that standard output stays free for plans, traces and status.
+//! Logging: `tracing` events to standard error, so that standard output stays free for plans, traces and status. An event is
+//! one line, whatever is in it.
+
+mod lines;
 
 use std::io;
 use std::sync::OnceLock;
@@ -13,12 +16,14 @@ static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Starts logging for the whole process; a second call does nothing.
 pub fn start(settings: &LogSettings) {
+    let json = settings.json;
     let (filter, handle) = reload::Layer::new(filter(settings));
     let registry = tracing_subscriber::registry().with(filter);
     // It would tell standard error that standard error fails, and panic there.
-    let lines = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
+    let writer = move || lines::Lines::new(io::stderr(), json);
+    let lines = fmt::layer().with_writer(writer).log_internal_errors(false);
     // Another subscriber is only there in tests; it stays.
-    let started = if settings.json {
+    let started = if json {
         registry.with(lines.json().flatten_event(true)).try_init()
     } else {
         registry.with(lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr()))).try_init()

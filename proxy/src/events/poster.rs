@@ -16,6 +16,7 @@ use super::{Inner, Message, Notice, Reason, Regarding};
 use crate::metrics::EventResult;
 use crate::state::event::Kind;
 use crate::state::objects::ObjectName;
+use crate::state::text::tame;
 
 /// `reportingController` of our Events.
 const CONTROLLER: &str = "kubeferry";
@@ -51,7 +52,13 @@ pub(super) async fn post(client: Client, node: Arc<str>, mut messages: mpsc::Rec
                 inner.limiter().succeeded();
                 inner.metrics.event(EventResult::Posted);
             }
-            Err(error) => {
+            Err(Failure::Object(error)) => {
+                // It counts as posted: again would be refused again, and other objects have nothing to do with it.
+                inner.limiter().succeeded();
+                inner.metrics.event(EventResult::Failed);
+                tracing::debug!(%error, regarding = %notice.regarding, "the API server takes no Event of this object");
+            }
+            Err(Failure::Server(error)) => {
                 retry = inner.limiter().failed(Instant::now(), &notice);
                 inner.metrics.event(EventResult::Failed);
                 tracing::debug!(%error, regarding = %notice.regarding, "cannot post an Event");
@@ -72,14 +79,14 @@ struct Poster {
 }
 
 impl Poster {
-    async fn post(&mut self, notice: &Notice) -> Result<(), String> {
+    async fn post(&mut self, notice: &Notice) -> Result<(), Failure> {
         let result = match tokio::time::timeout(PATIENCE, self.try_post(notice)).await {
             Ok(result) => result.map_err(|error| explain(&error)),
-            Err(_) => Err(format!("the API server has not answered for {PATIENCE:?}")),
+            Err(_) => Err(Failure::Server(format!("the API server has not answered for {PATIENCE:?}"))),
         };
         match &result {
             Ok(()) if std::mem::take(&mut self.complained) => tracing::info!("Events can be posted again"),
-            Err(why) if !std::mem::replace(&mut self.complained, true) => {
+            Err(Failure::Server(why)) if !std::mem::replace(&mut self.complained, true) => {
                 tracing::warn!("cannot post Events: {why}; the proxy goes on without them");
             }
             _ => {}
@@ -140,13 +147,32 @@ fn reference<K: Resource<DynamicType = ()>>(namespace: &str, name: &str) -> Obje
     }
 }
 
-fn explain(error: &kube::Error) -> String {
-    match error {
+/// Why an Event was not taken.
+#[derive(Debug)]
+enum Failure {
+    /// For what it is about, such as a namespace that is being deleted; others may be taken.
+    Object(String),
+    /// For a reason that holds for all of them.
+    Server(String),
+}
+
+fn explain(error: &kube::Error) -> Failure {
+    let of_object = match error {
+        kube::Error::Api(status) => {
+            let causes = status.details.iter().flat_map(|details| &details.causes);
+            matches!(status.code, 400 | 404 | 413 | 422)
+                || causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+        }
+        kube::Error::BuildRequest(_) | kube::Error::HttpError(_) => true,
+        _ => false,
+    };
+    let why = match error {
         kube::Error::Api(status) if status.code == 403 => {
             "the API server forbids it (403): let our account create events in the API group events.k8s.io \
              (ClusterRole system:node-proxier does)"
                 .into()
         }
-        other => other.to_string(),
-    }
+        other => tame(&other.to_string(), 300),
+    };
+    if of_object { Failure::Object(why) } else { Failure::Server(why) }
 }

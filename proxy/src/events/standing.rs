@@ -49,9 +49,16 @@ pub fn each_fault<B: Backend>(proxy: &Proxy<B>, each: &mut dyn FnMut(Fault)) {
         each(Fault { regarding, reason, what, why });
     };
     for (kind, name, faults) in proxy.state().faults_by_object() {
-        let regarding = if kind == Kind::Node { Regarding::Node } else { Regarding::Object(kind, name.clone()) };
+        // The API server takes no Event about a name that it would not have; the Node's tells of it.
+        let is_named = name.is_proper(matches!(kind, Kind::Service | Kind::EndpointSlice)) || kind == Kind::Manifest;
+        let regarding = match kind {
+            Kind::Node => Regarding::Node,
+            _ if is_named => Regarding::Object(kind, name.clone()),
+            _ => Regarding::Node,
+        };
         for fault in faults {
-            give(regarding.clone(), reason_of(fault), fault.what.clone(), fault.why.clone());
+            let why = if is_named { fault.why.clone() } else { fault.to_string() };
+            give(regarding.clone(), reason_of(fault), fault.what.clone(), why);
         }
     }
     for (service, faults) in proxy.desired().unscheduled_by_service() {

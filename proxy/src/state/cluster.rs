@@ -66,7 +66,7 @@ impl State {
                 if faults.is_empty() {
                     self.faults.remove(&(kind, name));
                 } else {
-                    self.faults.insert((kind, name), faults);
+                    self.faults.insert((kind, name), faults.into_iter().map(Ignored::tamed).collect());
                 }
             }
         }

@@ -5,6 +5,7 @@ mod cluster;
 pub mod convert;
 pub mod event;
 pub mod objects;
+pub mod text;
 
 pub use changes::Changes;
 pub use cluster::State;

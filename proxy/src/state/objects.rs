@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
+use super::text::{Quoted, is_name, tame};
 use crate::scheduler::weights::Weights;
 use crate::scheduler::{HashKey, Scheduler};
 
@@ -27,6 +28,11 @@ impl ObjectName {
     /// Builds the name from its two parts.
     pub fn new(namespace: &str, name: &str) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// Whether Kubernetes could have an object of this name, in a namespace or cluster-wide.
+    pub fn is_proper(&self, namespaced: bool) -> bool {
+        is_name(&self.name) && if namespaced { is_name(&self.namespace) } else { self.namespace.is_empty() }
     }
 }
 
@@ -81,7 +87,7 @@ impl std::str::FromStr for Protocol {
             "tcp" => Ok(Self::Tcp),
             "udp" => Ok(Self::Udp),
             "sctp" => Ok(Self::Sctp),
-            _ => Err(format!("unknown protocol {text:?}: use TCP, UDP or SCTP")),
+            _ => Err(format!("unknown protocol {}: use TCP, UDP or SCTP", Quoted(text))),
         }
     }
 }
@@ -279,6 +285,14 @@ pub struct Ignored {
     pub what: String,
     /// What is wrong with it and what to do about it.
     pub why: String,
+}
+
+impl Ignored {
+    /// The same, fit to be shown wherever it goes: see [`tame`].
+    #[must_use]
+    pub fn tamed(self) -> Self {
+        Self { what: tame(&self.what, 700), why: tame(&self.why, 1000) }
+    }
 }
 
 impl fmt::Display for Ignored {

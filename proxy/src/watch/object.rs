@@ -48,21 +48,37 @@ impl Object {
         }
     }
 
-    /// The compact form. Cluster-wide objects lose a namespace that somebody wrote.
+    /// The compact form. Cluster-wide objects lose a namespace that somebody wrote. An object whose name Kubernetes would not
+    /// have is left out: names go into the log, series, messages and identities of rows.
     pub fn report(&self) -> Reported {
-        let named = convert::object_name(self.metadata());
-        let (kind, event, faults) = match self {
-            Self::Service(object) => parts(Kind::Service, convert::service(object), Event::Service),
-            Self::Slice(object) => parts(Kind::EndpointSlice, convert::endpoint_slice(object), Event::Slice),
-            Self::Node(object) => parts(Kind::Node, convert::node(object), Event::Node),
-            Self::ServiceCidr(object) => parts(Kind::ServiceCidr, convert::service_cidr(object), Event::ServiceCidr),
+        let kind = self.kind();
+        let name = scoped(kind, convert::object_name(self.metadata()));
+        if !name.is_proper(matches!(kind, Kind::Service | Kind::EndpointSlice)) {
+            let what = format!("{} {name}", kind.as_str());
+            let why = "ignored: no object may be named so; use letters, digits, - and . in name and namespace".into();
+            return Reported { kind, name, event: None, faults: vec![Ignored { what, why }] };
+        }
+        let (event, faults) = match self {
+            Self::Service(object) => parts(convert::service(object), Event::Service),
+            Self::Slice(object) => parts(convert::endpoint_slice(object), Event::Slice),
+            Self::Node(object) => parts(convert::node(object), Event::Node),
+            Self::ServiceCidr(object) => parts(convert::service_cidr(object), Event::ServiceCidr),
         };
-        Reported { name: scoped(kind, named), kind, event, faults }
+        Reported { name, kind, event, faults }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Service(_) => Kind::Service,
+            Self::Slice(_) => Kind::EndpointSlice,
+            Self::Node(_) => Kind::Node,
+            Self::ServiceCidr(_) => Kind::ServiceCidr,
+        }
     }
 }
 
-fn parts<T>(kind: Kind, got: Converted<T>, event: fn(T) -> Event) -> (Kind, Option<Event>, Vec<Ignored>) {
-    (kind, got.object.map(event), got.faults)
+fn parts<T>(got: Converted<T>, event: fn(T) -> Event) -> (Option<Event>, Vec<Ignored>) {
+    (got.object.map(event), got.faults)
 }
 
 /// The name by which events speak of an object of `kind`: without a namespace where the kind is cluster-wide.

@@ -6,6 +6,7 @@ use super::sloppy::parse_cidr;
 use super::{Converted, Faults, object_name};
 use crate::state::event::Kind;
 use crate::state::objects::ServiceCidr;
+use crate::state::text::Quoted;
 
 /// Converts a ServiceCIDR; there is always one, perhaps of no ranges. A range of length zero is ignored with a fault: every
 /// address in it that is no ClusterIP would be dropped.
@@ -18,7 +19,7 @@ pub fn service_cidr(object: &networking::ServiceCIDR) -> Converted<ServiceCidr> 
         match parse_cidr(text) {
             Some(cidr) if cidr.prefix_len() > 0 => cidrs.push(cidr),
             Some(cidr) => faults.add(format_args!("cidr {cidr} ignored: it holds every address")),
-            None => faults.add(format_args!("cidr {text:?} ignored: not a CIDR such as 10.96.0.0/16")),
+            None => faults.add(format_args!("cidr {} ignored: not a CIDR such as 10.96.0.0/16", Quoted(text))),
         }
     }
     faults.converted(Some(ServiceCidr { name: name.name, cidrs }))

@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::event::Kind;
 use super::objects::{Ignored, ObjectName, Protocol};
+use super::text::{self, Quoted, is_label};
 
 pub use cidr::service_cidr;
 pub use node::node;
@@ -33,9 +34,10 @@ pub struct Converted<T> {
     pub faults: Vec<Ignored>,
 }
 
-/// The name of an object from its metadata; absent parts are empty.
+/// The name of an object from its metadata, as it is kept (see [`text::name`]); absent parts are empty.
 pub fn object_name(metadata: &ObjectMeta) -> ObjectName {
-    ObjectName::new(metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+    let part = |part: &Option<String>| text::name(part.as_deref().unwrap_or_default());
+    ObjectName::new(&part(&metadata.namespace), &part(&metadata.name))
 }
 
 /// Collects the faults of one object.
@@ -53,7 +55,7 @@ impl Faults {
 
     fn add(&mut self, why: impl Display) {
         if self.named.len() < NAMED_FAULTS {
-            self.named.push(Ignored { what: self.what.clone(), why: why.to_string() });
+            self.named.push(Ignored { what: self.what.clone(), why: why.to_string() }.tamed());
         } else {
             self.more += 1;
         }
@@ -68,6 +70,15 @@ impl Faults {
 
     fn converted<T>(self, object: Option<T>) -> Converted<T> {
         Converted { object, faults: self.into_vec() }
+    }
+
+    /// The name of a port; `None` where it is none that a port may have.
+    fn port_name<'a>(&mut self, name: &'a str) -> Option<&'a str> {
+        if is_label(name) {
+            return Some(name);
+        }
+        self.add(format_args!("port {} ignored: no port may be named so", Quoted(name)));
+        None
     }
 
     /// The protocol of the port `of`; absent is TCP.

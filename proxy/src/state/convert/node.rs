@@ -8,6 +8,7 @@ use super::sloppy::{parse_cidr, parse_ip};
 use super::{Converted, Faults, object_name};
 use crate::state::event::Kind;
 use crate::state::objects::{Family, Node};
+use crate::state::text::{Quoted, is_name};
 
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
@@ -39,13 +40,13 @@ pub fn node(object: &core::Node) -> Converted<Node> {
     for text in listed.map_or_else(|| single.into_iter().collect(), |listed| listed.iter().collect::<Vec<_>>()) {
         match parse_cidr(text) {
             Some(cidr) => pod_cidrs.push(cidr),
-            None => faults.add(format_args!("podCIDR {text:?} ignored: not a CIDR such as 10.244.1.0/24")),
+            None => faults.add(format_args!("podCIDR {} ignored: not a CIDR such as 10.244.1.0/24", Quoted(text))),
         }
     }
     let taints = spec.and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
     let node = Node {
         name: name.name,
-        zone: zone.filter(|zone| !zone.is_empty()).map(|zone| zone.as_str().into()),
+        zone: zone.filter(|zone| is_name(zone)).map(|zone| zone.as_str().into()),
         primary_ips,
         addresses: all,
         pod_cidrs,
@@ -62,7 +63,7 @@ fn addresses(object: &core::Node, kind: &str, faults: &mut Faults) -> Vec<IpAddr
     for address in all.filter(|address| address.type_ == kind) {
         match parse_ip(&address.address) {
             Some(ip) => ips.push(ip),
-            None => faults.add(format_args!("{kind} {:?} ignored: not an IP address", address.address)),
+            None => faults.add(format_args!("{kind} {} ignored: not an IP address", Quoted(&address.address))),
         }
     }
     ips

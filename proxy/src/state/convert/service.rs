@@ -1,6 +1,6 @@
 //! `v1 Service`. The rules are those of kube-proxy's `serviceport.go`, `util.go` and `ShouldSkipService`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use super::sloppy::{parse_cidr, parse_ip};
 use super::{Converted, Faults, annotations, object_name, port_number};
 use crate::state::event::Kind;
 use crate::state::objects::{Family, Service, ServicePort};
+use crate::state::text::Quoted;
 
 /// A Service with this label, whatever its value, belongs to another proxy.
 pub const SERVICE_PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
@@ -39,14 +40,16 @@ pub fn service(object: &core::Service) -> Converted<Service> {
         return faults.converted(None);
     }
     let kind = spec.type_.as_deref().filter(|kind| !kind.is_empty()).unwrap_or("ClusterIP");
-    if !matches!(kind, "ClusterIP" | "NodePort" | "LoadBalancer") {
-        faults.add(format_args!("type {kind:?} is unknown: use ClusterIP, NodePort, LoadBalancer or ExternalName"));
+    let known = matches!(kind, "ClusterIP" | "NodePort" | "LoadBalancer");
+    if !known {
+        let kind = Quoted(kind);
+        faults.add(format_args!("type {kind} is unknown: use ClusterIP, NodePort, LoadBalancer or ExternalName"));
     }
     let external_local = is_local(spec.external_traffic_policy.as_deref(), "externalTrafficPolicy", &mut faults)
         && is_externally_accessible(kind, spec);
     let service = Service {
         created: object.metadata.creation_timestamp.as_ref().map(|time| time.0),
-        kind: kind.into(),
+        kind: if known { kind.into() } else { "unknown".into() },
         cluster_ips,
         external_ips: external_ips(spec, &mut faults),
         load_balancer_ips: load_balancer_ips(object, &mut faults),
@@ -83,7 +86,7 @@ fn cluster_ips(spec: &core::ServiceSpec, faults: &mut Faults) -> Vec<IpAddr> {
         let Some(ip) = frontend_ip(text, "clusterIP", faults) else { continue };
         match families.get(at) {
             Some(family) if family != Family::of(ip).as_str() => {
-                faults.add(format_args!("clusterIP {ip} ignored: ipFamilies[{at}] says {family}"));
+                faults.add(format_args!("clusterIP {ip} ignored: ipFamilies[{at}] says {}", Quoted(family)));
             }
             _ if ips.iter().any(|other| Family::of(*other) == Family::of(ip)) => {
                 faults.add(format_args!("clusterIP {ip} ignored: there is another of its family before it"));
@@ -97,7 +100,7 @@ fn cluster_ips(spec: &core::ServiceSpec, faults: &mut Faults) -> Vec<IpAddr> {
 /// An address that a Service answers at. One that no packet may carry, or that is this machine's own, is refused.
 fn frontend_ip(text: &str, field: &str, faults: &mut Faults) -> Option<IpAddr> {
     let Some(ip) = parse_ip(text) else {
-        faults.add(format_args!("{field} {text:?} ignored: not an IP address"));
+        faults.add(format_args!("{field} {} ignored: not an IP address", Quoted(text)));
         return None;
     };
     let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
@@ -109,16 +112,30 @@ fn frontend_ip(text: &str, field: &str, faults: &mut Faults) -> Option<IpAddr> {
 }
 
 fn external_ips(spec: &core::ServiceSpec, faults: &mut Faults) -> Vec<IpAddr> {
-    let mut ips: Vec<IpAddr> = Vec::new();
+    let mut ips = Vec::new();
     for text in spec.external_ips.iter().flatten().filter(|text| !text.trim().is_empty()) {
         let Some(ip) = frontend_ip(text, "externalIP", faults) else { continue };
-        // The API server refuses these too: 169.254.169.254 is where clouds keep a node's credentials.
-        if is_link_local(ip) {
-            faults.add(format_args!("externalIP {ip} ignored: link-local addresses are not allowed"));
-        } else if !ips.contains(&ip) {
+        if !is_link_local_frontend(ip, "externalIP", faults) {
             ips.push(ip);
         }
     }
+    distinct(ips)
+}
+
+/// A link-local address, of which every link has its own: 169.254.169.254 is where clouds keep a node's credentials. The API
+/// server refuses it as an external address, too (`ValidateNonSpecialIP`).
+fn is_link_local_frontend(ip: IpAddr, field: &str, faults: &mut Faults) -> bool {
+    let is = is_link_local(ip);
+    if is {
+        faults.add(format_args!("{field} {ip} ignored: link-local addresses are not allowed"));
+    }
+    is
+}
+
+/// Each once, in their order.
+fn distinct(mut ips: Vec<IpAddr>) -> Vec<IpAddr> {
+    let mut seen = HashSet::new();
+    ips.retain(|ip| seen.insert(*ip));
     ips
 }
 
@@ -138,12 +155,12 @@ fn load_balancer_ips(object: &core::Service, faults: &mut Faults) -> Vec<IpAddr>
         }
         let Some(text) = entry.ip.as_deref().filter(|text| !text.trim().is_empty()) else { continue };
         if let Some(ip) = frontend_ip(text, "load balancer ingress", faults)
-            && !ips.contains(&ip)
+            && !is_link_local_frontend(ip, "load balancer ingress", faults)
         {
             ips.push(ip);
         }
     }
-    ips
+    distinct(ips)
 }
 
 fn source_ranges(spec: &core::ServiceSpec, faults: &mut Faults) -> Vec<IpNet> {
@@ -152,8 +169,9 @@ fn source_ranges(spec: &core::ServiceSpec, faults: &mut Faults) -> Vec<IpNet> {
         match parse_cidr(text) {
             Some(range) => ranges.push(range),
             None => faults.add(format_args!(
-                "loadBalancerSourceRange {text:?} ignored: not a CIDR such as 192.0.2.0/24; \
-                 without another range of that family the load balancer address is open to all"
+                "loadBalancerSourceRange {} ignored: not a CIDR such as 192.0.2.0/24; \
+                 without another range of that family the load balancer address is open to all",
+                Quoted(text)
             )),
         }
     }
@@ -164,7 +182,8 @@ fn ports(spec: &core::ServiceSpec, faults: &mut Faults) -> Vec<ServicePort> {
     let mut ports = Vec::new();
     let mut seen = BTreeSet::new();
     for entry in spec.ports.iter().flatten() {
-        let name: Arc<str> = entry.name.as_deref().unwrap_or_default().into();
+        let Some(name) = faults.port_name(entry.name.as_deref().unwrap_or_default()) else { continue };
+        let name: Arc<str> = name.into();
         let Some(protocol) = faults.protocol(entry.protocol.as_deref(), format_args!("port {name:?}")) else {
             continue;
         };
@@ -191,7 +210,7 @@ fn is_local(policy: Option<&str>, field: &str, faults: &mut Faults) -> bool {
         Some("Local") => true,
         None | Some("" | "Cluster") => false,
         Some(other) => {
-            faults.add(format_args!("{field} {other:?} ignored: use Cluster or Local"));
+            faults.add(format_args!("{field} {} ignored: use Cluster or Local", Quoted(other)));
             false
         }
     }
@@ -211,7 +230,7 @@ fn affinity(spec: &core::ServiceSpec, faults: &mut Faults) -> Option<Duration> {
         Some("ClientIP") => {}
         None | Some("" | "None") => return None,
         Some(other) => {
-            faults.add(format_args!("sessionAffinity {other:?} ignored: use None or ClientIP"));
+            faults.add(format_args!("sessionAffinity {} ignored: use None or ClientIP", Quoted(other)));
             return None;
         }
     }

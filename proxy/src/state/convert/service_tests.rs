@@ -61,7 +61,7 @@ fn families_pair_with_cluster_ips() {
     assert_eq!(ips(json!({"clusterIP": "10.0.0.1", "ipFamilies": ["IPv4"]})), ["10.0.0.1"], "no clusterIPs");
     assert_eq!(ips(json!({"clusterIPs": ["10.0.0.1"]})), ["10.0.0.1"], "no clusterIP");
     let crossed = spec(json!({"clusterIP": "10.0.0.1", "clusterIPs": both, "ipFamilies": ["IPv4", "IPv4"]}));
-    assert_eq!(why(&crossed), ["clusterIP fd00::1 ignored: ipFamilies[1] says IPv4"]);
+    assert_eq!(why(&crossed), ["clusterIP fd00::1 ignored: ipFamilies[1] says \"IPv4\""]);
     assert_eq!(text(&crossed.object.unwrap().cluster_ips), ["10.0.0.1"]);
 }
 

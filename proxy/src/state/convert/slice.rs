@@ -11,6 +11,7 @@ use super::sloppy::parse_ip;
 use super::{Converted, Faults, object_name, port_number};
 use crate::state::event::Kind;
 use crate::state::objects::{EndpointSlice, Family, ObjectName, PodName, SliceEndpoint, SlicePort};
+use crate::state::text::{Quoted, is_label, is_name};
 
 /// Names the Service that a slice belongs to.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -31,7 +32,7 @@ pub fn endpoint_slice(object: &discovery::EndpointSlice) -> Converted<EndpointSl
         "IPv6" => Family::V6,
         "FQDN" => return faults.converted(None),
         other => {
-            faults.add(format_args!("slice ignored: addressType {other:?} is unknown: use IPv4 or IPv6"));
+            faults.add(format_args!("slice ignored: addressType {} is unknown: use IPv4 or IPv6", Quoted(other)));
             return faults.converted(None);
         }
     };
@@ -39,6 +40,10 @@ pub fn endpoint_slice(object: &discovery::EndpointSlice) -> Converted<EndpointSl
         faults.add(format_args!("slice ignored: it names no Service; set the label {SERVICE_NAME_LABEL}"));
         return faults.converted(None);
     };
+    if !is_label(service) {
+        faults.add(format_args!("slice ignored: no Service can be called {}", Quoted(service)));
+        return faults.converted(None);
+    }
     let trigger_time = object.metadata.annotations.as_ref().and_then(|all| all.get(TRIGGER_TIME_ANNOTATION));
     let slice = EndpointSlice {
         service: ObjectName { namespace: name.namespace.clone(), name: service.as_str().into() },
@@ -59,6 +64,7 @@ fn ports(object: &discovery::EndpointSlice, faults: &mut Faults) -> Vec<SlicePor
         let (Some(name), Some(number)) = (entry.name.as_deref(), entry.port.filter(|port| *port != 0)) else {
             continue;
         };
+        let Some(name) = faults.port_name(name) else { continue };
         let Some(protocol) = faults.protocol(entry.protocol.as_deref(), format_args!("port {name:?}")) else {
             continue;
         };
@@ -108,7 +114,7 @@ fn pod(endpoint: &discovery::Endpoint) -> Option<PodName> {
 /// elsewhere; the API server refuses the others as well (`ValidateEndpointIP`), but a slice may be older than the check.
 fn endpoint_ip(text: &str, family: Family, faults: &mut Faults) -> Option<IpAddr> {
     let Some(ip) = parse_ip(text) else {
-        faults.add(format_args!("endpoint {text:?} ignored: not an IP address"));
+        faults.add(format_args!("endpoint {} ignored: not an IP address", Quoted(text)));
         return None;
     };
     let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
@@ -125,12 +131,14 @@ fn endpoint_ip(text: &str, family: Family, faults: &mut Faults) -> Option<IpAddr
     None
 }
 
-/// Node and zone names repeat within a slice; each is kept once.
+/// Node and zone names repeat within a slice; each is kept once. What can be no name is kept as the empty one, which no node
+/// and no zone has: whether there is a hint at all counts, too.
 #[derive(Default)]
 struct Words(BTreeSet<Arc<str>>);
 
 impl Words {
     fn get(&mut self, word: &str) -> Arc<str> {
+        let word = if is_name(word) { word } else { "" };
         if let Some(known) = self.0.get(word) {
             return known.clone();
         }

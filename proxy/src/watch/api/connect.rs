@@ -5,6 +5,7 @@ use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
+use super::bounded::Bounded;
 use super::measured::Measured;
 use crate::metrics::RestClient;
 use crate::settings::{Settings, Source};
@@ -36,7 +37,7 @@ pub(in crate::watch) async fn client(settings: &Settings, requests: &RestClient)
     config.default_retry = false;
     let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
     let builder = ClientBuilder::try_from(config).context("the credentials for the API server cannot be used")?;
-    Ok(builder.with_layer(&Measured::new(host, requests.clone())).build())
+    Ok(builder.with_layer(&Bounded).with_layer(&Measured::new(host, requests.clone())).build())
 }
 
 fn uri(server: &str) -> anyhow::Result<http::Uri> {

@@ -5,6 +5,10 @@ use std::error::Error as _;
 use kube::Error;
 
 use crate::state::event::Kind;
+use crate::state::text::tame;
+
+/// How much is said of an error; the server's own words are in it.
+pub(super) const LONGEST: usize = 1000;
 
 /// Whether the error says that the server does not have this kind (ServiceCIDRs before 1.33), or does not let us see it
 /// where we can do without.
@@ -38,8 +42,17 @@ pub(super) fn is_lost(code: u16, failures: u32) -> bool {
     }
 }
 
+/// Whether the answer to a list ended in the middle: cut off by us, or by whoever is between us and the server.
+pub(super) fn is_cut(error: &Error) -> bool {
+    matches!(error, Error::SerdeError(error) if error.is_eof())
+}
+
 /// An error of a request.
 pub(super) fn asking(kind: Kind, error: &Error) -> String {
+    tame(&asking_in_full(kind, error), LONGEST)
+}
+
+fn asking_in_full(kind: Kind, error: &Error) -> String {
     let plural = format!("{}s", kind.as_str());
     match error {
         Error::Api(status) => match status.code {

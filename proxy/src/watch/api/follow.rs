@@ -17,10 +17,11 @@ use super::super::known::Known;
 use super::super::stats::WatchStats;
 use super::doubt::{Doubts, Listed, order};
 use super::explain;
-use super::kinds::Watched;
+use super::kinds::{PAGE, Watched, fewer};
 use super::lenient::Lenient;
 use super::taken::{Taken, name_of};
 use crate::state::event::{Event, Kind};
+use crate::state::text::tame;
 
 /// The pauses between tries: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -76,6 +77,7 @@ pub(super) async fn follow(watched: Watched, client: Client, tx: mpsc::Sender<Ev
         newest: String::new(),
         failures: 0,
         failed: None,
+        page: PAGE,
         tx,
         stats,
     };
@@ -97,6 +99,8 @@ struct Follower {
     /// In a row.
     failures: u32,
     failed: Option<Instant>,
+    /// How many objects are asked for at a time.
+    page: u32,
     tx: mpsc::Sender<Event>,
     stats: Arc<WatchStats>,
 }
@@ -117,7 +121,17 @@ impl Follower {
                     self.unserved(&error).await?;
                     continue;
                 }
-                Err(NoList::Failed(error)) => explain::asking(self.kind, &error),
+                Err(NoList::Failed(error)) => {
+                    if explain::is_cut(&error) && self.page > 1 {
+                        self.page = fewer(self.page);
+                        tracing::info!(
+                            kind = self.kind.as_str(),
+                            page = self.page,
+                            "asking for fewer objects at a time"
+                        );
+                    }
+                    explain::asking(self.kind, &error)
+                }
                 Err(NoList::Silent) => {
                     format!("the API server has not answered for {PATIENCE:?} when asked for {}s", self.kind.as_str())
                 }
@@ -134,7 +148,7 @@ impl Follower {
     async fn pages(&mut self) -> Result<String, NoList> {
         let is_first = self.newest.is_empty();
         let had = self.known.count(self.kind);
-        let mut params = self.watched.list_params();
+        let mut params = self.watched.list_params(self.page);
         let (mut kept, mut objects) = (Vec::new(), 0);
         self.known.begin_list();
         let version = loop {
@@ -309,7 +323,7 @@ impl Follower {
         self.stats.of(self.kind).error();
         let pause = pause(self.failures);
         self.failures += 1;
-        tracing::warn!(kind = self.kind.as_str(), retry_in = ?pause, "{why}");
+        tracing::warn!(kind = self.kind.as_str(), retry_in = ?pause, "{}", tame(why, explain::LONGEST));
         sleep(pause).await;
         self.failed = Some(Instant::now());
     }

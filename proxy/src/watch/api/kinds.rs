@@ -9,8 +9,15 @@ use kube::{Client, Resource};
 use super::lenient::Lenient;
 use crate::state::event::Kind;
 
-/// How many objects come in one answer to a list.
-const PAGE: u32 = 500;
+/// How many objects come in one answer to a list; [`fewer`], once such an answer was longer than [`bounded::LONGEST`].
+///
+/// [`bounded::LONGEST`]: super::bounded::LONGEST
+pub(super) const PAGE: u32 = 500;
+
+/// How many objects to ask for at a time where an answer of so many was too long.
+pub(super) fn fewer(page: u32) -> u32 {
+    (page / 10).max(1)
+}
 
 /// One kind to watch.
 #[derive(Debug)]
@@ -54,12 +61,12 @@ impl Watched {
         ]
     }
 
-    /// For the first page of a list: of the newest objects there are (a quorum read).
-    pub fn list_params(&self) -> ListParams {
+    /// For the first page of a list, of so many objects: of the newest objects there are (a quorum read).
+    pub fn list_params(&self, page: u32) -> ListParams {
         ListParams {
             label_selector: self.labels.map(str::to_owned),
             field_selector: self.fields.clone(),
-            limit: Some(PAGE),
+            limit: Some(page),
             ..ListParams::default()
         }
     }

@@ -9,6 +9,8 @@ use kube::core::DynamicResourceScope;
 use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::Value;
 
+use super::value::{MOST, Reader};
+
 /// Any JSON object. Its kind's own decoding comes later, and fails for this object alone.
 #[derive(Clone, Debug)]
 pub(super) struct Lenient {
@@ -16,11 +18,14 @@ pub(super) struct Lenient {
     pub metadata: ObjectMeta,
     /// The whole object, metadata included.
     pub data: Value,
+    /// What was too much of it, or nested too deep: so many values.
+    pub left_out: usize,
 }
 
 impl<'de> Deserialize<'de> for Lenient {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let data = Value::deserialize(deserializer)?;
+        let mut reader = Reader::new(MOST);
+        let data = reader.read(deserializer)?;
         if !data.is_object() {
             return Err(D::Error::custom("an item that is no object"));
         }
@@ -34,7 +39,7 @@ impl<'de> Deserialize<'de> for Lenient {
                 ..ObjectMeta::default()
             }
         });
-        Ok(Self { metadata, data })
+        Ok(Self { metadata, data, left_out: reader.left_out })
     }
 }
 

@@ -2,6 +2,7 @@
 //! pages, watches go on where they were after a cut; errors are tried again with growing, jittered pauses. Each object becomes
 //! its compact form in the stream and is dropped.
 
+mod bounded;
 pub(super) mod connect;
 mod doubt;
 mod explain;
@@ -10,6 +11,7 @@ mod kinds;
 mod lenient;
 mod measured;
 mod taken;
+mod value;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +26,7 @@ use crate::metrics::RestClient;
 use crate::settings::Settings;
 use crate::state::event::Event;
 use follow::follow;
-use kinds::Watched;
+use kinds::{PAGE, Watched, fewer};
 use taken::Taken;
 
 /// How long [`load_once`] may take.
@@ -67,24 +69,35 @@ pub(super) async fn load_once(settings: &Settings) -> anyhow::Result<Vec<Event>>
 async fn list_all(settings: &Settings, client: Client) -> anyhow::Result<Vec<Event>> {
     let mut events = Vec::new();
     for watched in Watched::all(&settings.node_name) {
-        let (kind, api) = (watched.kind, watched.api(&client));
-        let mut known = Known::default();
-        let mut params = watched.list_params();
-        loop {
-            let page = match api.list(&params).await {
-                Ok(page) => page,
-                Err(error) if explain::lacks(kind, &error) => break,
-                Err(error) => anyhow::bail!("{}", explain::asking(kind, &error)),
-            };
-            params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
-            for object in page.items {
-                Taken::new(kind, object).put(&mut known, &mut |event| events.push(event));
+        let mut page = PAGE;
+        let listed = loop {
+            match list(&watched, &client, page).await {
+                Err(error) if explain::is_cut(&error) && page > 1 => page = fewer(page),
+                listed => break listed,
             }
-            if params.continue_token.is_none() {
-                break;
-            }
+        };
+        match listed {
+            Ok(listed) => events.extend(listed),
+            Err(error) if explain::lacks(watched.kind, &error) => {}
+            Err(error) => anyhow::bail!("{}", explain::asking(watched.kind, &error)),
         }
-        events.push(Event::Listed(kind));
+        events.push(Event::Listed(watched.kind));
     }
     Ok(events)
+}
+
+/// What there is of a kind, asked for in pages of so many objects.
+async fn list(watched: &Watched, client: &Client, page: u32) -> kube::Result<Vec<Event>> {
+    let (mut events, mut known) = (Vec::new(), Known::default());
+    let mut params = watched.list_params(page);
+    loop {
+        let page = watched.api(client).list(&params).await?;
+        params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+        for object in page.items {
+            Taken::new(watched.kind, object).put(&mut known, &mut |event| events.push(event));
+        }
+        if params.continue_token.is_none() {
+            return Ok(events);
+        }
+    }
 }

@@ -6,6 +6,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use super::super::known::Known;
 use super::super::object::{Object, Reported, scoped};
 use super::lenient::Lenient;
+use super::value::MOST;
+use crate::state::convert;
 use crate::state::event::{Event, Kind};
 use crate::state::objects::{Ignored, ObjectName};
 
@@ -14,7 +16,8 @@ use crate::state::objects::{Ignored, ObjectName};
 pub(super) struct Taken {
     kind: Kind,
     pub name: ObjectName,
-    /// A number that stands for its resourceVersion.
+    /// Stands for its content. The resourceVersion would not do: a server that is set back to an earlier state gives the same
+    /// versions to other contents.
     pub version: u64,
     object: Result<Box<Reported>, Ignored>,
 }
@@ -22,8 +25,18 @@ pub(super) struct Taken {
 impl Taken {
     pub fn new(kind: Kind, object: Lenient) -> Self {
         let name = name_of(kind, &object);
-        let version = version_of(object.metadata.resource_version.as_deref());
-        let object = Object::decode(kind, object.data).map(|decoded| Box::new(decoded.report())).map_err(|error| {
+        let version = version_of(&object);
+        let left_out = object.left_out;
+        let report = |decoded: Object| {
+            let mut report = decoded.report();
+            if left_out > 0 {
+                let what = format!("{} {name}", kind.as_str());
+                let why = format!("it holds too much: {left_out} values are left out, beyond the first {MOST}");
+                report.faults.push(Ignored { what, why });
+            }
+            Box::new(report)
+        };
+        let object = Object::decode(kind, object.data).map(report).map_err(|error| {
             let what = format!("{} {name}", kind.as_str());
             let why =
                 format!("it is malformed: {error}; what was served of it before stays in force until it is mended");
@@ -43,13 +56,11 @@ impl Taken {
 
 /// The name by which events speak of an object.
 pub(super) fn name_of(kind: Kind, object: &Lenient) -> ObjectName {
-    let name = object.metadata.name.as_deref().unwrap_or_default();
-    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
-    scoped(kind, ObjectName::new(namespace, name))
+    scoped(kind, convert::object_name(&object.metadata))
 }
 
-fn version_of(text: Option<&str>) -> u64 {
+fn version_of(object: &Lenient) -> u64 {
     let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
+    (&object.data, object.left_out).hash(&mut hasher);
     hasher.finish()
 }

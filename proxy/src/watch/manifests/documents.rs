@@ -8,10 +8,13 @@ use serde_json::value::RawValue;
 use serde_yaml_ng::Value;
 
 use super::super::object::{Object, Reported};
-use super::defaults;
+use super::{aliases, defaults};
 use crate::state::event::Kind;
 use crate::state::objects::Ignored;
+use crate::state::text::{Quoted, tame};
 
+/// The faults of a file that are named one by one, at most; the others are counted.
+const NAMED_FAULTS: usize = 50;
 /// Lists inside lists, no deeper.
 const MAX_NESTING: u32 = 4;
 
@@ -20,7 +23,36 @@ const MAX_NESTING: u32 = 4;
 pub(super) struct Content {
     pub entries: Vec<Entry>,
     /// Documents that are no proper objects.
-    pub faults: Vec<Ignored>,
+    pub faults: Faults,
+}
+
+/// What is wrong with a file.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct Faults {
+    named: Vec<Ignored>,
+    more: usize,
+}
+
+impl Faults {
+    pub fn of(fault: Ignored) -> Self {
+        Self { named: vec![fault], more: 0 }
+    }
+
+    /// Takes one in; `fault` is asked only if it is to be named.
+    pub fn add(&mut self, fault: impl FnOnce() -> Ignored) {
+        if self.named.len() < NAMED_FAULTS {
+            self.named.push(fault());
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// All of them, of the file `what`.
+    pub fn all(&self, what: &str) -> Vec<Ignored> {
+        let more = (self.more > 0)
+            .then(|| Ignored { what: what.to_owned(), why: format!("and {} more faults of this file", self.more) });
+        self.named.iter().cloned().chain(more).collect()
+    }
 }
 
 /// An object of a file.
@@ -100,9 +132,12 @@ impl Reader<'_> {
     fn yaml(&mut self, text: &str) -> Result<(), Unparsable> {
         for (line, document) in split(text) {
             // What is missing at the end of a text is missing on its last line.
-            let last = text.lines().count().max(1);
-            let unparsable =
-                |error: serde_yaml_ng::Error| Unparsable { line: (line + below(&error)).min(last), why: plain(&error) };
+            let last = || text.lines().count().max(1);
+            let unparsable = |error: serde_yaml_ng::Error| Unparsable {
+                line: (line + below(&error)).min(last()),
+                why: plain(&error),
+            };
+            aliases::check(&document).map_err(|why| Unparsable { line, why })?;
             let mut value: Value = serde_yaml_ng::from_str(&document).map_err(unparsable)?;
             value.apply_merge().map_err(unparsable)?;
             if !value.is_null() {
@@ -121,7 +156,10 @@ impl Reader<'_> {
         header.api_version = header.api_version.or_else(|| inherited.api_version.clone());
         header.kind = header.kind.or_else(|| inherited.kind.clone());
         match kind_of(&header) {
-            Ok(Wanted::Other) => tracing::debug!(file = self.file, line, kind = header.kind, "passed over"),
+            Ok(Wanted::Other) => {
+                let kind = Quoted(header.kind.as_deref().unwrap_or_default());
+                tracing::debug!(file = self.file, line, %kind, "passed over");
+            }
             Ok(Wanted::Object(kind)) => self.entry(kind, document, line),
             Ok(Wanted::List(items)) if depth < MAX_NESTING => self.list(document, line, &items, depth),
             Ok(Wanted::List(_)) => self.fault(line, "list", format!("nested more than {MAX_NESTING} deep")),
@@ -175,8 +213,10 @@ impl Reader<'_> {
 
     fn fault(&mut self, line: usize, what: &str, malformed: impl Into<Malformed>) {
         let Malformed { below, why } = malformed.into();
-        let what_and_why = format!("{what} ignored: {why}");
-        self.content.faults.push(Ignored { what: format!("{}:{}", self.file, line + below), why: what_and_why });
+        let (what, file) = (tame(what, 60), self.file);
+        let fault =
+            || Ignored { what: format!("{file}:{}", line + below), why: format!("{what} ignored: {why}") }.tamed();
+        self.content.faults.add(fault);
     }
 }
 

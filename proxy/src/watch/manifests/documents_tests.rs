@@ -11,6 +11,7 @@ fn names(content: &Content) -> Vec<String> {
 fn faults(content: &Content) -> Vec<String> {
     content
         .faults
+        .all("web.yaml")
         .iter()
         .chain(content.entries.iter().flat_map(|e| &e.object.faults))
         .map(ToString::to_string)

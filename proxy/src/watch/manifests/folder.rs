@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::super::known::Known;
-use super::documents::{self, Content};
+use super::documents::{self, Content, Faults};
+use super::file;
 use crate::state::event::{Event, Kind};
 use crate::state::objects::{Ignored, ObjectName};
+use crate::state::text;
 
 type Key = (Kind, ObjectName);
 
@@ -31,7 +33,7 @@ pub(super) struct Folder {
 struct File {
     /// The line of each object.
     objects: BTreeMap<Key, usize>,
-    faults: Vec<Ignored>,
+    faults: Faults,
     told: Vec<Ignored>,
     broken: bool,
 }
@@ -82,7 +84,7 @@ impl Folder {
         while let Some(file) = batch.read.pop_first() {
             batch.touched.insert(file.clone());
             let path = self.dir.join(&*file);
-            match std::fs::read(&path) {
+            match file::read(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => self.forget(&file, &mut batch),
                 Err(error) => self.keep(&file, path.display().to_string(), format!("cannot be read: {error}")),
                 // What a full disk leaves, or who has only begun to write. Whoever means it deletes the file.
@@ -109,7 +111,7 @@ impl Folder {
     fn keep(&mut self, file: &Arc<str>, what: String, why: String) {
         let entry = self.files.entry(file.clone()).or_default();
         let stays = if entry.objects.is_empty() { "" } else { "; its last good content stays in force" };
-        entry.faults = vec![Ignored { what, why: format!("{why}{stays}") }];
+        entry.faults = Faults::of(Ignored { what, why: format!("{why}{stays}") });
         entry.broken = true;
     }
 
@@ -121,8 +123,9 @@ impl Folder {
         for found in content.entries {
             let key = (found.object.kind, found.object.name.clone());
             if let Some(line) = entry.objects.get(&key) {
-                entry.faults.push(Ignored {
-                    what: format!("{}:{}", self.dir.join(&**file).display(), found.line),
+                let (line, what) = (*line, || format!("{}:{}", self.dir.join(&**file).display(), found.line));
+                entry.faults.add(|| Ignored {
+                    what: what(),
                     why: format!(
                         "{} {} ignored: it is in this file twice, first in line {line}",
                         key.0.as_str(),
@@ -157,7 +160,7 @@ impl Folder {
 
     fn forget(&mut self, file: &Arc<str>, batch: &mut Batch) {
         let Some(entry) = self.files.get_mut(file) else { return };
-        entry.faults.clear();
+        entry.faults = Faults::default();
         entry.broken = false;
         for key in std::mem::take(&mut entry.objects).into_keys() {
             self.release(key, file, batch);
@@ -193,15 +196,17 @@ impl Folder {
         let mut faults = entry.faults.clone();
         for (key, line) in &entry.objects {
             if let Some(holder) = self.holders.get(key).filter(|holder| *holder != file) {
-                faults.push(Ignored {
+                faults.add(|| Ignored {
                     what: format!("{}:{line}", self.dir.join(&**file).display()),
                     why: format!("{} {} ignored: {holder} has it too and comes first", key.0.as_str(), key.1),
                 });
             }
         }
+        let faults = faults.all(&self.dir.join(&**file).display().to_string());
         if faults != entry.told {
             entry.told.clone_from(&faults);
-            send(Event::Ignored { kind: Kind::Manifest, name: ObjectName::new("", file), faults });
+            let name = ObjectName::new("", &text::name(file));
+            send(Event::Ignored { kind: Kind::Manifest, name, faults });
         }
         if entry.objects.is_empty() && entry.told.is_empty() && !self.dir.join(&**file).exists() {
             self.files.remove(file);

@@ -3,9 +3,11 @@
 //! Files directly in the folder whose names end in `.yaml`, `.yml` or `.json` and do not begin with a dot are read, each
 //! with as many documents as it likes. A file that does not parse keeps its last good content.
 
+mod aliases;
 mod changes;
 mod defaults;
 mod documents;
+mod file;
 mod folder;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! Which endpoints a service port may use: slices merged, then sorted into the Cluster list and the Local list.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ pub fn members<'a>(
     port: &ServicePort,
     node: &str,
 ) -> BTreeMap<SocketAddr, Candidate<'a>> {
-    SlicePorts::new(slices, family).merge(port, node)
+    SlicePorts::new(slices, family).merge(port, node, super::limits::ENDPOINTS).endpoints
 }
 
 impl Candidate<'_> {
@@ -94,20 +95,37 @@ impl<'a> SlicePorts<'a> {
     }
 
     /// Merges the slices for one port of the service. Where two slices name the same address and port, the later wins,
-    /// but a terminating endpoint never replaces one that is not.
-    pub(super) fn merge(&self, port: &ServicePort, node: &str) -> BTreeMap<SocketAddr, Candidate<'a>> {
-        let mut merged: BTreeMap<SocketAddr, Candidate<'a>> = BTreeMap::new();
+    /// but a terminating endpoint never replaces one that is not. Of more than `most` distinct ones the first are taken.
+    pub(super) fn merge(&self, port: &ServicePort, node: &str, most: usize) -> Merged<'a> {
+        let mut merged = Merged::default();
         for (slice, number) in self.0.get(&(&*port.name, port.protocol)).into_iter().flatten() {
+            merged.entries += slice.endpoints.len();
             for endpoint in &slice.endpoints {
-                let address = SocketAddr::new(endpoint.ip, *number);
-                let keep = merged.get(&address).is_some_and(|old| !old.endpoint.terminating && endpoint.terminating);
-                if !keep {
-                    merged.insert(address, Candidate { endpoint, local: endpoint.node.as_deref() == Some(node) });
+                let candidate = Candidate { endpoint, local: endpoint.node.as_deref() == Some(node) };
+                let has_room = merged.endpoints.len() < most;
+                match merged.endpoints.entry(SocketAddr::new(endpoint.ip, *number)) {
+                    Entry::Occupied(mut old) => {
+                        if old.get().endpoint.terminating || !endpoint.terminating {
+                            old.insert(candidate);
+                        }
+                    }
+                    Entry::Vacant(new) if has_room => drop(new.insert(candidate)),
+                    Entry::Vacant(_) => merged.left_out += 1,
                 }
             }
         }
         merged
     }
+}
+
+/// The endpoints of a port, of all slices.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Merged<'a> {
+    pub(super) endpoints: BTreeMap<SocketAddr, Candidate<'a>>,
+    /// Entries of slices that were looked at.
+    pub(super) entries: usize,
+    /// Those of them that are beyond the limit.
+    pub(super) left_out: usize,
 }
 
 impl EndpointLists {
@@ -234,7 +252,13 @@ mod tests {
                 let indexed = SlicePorts::new(slices.iter(), family);
                 for (name, protocol, port) in &ports {
                     let port = ServicePort { name: (*name).into(), protocol: *protocol, port: *port, node_port: 0 };
-                    prop_assert_eq!(indexed.merge(&port, "here"), simple(&slices, &port, family));
+                    let all = simple(&slices, &port, family);
+                    let merged = indexed.merge(&port, "here", usize::MAX);
+                    prop_assert_eq!((&merged.endpoints, merged.left_out), (&all, 0));
+                    let few = indexed.merge(&port, "here", 2);
+                    prop_assert_eq!(few.endpoints.len(), all.len().min(2));
+                    prop_assert_eq!(few.left_out > 0, all.len() > 2);
+                    prop_assert!(few.endpoints.iter().all(|(address, candidate)| all.get(address) == Some(candidate)));
                 }
             }
         }

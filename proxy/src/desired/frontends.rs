@@ -10,6 +10,9 @@ use crate::state::objects::{Ignored, ObjectName, Protocol};
 use super::Touched;
 use super::target::{Frontend, Rank, Role, Target};
 
+/// How many of the frontends that a Service has lost are named.
+const NAMED: usize = 10;
+
 /// The claims on every frontend.
 #[derive(Debug, Default)]
 pub(super) struct Frontends {
@@ -17,6 +20,8 @@ pub(super) struct Frontends {
     claims: BTreeMap<Frontend, Vec<(Rank, Arc<Target>)>>,
     cluster_ips: BTreeMap<IpAddr, u32>,
     contested: BTreeSet<Frontend>,
+    /// Where the API server itself answers.
+    reserved: BTreeSet<Frontend>,
 }
 
 /// A held frontend: by which role, and whose.
@@ -70,6 +75,15 @@ impl Frontends {
         }
     }
 
+    /// Nobody but a ClusterIP may hold these from now on.
+    pub(super) fn reserve(&mut self, reserved: BTreeSet<Frontend>, touched: &mut Touched) {
+        let before = std::mem::replace(&mut self.reserved, reserved);
+        for frontend in before.symmetric_difference(&self.reserved).copied().collect::<Vec<_>>() {
+            self.note_contest(&frontend);
+            touched.frontends.insert(frontend);
+        }
+    }
+
     /// Whether an address is a ClusterIP decides who may hold any of its ports.
     fn touch_address(&mut self, ip: IpAddr, touched: &mut Touched) {
         touched.cluster_ips.insert(ip);
@@ -94,11 +108,12 @@ impl Frontends {
         }
     }
 
-    /// The claim that holds a frontend. An address that is a ClusterIP serves no other role, on any port.
+    /// The claim that holds a frontend. An address that is a ClusterIP serves no other role, on any port; nor does one at which
+    /// the API server answers, on that port.
     pub(super) fn holder(&self, frontend: &Frontend) -> Option<Claim<'_>> {
         let (rank, target) = self.claims.get(frontend)?.first()?;
-        let shadowed =
-            !rank.is_cluster_ip() && matches!(frontend, Frontend::Address { ip, .. } if self.is_cluster_ip(*ip));
+        let is_a_cluster_ip = || matches!(frontend, Frontend::Address { ip, .. } if self.is_cluster_ip(*ip));
+        let shadowed = !rank.is_cluster_ip() && (self.reserved.contains(frontend) || is_a_cluster_ip());
         (!shadowed).then(|| Claim { role: rank.role(), target })
     }
 
@@ -114,26 +129,40 @@ impl Frontends {
         self.cluster_ips.keys().copied()
     }
 
-    /// What every loser is told. Two roles of one service port on one frontend are no conflict.
+    /// What every loser is told, of its first frontends one by one. Two roles of one service port on one frontend are no conflict.
     pub(super) fn conflicts(&self) -> Vec<(ObjectName, Ignored)> {
-        let mut out = Vec::new();
+        let (mut out, mut lost) = (Vec::new(), BTreeMap::<&ObjectName, usize>::new());
         for frontend in &self.contested {
             let Some(claims) = self.claims.get(frontend) else { continue };
             let holder = self.holder(frontend);
             for (rank, target) in claims {
+                if holder.is_some_and(|holder| holder.target.name == target.name) {
+                    continue;
+                }
+                let lost = lost.entry(rank.service()).or_default();
+                *lost += 1;
+                if *lost > NAMED {
+                    continue;
+                }
                 let why = match holder {
-                    Some(holder) if holder.target.name == target.name => continue,
                     Some(holder) => format!(
                         "{frontend} is already served for {} (an older Service wins, a ClusterIP before other addresses); \
                          give one of the two another address or port",
                         holder.target.name
                     ),
+                    None if self.reserved.contains(frontend) => {
+                        format!("{frontend} is where the API server answers; choose another address or port")
+                    }
                     None => format!("{frontend} is the ClusterIP of another Service; choose another address"),
                 };
                 let what = format!("Service {} port {:?}", rank.service(), &*target.name.port);
                 out.push((rank.service().clone(), Ignored { what, why }));
             }
         }
+        out.extend(lost.into_iter().filter(|(_, lost)| *lost > NAMED).map(|(service, lost)| {
+            let (what, more) = (format!("Service {service}"), lost - NAMED);
+            (service.clone(), Ignored { what, why: format!("and {more} more frontends that others serve") })
+        }));
         out
     }
 }

@@ -7,6 +7,7 @@ use crate::state::State;
 use crate::state::objects::{Family, ObjectName, Service, ServicePort};
 
 use super::endpoints::SlicePorts;
+use super::limits::{self, Room};
 use super::node_view::NodeView;
 use super::scheduling::Choice;
 
@@ -36,10 +37,16 @@ fn local_ready(state: &State, node: &NodeView, service: &Service, family: Family
     let choice = Choice::new(service, node, None);
     let ports = SlicePorts::new(state.slices_of(&service.name), family);
     let mut ips: BTreeSet<IpAddr> = BTreeSet::new();
+    let mut room = Room::new();
     for (name, protocol) in ports.names() {
+        if room.is_full() {
+            break;
+        }
         let port = ServicePort { name: name.into(), protocol, port: 0, node_port: 0 };
-        let merged = ports.merge(&port, &node.name);
-        let counted = merged.values().filter(|candidate| candidate.is_local_ready() && choice.admits(candidate));
+        let merged = ports.merge(&port, &node.name, limits::ENDPOINTS);
+        room.merged(&merged);
+        let counted =
+            merged.endpoints.values().filter(|candidate| candidate.is_local_ready() && choice.admits(candidate));
         ips.extend(counted.map(|candidate| candidate.endpoint.ip));
     }
     ips.len()

@@ -4,6 +4,9 @@
 mod endpoints;
 mod frontends;
 mod health_checks;
+pub mod limits;
+#[cfg(test)]
+mod limits_tests;
 pub mod node_view;
 mod scheduling;
 #[cfg(test)]
@@ -26,13 +29,17 @@ pub use endpoints::{Candidate, EndpointLists, members};
 pub use frontends::Claim;
 use frontends::Frontends;
 pub use health_checks::{HealthCheck, health_check};
+use limits::Room;
 use node_view::NodeView;
 use scheduling::Choice;
 use target::{Claiming, Frontend, ServicePortName, Target, targets};
 
 use crate::scheduler::slow_start::Ramps;
-use crate::state::objects::{EndpointSlice, Ignored, ObjectName, Service};
+use crate::state::objects::{EndpointSlice, Family, Ignored, ObjectName, Protocol, Service};
 use crate::state::{Changes, State};
+
+/// Endpoints of the API server that are looked at; no cluster has so many.
+const MOST_API_SERVERS: usize = 1000;
 
 /// A target and the frontends that it claims.
 type Claimed = (Arc<Target>, Vec<Frontend>);
@@ -48,7 +55,7 @@ pub struct Desired {
     without_local: WithoutLocal,
     /// Of Services that ask for a slow start.
     ramps: BTreeMap<ObjectName, Ramps>,
-    /// What of the annotations is not done.
+    /// What of the annotations is not done, and what is too much of a Service.
     unscheduled: BTreeMap<ObjectName, Vec<Ignored>>,
     /// The time of the last [`Desired::tick`], and when weights were last moved on.
     now: Duration,
@@ -110,6 +117,7 @@ impl Desired {
     /// The whole of a cluster at once.
     pub fn of(state: &State, node: NodeView) -> Self {
         let mut desired = Self::new(node);
+        desired.frontends.reserve(api_server(state), &mut Touched::default());
         for name in state.services().keys() {
             desired.service(state, name, &mut Touched::default());
         }
@@ -125,6 +133,9 @@ impl Desired {
         self.node = node;
         if changes.service_cidrs {
             self.service_cidrs = state.service_cidrs();
+        }
+        if changes.services.iter().any(is_api_server) {
+            self.frontends.reserve(api_server(state), &mut touched);
         }
         if same_targets {
             for name in &changes.services {
@@ -208,8 +219,10 @@ impl Desired {
             }
         };
         let choice = Choice::new(service, &self.node, ramps);
-        let wanted = targets(service, slices.iter().copied(), &self.node, &choice);
-        let faults = choice.faults(service, &wanted);
+        let mut room = Room::new();
+        let wanted = targets(service, slices.iter().copied(), &self.node, &choice, &mut room);
+        let mut faults = choice.faults(service, &wanted);
+        faults.extend(room.faults(&service.name));
         if !faults.is_empty() {
             self.unscheduled.insert(service.name.clone(), faults);
         } else if !self.unscheduled.is_empty() {
@@ -307,7 +320,7 @@ impl Desired {
         self.without_local
     }
 
-    /// What of the annotations of Services is not done here, and why.
+    /// What of Services is not done here, and why: of their annotations, and what is beyond the [`limits`].
     pub fn unscheduled(&self) -> impl Iterator<Item = &Ignored> {
         self.unscheduled.values().flatten()
     }
@@ -336,6 +349,27 @@ impl WithoutLocal {
         self.internal[family] = change(self.internal[family], usize::from(without && target.internal_local));
         self.external[family] = change(self.external[family], usize::from(without && external));
     }
+}
+
+/// Whether this is the Service by which pods reach the API server.
+fn is_api_server(name: &ObjectName) -> bool {
+    (&*name.namespace, &*name.name) == ("default", "kubernetes")
+}
+
+/// Where the API server answers: at the endpoints of its Service, and on its own nodes at this port. Whoever could put an
+/// external address or a node port in front of it would cut every node off from it, this proxy included, which would never
+/// hear of the end of that (see CVE-2020-8554).
+fn api_server(state: &State) -> BTreeSet<Frontend> {
+    let service = ObjectName::new("default", "kubernetes");
+    let endpoints = state.slices_of(&service).flat_map(|slice| {
+        let ports = slice.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
+        ports.flat_map(|port| slice.endpoints.iter().map(|endpoint| (endpoint.ip, port.port)))
+    });
+    let frontends = endpoints.take(MOST_API_SERVERS).flat_map(|(ip, port)| {
+        let (family, protocol) = (Family::of(ip), Protocol::Tcp);
+        [Frontend::Address { ip, protocol, port }, Frontend::NodePort { family, protocol, port }]
+    });
+    frontends.collect()
 }
 
 fn hairpin_ips(target: &Target) -> BTreeSet<IpAddr> {

@@ -37,6 +37,8 @@ pub struct NodeView {
     pub schedule: Schedule,
     /// Whether the datapath counts the connections of endpoints.
     pub counts_connections: bool,
+    /// TCP ports of the node that this process itself serves: no node port takes them.
+    pub own_ports: BTreeSet<u16>,
 }
 
 /// How a packet of a pod of this node is recognised (kube-proxy's local-traffic detector).
@@ -102,6 +104,7 @@ impl NodeView {
             masquerade_mark: 1 << settings.masquerade_bit,
             schedule: settings.schedule,
             counts_connections: settings.counts_connections,
+            own_ports: settings.own_ports.clone(),
         }
     }
 
@@ -109,10 +112,11 @@ impl NodeView {
     /// (a link-local one for each new interface) and only decide where node ports answer.
     pub fn gives_same_targets(&self, other: &Self) -> bool {
         let Self { name, zone, addresses: _, primary, detectors, all_pods_detected: _, node_ports: _, .. } = self;
-        let Self { masquerade_all, masquerade_mark, schedule, counts_connections, .. } = self;
+        let Self { masquerade_all, masquerade_mark, schedule, counts_connections, own_ports, .. } = self;
         (name, zone, primary, detectors) == (&other.name, &other.zone, &other.primary, &other.detectors)
             && (masquerade_all, masquerade_mark) == (&other.masquerade_all, &other.masquerade_mark)
             && (schedule, counts_connections) == (&other.schedule, &other.counts_connections)
+            && *own_ports == other.own_ports
     }
 
     /// Whether the node holds this address (`fib daddr type local`).

@@ -8,10 +8,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use crate::scheduler::Schedule;
+use crate::scheduler::{Schedule, Scheduler};
 use crate::state::objects::{EndpointSlice, Family, ObjectName, Protocol, Service, ServicePort};
 
 use super::endpoints::{EndpointLists, SlicePorts, Uses};
+use super::limits::{self, Room};
 use super::node_view::NodeView;
 use super::scheduling::Choice;
 
@@ -158,12 +159,13 @@ impl Target {
 /// A target with the frontends that it claims.
 pub(super) type Claiming = (Arc<Target>, Vec<(Frontend, Rank)>);
 
-/// The targets of a Service and the frontends that each of them claims.
+/// The targets of a Service and the frontends that each of them claims, as far as there is `room`.
 pub(super) fn targets<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
     node: &NodeView,
     choice: &Choice<'_>,
+    room: &mut Room,
 ) -> Vec<Claiming> {
     let mut out = Vec::new();
     for family in Family::BOTH {
@@ -180,32 +182,51 @@ pub(super) fn targets<'a>(
                 cluster: !service.internal_local || accessible,
                 local: service.internal_local || (service.external_local && accessible),
             };
-            let merged = slice_ports.merge(port, &node.name);
+            let own_port = port.protocol == Protocol::Tcp && node.own_ports.contains(&port.node_port);
+            if own_port {
+                room.own_port(port.node_port);
+            }
+            let node_port = port.node_port != 0 && !own_port;
+            if room.is_full() {
+                room.skipped(1 + balancer.len() + external.len() + usize::from(node_port));
+                continue;
+            }
+            let merged = slice_ports.merge(port, &node.name, limits::ENDPOINTS);
+            room.merged(&merged);
             let name =
                 ServicePortName { service: service.name.clone(), port: port.name.clone(), protocol: port.protocol };
+            let takes_turns = matches!(choice.schedule.scheduler, Scheduler::Rr | Scheduler::Wrr);
+            let keeps = !(takes_turns || service.affinity.is_some()) || room.take_chain();
+            let scheduler = if takes_turns && !keeps { Scheduler::Random } else { choice.schedule.scheduler };
             let target = Arc::new(Target {
                 name,
                 family,
-                endpoints: EndpointLists::new(&merged, uses, node, choice),
-                schedule: choice.schedule,
+                endpoints: EndpointLists::new(&merged.endpoints, uses, node, choice),
+                schedule: Schedule { scheduler, ..choice.schedule },
                 internal_local: service.internal_local,
                 external_local: service.external_local,
                 accessible,
-                affinity: service.affinity,
+                affinity: service.affinity.filter(|_| keeps),
                 source_ranges: ranges.clone(),
                 ranged_ips: if ranges.is_empty() { Arc::default() } else { balancer.as_slice().into() },
             });
             let address = |ip, role| {
                 (Frontend::Address { ip, protocol: port.protocol, port: port.port }, rank(service, port, role))
             };
-            let mut claims = vec![address(cluster_ip, Role::ClusterIp)];
-            claims.extend(balancer.iter().map(|ip| address(*ip, Role::LoadBalancer)));
-            claims.extend(external.iter().map(|ip| address(*ip, Role::ExternalIp)));
-            if port.node_port != 0 {
+            let mut claims = Vec::new();
+            for (role, ips) in
+                [(Role::ClusterIp, &[cluster_ip][..]), (Role::LoadBalancer, &balancer), (Role::ExternalIp, &external)]
+            {
+                let rows = limits::rows(&target, role);
+                claims.extend(ips.iter().filter(|_| room.take(rows)).map(|ip| address(*ip, role)));
+            }
+            if node_port && room.take(limits::rows(&target, Role::NodePort)) {
                 let frontend = Frontend::NodePort { family, protocol: port.protocol, port: port.node_port };
                 claims.push((frontend, rank(service, port, Role::NodePort)));
             }
-            out.push((target, claims));
+            if !claims.is_empty() {
+                out.push((target, claims));
+            }
         }
     }
     out

@@ -31,6 +31,18 @@ pub fn slots(schedule: &Schedule, endpoints: &[SocketAddr], weights: &[u16]) -> 
     }
 }
 
+/// How many slots [`slots`] gives to so many endpoints, without making them.
+pub fn count(schedule: &Schedule, endpoints: usize, weights: &[u16]) -> usize {
+    match schedule.scheduler {
+        _ if endpoints == 0 => 0,
+        Scheduler::Mh => schedule.table_size as usize,
+        Scheduler::Random | Scheduler::Wrr | Scheduler::Sh => {
+            shares(endpoints, weights).into_iter().map(|share| share as usize).sum()
+        }
+        _ => endpoints,
+    }
+}
+
 /// Whether weights of this scheduler ask for more than [`MOST`] slots, so that shares are rounded.
 pub fn are_rounded(scheduler: Scheduler, weights: &[u16]) -> bool {
     let as_slots = matches!(scheduler, Scheduler::Random | Scheduler::Wrr | Scheduler::Sh);
@@ -158,6 +170,9 @@ mod tests {
         fn shares_are_in_proportion(weights in vec(1u16..=u16::MAX, 1..40), small in vec(1u16..9, 1..40)) {
             for scheduler in [Scheduler::Random, Scheduler::Wrr, Scheduler::Sh] {
                 let counted = counts(&of(scheduler, small.len(), &small), small.len());
+                let schedule = Schedule { scheduler, ..Schedule::default() };
+                prop_assert_eq!(count(&schedule, small.len(), &small), of(scheduler, small.len(), &small).len());
+                prop_assert_eq!(count(&schedule, weights.len(), &weights), of(scheduler, weights.len(), &weights).len());
                 let factor = divisor(small.iter().map(|weight| u32::from(*weight)));
                 let whole: Vec<_> = small.iter().map(|weight| u64::from(*weight) / u64::from(factor)).collect();
                 prop_assert_eq!(counted, whole);

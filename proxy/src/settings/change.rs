@@ -26,7 +26,7 @@ pub fn between(old: &Settings, new: &Settings) -> Change {
     let Settings { node, once: _, log, .. } = old;
     let NodeSettings { conntrack, oom_score_adj, init_only: _, cleanup: _, ipvs_excluded } = node;
     let DatapathSettings { detect_local, masquerade_all, masquerade_bit, node_port_addresses, .. } = datapath;
-    let DatapathSettings { bind_address, schedule, counts_connections: _, .. } = datapath;
+    let DatapathSettings { bind_address, schedule, counts_connections: _, own_ports: _, .. } = datapath;
     let theirs = &new.datapath;
     let detector = *detect_local != theirs.detect_local;
     // Its programs look at interfaces as they were told when they were attached.

@@ -12,6 +12,7 @@ mod precedence;
 pub mod reload;
 mod scheduler;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -126,6 +127,8 @@ pub struct DatapathSettings {
     pub schedule: Schedule,
     /// Whether the datapath counts the connections of endpoints, as some schedulers need.
     pub counts_connections: bool,
+    /// The ports of `/healthz` and `/metrics`.
+    pub own_ports: BTreeSet<u16>,
 }
 
 impl Default for DatapathSettings {
@@ -138,6 +141,7 @@ impl Default for DatapathSettings {
             bind_address: None,
             schedule: Schedule::default(),
             counts_connections: false,
+            own_ports: BTreeSet::new(),
         }
     }
 }

@@ -6,6 +6,7 @@ mod fields;
 mod log;
 mod pace;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -49,6 +50,7 @@ pub(super) fn check(given: &Inputs<'_>) -> (Settings, Vec<Problem>, Vec<String>)
             bind_address: bind_address.filter(|ip| !ip.is_unspecified()),
             schedule,
             counts_connections: backend.counts_connections(),
+            own_ports: BTreeSet::new(),
         },
         node_addresses: check.node_addresses(),
         sync_period,
@@ -71,6 +73,7 @@ pub(super) fn check(given: &Inputs<'_>) -> (Settings, Vec<Problem>, Vec<String>)
         log: check.log(),
     };
     settings.log.show_programs(settings.ebpf.log_level);
+    settings.datapath.own_ports = [settings.healthz, settings.metrics].iter().flatten().map(SocketAddr::port).collect();
     check.fields();
     check.warnings.extend(config.without_effect(mode::name(mode, backend), |field| mode.reads(field, backend)));
     if backend == BackendName::Nftables {

@@ -43,7 +43,7 @@ fn nothing_given_is_kube_proxys_nftables_mode() {
         ebpf: EbpfSettings::default(),
         node_name: "worker-1.example".into(),
         source: Source::Api { kubeconfig: None, server: None },
-        datapath: DatapathSettings::default(),
+        datapath: DatapathSettings { own_ports: [10249, 10256].into(), ..DatapathSettings::default() },
         node_addresses: Vec::new(),
         sync_period: Duration::from_secs(30),
         min_sync_period: Duration::ZERO,
@@ -99,6 +99,7 @@ fn every_flag_arrives() {
             bind_address: Some("fd00::1".parse().unwrap()),
             schedule: Schedule { scheduler: Scheduler::Mh, table_size: 2039, ..Schedule::default() },
             counts_connections: false,
+            own_ports: [9000].into(),
         }
     );
     assert_eq!(got.node_addresses.len(), 2);

@@ -1,0 +1,137 @@
+//! What one Service may come to on a node. A Service is written by a tenant, and its ports, addresses, endpoints and source
+//! ranges multiply: an object of 1.5 MiB can ask for more rows than a kernel holds. What is beyond is left out and told;
+//! the Services beside it are served. How many Services a tenant may have is for the cluster's quotas to say.
+
+use std::mem;
+
+use crate::scheduler::slots;
+use crate::state::objects::{Ignored, ObjectName};
+
+use super::endpoints::{EndpointLists, Merged};
+use super::target::{Role, Target};
+
+/// Endpoints of a service port in one family. Kubernetes has 150,000 pods in all.
+pub const ENDPOINTS: usize = 65_536;
+/// Frontends of a Service: addresses × ports, and node ports.
+pub const FRONTENDS: usize = 32_768;
+/// Rows of a Service: for each frontend its slots, and the source ranges where it has any.
+pub const ROWS: usize = 262_144;
+
+/// Ports of a Service that nftables needs chains of their own for: those with ClientIP affinity or a turn. What the kernel's
+/// tables cost grows with the square of the number of chains.
+pub const CHAINS: usize = 1000;
+/// Entries of slices that are looked at for a Service, once for each of its ports that they are of.
+const LOOKS: usize = 16 * ROWS;
+
+/// What a Service has left of it, and what did not fit.
+#[derive(Debug)]
+pub(super) struct Room {
+    frontends: usize,
+    rows: usize,
+    looks: usize,
+    chains: usize,
+    chains_left_out: usize,
+    frontends_left_out: usize,
+    endpoints_left_out: usize,
+    own_ports: Vec<u16>,
+}
+
+impl Room {
+    pub(super) fn new() -> Self {
+        let (frontends_left_out, endpoints_left_out, chains_left_out, own_ports) = (0, 0, 0, Vec::new());
+        Self {
+            frontends: FRONTENDS,
+            rows: ROWS,
+            looks: LOOKS,
+            chains: CHAINS,
+            chains_left_out,
+            frontends_left_out,
+            endpoints_left_out,
+            own_ports,
+        }
+    }
+
+    /// Whether there is none: then nothing more of the Service need be looked at.
+    pub(super) fn is_full(&self) -> bool {
+        self.frontends == 0 || self.rows == 0 || self.looks == 0
+    }
+
+    /// The endpoints of a service port were merged.
+    pub(super) fn merged(&mut self, merged: &Merged<'_>) {
+        self.looks = self.looks.saturating_sub(merged.entries);
+        self.endpoints_left_out += merged.left_out;
+    }
+
+    /// Takes what a frontend of this role needs; whether it was there.
+    pub(super) fn take(&mut self, rows: usize) -> bool {
+        let fits = self.frontends > 0 && rows <= self.rows;
+        if fits {
+            self.frontends -= 1;
+            self.rows -= rows;
+        } else {
+            // Whoever comes later must not fit where an earlier one did not: what is served is the beginning of the object.
+            self.frontends = 0;
+            self.frontends_left_out += 1;
+        }
+        fits
+    }
+
+    /// Whether a port may have chains of its own.
+    pub(super) fn take_chain(&mut self) -> bool {
+        let has = self.chains > 0;
+        self.chains = self.chains.saturating_sub(1);
+        self.chains_left_out += usize::from(!has);
+        has
+    }
+
+    /// Frontends that were not even looked at.
+    pub(super) fn skipped(&mut self, frontends: usize) {
+        self.frontends_left_out = self.frontends_left_out.saturating_add(frontends);
+    }
+
+    /// A node port that this process itself answers at.
+    pub(super) fn own_port(&mut self, port: u16) {
+        if self.own_ports.len() < 10 && !self.own_ports.contains(&port) {
+            self.own_ports.push(port);
+        }
+    }
+
+    /// What is to be told.
+    pub(super) fn faults(&mut self, service: &ObjectName) -> Vec<Ignored> {
+        let mut whys = Vec::new();
+        if self.frontends_left_out > 0 {
+            whys.push(format!(
+                "{} frontends ignored: a Service has room for {FRONTENDS}, and for {ROWS} rows (frontends × endpoints, and source \
+                 ranges); make several Services of it",
+                self.frontends_left_out
+            ));
+        }
+        if self.endpoints_left_out > 0 {
+            let left_out = self.endpoints_left_out;
+            whys.push(format!(
+                "{left_out} endpoints ignored: a port of a Service has room for {ENDPOINTS} of a family"
+            ));
+        }
+        if self.chains_left_out > 0 {
+            let left_out = self.chains_left_out;
+            whys.push(format!(
+                "{left_out} ports have no ClientIP affinity and no turn (rr, wrr): a Service has room for {CHAINS}"
+            ));
+        }
+        let own_ports = mem::take(&mut self.own_ports);
+        whys.extend(own_ports.iter().map(|port| {
+            format!("nodePort {port} ignored: Kubeferry itself answers there (healthzBindAddress, metricsBindAddress)")
+        }));
+        let what = format!("Service {service}");
+        whys.into_iter().map(|why| Ignored { what: what.clone(), why }).collect()
+    }
+}
+
+/// How many rows a frontend of this role needs on the datapath that needs most.
+pub(super) fn rows(target: &Target, role: Role) -> usize {
+    let EndpointLists { cluster, cluster_weights, local, local_weights, .. } = &target.endpoints;
+    let slots = slots::count(&target.schedule, cluster.len(), cluster_weights)
+        + slots::count(&target.schedule, local.len(), local_weights);
+    let ranges = if role == Role::LoadBalancer { target.source_ranges.len() } else { 0 };
+    1 + slots + ranges
+}

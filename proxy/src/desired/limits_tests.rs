@@ -1,0 +1,150 @@
+//! What is too much of one Service, and where nobody's address may be.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::settings::DatapathSettings;
+use crate::state::State;
+use crate::state::event::Event;
+use crate::state::objects::{ObjectName, Service, ServicePort, SliceEndpoint, SlicePort};
+
+use super::limits::{CHAINS, ENDPOINTS, FRONTENDS, ROWS};
+use super::tests::{HERE, OUTSIDE, THERE, desired, endpoint, ip, service, slice, to, trace, view, with_detector};
+use super::trace::Outcome;
+use super::{Desired, Touched};
+
+fn endpoints(count: u32) -> Vec<SliceEndpoint> {
+    let number = |number: u32| IpAddr::from(Ipv4Addr::from_bits(0x0a80_0000 + number));
+    (0..count).map(|n| SliceEndpoint { ip: number(n), ..endpoint(HERE, "there") }).collect()
+}
+
+fn ports(count: u16) -> Vec<ServicePort> {
+    let [port] = <[_; 1]>::try_from(service().ports).unwrap();
+    (0..count)
+        .map(|n| ServicePort { name: format!("p{n}").into(), port: n + 1, node_port: 0, ..port.clone() })
+        .collect()
+}
+
+fn told(desired: &Desired) -> Vec<String> {
+    desired.unscheduled().map(ToString::to_string).collect()
+}
+
+fn conflicts(desired: &Desired) -> Vec<String> {
+    desired.conflicts().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn ports_times_addresses_are_bounded_and_the_first_are_served() {
+    let external_ips = (0..200u32).map(|n| Ipv4Addr::from_bits(0xc633_6400 + n).into()).collect();
+    let many = Service { ports: ports(2000), external_ips, load_balancer_ips: vec![], ..service() };
+    let desired = desired(&with_detector(), many, vec![]);
+    assert_eq!(desired.frontends().count(), FRONTENDS);
+    assert_eq!(trace(&desired, OUTSIDE, None, "10.96.0.1:1").outcome, Outcome::Reject, "the first is served");
+    assert_eq!(told(&desired).len(), 1);
+    let beyond = 2000 * 201 - FRONTENDS;
+    assert!(
+        told(&desired)[0].starts_with(&format!("Service default/web: {beyond} frontends ignored")),
+        "{:?}",
+        told(&desired)
+    );
+}
+
+#[test]
+fn frontends_times_endpoints_are_bounded() {
+    let mut all = slice("web", 8080, endpoints(1000));
+    all.ports =
+        ports(500).into_iter().map(|port| SlicePort { name: port.name, protocol: port.protocol, port: 80 }).collect();
+    let many = Service { ports: ports(500), external_ips: vec![], load_balancer_ips: vec![], ..service() };
+    let desired = desired(&with_detector(), many, vec![all]);
+    assert_eq!(desired.frontends().count(), ROWS / 1001);
+    assert_eq!(desired.targets().count(), ROWS / 1001, "what has no frontend is nothing");
+    assert!(told(&desired)[0].contains(&format!("{} frontends ignored", 500 - ROWS / 1001)), "{:?}", told(&desired));
+}
+
+#[test]
+fn of_too_many_endpoints_the_first_are_used() {
+    let half = ENDPOINTS as u32 / 2 + 1;
+    let (first, second) = (slice("web-1", 8080, endpoints(half)), slice("web-2", 8081, endpoints(half)));
+    let one = Service { external_ips: vec![], load_balancer_ips: vec![], ..service() };
+    let desired = desired(&DatapathSettings::default(), one, vec![first, second]);
+    let lists = &desired.targets().next().unwrap().1.endpoints;
+    assert_eq!((lists.cluster.len(), lists.ready), (ENDPOINTS, ENDPOINTS));
+    assert!(
+        told(&desired)[0].contains("2 endpoints ignored: a port of a Service has room for 65536"),
+        "{:?}",
+        told(&desired)
+    );
+}
+
+#[test]
+fn chains_of_single_ports_are_bounded() {
+    let hour = Some(std::time::Duration::from_secs(3600));
+    let many =
+        Service { ports: ports(1500), affinity: hour, external_ips: vec![], load_balancer_ips: vec![], ..service() };
+    let desired = desired(&with_detector(), many, vec![]);
+    let kept = desired.targets().filter(|(_, target, _)| target.affinity == hour).count();
+    assert_eq!((desired.targets().count(), kept), (1500, CHAINS));
+    assert!(told(&desired)[0].contains("500 ports have no ClientIP affinity and no turn"), "{:?}", told(&desired));
+}
+
+#[test]
+fn lost_frontends_are_named_up_to_some() {
+    let mut state = State::default();
+    state.apply(Event::Service(Service {
+        ports: ports(100),
+        created: Some("2020-01-01T00:00:00Z".parse().unwrap()),
+        ..service()
+    }));
+    let name = ObjectName::new("default", "younger");
+    state.apply(Event::Service(Service { ports: ports(100), name, cluster_ips: vec![ip("10.96.0.9")], ..service() }));
+    let conflicts = conflicts(&Desired::of(&state, view(&with_detector(), "zone-a")));
+    assert_eq!(conflicts.len(), 11, "{conflicts:?}");
+    assert_eq!(conflicts[10], "Service default/younger: and 190 more frontends that others serve");
+}
+
+#[test]
+fn where_the_api_server_answers_is_nobodys_from_the_moment_that_it_is_known() {
+    let mut state = State::default();
+    let mut web = service();
+    web.ports[0].node_port = 6443;
+    web.ports[0].port = 6443;
+    state.apply(Event::Service(web));
+    state.apply(Event::Slice(slice("web", 8080, vec![endpoint(THERE, "there")])));
+    let node = || view(&with_detector(), "zone-a");
+    let mut desired = Desired::of(&state, node());
+    state.take_changes();
+    let external = |desired: &Desired| trace(desired, OUTSIDE, None, "198.51.100.1:6443").outcome;
+    let node_port = |desired: &Desired| trace(desired, OUTSIDE, None, "172.18.0.2:6443").outcome;
+    assert_eq!((external(&desired), node_port(&desired)), (to(&[THERE], true), to(&[THERE], true)));
+    let mut api = slice("kubernetes", 6443, vec![endpoint("198.51.100.1", "there")]);
+    api.service = ObjectName::new("default", "kubernetes");
+    state.apply(Event::Slice(api.clone()));
+    let touched = desired.update(&state, &state.changes().clone(), node());
+    assert_eq!(touched.frontends.len(), 2, "{touched:?}");
+    assert_eq!((external(&desired), node_port(&desired)), (Outcome::None, Outcome::None));
+    assert_eq!(trace(&desired, OUTSIDE, None, "203.0.113.1:6443").outcome, to(&[THERE], true), "its other address");
+    assert!(
+        conflicts(&desired).iter().all(|why| why.contains("where the API server answers")),
+        "{:?}",
+        conflicts(&desired)
+    );
+    assert_eq!(conflicts(&desired).len(), 2);
+    state.take_changes();
+    state.apply(Event::SliceGone(api.name));
+    let changes = state.take_changes();
+    desired.update(&state, &changes, node());
+    assert_eq!((external(&desired), conflicts(&desired).len()), (to(&[THERE], true), 0));
+    assert_ne!(Touched::default(), touched);
+}
+
+#[test]
+fn our_own_ports_are_no_node_ports() {
+    let settings = DatapathSettings { own_ports: [30080].into(), ..with_detector() };
+    let desired = desired(&settings, service(), vec![slice("web", 8080, vec![endpoint(THERE, "there")])]);
+    assert_eq!(trace(&desired, OUTSIDE, None, "172.18.0.2:30080").outcome, Outcome::None);
+    assert_eq!(trace(&desired, OUTSIDE, None, "203.0.113.1:80").outcome, to(&[THERE], true));
+    assert!(
+        told(&desired)[0].contains("nodePort 30080 ignored: Kubeferry itself answers there"),
+        "{:?}",
+        told(&desired)
+    );
+}

@@ -5,6 +5,7 @@ pub mod api;
 pub mod configz;
 mod connections;
 mod debugging;
+mod host;
 pub mod node_ports;
 pub mod routes;
 pub mod server;

@@ -7,10 +7,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
+use axum::middleware::from_fn;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use super::connections::Connections;
+use super::host::local_only;
 use super::routes::{Serving, health_routes, metrics_routes};
 use crate::events::Reason;
 use crate::settings::Settings;
@@ -77,6 +79,7 @@ pub async fn serve(settings: &Settings, serving: Serving) -> Result<Infallible, 
 impl Server {
     async fn serve(self, address: Option<SocketAddr>, routes: Router) -> Result<Infallible, ServeError> {
         let Some(address) = address else { return std::future::pending().await };
+        let routes = if address.ip().is_loopback() { routes.layer(from_fn(local_only)) } else { routes };
         loop {
             match TcpListener::bind(address).await {
                 Ok(listener) => {

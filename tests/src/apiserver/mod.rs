@@ -124,7 +124,7 @@ impl ApiServer {
     }
 
     /// Creates or replaces the objects of a YAML or JSON text of one or many documents. Namespace, uid, creation time and
-    /// resource version are filled in; nothing is checked, so that malformed objects can be served.
+    /// resource version are filled in where they are missing; nothing is checked, so that malformed objects can be served.
     ///
     /// # Errors
     /// No YAML, a kind that is not served, no name.
@@ -137,6 +137,14 @@ impl ApiServer {
             }
         }
         Ok(())
+    }
+
+    /// The same with one object that is there already, which may be large.
+    ///
+    /// # Errors
+    /// As [`ApiServer::apply`].
+    pub fn put(&self, object: Value) -> Result<()> {
+        self.shared.change(|state| state.store.apply(object)).map(drop)
     }
 
     /// Deletes an object; watches are told. The namespace of a kind without is of no matter.

@@ -86,7 +86,8 @@ impl Store {
         self.objects.iter().filter(move |(key, _)| key.resource == resource).map(|(_, object)| object)
     }
 
-    /// Creates or replaces an object; the metadata that an API server gives is given.
+    /// Creates or replaces an object; the metadata that an API server gives is given,
+    /// but for a uid and a creation time that it has.
     pub fn apply(&mut self, mut object: Value) -> Result<Object> {
         let resource = object["kind"].as_str().and_then(Resource::of_kind).context("no kind that is served here")?;
         let metadata = object["metadata"].as_object_mut().context("no metadata")?;
@@ -103,7 +104,8 @@ impl Store {
             ("creationTimestamp", "2026-01-01T00:00:00Z".into()),
         ] {
             let kept = before.as_ref().map(|before| before["metadata"][field].clone());
-            metadata.insert(field.into(), kept.unwrap_or_else(|| fresh.into()));
+            let given = metadata.get(field).filter(|given| given.is_string()).cloned();
+            metadata.insert(field.into(), given.or(kept).unwrap_or_else(|| fresh.into()));
         }
         metadata.insert("resourceVersion".into(), revision.to_string().into());
         object["apiVersion"] = resource.api_version().into();

@@ -21,8 +21,9 @@ fn request(node: &Node, method: &str, path: &str, accept: &str, body: &str) -> (
     let exchange = || {
         let mut stream = TcpStream::connect("127.0.0.1:10249")?;
         let length = body.len();
-        let head =
-            format!("{method} {path} HTTP/1.0\r\nHost: x\r\nAccept: {accept}\r\nContent-Length: {length}\r\n\r\n");
+        let head = format!(
+            "{method} {path} HTTP/1.0\r\nHost: localhost\r\nAccept: {accept}\r\nContent-Length: {length}\r\n\r\n"
+        );
         stream.write_all(format!("{head}{body}").as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;

@@ -1,0 +1,147 @@
+//! A node with pods, an API server on its loopback that checks nothing, and a running proxy that is watched from outside.
+
+use std::fs::File;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use kubeferry::status::get;
+use kubeferry_tests::apiserver::{ApiServer, Resource};
+use kubeferry_tests::binary;
+use kubeferry_tests::client::{Connection, DEADLINE, Running, until_for};
+use kubeferry_tests::datapath::Datapath;
+use kubeferry_tests::flows::with_node;
+use kubeferry_tests::web::{MANIFESTS, Web};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// How long the proxy may take for the largest of what is here, unoptimized and on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// The whole. The process ends first.
+pub struct Cluster {
+    running: Running,
+    // Its namespaces, pins and cgroup go after the process.
+    pub datapath: Datapath,
+    pub web: Web,
+    pub server: ApiServer,
+    folder: TempDir,
+}
+
+impl Cluster {
+    /// Serves the Service `web` of [`MANIFESTS`] from the API server.
+    pub fn start(datapath: Datapath) -> Self {
+        Self::start_with(datapath, |web| {
+            let server = web.hosts.node.run(ApiServer::start).unwrap().unwrap();
+            server.apply(&with_node(&web.node, MANIFESTS).unwrap()).unwrap();
+            let mut command = Command::new(binary::path().unwrap());
+            command.arg("run").args(web.node.flags()).args(["--server", &server.url()]);
+            (server, command)
+        })
+    }
+
+    /// The same from the folder of manifests of [`Web::source`].
+    pub fn start_from_folder(datapath: Datapath) -> Self {
+        Self::start_with(datapath, |web| (ApiServer::start().unwrap(), web.source.command("run").unwrap()))
+    }
+
+    fn start_with(datapath: Datapath, source: impl FnOnce(&Web) -> (ApiServer, Command)) -> Self {
+        let web = Web::build().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (server, mut command) = source(&web);
+        if let Datapath::Ebpf(places) = &datapath {
+            places.apply(&mut command);
+        }
+        command.stderr(File::create(folder.path().join("log")).unwrap());
+        let running = Running::start_command(&mut command, &web.hosts.node).unwrap();
+        let cluster = Self { running, datapath, web, server, folder };
+        cluster.until("the first answer", || Connection::attempt(cluster.web.client(), cluster.web.vip()));
+        cluster
+    }
+
+    /// Waits for something, and shows the end of the log if it does not come.
+    pub fn until<T>(&self, what: &str, attempt: impl FnMut() -> Option<T>) -> T {
+        until_for(PATIENCE, what, attempt).unwrap_or_else(|error| {
+            let log = self.log();
+            let end: Vec<_> = log.lines().rev().take(30).collect();
+            panic!("{error:#}; the end of the log, backwards:\n{}", end.join("\n"))
+        })
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// The most memory that the process has had, in MiB.
+    pub fn peak_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.running.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+    }
+
+    /// Runs a command of `kubeferry` on the node.
+    pub fn kubeferry(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(binary::path().unwrap());
+        self.web.hosts.node.output(command.args(arguments).env_remove("RUST_LOG"), "").unwrap()
+    }
+
+    /// The document of `kubeferry status`.
+    pub fn status(&self) -> Value {
+        self.until("a status", || {
+            let output = self.kubeferry(&["status", "--output", "json", "--timeout", "20s"]);
+            serde_json::from_slice(&output.stdout).ok()
+        })
+    }
+
+    /// What is left out at present: a line for each.
+    pub fn ignored(&self) -> Vec<String> {
+        let status = self.status();
+        let ignored = status["ignored"].as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        ignored.iter().map(|entry| format!("{}: {}", text(&entry["what"]), text(&entry["why"]))).collect()
+    }
+
+    /// Waits until this is said of something that is left out.
+    pub fn until_ignored(&self, part: &str) -> String {
+        let named = || self.ignored().into_iter().find(|line| line.contains(part));
+        self.until(&format!("{part:?} to be said of what is left out"), named)
+    }
+
+    /// Waits for an Event with this reason on this object, and returns its note.
+    pub fn event(&self, reason: &str, regarding: &str) -> String {
+        self.until(&format!("an Event {reason} on {regarding}"), || {
+            let events = self.server.objects(Resource::Event);
+            let found =
+                events.iter().find(|event| event["reason"] == reason && event["regarding"]["name"] == regarding)?;
+            found["note"].as_str().map(str::to_owned)
+        })
+    }
+
+    /// `/metrics`.
+    pub fn metrics(&self) -> String {
+        let url = "http://127.0.0.1:10249/metrics";
+        self.web.hosts.node.run(|| get(url, DEADLINE)).unwrap().unwrap().body
+    }
+
+    /// Runs `harm` while the Service `web` is asked without a pause, then brings a new Service, `number`, and waits until it
+    /// answers: what came in between holds nobody up.
+    pub fn beside(&self, number: u8, harm: impl FnOnce()) {
+        self.web.under_load(harm).unwrap();
+        let ip = format!("10.96.1.{number}");
+        for object in proper(&format!("later-{number}"), &ip, "10.244.1.2") {
+            self.server.put(object).unwrap();
+        }
+        let to = format!("{ip}:80").parse().unwrap();
+        self.until("a Service that came later to answer", || Connection::attempt(self.web.client(), to)?.ask().ok());
+    }
+}
+
+/// A Service that is well, port 80, with one endpoint at port 8080.
+pub fn proper(name: &str, ip: &str, endpoint: &str) -> [Value; 2] {
+    let service = json!({"kind": "Service", "metadata": {"name": name, "namespace": "default"},
+        "spec": {"type": "ClusterIP", "clusterIP": ip, "ports": [{"name": "http", "port": 80}]}});
+    let slice = json!({"kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": name, "namespace": "default", "labels": {"kubernetes.io/service-name": name}},
+        "ports": [{"name": "http", "port": 8080}], "endpoints": [{"addresses": [endpoint], "nodeName": "worker-1"}]});
+    [service, slice]
+}

@@ -1,0 +1,138 @@
+//! Objects that are too large, or ask for too much: what is left out is told, the rest is served, and the process stays small.
+
+use kubeferry_tests::apiserver::{Fault, Resource};
+use kubeferry_tests::client::Connection;
+use kubeferry_tests::datapath::Datapath;
+use kubeferry_tests::on_both_datapaths;
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, proper};
+
+on_both_datapaths! {
+    many_ports_addresses_and_ranges,
+    more_endpoints_than_there_is_room_for,
+    lines_and_annotations_without_end,
+}
+
+/// Endpoints in one slice, and of one Service; the scripted server takes some 5 KB for each, so a million are not for every day.
+const ENDPOINTS: usize = 200_000;
+/// More than the process may ever have in these tests, in MiB.
+const MEMORY: u64 = 1024;
+
+fn put(cluster: &Cluster, objects: impl IntoIterator<Item = Value>) {
+    objects.into_iter().for_each(|object| cluster.server.put(object).unwrap());
+}
+
+fn assert_small(cluster: &Cluster, what: &str) {
+    let peak = cluster.peak_mib();
+    println!("{what}: {peak} MiB at most");
+    assert!(peak < MEMORY, "{what}: {peak} MiB");
+}
+
+fn address(number: usize) -> String {
+    format!("198.18.{}.{}", number >> 8 & 255, number & 255)
+}
+
+fn many_ports_addresses_and_ranges(datapath: Datapath) {
+    let cluster = Cluster::start(datapath);
+    cluster.beside(1, || {
+        // 10,000 ports are served, all of them.
+        let [mut service, mut slice] = proper("ports", "10.96.4.1", "10.244.1.2");
+        let port = |number: usize| json!({"name": format!("p{number}"), "port": 10_000 + number});
+        service["spec"]["ports"] = (0..10_000).map(port).collect();
+        slice["ports"] = (0..10_000).map(|number| json!({"name": format!("p{number}"), "port": 8080})).collect();
+        put(&cluster, [service, slice]);
+        let last = "10.96.4.1:19999".parse().unwrap();
+        cluster.until("the last of 10,000 ports", || Connection::attempt(cluster.web.client(), last)?.ask().ok());
+        // Ports × addresses: 2,000 × 2,000.
+        let [mut service, slice] = proper("addresses", "10.96.4.2", "10.244.1.2");
+        let port = |number: usize| json!({"name": format!("p{number}"), "port": 10_000 + number});
+        service["spec"]["ports"] = (0..2000).map(port).collect();
+        service["spec"]["externalIPs"] = (0..2000).map(address).collect();
+        put(&cluster, [service, slice]);
+        let note = cluster.event("Ignored", "addresses");
+        assert!(note.contains("3969232 frontends ignored: a Service has room for 32768"), "{note}");
+        // Source ranges × addresses, with garbage among them; port 0, a negative one and one too large; a timeout that is none.
+        let [mut service, slice] = proper("ranges", "10.96.4.3", "10.244.1.2");
+        let range = |number: usize| format!("198.{}.{}.0/32", 20 + (number >> 8), number & 255);
+        let mut ranges: Vec<_> = (0..10_000).map(range).collect();
+        ranges.extend(["garbage".to_owned(), "10.0.0.0/99".into(), "10.244.0.0/16".into(), "10.244.1.0/24".into()]);
+        service["spec"]["loadBalancerSourceRanges"] = ranges.into();
+        let ports = json!([{"name": "zero", "port": 0}, {"name": "less", "port": -1}, {"name": "more", "port": 65_536},
+            {"name": "http", "port": 80, "nodePort": 1_000_000}]);
+        service["spec"]["ports"] = ports;
+        service["spec"]["sessionAffinity"] = "ClientIP".into();
+        service["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": -2_147_483_648}});
+        service["status"] = json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.40"}]}});
+        put(&cluster, [service, slice]);
+        let balancer = "198.51.100.40:80".parse().unwrap();
+        cluster.until("an allowed source", || Connection::attempt(cluster.web.client(), balancer)?.ask().ok());
+        // Weights for 100,000 names, in order and not.
+        for (name, ip, last) in [("weights", "10.96.4.4", "3"), ("no-weights", "10.96.4.5", "NaN")] {
+            let [mut service, slice] = proper(name, ip, "10.244.1.2");
+            let weights: Vec<_> = (0..100_000).map(|number| format!("pod/p{number}=65535")).collect();
+            let weights = format!("{},zone/z={last}", weights.join(","));
+            service["metadata"]["annotations"] = json!({"kubeferry.dev/weights": weights});
+            put(&cluster, [service, slice]);
+        }
+        let note = cluster.event("Ignored", "no-weights");
+        assert!(note.contains("\"zone/z=NaN\" has no weight"), "{note}");
+    });
+    assert_small(&cluster, "10,000 ports, 4 million frontends, 10,000 ranges and 100,000 weights");
+}
+
+fn more_endpoints_than_there_is_room_for(datapath: Datapath) {
+    let cluster = Cluster::start(datapath);
+    let endpoint = |number: usize| json!({"addresses": [format!("10.{}.{}.{}", 128 + (number >> 16), number >> 8 & 255, number & 255)]});
+    let slice_of = |service: &str, part: usize, numbers: std::ops::Range<usize>| {
+        json!({"kind": "EndpointSlice", "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
+            "metadata": {"name": format!("{service}-{part:04}"), "namespace": "default",
+                "labels": {"kubernetes.io/service-name": service}},
+            "endpoints": numbers.map(endpoint).collect::<Value>()})
+    };
+    cluster.beside(1, || {
+        let [one, _] = proper("one-slice", "10.96.5.1", "10.244.1.2");
+        put(&cluster, [one, slice_of("one-slice", 0, 0..ENDPOINTS)]);
+        let left_out = cluster.until_ignored("values are left out, beyond the first 500000");
+        println!("{left_out}");
+        let [many, _] = proper("many-slices", "10.96.5.2", "10.244.1.2");
+        put(&cluster, [many]);
+        let parts = ENDPOINTS / 1000;
+        put(&cluster, (0..parts).map(|part| slice_of("many-slices", part, 1000 * part..1000 * (part + 1))));
+        let told = format!("{} endpoints ignored: a port of a Service has room for 65536", ENDPOINTS - 65_536);
+        cluster.until_ignored(&format!("Service default/many-slices: {told}"));
+    });
+    assert_small(&cluster, "a slice of 200,000 endpoints, and 200 slices of a thousand");
+}
+
+fn lines_and_annotations_without_end(datapath: Datapath) {
+    let cluster = Cluster::start(datapath);
+    cluster.beside(1, || {
+        // Longer than a line may be: it is passed over, and what comes next is read.
+        let [mut service, slice] = proper("line", "10.96.6.1", "10.244.1.2");
+        service["metadata"]["annotations"] = json!({"long": "A".repeat(100 << 20)});
+        put(&cluster, [service, slice]);
+        cluster.until("the log to tell", || cluster.log().contains("a line that is too long").then_some(()));
+        cluster.server.delete(Resource::Service, "default", "line").unwrap();
+        // A list is a line: it is asked for in pieces where it is too long.
+        for (name, ip) in [("half-a", "10.96.6.4"), ("half-b", "10.96.6.5")] {
+            let [mut service, slice] = proper(name, ip, "10.244.1.2");
+            service["metadata"]["annotations"] = json!({"long": "A".repeat(20 << 20)});
+            put(&cluster, [service, slice]);
+        }
+        cluster.server.fault(Fault::Gone410);
+        cluster.until("the log to tell", || cluster.log().contains("asking for fewer objects").then_some(()));
+        // Nested deeper than anybody could write it.
+        let [mut service, slice] = proper("deep", "10.96.6.2", "10.244.1.2");
+        service["metadata"]["annotations"] = (0..100).fold(json!("deep"), |inner, _| json!([inner]));
+        put(&cluster, [service, slice]);
+        cluster.until_ignored("Service default/deep");
+        let [mut service, slice] = proper("wide", "10.96.6.3", "10.244.1.2");
+        service["metadata"]["annotations"] = (0..20_000).map(|n| (format!("example.org/{n}"), json!("x"))).collect();
+        put(&cluster, [service, slice]);
+        let wide = "10.96.6.3:80".parse().unwrap();
+        cluster
+            .until("a Service with 20,000 annotations", || Connection::attempt(cluster.web.client(), wide)?.ask().ok());
+    });
+    assert_small(&cluster, "a line of 100 MiB, deep and wide annotations");
+}

@@ -40,6 +40,7 @@ struct Args {
 enum Command {
     Test(test::Args),
     Demo(demo::Args),
+    Page(demo::page::Args),
     Bench(bench::Args),
     Fuzz(fuzz::Args),
     Soak(soak::Args),
@@ -80,6 +81,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Test(args) => test::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Page(args) => demo::page::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Fuzz(args) => fuzz::run(args),
         Command::Soak(args) => soak::run(args),

@@ -62,6 +62,13 @@ pub const IPVS: &[Program] = &[Program { name: "ipvsadm", package: "ipvsadm", pu
 /// What `demo --keep` tells its user to call.
 pub const LOOKING_AROUND: &[Program] = &[Program { name: "curl", package: "curl", purpose: "requests by hand" }];
 
+/// What drives the page.
+pub const BROWSER: &[Program] = &[
+    Program { name: "chromium", package: "chromium", purpose: "driving the page" },
+    Program { name: "node", package: "nodejs", purpose: "driving the page" },
+    Program { name: "npm", package: "npm", purpose: "fetching what drives the browser" },
+];
+
 /// What compiling needs beside Rust: a linker, and a C compiler for the TLS library.
 pub const BUILD: &[Program] = &[Program { name: "cc", package: "gcc libc6-dev", purpose: "linking" }];
 

@@ -7,6 +7,7 @@ mod connections;
 mod debugging;
 mod host;
 pub mod node_ports;
+mod page;
 pub mod routes;
 pub mod server;
 pub mod state;

@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use jiff::Timestamp;
 
 use super::state::Report;
-use super::{Health, api, debugging, zpages};
+use super::{Health, api, debugging, page, zpages};
 use crate::facts::Facts;
 use crate::metrics::{Format, Metrics};
 use crate::status::Status;
@@ -59,7 +59,7 @@ pub fn metrics_routes(serving: Serving) -> Router {
         .route("/flagz", any(zpages::flagz))
         .route("/statusz", any(zpages::statusz));
     let router = if serving.profiling { debugging::add(router) } else { router };
-    router.with_state(serving.clone()).merge(api::routes(serving))
+    router.with_state(serving.clone()).merge(api::routes(serving)).merge(page::routes())
 }
 
 async fn healthz(State(serving): State<Serving>) -> Response {

@@ -19,6 +19,7 @@ use topology::{CLIENT, Cluster, NODES, POD_CIDR, PREFIX};
 use traffic::{Origin, Tally, lock};
 
 mod manifests;
+pub mod page;
 pub mod send;
 mod topology;
 mod traffic;
@@ -61,7 +62,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
     let home = tempfile::Builder::new().prefix(&format!("{PREFIX}-{}-", std::process::id())).tempdir()?;
     let cluster = set_up(home.path(), args.backend)?;
-    let mut stage = Stage { proxies: Vec::new(), cluster, home };
+    let mut stage = Stage { proxies: Vec::new(), cluster, home, flags: &[] };
     let done = stage.play(&binary, args.requests as usize);
     if args.keep {
         stage.keep(&binary);
@@ -80,6 +81,8 @@ struct Stage {
     proxies: Vec<Process>,
     cluster: Cluster,
     home: TempDir,
+    /// More flags for the proxies.
+    flags: &'static [&'static str],
 }
 
 fn set_up(home: &Path, backend: Backend) -> anyhow::Result<Cluster> {
@@ -128,7 +131,8 @@ impl Stage {
             let mut command = node.namespace.command(binary);
             command
                 .args(["run", "--node-name", plan.name, "--cluster-cidr", POD_CIDR, "--manifests"])
-                .arg(manifests.folder());
+                .arg(manifests.folder())
+                .args(self.flags);
             node.datapath.apply(&mut command);
             let log = self.home.path().join(format!("{}.log", plan.name));
             self.proxies.push(Process::start(&format!("kubeferry on {}", plan.name), &mut command, &log)?);

@@ -22,7 +22,7 @@ const HEADERS: [(HeaderName, &str); 5] = [
 ];
 
 /// Refuses a `Host` that a site of somebody else may have in its own domain, and adds the headers.
-pub(super) async fn guard(request: Request, next: Next) -> Response {
+pub(in crate::health) async fn guard(request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
     let mut response = if host.is_none_or(allows_host) {
         next.run(request).await

@@ -26,6 +26,7 @@ use crate::state::objects::ObjectName;
 
 use answers::{Answers, Wrong};
 pub use guard::allows_host;
+pub(super) use guard::guard;
 pub use openapi::document;
 
 /// How many answers are made at one time; more wait.
@@ -60,7 +61,7 @@ pub fn routes(serving: Serving) -> Router {
         .route("/api/v1/ignored", get(ignored))
         .route("/api/v1/trace", get(trace_packet))
         .route("/api/v1/openapi.json", get(openapi_document))
-        .layer(middleware::from_fn(guard::guard))
+        .layer(middleware::from_fn(guard))
         .with_state(api)
 }
 

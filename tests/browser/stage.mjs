@@ -1,0 +1,89 @@
+// What the tests stand on: a browser, the page of a proxy that runs, and the folder of manifests that it follows. `cargo xtask page`
+// makes all of it and says by the environment where it is; everything here runs inside the node's network namespace.
+
+import { execFile } from "node:child_process";
+import { rename, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { chromium } from "playwright-core";
+
+/** The page, and the API beside it. */
+export const URL = setting("KUBEFERRY_PAGE");
+/** The folder that the proxy reads its objects from. */
+export const MANIFESTS = setting("KUBEFERRY_MANIFESTS");
+
+function setting(name) {
+  const value = process.env[name];
+  if (!value) throw new Error(`${name} is not set: run these tests by \`cargo xtask page\``);
+  return value;
+}
+
+/** Runs a program in the node's namespace. */
+export const run = promisify(execFile);
+
+/** A browser without a window that asks nobody but the page. */
+export function launch() {
+  const args = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--force-color-profile=srgb"];
+  return chromium.launch({ executablePath: "/usr/bin/chromium", args });
+}
+
+/** Opens the page at `hash`, and writes down what goes wrong in it. */
+export async function open(browser, hash = "#/", options = {}) {
+  const context = await browser.newContext({ viewport: { width: 1360, height: 860 }, ...options });
+  const page = await context.newPage();
+  const faults = [];
+  page.on("console", (message) => ["error", "warning"].includes(message.type()) && faults.push(message.text()));
+  page.on("pageerror", (error) => faults.push(String(error)));
+  page.on("request", (request) => !request.url().startsWith(URL) && !request.url().startsWith("data:") && faults.push(`asked ${request.url()}`));
+  await page.goto(`${URL}/${hash}`);
+  return { page, faults, close: () => context.close() };
+}
+
+/** Waits for a condition, with a word for it. */
+export async function until(what, attempt, patience = 60_000) {
+  const end = Date.now() + patience;
+  let last;
+  while (Date.now() < end) {
+    try {
+      const value = await attempt();
+      if (value) return value;
+    } catch (error) {
+      last = error;
+    }
+    await new Promise((done) => setTimeout(done, 100));
+  }
+  throw new Error(`waited for ${what}${last ? `: ${last}` : ""}`);
+}
+
+/** The answer of the API. */
+export async function ask(path) {
+  const answer = await fetch(`${URL}/api/v1/${path}`);
+  if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
+  return answer.json();
+}
+
+/** Puts objects into a file of the folder, in one step; null takes the file away. */
+export async function objects(file, items) {
+  const path = join(MANIFESTS, file);
+  if (items === null) return rm(path, { force: true });
+  const draft = join(MANIFESTS, `.${file}.draft`);
+  await writeFile(draft, JSON.stringify({ apiVersion: "v1", kind: "List", items }));
+  return rename(draft, path);
+}
+
+/** A Service with its slice. */
+export function service(name, clusterIP, endpoints, port = 80, more = {}) {
+  const metadata = { name, namespace: "default", ...more.metadata };
+  const slice = { metadata: { name: `${name}-1`, namespace: "default", labels: { "kubernetes.io/service-name": name } } };
+  return [
+    { apiVersion: "v1", kind: "Service", metadata, spec: { clusterIP, ports: [{ name: "http", port }], ...more.spec } },
+    {
+      apiVersion: "discovery.k8s.io/v1",
+      kind: "EndpointSlice",
+      ...slice,
+      addressType: "IPv4",
+      ports: [{ name: "http", port: 8080 }],
+      endpoints: endpoints.map((address) => ({ addresses: [address] })),
+    },
+  ];
+}

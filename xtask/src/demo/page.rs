@@ -1,0 +1,82 @@
+//! `cargo xtask page`: the page of a proxy that runs in the demo's cluster under load, driven by a headless Chromium inside of the
+//! node's namespace; or pictures of it.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context as _;
+
+use super::manifests::Manifests;
+use super::topology::PREFIX;
+use super::{Stage, set_up, traffic};
+use crate::datapath::Backend;
+use crate::{cargo, packages, step};
+
+/// Where the tests and what they need of npm are.
+const TESTS: &str = "tests/browser";
+/// Where pictures for the README go.
+const PICTURES: &str = "docs/pictures";
+
+/// Drive the page in a headless Chromium, against the demo's cluster under load
+#[derive(clap::Args)]
+pub struct Args {
+    /// Write the README's pictures of the page instead
+    #[arg(long)]
+    pictures: bool,
+}
+
+/// Runs the tests, or makes the pictures.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    packages::ensure(&[packages::BUILD, packages::NETWORK, packages::BROWSER])?;
+    packages::need_root("page")?;
+    let binary = cargo::kubeferry(false)?;
+    let tests = cargo::workspace().join(TESTS);
+    step::start("fetching what drives the browser, from npm");
+    step::run(
+        Command::new("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]).current_dir(&tests),
+    )?;
+
+    let home = tempfile::Builder::new().prefix(&format!("{PREFIX}-{}-", std::process::id())).tempdir()?;
+    let cluster = set_up(home.path(), Backend::Nftables)?;
+    let mut stage = Stage { proxies: Vec::new(), cluster, home, flags: &[] };
+    let manifests = Manifests::create(stage.home.path(), &stage.cluster.endpoints(None))?;
+    stage.start_proxies(&binary, &manifests)?;
+    let done = under_load(&stage, |stage| drive(stage, &tests, manifests.folder(), args.pictures));
+    if done.is_err() {
+        stage.show_logs();
+    }
+    step::start("cleaning up");
+    done
+}
+
+/// Does something while requests come from a pod, the node and outside.
+fn under_load(stage: &Stage, work: impl FnOnce(&Stage) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let origins = stage.origins()?;
+    let tallies: Vec<_> = origins.iter().map(|_| Mutex::default()).collect();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| traffic::send(&origins, &tallies, |_| stop.load(Ordering::Relaxed)));
+        let done = work(stage);
+        stop.store(true, Ordering::Relaxed);
+        let sent = sender.join().map_err(|_| anyhow::anyhow!("the thread that sends requests panicked"))?;
+        done.and(sent)
+    })
+}
+
+fn drive(stage: &Stage, tests: &Path, manifests: &Path, pictures: bool) -> anyhow::Result<()> {
+    let node = stage.cluster.nodes.first().context("no nodes")?;
+    let mut command = node.namespace.command("node");
+    command.current_dir(tests).env("KUBEFERRY_PAGE", "http://127.0.0.1:10249");
+    command.env("KUBEFERRY_MANIFESTS", manifests);
+    if pictures {
+        let folder = cargo::workspace().join(PICTURES);
+        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        step::start(format!("taking pictures into {PICTURES}"));
+        step::run(command.arg("pictures.mjs").arg(&folder))
+    } else {
+        step::start("driving the page");
+        step::run(command.args(["--test", "--test-reporter=spec"]))
+    }
+}

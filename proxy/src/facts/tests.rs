@@ -299,7 +299,8 @@ fn strange_names_are_only_text() {
     let page = ServicePage::of(&snapshot, &ServicesQuery::default()).unwrap();
     let text = serde_json::to_string(&page).unwrap();
     assert_eq!(serde_json::from_str::<ServicePage>(&text).unwrap(), page);
-    assert_eq!(page.items[0].name, "</script><b>\"\\\u{7f}\u{1f600}");
+    // A control character is written out where the object is read; the rest is the name.
+    assert_eq!(page.items[0].name, "</script><b>\"\\\\u{7f}\u{1f600}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use kubeferry_tests::executors::live::{Live, WORLDS};
+use kubeferry_tests::executors::live::{Live, Look, WORLDS};
 use kubeferry_tests::executors::run;
 use kubeferry_tests::flows::{Case, Expect, Step};
 use kubeferry_tests::packets::Protocol;
@@ -46,6 +46,24 @@ fn whatever_changes_ends_where_a_fresh_start_would() {
         let report = campaign.run(&stopped, &mut |line| println!("{line}")).unwrap_or_else(|error| panic!("{error:#}"));
         assert!(report.found.is_empty(), "seeds that disagree: see the lines before");
     }
+}
+
+/// What a proxy did not write is seen in the rows, and by whatever meets it.
+#[test]
+fn rows_that_are_not_those_of_a_fresh_start_are_noticed() {
+    let mut case = Scenario::new(1, 1, 60).unwrap().case().unwrap();
+    // A second time, so that nothing is written.
+    case.steps.extend(case.steps.clone());
+    let mut live = Live::new(&case, &WORLDS).unwrap();
+    let mut step = case.steps[0].clone();
+    live.expect(&mut step).unwrap();
+    assert_eq!(live.step(&step, Look { packets: 1, closely: false }).unwrap().disagreements, []);
+    live.tamper().unwrap();
+    let found = live.step(&step, Look { packets: 1, closely: false }).unwrap().disagreements;
+    let executors: BTreeSet<_> = found.iter().map(|found| found.executor).collect();
+    let all =
+        ["nft-rows", "packets", "tc-rows", "ebpf", "test-run", "xdp-rows", "xdp", "test-run-xdp", "all-rows", "auto"];
+    assert_eq!(executors, BTreeSet::from(all), "{found:?}");
 }
 
 /// A model that is wrong about one port: every executor sees it, and what is written is small and reads as a case.

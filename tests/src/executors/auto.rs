@@ -2,6 +2,7 @@
 //! ebpf --once` in a world of its own. Connections of the node and of its pods are those of real sockets, in a cgroup of the
 //! test; what comes from elsewhere are packets.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -49,6 +50,11 @@ impl Programs {
     /// The node.
     pub(super) fn node(&self) -> &Netns {
         &self.world.node
+    }
+
+    /// Where the programs are pinned.
+    pub(super) fn pins(&self) -> &Path {
+        self.places.bpffs()
     }
 
     /// `kubeferry run` with all hooks.

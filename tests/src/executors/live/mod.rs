@@ -14,6 +14,7 @@ use kubeferry::backend::nftables::kernel::Netfilter;
 use kubeferry::backend::nftables::reconciler::Reconciler;
 
 use super::{Disagreement, Findings, Last, Source, auto, ebpf, model, packets, test_run};
+use crate::bpf::pinned::Pinned;
 use crate::flows::{Case, Row, Step};
 use crate::world::World;
 use proxy::Driver;
@@ -67,7 +68,7 @@ struct Nftables {
     driver: Driver,
     sender: packets::Sender,
     last: Last,
-    _world: World,
+    world: World,
 }
 
 #[derive(Debug)]
@@ -95,7 +96,7 @@ impl Live {
         let nft = || -> Result<_> {
             let world = World::build(case)?;
             let driver = Driver::start::<Reconciler<Netfilter>>(&world.node, settings(&source.command("run")?)?)?;
-            Ok(Nftables { driver, sender: packets::Sender::new(world.prober()?), last: Last::new(), _world: world })
+            Ok(Nftables { driver, sender: packets::Sender::new(world.prober()?), last: Last::new(), world })
         };
         let programs = |hooks, hook, names| -> Result<_> {
             let programs = ebpf::Programs::new(case, hooks)?;
@@ -127,6 +128,23 @@ impl Live {
     pub fn expect(&self, step: &mut Step) -> Result<()> {
         self.source.write(step)?;
         model::expect(&self.source, step)
+    }
+
+    /// Takes every frontend out of the kernel behind the proxies' backs: for tests of what is noticed.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn tamper(&self) -> Result<()> {
+        if let Some(nft) = &self.nft {
+            for map in ["frontends4", "frontends6", "nodeports4", "nodeports6"] {
+                nft.world.node.nft(&["flush", "map", "inet", "kubeferry", map], "")?;
+            }
+        }
+        let pins = [&self.tc, &self.xdp].into_iter().flatten().map(|programs| programs.programs.pins.path());
+        for pins in pins.chain(self.auto.iter().map(|auto| auto.programs.pins())) {
+            Pinned::open(pins)?.delete_frontends()?;
+        }
+        Ok(())
     }
 
     /// Brings the next step of the case into force, with these rows, and looks at what comes of it.

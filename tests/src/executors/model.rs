@@ -58,7 +58,8 @@ pub fn answers(source: &Source, step: &Step) -> Result<Vec<Answer>> {
     Ok(step.rows.iter().map(|row| Answer::from(desired.trace(&flow(row)))).collect())
 }
 
-/// Has every row of a step expect what the model says. A source port that leaves several endpoints open is left out.
+/// Has every row of a step expect what the model says. A source port is left out where no one endpoint
+/// follows from it, as in the flow table.
 pub(super) fn expect(source: &Source, step: &mut Step) -> Result<()> {
     let desired = desired(source)?;
     let sticky = |service: &str| {
@@ -67,10 +68,8 @@ pub(super) fn expect(source: &Source, step: &mut Step) -> Result<()> {
     for row in &mut step.rows {
         let answer = Answer::from(desired.trace(&flow(row)));
         row.expect = answer.expectation(row, sticky(&answer.service));
-        let open =
-            matches!(&row.expect, Expect::Endpoints { endpoints, affinity, .. } if *affinity || endpoints.len() > 1);
-        if open && row.from_port.take().is_some() {
-            // Of several, one connection shows one.
+        let one = matches!(&row.expect, Expect::Endpoints { endpoints, affinity: false, .. } if endpoints.len() == 1);
+        if !one && row.from_port.take().is_some() {
             let answer = Answer::from(desired.trace(&flow(row)));
             row.expect = answer.expectation(row, sticky(&answer.service));
         }

@@ -105,7 +105,7 @@ fn set(rng: &mut Rng, service: &mut Value, number: usize, field: &str) {
         "ingress" => {
             let mut balancers = addresses(rng, |family| family.external, &[1, 2, 3], 25);
             balancers.extend(addresses(rng, |family| family.cluster_ips, &[10, 11], 5));
-            balancers.extend(addresses(rng, |family| family.node, &[1], 3));
+            balancers.extend(addresses(rng, |family| family.node, &[2], 3));
             let mut ingress: Vec<Value> = balancers
                 .into_iter()
                 .map(|ip| match *rng.pick(&["VIP", "VIP", "", "Proxy"]) {

@@ -79,7 +79,8 @@ impl Shrinker<'_> {
         if Instant::now() >= self.end || smaller.states.is_empty() {
             return Ok(false);
         }
-        let how = Run { worlds: &[self.world], look: everything, goes_on: &|| true, spoil: self.spoil };
+        let goes_on = || Instant::now() < self.end;
+        let how = Run { worlds: &[self.world], look: everything, goes_on: &goes_on, spoil: self.spoil };
         let agreement = smaller.run(&how, &mut Counts::default())?;
         let same = agreement.disagreements.iter().any(|found| self.executors.contains(found.executor));
         if same {

@@ -218,9 +218,7 @@ impl Observer {
         if std::mem::take(&mut self.unrepaired) && self.queued.is_none() {
             self.health.updated(&Family::BOTH);
         }
-        for (reason, packets) in proxy.backend().packets() {
-            self.metrics.packets(reason, packets);
-        }
+        self.count_packets(proxy);
         for (map, rows) in proxy.rows() {
             self.metrics.rows(map, *rows);
         }
@@ -242,8 +240,15 @@ impl Observer {
         self.tables(proxy);
     }
 
+    fn count_packets<B: Backend>(&self, proxy: &Proxy<B>) {
+        for (reason, packets) in proxy.backend().packets() {
+            self.metrics.packets(reason, packets);
+        }
+    }
+
     /// Reads the counters, unless that was a moment ago for what it costs, and has `/metrics` tell them.
     pub fn look<B: Backend>(&mut self, proxy: &Proxy<B>) {
+        self.count_packets(proxy);
         if !proxy.backend().counting().connections {
             return;
         }

@@ -29,7 +29,8 @@ pub(super) async fn flagz(State(serving): State<Serving>, headers: HeaderMap) ->
 pub(super) async fn statusz(State(serving): State<Serving>, headers: HeaderMap) -> Response {
     let mut paths = PATHS.to_vec();
     if serving.profiling {
-        paths.insert(1, "/debug");
+        paths.push("/debug");
+        paths.sort_unstable();
     }
     let text = status(serving.started, Timestamp::now(), &paths);
     answer(&headers, text)

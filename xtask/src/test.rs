@@ -1,7 +1,7 @@
 //! `cargo xtask test`: formatting, lints, documentation and every test.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Instant;
 
@@ -35,8 +35,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             packages::need_root("test")?;
             ebpf::build()?;
             check()?;
-            build()?;
-            test(&["--workspace"], &args.pass_on)?;
+            let built = build()?;
+            test_with(&["--workspace"], &args.pass_on, &built.known())?;
         }
         Some("check") => {
             packages::ensure(&[packages::BUILD])?;
@@ -44,9 +44,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             check()?;
         }
         Some("unit") => {
-            packages::ensure(&[packages::BUILD])?;
+            packages::ensure(&[packages::BUILD, packages::NETWORK])?;
             ebpf::build()?;
-            test(&["--workspace", "--lib", "--bins"], &args.pass_on)?;
+            test_with(&["--workspace", "--lib", "--bins"], &args.pass_on, &[])?;
         }
         Some("ipvs") => {
             packages::ensure(&[packages::BUILD])?;
@@ -77,8 +77,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             packages::ensure(&[packages::BUILD, packages::NETWORK, packages::MIGRATION, packages::FAULTS])?;
             packages::need_root(&format!("test {file}"))?;
             ebpf::build()?;
-            build()?;
-            test(&["--package", "kubeferry-tests", "--test", file], &args.pass_on)?;
+            let built = build()?;
+            test_with(&["--package", "kubeferry-tests", "--test", file], &args.pass_on, &built.known())?;
         }
     }
     step::start(format!("done in {}", step::duration(began.elapsed())));
@@ -103,17 +103,32 @@ fn check() -> anyhow::Result<()> {
     step::run(&mut doc)
 }
 
-fn build() -> anyhow::Result<()> {
+/// The binary under test, which is one for all tests.
+struct Built(Option<PathBuf>);
+
+impl Built {
+    /// What tests have to know to take it, and not to build one of their own.
+    fn known(&self) -> Vec<(&str, &Path)> {
+        self.0.iter().map(|path| ("KUBEFERRY_BIN", path.as_path())).collect()
+    }
+}
+
+/// Builds everything; where the environment names a binary under test, that one is left to the tests.
+fn build() -> anyhow::Result<Built> {
     step::start("building");
-    step::run(cargo().args(["build", "--quiet", "--workspace"]).args(FEATURES))
+    step::run(cargo().args(["build", "--quiet", "--workspace"]).args(FEATURES))?;
+    if std::env::var_os("KUBEFERRY_BIN").is_some() {
+        return Ok(Built(None));
+    }
+    let own = std::env::current_exe().context("where is xtask?")?;
+    let binary = own.parent().context("xtask is in no target folder")?.join("kubeferry");
+    if !binary.is_file() {
+        bail!("cargo built no {}", binary.display());
+    }
+    Ok(Built(Some(binary)))
 }
 
-/// Runs `cargo test` to the end, shows all of it and sums it up, what was left out included.
-fn test(which: &[&str], pass_on: &[String]) -> anyhow::Result<()> {
-    test_with(which, pass_on, &[])
-}
-
-/// The same, with something to know for the tests.
+/// Runs `cargo test` to the end with something to know for the tests, shows all of it and sums it up, what was left out included.
 fn test_with(which: &[&str], pass_on: &[String], variables: &[(&str, &Path)]) -> anyhow::Result<()> {
     step::start("testing");
     let mut command = cargo();

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,6 +17,14 @@ use crate::netns::Netns;
 pub const DEADLINE: Duration = Duration::from_secs(30);
 /// How long a datagram's answer may take before the next is sent.
 const DATAGRAM: Duration = Duration::from_millis(500);
+
+/// How long something that may take `time` elsewhere may take here: so many times as long as `KUBEFERRY_TEST_PATIENCE` says, which
+/// is set in emulated machines.
+pub fn patience(time: Duration) -> Duration {
+    static TIMES: OnceLock<u32> = OnceLock::new();
+    let times = || std::env::var("KUBEFERRY_TEST_PATIENCE").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
+    time.saturating_mul(*TIMES.get_or_init(times))
+}
 
 /// A TCP connection to a server of [`Host::serve`](crate::hosts::Host::serve).
 #[derive(Debug)]
@@ -51,9 +60,9 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Connection::open`].
-    pub fn open_here(to: SocketAddr, patience: Duration) -> std::io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&to, patience)?;
-        stream.set_read_timeout(Some(DEADLINE))?;
+    pub fn open_here(to: SocketAddr, within: Duration) -> std::io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&to, patience(within))?;
+        stream.set_read_timeout(Some(patience(DEADLINE)))?;
         Ok(Self { reader: BufReader::new(stream.try_clone()?), stream })
     }
 
@@ -66,13 +75,13 @@ impl Connection {
             let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
             let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
             // Linux counts connecting as sending.
-            set_socket_timeout(&socket, Timeout::Send, Some(DEADLINE))?;
+            set_socket_timeout(&socket, Timeout::Send, Some(patience(DEADLINE)))?;
             rustix::net::bind(&socket, &SocketAddr::new(source, 0))?;
             rustix::net::connect(&socket, &to)?;
             Ok::<_, std::io::Error>(TcpStream::from(socket))
         };
         let stream = from.run(connect).map_err(std::io::Error::other)??;
-        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.set_read_timeout(Some(patience(DEADLINE)))?;
         Ok(Self { reader: BufReader::new(stream.try_clone()?), stream })
     }
 
@@ -122,7 +131,7 @@ pub fn datagrams(from: &Netns, to: SocketAddr) -> Result<UdpSocket> {
 pub fn unconnected_here(to: SocketAddr) -> std::io::Result<UdpSocket> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
-    socket.set_read_timeout(Some(DATAGRAM))?;
+    socket.set_read_timeout(Some(patience(DATAGRAM)))?;
     Ok(socket)
 }
 
@@ -144,7 +153,7 @@ pub fn ask_once(socket: &UdpSocket) -> Result<Option<(String, SocketAddr)>> {
 /// An answer came, or nothing did within [`DEADLINE`].
 pub fn refused(socket: &UdpSocket) -> Result<()> {
     let mut buffer = [0; 128];
-    let end = Instant::now() + DEADLINE;
+    let end = Instant::now() + patience(DEADLINE);
     while Instant::now() < end {
         match socket.send(b"?\n").and_then(|_| socket.recv(&mut buffer)) {
             Ok(_) => bail!("a server answered"),
@@ -166,14 +175,15 @@ pub fn until<T>(what: &str, attempt: impl FnMut() -> Option<T>) -> Result<T> {
 /// The same for what takes its time.
 ///
 /// # Errors
-/// `patience` is over; the message says what was waited for.
-pub fn until_for<T>(patience: Duration, what: &str, mut attempt: impl FnMut() -> Option<T>) -> Result<T> {
-    let end = Instant::now() + patience;
+/// `within` is over; the message says what was waited for.
+pub fn until_for<T>(within: Duration, what: &str, mut attempt: impl FnMut() -> Option<T>) -> Result<T> {
+    let within = patience(within);
+    let end = Instant::now() + within;
     loop {
         if let Some(found) = attempt() {
             return Ok(found);
         }
-        ensure!(Instant::now() < end, "waited {patience:?} for {what}");
+        ensure!(Instant::now() < end, "waited {within:?} for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use crate::client::DEADLINE;
+use crate::client::{DEADLINE, patience};
 use crate::netns::Netns;
 
 /// Sets an option of a socket, by its level, name and bytes.
@@ -84,8 +84,8 @@ pub fn connect_from(
         let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         // Linux counts connecting as sending.
-        set_socket_timeout(&socket, Timeout::Send, Some(DEADLINE))?;
-        set_socket_timeout(&socket, Timeout::Recv, Some(DEADLINE))?;
+        set_socket_timeout(&socket, Timeout::Send, Some(patience(DEADLINE)))?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(patience(DEADLINE)))?;
         set_socket_reuseaddr(&socket, true)?;
         prepare(&socket)?;
         rustix::net::bind(&socket, &source)?;

@@ -1,6 +1,7 @@
 //! `cargo xtask test kernels`: the programs and the datapath tests of this workspace under other kernels than the machine's
 //! own.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +15,9 @@ use crate::{ebpf, packages, step};
 
 /// How long one kernel may take.
 const PATIENCE: Duration = Duration::from_secs(1800);
+/// How many times as long as elsewhere the tests there may wait: emulation makes every instruction some ten times as dear, and
+/// what runs beside it is not less for that.
+const PATIENCE_OF_TESTS: u32 = 8;
 /// What the datapaths and their tests need of a kernel.
 const MODULES: [&str; 30] = [
     "veth",
@@ -53,7 +57,7 @@ const TOOLS: [&str; 9] = ["ip", "nft", "conntrack", "ethtool", "tc", "ping", "se
 const MARK: &str = "kubeferry-part: ";
 
 /// The parts that run in the machine: a test binary, and what is passed on to it.
-const PARTS: [(&str, &str); 8] = [
+const PARTS: [(&str, &str); 9] = [
     ("netns", ""),
     ("flow_table", "--exact cluster_ip load_balancer_source_ranges"),
     // What is swept is gone when a time has passed, which is too long here.
@@ -63,6 +67,7 @@ const PARTS: [(&str, &str); 8] = [
     ("connections", ""),
     ("ebpf_connections", "--exact every_way_in_reaches_every_endpoint datagrams_in_fragments_come_back_whole"),
     ("bridge", "ebpf_needs_no_bridge_netfilter with_bridge_netfilter"),
+    ("machine", "--ignored"),
 ];
 
 /// Verify the BPF object under this kernel (inside of a virtual machine)
@@ -171,20 +176,34 @@ struct Outcome {
     /// How many tests passed, by part.
     passed: Vec<(String, usize)>,
     failed: Vec<String>,
+    /// How the proxies there said that programs are attached to devices: `TCX`, `clsact`.
+    attached: BTreeSet<String>,
 }
 
 impl Outcome {
+    fn of(release: &str) -> Self {
+        let (passed, failed, attached) = (Vec::new(), Vec::new(), BTreeSet::new());
+        Self { release: release.to_owned(), took: Duration::ZERO, passed, failed, attached }
+    }
+
     fn tell(&self) {
         let passed: usize = self.passed.iter().map(|(_, count)| count).sum();
         let (failed, took) = (self.failed.len(), step::duration(self.took));
         step::start(format!("Linux {}: {passed} passed, {failed} failed, in {took}", self.release));
         step::note(self.passed.iter().map(|(part, count)| format!("{part} {count}")).collect::<Vec<_>>().join(", "));
+        step::note(format!(
+            "attached to devices by: {}",
+            Vec::from_iter(self.attached.iter().map(String::as_str)).join(", ")
+        ));
         self.failed.iter().for_each(|name| step::note(format!("failed: {name}")));
     }
 
     /// Looks at a line of the machine's output.
     fn add(&mut self, line: &str) {
-        if let Some(part) = line.strip_prefix(MARK) {
+        // A proxy's log: `hooks are attached … tc="TCX" …`.
+        if let Some((how, _)) = line.split_once(" tc=\"").and_then(|(_, rest)| rest.split_once('"')) {
+            self.attached.insert(how.to_owned());
+        } else if let Some(part) = line.strip_prefix(MARK) {
             match part.split_once(" ended with ") {
                 // Exit code 101 is that of failed tests, which have been named.
                 Some((_, "0" | "101")) => {}
@@ -220,7 +239,8 @@ fn under(kernel: &Kernel, programs: &Programs, pass_on: &[String]) -> anyhow::Re
     add(Path::new("/socket-maker"), &programs.beside)?;
     let folder = workspace().join("tests");
     let mut command = format!(
-        "export KUBEFERRY_BIN=/kubeferry RUST_BACKTRACE=0\ncd {}\n/xtask verify /kubeferry.bpf.o\n",
+        "export KUBEFERRY_BIN=/kubeferry KUBEFERRY_TEST_PATIENCE={PATIENCE_OF_TESTS} RUST_BACKTRACE=0\ncd {}\n\
+         /xtask verify /kubeferry.bpf.o\n",
         folder.display()
     );
     command += "result=$?\n";
@@ -236,8 +256,7 @@ fn under(kernel: &Kernel, programs: &Programs, pass_on: &[String]) -> anyhow::Re
     for data in ["flows", "conformance"] {
         guest.files().copy_tree(&folder.join(data), &folder.join(data))?;
     }
-    let mut outcome =
-        Outcome { release: kernel.release.clone(), took: Duration::ZERO, passed: Vec::new(), failed: Vec::new() };
+    let mut outcome = Outcome::of(&kernel.release);
     let mut line = |text: &str| {
         println!("{text}");
         outcome.add(text);
@@ -256,9 +275,9 @@ mod tests {
 
     #[test]
     fn tests_are_counted_by_part() {
-        let mut outcome =
-            Outcome { release: String::new(), took: Duration::ZERO, passed: Vec::new(), failed: Vec::new() };
+        let mut outcome = Outcome::of("");
         for line in [
+            "2026 INFO kubeferry::backend::ebpf::reconciler: hooks are attached sockets=off tc=\"TCX\" devices=7",
             "kubeferry-part: ebpf",
             "test one ... ok",
             "test two ... FAILED",
@@ -271,5 +290,6 @@ mod tests {
         }
         assert_eq!(outcome.passed, [("ebpf".to_owned(), 1), ("netns".to_owned(), 0)]);
         assert_eq!(outcome.failed, ["ebpf two", "netns ended with 139"]);
+        assert_eq!(outcome.attached, BTreeSet::from(["TCX".to_owned()]));
     }
 }

@@ -18,7 +18,7 @@ use rustix::net::{
     SendFlags, SocketFlags, SocketType,
 };
 
-use crate::client::DEADLINE;
+use crate::client::{DEADLINE, patience};
 use crate::netns::Netns;
 
 /// The program of [`Maker::start`], beside the running test: cargo builds it with the tests.
@@ -123,7 +123,7 @@ impl Tcp {
     /// # Errors
     /// As the socket is told.
     pub fn try_connect(&self, to: SocketAddr) -> io::Result<()> {
-        set_socket_timeout(&self.0, Timeout::Send, Some(DEADLINE))?;
+        set_socket_timeout(&self.0, Timeout::Send, Some(patience(DEADLINE)))?;
         Ok(rustix::net::connect(&self.0, &to)?)
     }
 
@@ -131,12 +131,12 @@ impl Tcp {
     ///
     /// # Errors
     /// As the socket is told.
-    pub fn connect(self, to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+    pub fn connect(self, to: SocketAddr, within: Duration) -> io::Result<TcpStream> {
         // Linux counts connecting as sending.
-        set_socket_timeout(&self.0, Timeout::Send, Some(patience))?;
+        set_socket_timeout(&self.0, Timeout::Send, Some(patience(within)))?;
         rustix::net::connect(&self.0, &to)?;
         let stream = TcpStream::from(self.0);
-        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.set_read_timeout(Some(patience(DEADLINE)))?;
         Ok(stream)
     }
 }

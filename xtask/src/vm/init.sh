@@ -8,7 +8,8 @@ mount -t devtmpfs none /dev
 mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t tmpfs none /run
-mount -t tmpfs none /tmp
+# A workspace below /tmp brings its files there.
+[ -n "$(ls -A /tmp)" ] || mount -t tmpfs none /tmp
 mount -t cgroup2 none /sys/fs/cgroup
 mount -t bpf none /sys/fs/bpf
 ln -s /proc/self/fd /dev/fd

@@ -14,6 +14,8 @@ use kubeferry_tests::client::{Connection, DEADLINE, Running, refused, until};
 use kubeferry_tests::executors::Source;
 use kubeferry_tests::flows::{Case, Node, Step, with_node};
 use kubeferry_tests::hosts::Hosts;
+use kubeferry_tests::sockets::set_option;
+use rustix::net::{AddressFamily, SendFlags, SocketType};
 
 pub const NODE: &str = "
 name: worker-1
@@ -114,6 +116,25 @@ impl Cluster {
 
     pub fn count(&self, counter: Counter) -> u64 {
         self.pinned.counter(counter).unwrap()
+    }
+
+    /// A datagram from where a web pod serves, as its server would send it.
+    pub fn answer_of(&self, server: &str, to: SocketAddr) {
+        let send = || {
+            let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            let raw = rustix::net::socket(family, SocketType::RAW, Some(rustix::net::ipproto::UDP)).unwrap();
+            // Ports and length; IPv4 needs no checksum, and the kernel computes that of IPv6.
+            let mut datagram = Vec::new();
+            for word in [8080, to.port(), 8 + 2, 0] {
+                datagram.extend(word.to_be_bytes());
+            }
+            datagram.extend(b"!\n");
+            if to.is_ipv6() {
+                set_option(&raw, libc::IPPROTO_IPV6, libc::IPV6_CHECKSUM, &6i32.to_ne_bytes()).unwrap();
+            }
+            rustix::net::sendto(&raw, &datagram, SendFlags::empty(), &SocketAddr::new(to.ip(), 0)).unwrap();
+        };
+        self.hosts.host(server).namespace.run(send).unwrap();
     }
 
     /// What `work` did, and by what.

@@ -219,6 +219,28 @@ fn a_udp_socket_moves_when_its_endpoint_goes() {
 }
 
 #[test]
+fn the_last_answer_of_an_endpoint_that_goes_comes_from_the_service() {
+    let cluster = Cluster::start(NODE, &[]);
+    cluster.change(&["1"]);
+    for to in [WEB[0], WEB[1]] {
+        let to = socket(to);
+        let client = cluster.node_sockets.udp(to.is_ipv6()).unwrap();
+        let reached = |wanted: &str| exchange(&client, to).filter(|(server, _)| server == wanted).map(|(_, from)| from);
+        cluster.change(&["1"]);
+        let asked_from = until("web1 to answer", || reached("web1")).unwrap();
+        cluster.change(&["2"]);
+        until("web2 to answer", || reached("web2")).unwrap();
+        let late = || {
+            cluster.answer_of("web1", asked_from);
+            client.recv_from(&mut [0; 128]).unwrap().1
+        };
+        assert_eq!(late(), to, "an answer that was on its way");
+        // Later, what comes from there has nothing to do with the Service.
+        until("the socket to see the stranger", || (late() != to).then_some(())).unwrap();
+    }
+}
+
+#[test]
 fn a_connected_udp_socket_is_told_when_its_endpoint_goes() {
     let cluster = Cluster::start(NODE, &["--end-pod-sockets"]);
     let connect = |socket: &UdpSocket, to: SocketAddr| {

@@ -68,6 +68,9 @@ impl Backend for Ebpf {
         let mut report = Report::default();
         let devices = self.devices().check(&interfaces);
         let (sockets, rows) = (self.sockets.check(), self.check_rows(desired, &mut report));
+        if let Err(error) = self.parting.end(&self.maps, Instant::now()) {
+            tracing::warn!(%error, "sockets whose endpoint has gone may go on showing its service");
+        }
         // What cannot be repaired keeps nothing else from being so.
         let mut failed = None;
         for look in [devices, sockets, rows, self.check_established(desired), self.keep_pins()] {
@@ -127,7 +130,9 @@ impl Backend for Ebpf {
     }
 
     fn clean_udp(&mut self, services: &[UdpService]) -> Result<Cleaned, EbpfError> {
-        sweep::clean_udp(&self.maps, services, self.ends_pods)
+        let (cleaned, shown) = sweep::clean_udp(&self.maps, services, self.ends_pods)?;
+        self.parting.add(shown, Instant::now());
+        Ok(cleaned)
     }
 
     fn facts(&self) -> Vec<(String, String)> {

@@ -23,6 +23,7 @@ pub mod numbering;
 pub mod numbers;
 pub mod object;
 mod own_folder;
+pub mod parting;
 pub mod pins;
 pub mod ports;
 pub mod preview;

@@ -17,6 +17,7 @@ use super::error::EbpfError;
 use super::following::Following;
 use super::kernel::Maps;
 use super::load::{Folder, load};
+use super::parting::Parting;
 use super::pins::Pins;
 use super::ports;
 use super::rows::Fixed;
@@ -36,6 +37,7 @@ pub struct Ebpf {
     pub(super) folder: Folder,
     pub(super) maps: Arc<Maps>,
     pub(super) sweeper: Option<Sweeper>,
+    pub(super) parting: Parting,
     pub(super) adopted: bool,
     /// Of the maps and programs.
     pub(super) pins: Pins,
@@ -104,6 +106,7 @@ impl Ebpf {
             pins: loaded.pins,
             maps: Arc::new(loaded.maps),
             sweeper: None,
+            parting: Parting::default(),
             adopted: loaded.adopted,
             ends_pods,
             devices: Arc::new(Mutex::new(devices)),

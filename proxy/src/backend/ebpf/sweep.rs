@@ -160,14 +160,14 @@ fn delete(maps: &Maps, entries: &[(FlowKey, Flow)]) -> Result<usize, EbpfError> 
 }
 
 /// Deletes the UDP flows of these services to endpoints that do not serve any more; sockets of `pods`, too, or only the node's
-/// own.
+/// own. Also gives the keys of `socket_services` that are to go when the last answers must have come.
 ///
 /// # Errors
 /// A map cannot be read or written.
-pub fn clean_udp(maps: &Maps, services: &[UdpService], pods: bool) -> Result<Cleaned, EbpfError> {
+pub fn clean_udp(maps: &Maps, services: &[UdpService], pods: bool) -> Result<(Cleaned, Vec<SocketKey>), EbpfError> {
     let mut cleaned = Cleaned::default();
     if services.is_empty() {
-        return Ok(cleaned);
+        return Ok((cleaned, Vec::new()));
     }
     let mut flows = BTreeMap::new();
     let each = maps.flows.each_batch(|rows: &[(FlowKey, Flow)]| {
@@ -199,11 +199,10 @@ pub fn clean_udp(maps: &Maps, services: &[UdpService], pods: bool) -> Result<Cle
     });
     cleaned.deleted += keys.and_then(|keys| sockets.delete(&keys)).map_err(EbpfError::map("socket_endpoints"))?;
     // And what they show for their peer.
-    let sockets = &maps.socket_services;
-    let keys = stale_sockets(sockets, services, &mut cleaned, |key, peer| {
+    let shown = stale_sockets(&maps.socket_services, services, &mut cleaned, |key, peer| {
         (end(peer.address, peer.port), end(key.address, key.port))
     });
-    cleaned.deleted += keys.and_then(|keys| sockets.delete(&keys)).map_err(EbpfError::map("socket_services"))?;
+    let shown = shown.map_err(EbpfError::map("socket_services"))?;
     // Sockets that are. Their rows go when they are closed, or connect anew.
     let keys = stale_connections(&maps.socket_connections, services, &mut cleaned);
     let keys = keys.map_err(EbpfError::map("socket_connections"))?;
@@ -213,7 +212,7 @@ pub fn clean_udp(maps: &Maps, services: &[UdpService], pods: bool) -> Result<Cle
             Err(error) => tracing::warn!(%error, "UDP sockets whose endpoint has gone cannot be ended"),
         }
     }
-    Ok(cleaned)
+    Ok((cleaned, shown))
 }
 
 /// The connected UDP sockets whose service and endpoint do not belong together any more, with the endpoint.

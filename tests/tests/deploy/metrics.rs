@@ -80,8 +80,12 @@ fn exposed() -> Exposed {
         let text = until("/metrics with a sync", || {
             let get = || kubeferry::status::get("http://127.0.0.1:10249/metrics", DEADLINE).ok();
             let body = namespace.run(get).unwrap()?.body;
-            let last = if ebpf { "kubeferry_service_connections_total{" } else { "kubeferry_rows{" };
-            body.lines().any(|line| line.starts_with(last)).then_some(body)
+            let last: &[&str] = match ebpf {
+                true => &["kubeferry_service_connections_total{", "kubeferry_ebpf_packets_total{"],
+                false => &["kubeferry_rows{"],
+            };
+            let is_told = |name: &&str| body.lines().any(|line| line.starts_with(*name));
+            last.iter().all(is_told).then_some(body)
         });
         let text = text.unwrap_or_else(|error| panic!("{error:#}; the log:\n{}", fs::read_to_string(&log).unwrap()));
         for (name, labels) in parse(&text) {

@@ -28,7 +28,7 @@ impl Tool {
              failing) echo 'Error: Could not process rule: No buffer space available' >&2; exit 1;;\n\
              killed) kill -KILL $$;;\n\
              old) echo 'nftables v0.9.8 (E)'; exit 0;;\n\
-             garbage) echo nonsense; head -c 100000 /dev/urandom; exit 0;;\n\
+             garbage) echo '9 lives'; head -c 100000 /dev/urandom; exit 0;;\n\
              hanging) echo $$ > {folder}/pid; exec sleep 1000;;\n\
              *) exec {real} \"$@\";;\nesac\n"
         );

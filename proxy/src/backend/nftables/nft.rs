@@ -37,10 +37,9 @@ impl fmt::Display for Version {
 }
 
 impl Version {
-    /// The version at the beginning of a text such as `nftables v1.0.6 (Lester Gooch #5)` or `6.1.0-13-amd64`; a part that
-    /// is missing is 0.
+    /// The version at the beginning of a text such as `6.1.0-13-amd64`; a part that is missing is 0.
     fn find(text: &str) -> Option<Self> {
-        let word = text.strip_prefix("nftables v").unwrap_or(text).split_whitespace().next()?;
+        let word = text.split_whitespace().next()?;
         let mut parts = word.split(|character: char| !character.is_ascii_digit()).map(str::parse);
         let major = parts.next()?.ok()?;
         let mut part = || parts.next().and_then(Result::ok).unwrap_or(0);
@@ -244,7 +243,9 @@ async fn read_all(stream: Option<impl AsyncReadExt + Unpin>) -> io::Result<Strin
 }
 
 fn check(what: &'static str, text: &str, oldest: Version) -> Result<Version, NftError> {
-    match Version::find(text) {
+    // `nftables v1.0.6 (Lester Gooch #5)`; what begins with a number otherwise is none.
+    let version = if what == "nft" { text.strip_prefix("nftables v") } else { Some(text) };
+    match version.and_then(Version::find) {
         None => Err(NftError::Version { what, text: text.chars().take(SHOWN).collect() }),
         Some(found) if found >= oldest => Ok(found),
         Some(found) if what == "nft" => Err(NftError::OldNft { found }),
@@ -274,12 +275,15 @@ mod tests {
     #[test]
     fn versions_are_read_and_compared() {
         let found = |text| Version::find(text);
-        assert_eq!(found("nftables v1.0.6 (Lester Gooch #5)"), Some(Version(1, 0, 6)));
-        assert_eq!(found("nftables v1.1 (X)"), Some(Version(1, 1, 0)));
+        let nft = |text| check("nft", text, Version(0, 0, 0)).ok();
+        assert_eq!(nft("nftables v1.0.6 (Lester Gooch #5)"), Some(Version(1, 0, 6)));
+        assert_eq!(nft("nftables v1.1 (X)"), Some(Version(1, 1, 0)));
+        assert_eq!(
+            (nft("9 lives"), nft("nftables version unknown"), nft("Segmentation fault at 1.2.3")),
+            (None, None, None)
+        );
         assert_eq!(found("6.18.44-fc-v657\n"), Some(Version(6, 18, 44)));
         assert_eq!(found("5.13+"), Some(Version(5, 13, 0)));
-        assert_eq!(found("nftables version unknown"), None);
-        assert_eq!(found("Segmentation fault at 1.2.3"), None);
         assert!(check("nft", "nftables v1.0.1 (F)", OLDEST_NFT).is_ok());
         let error = check("nft", "nftables v0.9.8 (E)", OLDEST_NFT).unwrap_err().to_string();
         assert_eq!(error, "nft is version 0.9.8, and 1.0.1 or later is needed: install a newer package nftables");

@@ -10,8 +10,8 @@ use crate::state::objects::{Ignored, ObjectName, Protocol};
 use super::Touched;
 use super::target::{Frontend, Rank, Role, Target};
 
-/// How many of the frontends that a Service has lost are named.
-const NAMED: usize = 10;
+/// How many of the frontends that a Service has lost are named; of more, one line says how many.
+pub const CONFLICTS_NAMED: usize = 10;
 
 /// The claims on every frontend.
 #[derive(Debug, Default)]
@@ -141,7 +141,7 @@ impl Frontends {
                 }
                 let lost = lost.entry(rank.service()).or_default();
                 *lost += 1;
-                if *lost > NAMED {
+                if *lost > CONFLICTS_NAMED {
                     continue;
                 }
                 let why = match holder {
@@ -159,8 +159,8 @@ impl Frontends {
                 out.push((rank.service().clone(), Ignored { what, why }));
             }
         }
-        out.extend(lost.into_iter().filter(|(_, lost)| *lost > NAMED).map(|(service, lost)| {
-            let (what, more) = (format!("Service {service}"), lost - NAMED);
+        out.extend(lost.into_iter().filter(|(_, lost)| *lost > CONFLICTS_NAMED).map(|(service, lost)| {
+            let (what, more) = (format!("Service {service}"), lost - CONFLICTS_NAMED);
             (service.clone(), Ignored { what, why: format!("and {more} more frontends that others serve") })
         }));
         out

@@ -26,8 +26,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use endpoints::{Candidate, EndpointLists, members};
-pub use frontends::Claim;
 use frontends::Frontends;
+pub use frontends::{CONFLICTS_NAMED, Claim};
 pub use health_checks::{HealthCheck, health_check};
 use limits::Room;
 use node_view::NodeView;

@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn a_history_is_read_as_it_was_written() {
         let below = tempfile::tempdir().unwrap();
-        for seed in 0..8 {
+        for seed in 0..3 {
             let scenario = Scenario::new(seed, 4, 10).unwrap();
             let folder = write(&scenario, below.path(), &format!("s{seed}"), "why\nand what").unwrap();
             let (read, case) = (Case::read(&folder).unwrap(), scenario.case().unwrap());
@@ -74,13 +74,17 @@ mod tests {
             assert_eq!(read.steps.len(), 4);
             for (read, written) in read.steps.iter().zip(&case.steps) {
                 assert_eq!(read.restarts(), written.restarts());
-                let open = |mut row: crate::flows::Row| {
+                assert_eq!(read.rows.len(), written.rows.len());
+                for (read, written) in read.rows.iter().zip(&written.rows) {
+                    let mut wanted = written.clone();
+                    (wanted.expect, wanted.place) = (read.expect.clone(), read.place.clone());
                     // A source port is written only where the row's answer is one endpoint.
-                    (row.expect, row.place, row.from_port) = (Expect::None, String::new(), None);
-                    row
-                };
-                let rows = |rows: &[crate::flows::Row]| rows.iter().cloned().map(open).collect::<Vec<_>>();
-                assert_eq!(rows(&read.rows), rows(&written.rows));
+                    if !matches!(&read.expect, Expect::Endpoints { endpoints, affinity: false, .. } if endpoints.len() == 1)
+                    {
+                        wanted.from_port = None;
+                    }
+                    assert_eq!(*read, wanted);
+                }
             }
         }
     }

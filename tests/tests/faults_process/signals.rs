@@ -50,7 +50,12 @@ fn signals_that_come_twice_or_are_not_expected(datapath: Datapath) {
         ("SIGINT, then SIGTERM", [Signal::INT, Signal::TERM], true),
         ("SIGHUP, which ends it", [Signal::HUP, Signal::HUP], false),
     ] {
-        place.start().unwrap();
+        // Who runs the tests may ignore SIGHUP (nohup), which is inherited.
+        place.launch_with(&mut place.command_under(&["env", "--default-signal=HUP"]).unwrap()).unwrap();
+        place.until_served().unwrap();
+        // What an earlier one left in force serves, too: this one has to have come as far as to follow changes.
+        place.mark().unwrap();
+        place.until_marked(RIGHT).unwrap();
         let ended = |traffic: &Traffic| {
             traffic.go_on()?;
             place.signal(signals[0])?;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// How long the proxy may take for the largest of what is here, unoptimized and on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(150);
+const PATIENCE: Duration = Duration::from_secs(450);
 
 /// The whole. The process ends first.
 pub struct Cluster {

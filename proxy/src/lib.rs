@@ -26,6 +26,7 @@ pub mod settings;
 pub mod start;
 pub mod state;
 pub mod status;
+pub mod top;
 pub mod traffic;
 pub mod version;
 pub mod watch;

@@ -10,7 +10,7 @@ use kubeferry::run::Ended;
 use kubeferry::settings::reload::Reload;
 use kubeferry::settings::{Loaded, Settings};
 use kubeferry::start::{self, Next};
-use kubeferry::{log, run, status};
+use kubeferry::{log, run, status, top};
 
 /// The exit code of `run` when its configuration file says something that only a start takes.
 const RECONFIGURED: u8 = 3;
@@ -81,6 +81,7 @@ async fn command(cli: Cli, next: Next) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::from(2));
             }
         },
+        Command::Top(args) => tokio::task::block_in_place(|| top::top(&args))?,
         Command::Cleanup(args) => cleanup::cleanup(&args).await?,
         Command::Config(ConfigCommand::Check(args)) => return config::check(&args),
         Command::Config(ConfigCommand::Fields) => output::say(&table::markdown())?,

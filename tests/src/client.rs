@@ -113,6 +113,13 @@ impl Connection {
     }
 }
 
+/// Some, once the proxy of a node has written its rows.
+pub fn synced(node: &Netns) -> Option<()> {
+    let get = || kubeferry::status::get("http://127.0.0.1:10249/status", DEADLINE);
+    let status: serde_json::Value = serde_json::from_str(&node.run(get).ok()?.ok()?.body).ok()?;
+    (status["syncs"].as_u64()? > 0).then_some(())
+}
+
 /// A UDP socket inside a namespace, connected to a server of [`Host::serve`](crate::hosts::Host::serve).
 ///
 /// # Errors

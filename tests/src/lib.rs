@@ -25,6 +25,7 @@ pub mod server;
 pub mod site;
 pub mod soak;
 pub mod sockets;
+pub mod terminal;
 pub mod web;
 pub mod world;
 pub mod xdp;

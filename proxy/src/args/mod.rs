@@ -5,6 +5,7 @@ mod go;
 mod groups;
 mod kube_proxy;
 mod parse;
+mod top;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -15,6 +16,7 @@ pub use flags::flags;
 pub use groups::{CommonArgs, DatapathArgs, EbpfArgs, LogArgs, ServeArgs, SourceArgs};
 pub use kube_proxy::{KubeProxyArgs, KubeProxyLogArgs};
 pub use parse::parse;
+pub use top::TopArgs;
 
 use crate::state::convert::sloppy::parse_source;
 
@@ -87,6 +89,9 @@ pub enum Command {
     /// Show what the running proxy serves, its last sync and drift
     #[command(long_about = STATUS_ABOUT)]
     Status(StatusArgs),
+    /// Watch traffic by Service and endpoint in the terminal
+    #[command(long_about = top::ABOUT)]
+    Top(TopArgs),
     /// Remove everything that Kubeferry put into the kernel
     #[command(long_about = CLEANUP_ABOUT)]
     Cleanup(CleanupArgs),

@@ -34,7 +34,7 @@ pub struct ServicesQuery {
 }
 
 /// An order of Services. Those that are the same in it come by name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "camelCase")]
 pub enum Order {
     /// By namespace and name.
@@ -190,7 +190,7 @@ impl ServiceEntry {
         let name = format!("{} {}", self.name, self.kind).to_lowercase();
         let port = |frontend: &Frontend| frontend.port().to_string() == word;
         name.contains(word)
-            || serde_name(&self.health.state).contains(word)
+            || self.health.state.as_str().contains(word)
             || self.ports.first().is_some_and(|port| port.target.schedule.scheduler.name() == word)
             || self.ports.iter().any(|one| one.frontends.iter().any(port) || one.target.name.port.contains(word))
             || self.addresses().any(|ip| ip.to_string().contains(word))
@@ -219,14 +219,6 @@ impl ServiceEntry {
             packets: total.filter(|_| counting.packets).map(|(total, _)| total.packets),
             bytes: total.filter(|_| counting.packets).map(|(total, _)| total.bytes),
         }
-    }
-}
-
-fn serde_name(state: &super::HealthState) -> &'static str {
-    match state {
-        super::HealthState::Ok => "ok",
-        super::HealthState::Degraded => "degraded",
-        super::HealthState::Down => "down",
     }
 }
 

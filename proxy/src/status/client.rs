@@ -24,7 +24,7 @@ pub struct Response {
 #[derive(thiserror::Error, Debug)]
 pub enum FetchError {
     /// The URL is none that can be fetched.
-    #[error("--url {0:?} must be like http://127.0.0.1:10249/status")]
+    #[error("--url {0:?} must be like http://127.0.0.1:10249/status; for `top` without the path")]
     Url(String),
     /// Nobody answers.
     #[error(

@@ -1,0 +1,109 @@
+//! The terminal: keys in, screens out. The proxy is asked on another thread, so that keys never wait for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use signal_hook::consts::{SIGHUP, SIGTERM};
+
+use super::data::{Data, Source, Wanted};
+use super::draw::draw;
+use super::view::{Effect, View};
+
+/// How long keys are waited for before facts are looked for.
+const TICK: Duration = Duration::from_millis(50);
+
+type Answer = (Wanted, anyhow::Result<Data>);
+
+/// The thread that asks the proxy.
+struct Proxy {
+    asks: Sender<Wanted>,
+    facts: Receiver<Answer>,
+    /// Between two questions.
+    interval: Duration,
+}
+
+/// Shows `first`, and what comes every `interval`, until told to end, or `count` times.
+///
+/// # Errors
+/// The terminal fails. It is left as it was.
+pub fn run(source: Source, view: View, first: Data, interval: Duration, count: Option<u64>) -> anyhow::Result<()> {
+    let (asks, wanted) = channel::<Wanted>();
+    let (answers, facts) = channel::<Answer>();
+    std::thread::Builder::new().name("top".to_owned()).spawn(move || answer(&source, &wanted, &answers))?;
+    let told = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, told.clone())?;
+    }
+    let mut terminal = ratatui::try_init()?;
+    let proxy = Proxy { asks, facts, interval };
+    let result = follow(&mut terminal, view, first, &proxy, &|shown| {
+        count.is_some_and(|count| shown >= count) || told.load(Ordering::Relaxed)
+    });
+    ratatui::try_restore()?;
+    result
+}
+
+/// Asks for the newest of what is wanted.
+fn answer(source: &Source, wanted: &Receiver<Wanted>, answers: &Sender<Answer>) {
+    while let Ok(mut next) = wanted.recv() {
+        while let Ok(newer) = wanted.try_recv() {
+            next = newer;
+        }
+        let fetched = source.fetch(&next);
+        if answers.send((next, fetched)).is_err() {
+            return;
+        }
+    }
+}
+
+fn follow(
+    terminal: &mut DefaultTerminal,
+    mut view: View,
+    mut data: Data,
+    proxy: &Proxy,
+    ends: &dyn Fn(u64) -> bool,
+) -> anyhow::Result<()> {
+    let (mut asked, mut shown, mut problem) = (Instant::now(), 1u64, None);
+    let mut changed = true;
+    loop {
+        if changed {
+            terminal.draw(|frame| draw(frame, &view, &data, problem.as_deref()))?;
+            changed = false;
+        }
+        if ends(shown) {
+            return Ok(());
+        }
+        let mut ask = !view.paused && asked.elapsed() >= proxy.interval;
+        if event::poll(TICK)? {
+            match event::read()? {
+                Event::Key(key) if key.kind == KeyEventKind::Press => match view.press(key, &data) {
+                    Effect::Quit => return Ok(()),
+                    Effect::Ask => ask = true,
+                    Effect::None => {}
+                },
+                _ => {}
+            }
+            changed = true;
+        }
+        if ask {
+            asked = Instant::now();
+            // The thread ends with this function only.
+            let _ = proxy.asks.send(view.wanted());
+        }
+        match proxy.facts.recv_timeout(Duration::ZERO) {
+            // What was asked for before another key is not shown.
+            Ok((wanted, _)) if wanted != view.wanted() => {}
+            Ok((_, Ok(newer))) => {
+                (data, problem, changed) = (newer, None, true);
+                shown += 1;
+                view.fit(&data);
+            }
+            Ok((_, Err(error))) => (problem, changed) = (Some(format!("{error:#}")), true),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+    }
+}

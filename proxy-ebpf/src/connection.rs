@@ -3,13 +3,13 @@
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use kubeferry_ebpf_common::flow::{TICK, limits, timeout};
+use kubeferry_ebpf_common::packet::{FIN, Packet, RST};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Config, Flow, FlowKey, Slot, TCP};
 
 use crate::counting::{begin, close, count_packet, end_flow};
 use crate::lookup::config;
 use crate::maps::{DEVICES, FLOWS};
-use crate::packet::{FIN, Packet, RST};
 use crate::work::Work;
 
 /// Ports that are tried to masquerade with.

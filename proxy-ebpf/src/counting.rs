@@ -1,12 +1,12 @@
 //! Connections of each endpoint: opened, and not ended yet.
 
+use kubeferry_ebpf_common::packet::RST;
 use kubeferry_ebpf_common::{Backend, Config, Flow, SocketConnection};
 
 use crate::atomic::{add, fetch_and};
 use crate::connection::find;
 use crate::lookup::config;
 use crate::maps::{BACKENDS, SOCKET_CONNECTIONS};
-use crate::packet::RST;
 use crate::work::Work;
 
 /// An endpoint's row; none for number 0.

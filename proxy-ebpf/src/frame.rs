@@ -2,10 +2,11 @@
 
 use core::mem::size_of;
 
-use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, xdp_md};
+use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::{bpf_xdp_load_bytes, bpf_xdp_store_bytes};
-
-use crate::packet::{Buffer, Packet, Unreadable};
+use kubeferry_ebpf_common::packet::sum::{difference_of, mended};
+use kubeferry_ebpf_common::packet::{Buffer, Packet, Unreadable};
+use kubeferry_ebpf_common::plain::Plain;
 
 /// A frame.
 #[derive(Clone, Copy)]
@@ -29,27 +30,13 @@ impl Frame {
     fn add(&self, at: u32, difference: u64, flags: u32) -> Result<(), Unreadable> {
         let mut sum = 0_u16;
         self.load(at, &mut sum)?;
-        let mangled = flags & BPF_F_MARK_MANGLED_0 as u32 != 0;
-        // UDP without a checksum stays so.
-        if mangled && sum == 0 {
-            return Ok(());
-        }
-        let mut total = u64::from(!sum) + difference;
-        total = (total & 0xffff) + (total >> 16);
-        total = (total & 0xffff) + (total >> 16);
-        total = (total & 0xffff) + (total >> 16);
-        total = (total & 0xffff) + (total >> 16);
-        let mut sum = !(total as u16);
-        if mangled && sum == 0 {
-            sum = 0xffff;
-        }
-        self.store(at, &sum)
+        self.store(at, &mended(sum, difference, flags))
     }
 }
 
 impl Buffer for Frame {
     #[inline(always)]
-    fn load_first<T>(&self, at: u32, value: &mut T, bytes: u32) -> Result<(), Unreadable> {
+    fn load_first<T: Plain>(&self, at: u32, value: &mut T, bytes: u32) -> Result<(), Unreadable> {
         let to: *mut T = value;
         // SAFETY: the helper writes no more than `bytes`, which callers keep within `T`.
         match unsafe { bpf_xdp_load_bytes(self.raw, at, to.cast(), bytes) } {
@@ -59,7 +46,7 @@ impl Buffer for Frame {
     }
 
     #[inline(always)]
-    fn store<T>(&self, at: u32, value: &T) -> Result<(), Unreadable> {
+    fn store<T: Plain>(&self, at: u32, value: &T) -> Result<(), Unreadable> {
         let from: *const T = value;
         // SAFETY: the helper reads `value` only.
         match unsafe { bpf_xdp_store_bytes(self.raw, at, from.cast_mut().cast(), size_of::<T>() as u32) } {
@@ -70,18 +57,17 @@ impl Buffer for Frame {
 
     #[inline(always)]
     fn replace_header_sum(&self, at: u32, from: u32, to: u32) -> Result<(), Unreadable> {
-        self.add(at, u64::from(!from) + u64::from(to), 0)
+        self.add(at, difference_of(from.into(), to.into(), 4), 0)
+    }
+
+    #[inline(always)]
+    fn replace_header_sum16(&self, at: u32, from: u16, to: u16) -> Result<(), Unreadable> {
+        self.add(at, difference_of(from.into(), to.into(), 2), 0)
     }
 
     #[inline(always)]
     fn replace_sum(&self, at: u32, from: u64, to: u64, flags: u32) -> Result<(), Unreadable> {
-        // A size of 0: `to` is a difference already.
-        let difference = match flags & 0xf {
-            0 => to as u32 as u64,
-            2 => u64::from(!(from as u16)) + to,
-            _ => u64::from(!(from as u32)) + to,
-        };
-        self.add(at, difference, flags)
+        self.add(at, difference_of(from, to, flags), flags)
     }
 
     #[inline(always)]

@@ -50,13 +50,42 @@ pub fn address(ip: &Address) -> u32 {
     }
 }
 
-/// The frontend at an address, whose key is `at`, or at a node port. Without one: what the address is to the node.
+/// How often a row that is written again meanwhile is read.
+const READS: usize = 8;
+
+/// Why there is no row.
+#[derive(Clone, Copy)]
+pub enum Missing {
+    /// There is no such frontend: what the address is to the node, bits of `address_is`.
+    Nobody(u32),
+    /// It is written again and again.
+    Changing,
+}
+
+/// Copies the row of a frontend. The kernel may give a row that is replaced or deleted to another frontend at once, while we
+/// read it; so it counts only if, looked up again, it still says what was copied. `None`: there is none.
 #[inline(always)]
-pub fn frontend(at: &mut FrontendKey, config: &Config) -> Result<&'static Frontend, u32> {
+fn copy(at: &FrontendKey, row: &mut Frontend) -> Option<Result<(), Missing>> {
+    for _ in 0..READS {
+        // SAFETY: copied at once, and looked at again below.
+        let found: *const Frontend = unsafe { FRONTENDS.get(at) }?;
+        // SAFETY: the row stays memory of the map until the program ends. Volatile: neither left out nor done later.
+        *row = unsafe { found.read_volatile() };
+        // SAFETY: compared at once.
+        let again = unsafe { FRONTENDS.get(at) }?;
+        if *again == *row {
+            return Some(Ok(()));
+        }
+    }
+    Some(Err(Missing::Changing))
+}
+
+/// Copies the row of the frontend at an address, whose key is `at`, or at a node port.
+#[inline(always)]
+pub fn frontend(at: &mut FrontendKey, config: &Config, row: &mut Frontend) -> Result<(), Missing> {
     at.kind = FrontendKey::ADDRESS;
-    // SAFETY: a row is replaced as a whole, and an old one stays readable until the program ends (RCU).
-    if let Some(frontend) = unsafe { FRONTENDS.get(&*at) } {
-        return Ok(frontend);
+    if let Some(result) = copy(at, row) {
+        return result;
     }
     let is = address(&at.address);
     let v4 = at.address.is_v4();
@@ -65,12 +94,11 @@ pub fn frontend(at: &mut FrontendKey, config: &Config) -> Result<&'static Fronte
     if answers && !at.address.is_loopback() {
         at.address = Address::ZERO;
         at.kind = if v4 { FrontendKey::NODE_PORT4 } else { FrontendKey::NODE_PORT6 };
-        // SAFETY: as above.
-        if let Some(frontend) = unsafe { FRONTENDS.get(&*at) } {
-            return Ok(frontend);
+        if let Some(result) = copy(at, row) {
+            return result;
         }
     }
-    Err(is)
+    Err(Missing::Nobody(is))
 }
 
 /// What becomes of packets to an address that has no such frontend.
@@ -99,15 +127,17 @@ pub fn answer(work: &mut Work, origin: Origin) -> Answer {
     work.frontend.address = work.packet.key.destination;
     work.frontend.port = work.packet.key.destination_port;
     work.frontend.protocol = work.packet.key.protocol;
-    match frontend(&mut work.frontend, config) {
-        Ok(_) if config.flags & Config::ESTABLISHED_ELSEWHERE != 0 && work.packet.is_within_tcp() => Answer::NotOurs,
-        Ok(frontend) => endpoint(work, origin, frontend, config),
-        Err(is) => without_frontend(&work.packet.key.destination, is, config),
+    match frontend(&mut work.frontend, config, &mut work.row) {
+        Ok(()) if config.flags & Config::ESTABLISHED_ELSEWHERE != 0 && work.packet.is_within_tcp() => Answer::NotOurs,
+        Ok(()) => endpoint(work, origin, config),
+        Err(Missing::Nobody(is)) => without_frontend(&work.packet.key.destination, is, config),
+        Err(Missing::Changing) => Answer::Drop(Counter::Moving),
     }
 }
 
 #[inline(always)]
-fn endpoint(work: &mut Work, origin: Origin, frontend: &Frontend, config: &Config) -> Answer {
+fn endpoint(work: &mut Work, origin: Origin, config: &Config) -> Answer {
+    let frontend = &work.row;
     if frontend.flags & Frontend::RANGED != 0 {
         let source = RangeKey::new(frontend.service, work.packet.key.source);
         work.range = Key::new(RangeKey::SERVICE_BITS + 128, source);
@@ -126,8 +156,8 @@ fn endpoint(work: &mut Work, origin: Origin, frontend: &Frontend, config: &Confi
         return Answer::Drop(Counter::NoLocalEndpoint);
     }
     let chosen = match frontend.affinity {
-        0 => draw(work, frontend, &choice),
-        timeout => remembered(work, frontend, timeout, &choice),
+        0 => draw(work, &choice),
+        timeout => remembered(work, timeout, &choice),
     };
     match chosen {
         true => Answer::Endpoint { masquerade: choice.masquerade || work.slot.address == work.packet.key.source },
@@ -137,9 +167,9 @@ fn endpoint(work: &mut Work, origin: Origin, frontend: &Frontend, config: &Confi
 
 /// Draws a slot for the packet.
 #[inline(always)]
-fn draw(work: &mut Work, frontend: &Frontend, choice: &Choice) -> bool {
+fn draw(work: &mut Work, choice: &Choice) -> bool {
     let key = &work.packet.key;
-    pick(frontend, choice, &key.source, key.source_port, &key.destination, &mut work.slot)
+    pick(&work.row, choice, &key.source, key.source_port, &key.destination, &mut work.slot)
 }
 
 /// What the source is to this node.
@@ -165,8 +195,8 @@ pub fn source(ip: &Address, origin: Origin, config: &Config) -> Source {
 
 /// ClientIP affinity: the endpoint that the client had, while it counts; otherwise one is drawn. Either is remembered.
 #[inline(always)]
-fn remembered(work: &mut Work, frontend: &Frontend, timeout: u32, choice: &Choice) -> bool {
-    let service = frontend.service;
+fn remembered(work: &mut Work, timeout: u32, choice: &Choice) -> bool {
+    let service = work.row.service;
     work.client = AffinityKey { service, client: work.packet.key.source };
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
@@ -192,7 +222,7 @@ fn remembered(work: &mut Work, frontend: &Frontend, timeout: u32, choice: &Choic
             known = true;
         }
     }
-    if !known && !draw(work, frontend, choice) {
+    if !known && !draw(work, choice) {
         return false;
     }
     work.affinity.address = work.slot.address;

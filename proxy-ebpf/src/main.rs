@@ -6,14 +6,13 @@
 mod atomic;
 mod connection;
 mod counting;
+mod fragments;
 mod frame;
 mod icmp;
 mod log;
 mod lookup;
 mod maps;
-mod packet;
 mod refuse;
-mod rewrite;
 mod route;
 mod scheduler;
 mod skb;

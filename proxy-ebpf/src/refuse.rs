@@ -5,15 +5,17 @@ use core::ptr::null_mut;
 
 use aya_ebpf::bindings::{BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC};
 use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail};
+use kubeferry_ebpf_common::packet::headers::{Ipv4, Ipv6};
+use kubeferry_ebpf_common::packet::reset::{TTL, reset};
+use kubeferry_ebpf_common::packet::{Buffer, RST, Unreadable};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Device, ICMP, ICMPV6, TCP};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::packet::{ACK, Buffer, Ipv4, Ipv6, RST, Unreadable};
 use crate::skb::Skb;
 use crate::tc::Action;
 use crate::work::Work;
 
-const TTL: u8 = 64;
 /// Bytes of the refused packet that an ICMP error quotes, at most: what the checksum helper takes at once.
 const MAX_QUOTE: u32 = 512;
 /// Bytes of an ICMP error before what it quotes.
@@ -21,7 +23,7 @@ const ICMP_HEADER: u32 = 8;
 
 /// What goes before a quoted IPv4 packet.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 pub struct Error4 {
     ip: Ipv4,
     icmp: IcmpHeader,
@@ -29,14 +31,14 @@ pub struct Error4 {
 
 /// What goes before a quoted IPv6 packet.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 pub struct Error6 {
     ip: Ipv6,
     icmp: IcmpHeader,
 }
 
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 pub struct IcmpHeader {
     kind: u8,
     code: u8,
@@ -68,7 +70,7 @@ pub fn refuse(skb: &Skb, work: &mut Work, own: bool) -> Action {
     let made = match work.packet.key.protocol {
         // A reset is not answered.
         TCP if work.packet.tcp_flags & RST != 0 => return Action::Drop(Counter::Refused),
-        TCP => reset(skb, work),
+        TCP => reset(skb, &work.packet, &mut work.headers),
         // Neither are errors.
         _ if work.packet.is_icmp_error(skb) => return Action::Drop(Counter::Refused),
         _ if work.packet.v4 => unreachable4(skb, work),
@@ -107,42 +109,6 @@ pub fn address_to(skb: &Skb, work: &mut Work, device: &Device) -> Result<(), Unr
     }
     work.refusal.link = device.link;
     skb.store(0, &work.refusal.link)
-}
-
-/// Makes a reset of a TCP packet (RFC 9293, 3.10.7.1). Addresses and ports change places, which no checksum notices;
-/// options and data stay, which a receiver of a reset does not look at.
-#[inline(always)]
-fn reset(skb: &Skb, work: &mut Work) -> Result<(), Unreadable> {
-    let (l3, l4) = (work.packet.l3, work.packet.l4);
-    let header = &mut work.headers.tcp;
-    skb.load(l4, header)?;
-    let sum_at = l4 + 16;
-    let (sequence, acknowledged, flags) = match header.flags & ACK {
-        0 => (0, u32::from_be(header.sequence).wrapping_add(1).to_be(), RST | ACK),
-        _ => (header.acknowledged, 0, RST),
-    };
-    skb.replace_sum(sum_at, header.sequence.into(), sequence.into(), 4)?;
-    skb.replace_sum(sum_at, header.acknowledged.into(), acknowledged.into(), 4)?;
-    let (old, new) = ([header.offset, header.flags], [header.offset, flags]);
-    skb.replace_sum(sum_at, u16::from_ne_bytes(old).into(), u16::from_ne_bytes(new).into(), 2)?;
-    (header.sequence, header.acknowledged, header.flags) = (sequence, acknowledged, flags);
-    (header.source, header.destination) = (header.destination, header.source);
-    skb.store(l4, header)?;
-    if work.packet.v4 {
-        let header = &mut work.headers.v4;
-        skb.load(l3, header)?;
-        let words = [u16::from_ne_bytes([header.ttl, header.protocol]), u16::from_ne_bytes([TTL, header.protocol])];
-        (header.source, header.destination) = (header.destination, header.source);
-        header.ttl = TTL;
-        skb.store(l3, header)?;
-        skb.replace_header_sum16(l3 + 10, words[0], words[1])
-    } else {
-        let header = &mut work.headers.v6;
-        skb.load(l3, header)?;
-        core::mem::swap(&mut header.source, &mut header.destination);
-        header.hop_limit = TTL;
-        skb.store(l3, header)
-    }
 }
 
 /// Cuts the packet to what is quoted, makes room before it, and reads the quote. How many bytes that is.

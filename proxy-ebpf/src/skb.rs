@@ -5,8 +5,8 @@ use core::mem::size_of;
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes};
-
-use crate::packet::{Buffer, Packet, Unreadable};
+use kubeferry_ebpf_common::packet::{Buffer, Packet, Unreadable};
+use kubeferry_ebpf_common::plain::Plain;
 
 /// A socket buffer.
 #[derive(Clone, Copy)]
@@ -25,14 +25,14 @@ fn check(answer: i64) -> Result<(), Unreadable> {
 
 impl Buffer for Skb {
     #[inline(always)]
-    fn load_first<T>(&self, at: u32, value: &mut T, bytes: u32) -> Result<(), Unreadable> {
+    fn load_first<T: Plain>(&self, at: u32, value: &mut T, bytes: u32) -> Result<(), Unreadable> {
         let to: *mut T = value;
         // SAFETY: the helper writes no more than `bytes`, which callers keep within `T`.
         check(unsafe { bpf_skb_load_bytes(self.raw.cast(), at, to.cast(), bytes) })
     }
 
     #[inline(always)]
-    fn store<T>(&self, at: u32, value: &T) -> Result<(), Unreadable> {
+    fn store<T: Plain>(&self, at: u32, value: &T) -> Result<(), Unreadable> {
         let from: *const T = value;
         // SAFETY: the helper reads `value` only.
         check(unsafe { bpf_skb_store_bytes(self.raw.cast(), at, from.cast(), size_of::<T>() as u32, 0) })
@@ -42,6 +42,12 @@ impl Buffer for Skb {
     fn replace_header_sum(&self, at: u32, from: u32, to: u32) -> Result<(), Unreadable> {
         // SAFETY: a helper without pointers of ours.
         check(unsafe { bpf_l3_csum_replace(self.raw.cast(), at, from.into(), to.into(), 4) })
+    }
+
+    #[inline(always)]
+    fn replace_header_sum16(&self, at: u32, from: u16, to: u16) -> Result<(), Unreadable> {
+        // SAFETY: a helper without pointers of ours.
+        check(unsafe { bpf_l3_csum_replace(self.raw.cast(), at, from.into(), to.into(), 2) })
     }
 
     #[inline(always)]
@@ -85,12 +91,5 @@ impl Skb {
     pub fn is_own(&self) -> bool {
         // SAFETY: the context is valid while the program runs.
         unsafe { (*self.raw).ingress_ifindex == 0 }
-    }
-
-    /// Mends the IPv4 header's checksum at `at` for half a word that changes.
-    #[inline(always)]
-    pub fn replace_header_sum16(&self, at: u32, from: u16, to: u16) -> Result<(), Unreadable> {
-        // SAFETY: a helper without pointers of ours.
-        check(unsafe { bpf_l3_csum_replace(self.raw.cast(), at, from.into(), to.into(), 2) })
     }
 }

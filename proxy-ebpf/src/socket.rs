@@ -174,7 +174,8 @@ pub fn send(socket: Socket) {
         let peer = SocketPeer { seen: now, ..*known };
         let _ = SOCKET_ENDPOINTS.insert(&key, &peer, 0);
         let shown = socket.key(peer.address, peer.port);
-        // Other sockets may have taken the place of the row that answers need. SAFETY: only whether it is there.
+        // Other sockets may have taken the place of the row that answers need.
+        // SAFETY: only whether it is there.
         if unsafe { SOCKET_SERVICES.get(&shown) }.is_none() {
             let service = SocketPeer { address, port, reserved: 0, seen: now };
             let _ = SOCKET_SERVICES.insert(&shown, &service, 0);
@@ -219,7 +220,11 @@ fn translate(socket: &Socket, address: Address, port: u16) -> Option<Slot> {
     let config = config()?;
     let all = config.flags & Config::ALL_AT_CONNECT != 0;
     let mut at = FrontendKey { address, port, protocol: socket.protocol(), kind: 0 };
-    let Ok(frontend) = frontend(&mut at, config) else { return None };
+    let mut row = Frontend::default();
+    if frontend(&mut at, config, &mut row).is_err() {
+        return None;
+    }
+    let frontend = &row;
     if frontend.flags & Frontend::REFUSE != 0 || (!all && frontend.flags & Frontend::RANGED != 0) {
         return None;
     }

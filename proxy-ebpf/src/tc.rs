@@ -2,18 +2,20 @@
 
 use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::bpf_redirect;
+use kubeferry_ebpf_common::packet::read::read;
+use kubeferry_ebpf_common::packet::rewrite::{End, rewrite, rewrite_alias};
+use kubeferry_ebpf_common::packet::{RST, Unreadable};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Flow, FlowKey, Slot, TCP, UDP};
 
 use crate::connection::{current, find, leaving, masquerade, now, open, touch};
 use crate::counting::count_packet;
+use crate::fragments::{leave_ports, recall_ports};
 use crate::icmp;
 use crate::log;
 use crate::lookup::{Answer, Origin, answer};
 use crate::maps::DEVICES;
-use crate::packet::{RST, Unreadable, read};
 use crate::refuse::{address_to, refuse, swap_ethernet};
-use crate::rewrite::{End, rewrite, rewrite_alias};
 use crate::route;
 use crate::skb::Skb;
 use crate::stats::count;
@@ -66,7 +68,7 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
     if !matches!(read(&skb, l3, FlowKey::IN, &mut work.packet, &mut work.headers), Ok(true)) {
         return Action::Next;
     }
-    if work.packet.later && !work.packet.recall_ports(&mut work.fragment) {
+    if work.packet.later && !recall_ports(&mut work.packet, &mut work.fragment) {
         return Action::Next;
     }
     if work.packet.is_icmp_error(&skb) {
@@ -83,7 +85,7 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
         };
     };
     touch(work, flow, now);
-    work.packet.leave_ports(&mut work.fragment);
+    leave_ports(&work.packet, &mut work.fragment);
     if let Err(error) = rewrite_forward(&skb, work, flow) {
         return error.into();
     }
@@ -178,7 +180,7 @@ fn connect(work: &mut Work, masquerade: bool, device: u32, now: u32, aliases: bo
     }
     // The first packet is counted like those after it.
     count_packet(work, &work.flow);
-    work.packet.leave_ports(&mut work.fragment);
+    leave_ports(&work.packet, &mut work.fragment);
     Ok(())
 }
 
@@ -211,10 +213,10 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
     if !matches!(read(&skb, l3, FlowKey::OUT, &mut work.packet, &mut work.headers), Ok(true)) {
         return Action::Next;
     }
-    if work.packet.later && !work.packet.recall_ports(&mut work.fragment) {
+    if work.packet.later && !recall_ports(&mut work.packet, &mut work.fragment) {
         // The node's own first fragments leave their ports where they are sent on.
         work.packet.key.hook = FlowKey::IN;
-        if !skb.is_own() || !work.packet.recall_ports(&mut work.fragment) {
+        if !skb.is_own() || !recall_ports(&mut work.packet, &mut work.fragment) {
             return Action::Next;
         }
     }
@@ -229,7 +231,7 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
         return if skb.is_own() { send_own(&skb, work, now) } else { Action::Next };
     };
     touch(work, flow, now);
-    work.packet.leave_ports(&mut work.fragment);
+    leave_ports(&work.packet, &mut work.fragment);
     if flow.flags & Flow::PENDING != 0
         && let Err(counter) = masquerade(work, flow, skb.device(), now)
     {
@@ -257,7 +259,7 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
             touch(work, flow, now);
             work.slot.address = flow.address;
             work.slot.port = flow.port;
-            work.packet.leave_ports(&mut work.fragment);
+            leave_ports(&work.packet, &mut work.fragment);
             flow.flags
         }
         None => match answer(work, Origin::Node) {

@@ -2,10 +2,11 @@
 //! one for each CPU. A program at TC is not interrupted by another there: packets leave and come in with softirqs off.
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use kubeferry_ebpf_common::{Affinity, AffinityKey, Flow, FlowKey, FrontendKey, MemberKey, RangeKey, Slot};
+use kubeferry_ebpf_common::packet::headers::Headers;
+use kubeferry_ebpf_common::packet::{FragmentKey, Packet};
+use kubeferry_ebpf_common::{Affinity, AffinityKey, Flow, FlowKey, Frontend, FrontendKey, MemberKey, RangeKey, Slot};
 
 use crate::maps::WORK;
-use crate::packet::{FragmentKey, Headers, Packet};
 use crate::refuse::Refusal;
 
 /// What a program has in hand.
@@ -17,6 +18,8 @@ pub struct Work {
     pub headers: Headers,
     pub fragment: FragmentKey,
     pub frontend: FrontendKey,
+    /// The row of that.
+    pub row: Frontend,
     pub range: Key<RangeKey>,
     pub client: AffinityKey,
     pub affinity: Affinity,

@@ -6,6 +6,9 @@ use core::mem::size_of;
 
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Lookup, xdp_action};
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect};
+use kubeferry_ebpf_common::packet::read::read;
+use kubeferry_ebpf_common::packet::rewrite::{End, hop, rewrite, rewrite_alias};
+use kubeferry_ebpf_common::packet::{Buffer, RST, Unreadable};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Device, Flow, FlowKey, TCP, UDP};
 
@@ -15,8 +18,6 @@ use crate::frame::Frame;
 use crate::log;
 use crate::lookup::{Answer, Origin, answer};
 use crate::maps::DEVICES;
-use crate::packet::{Buffer, RST, Unreadable, read};
-use crate::rewrite::{End, rewrite, rewrite_alias};
 use crate::route::fill;
 use crate::stats::count;
 use crate::work::Work;
@@ -143,7 +144,7 @@ fn forward(
             rewrite_alias(frame, &work.packet, End::Destination, out)?;
         }
     }
-    hop(frame, work)?;
+    hop(frame, work.packet.v4, work.packet.l3)?;
     frame.store(0, &work.lookup.dmac)?;
     frame.store(6, &work.lookup.smac)?;
     if device == frame.device() {
@@ -172,25 +173,4 @@ fn route(frame: &Frame, work: &mut Work) -> u32 {
     let at = &raw mut work.lookup;
     // SAFETY: the struct is as long as told.
     unsafe { bpf_fib_lookup(frame.raw.cast(), at, size_of::<Lookup>() as i32, 0) as u32 }
-}
-
-/// One hop less to live.
-#[inline(always)]
-fn hop(frame: &Frame, work: &mut Work) -> Result<(), Unreadable> {
-    let l3 = work.packet.l3;
-    if work.packet.v4 {
-        let at = l3 + 8;
-        let mut words = [0_u8; 2];
-        frame.load(at, &mut words)?;
-        let old = u16::from_ne_bytes(words);
-        words[0] = words[0].wrapping_sub(1);
-        frame.store(at, &words)?;
-        frame.replace_sum(l3 + 10, old.into(), u16::from_ne_bytes(words).into(), 2)
-    } else {
-        let at = l3 + 7;
-        let mut limit = [0_u8];
-        frame.load(at, &mut limit)?;
-        limit[0] = limit[0].wrapping_sub(1);
-        frame.store(at, &limit)
-    }
 }

@@ -11,6 +11,8 @@ pub mod conntrack;
 pub mod desired;
 pub mod events;
 pub mod facts;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod health;
 pub mod leftovers;
 pub mod lock;

@@ -1,13 +1,17 @@
-//! Rows that somebody else deletes or overwrites behind the proxy's back come back, and the drift is told.
+//! Rows that somebody else deletes or overwrites behind the proxy's back come back, and the drift is told; and rows that are
+//! written all the time are read whole.
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use kubeferry_ebpf_common::TCP;
+use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_tests::bpf::pinned::Pinned;
 use kubeferry_tests::client::{Connection, until_for};
+use kubeferry_tests::packets::{Protocol, first_packet};
 use kubeferry_tests::site::{Site, VIPS, at};
 
 /// Every row is looked at once in half a minute.
@@ -88,4 +92,48 @@ fn devices_that_are_deleted_come_back() {
     // All of them count as one.
     until_repaired(&site, 1);
     assert_eq!(pinned.devices().unwrap(), deleted);
+}
+
+#[test]
+fn a_frontend_that_is_written_all_the_time_is_read_whole() {
+    const TIME: Duration = Duration::from_secs(4);
+    const TIMES: u32 = 500_000;
+    let (site, pinned) = site();
+    let (silent, other) = (at("10.96.77.1", 80), at("10.96.77.2", 80));
+    // One has endpoints and the other none, which drops a packet as it is.
+    let leads = pinned.frontend(at(VIPS[0], 80), TCP).unwrap().unwrap();
+    let drops = vec![0; leads.len()];
+    let frame = |to, port| {
+        let packet = first_packet(Protocol::Tcp, at("10.244.0.9", port), to, 7);
+        [&[2; 12][..], &[8, 0], &packet].concat()
+    };
+    let connected = || pinned.counter(Counter::Connected).unwrap();
+    pinned.put_frontend(other, TCP, &leads).unwrap();
+    let before = connected();
+    pinned.run_often(site.node(), 1, &frame(other, 1_000), 1).unwrap();
+    assert_eq!(connected(), before + 1, "a connection is counted");
+    let done = AtomicBool::new(false);
+    let (dropped, opened) = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // The kernel gives the memory of the row that is replaced to the one that is written next.
+            while !done.load(Ordering::Relaxed) {
+                pinned.put_frontend(silent, TCP, &drops).unwrap();
+                pinned.put_frontend(other, TCP, &leads).unwrap();
+            }
+        });
+        pinned.put_frontend(silent, TCP, &drops).unwrap();
+        let dropped = || pinned.counter(Counter::NoLocalEndpoint).unwrap();
+        let (began, before, opened) = (Instant::now(), dropped(), connected());
+        let mut port = 1_024;
+        while began.elapsed() < TIME {
+            // The proxy deletes at times what it does not know.
+            pinned.put_frontend(silent, TCP, &drops).unwrap();
+            pinned.run_often(site.node(), 1, &frame(silent, port), TIMES).unwrap();
+            port += 1;
+        }
+        done.store(true, Ordering::Relaxed);
+        (dropped() - before, connected() - opened)
+    });
+    assert!(dropped > u64::from(TIMES), "{dropped} packets were dropped");
+    assert_eq!(opened, 0, "of {dropped} packets to nobody met another's endpoints");
 }

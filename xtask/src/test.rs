@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 
 use crate::cargo::{cargo, workspace};
-use crate::{dist, ebpf, image, interrupt, ipvs, kernels, licences, packages, step};
+use crate::{dist, ebpf, image, interrupt, ipvs, kernels, licences, miri, packages, step};
 
 /// Everything is tested with the eBPF datapath in it.
 const FEATURES: [&str; 2] = ["--features", "kubeferry/ebpf"];
@@ -17,8 +17,9 @@ const FEATURES: [&str; 2] = ["--features", "kubeferry/ebpf"];
 #[derive(clap::Args)]
 pub struct Args {
     /// Only this part: `check` (formatting, lints, documentation, licences), `unit` (needs no root), `ipvs` (beside the
-    /// kernel's IPVS, in a virtual machine), `kernels` (other kernels, in virtual machines), `release` (archives and image,
-    /// and the static binary against an API server), or a file or folder of tests/tests
+    /// kernel's IPVS, in a virtual machine), `kernels` (other kernels, in virtual machines), `miri` (what the programs and we
+    /// share, in Rust's interpreter), `release` (archives and image, and the static binary against an API server), or a file
+    /// or folder of tests/tests
     part: Option<String>,
     /// Passed on to the test binaries, e.g. a filter or --nocapture
     #[arg(last = true)]
@@ -66,11 +67,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             test_with(&which, &args.pass_on, &[("KUBEFERRY_BIN", &binary)])?;
         }
         Some("kernels") => kernels::run(&args.pass_on)?,
+        Some("miri") => miri::run(&args.pass_on)?,
         Some(file) => {
             let known = test_files()?;
             if !known.iter().any(|name| name == file) {
                 bail!(
-                    "there is no part `{file}`; there are: check, unit, ipvs, kernels, release, {}",
+                    "there is no part `{file}`; there are: check, unit, ipvs, kernels, miri, release, {}",
                     known.join(", ")
                 );
             }

@@ -1,8 +1,10 @@
 //! Addresses of both families in one form.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
 /// An IPv6 address, or an IPv4 address as IPv4-mapped IPv6 (`::ffff:a.b.c.d`): four words, each in network byte order.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, FromBytes, IntoBytes, Immutable)]
 pub struct Address {
     /// The words as they stand in a packet.
     pub words: [u32; 4],
@@ -72,7 +74,7 @@ impl From<Address> for core::net::IpAddr {
 
 /// A range of addresses: those that are `address` under `mask`. An empty range has the address `::` and a mask of ones.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable)]
 pub struct Prefix {
     /// The first address.
     pub address: Address,

@@ -1,5 +1,7 @@
 //! What the programs have to know of the node.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
 use crate::{Address, Prefix};
 
 /// Ranges of ServiceCIDR objects, at most: what is beyond is reported and not dropped.
@@ -7,7 +9,7 @@ pub const MAX_SERVICE_CIDRS: usize = 8;
 
 /// The one value of `config`, an array.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable)]
 pub struct Config {
     /// SO_NETNS_COOKIE of the node's own network namespace.
     pub host_netns: u64,
@@ -78,7 +80,7 @@ pub mod address_is {
 
 /// Value of `devices`, by interface index.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable)]
 pub struct Device {
     /// The source address of masqueraded IPv4 packets that leave here; [`Address::ZERO`] for none.
     pub masquerade4: Address,

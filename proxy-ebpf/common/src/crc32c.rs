@@ -65,39 +65,39 @@ pub fn difference(difference: u32, after: u16) -> u32 {
     sum
 }
 
+/// The CRC32c of bytes, bit by bit, as the standard says it: for userspace, its loop has no bound.
+pub fn of(bytes: &[u8]) -> u32 {
+    let mut register = u32::MAX;
+    for byte in bytes {
+        register ^= u32::from(*byte);
+        for _ in 0..8 {
+            register = (register >> 1) ^ if register & 1 == 1 { POLYNOMIAL } else { 0 };
+        }
+    }
+    !register
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Bit by bit, as the standard says it.
-    fn crc32c(bytes: &[u8]) -> u32 {
-        let mut register = u32::MAX;
-        for byte in bytes {
-            register ^= u32::from(*byte);
-            for _ in 0..8 {
-                register = (register >> 1) ^ if register & 1 == 1 { POLYNOMIAL } else { 0 };
-            }
-        }
-        !register
-    }
-
     #[test]
     fn the_reference_is_right() {
         // The check value of CRC-32C, of all catalogues.
-        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+        assert_eq!(of(b"123456789"), 0xe306_9283);
     }
 
     #[test]
     fn a_changed_word_changes_the_sum_as_told() {
-        for length in [4_usize, 5, 12, 20, 77, 1_480, 9_000] {
+        for length in [4_usize, 5, 12, 20, 77, 1_480, 9_000].into_iter().filter(|length| !cfg!(miri) || *length < 100) {
             let mut bytes: std::vec::Vec<u8> = (0..length).map(|at| (at * 7 + length) as u8).collect();
-            let before = crc32c(&bytes);
+            let before = of(&bytes);
             let change = 0x1f90_c350_u32;
             for (byte, change) in bytes.iter_mut().zip(change.to_le_bytes()) {
                 *byte ^= change;
             }
             let told = before ^ difference(change, (length - 4) as u16);
-            assert_eq!(told, crc32c(&bytes), "{length} bytes");
+            assert_eq!(told, of(&bytes), "{length} bytes");
         }
     }
 }

@@ -17,6 +17,8 @@
 //! The others can be found from the first: see [`FlowKey::siblings`]. If the node itself is the client and the endpoint is
 //! on the node, too, `masquerade` is the service's address with the client's port, and there is no forward-out entry.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
 use crate::{Address, TCP};
 
 /// The clock of flows: CLOCK_MONOTONIC in nanoseconds, shifted right by this. A unit is 2^30 ns, 1.07 seconds.
@@ -24,7 +26,7 @@ pub const TICK: u32 = 30;
 
 /// Key of `flows`, an LRU hash.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable)]
 pub struct FlowKey {
     /// Source address.
     pub source: Address,
@@ -127,7 +129,7 @@ impl FlowKey {
 
 /// Value of `flows`.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable)]
 pub struct Flow {
     /// The new address.
     pub address: Address,

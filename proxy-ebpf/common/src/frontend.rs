@@ -1,10 +1,12 @@
 //! Services: where they are reached, and what is behind.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
 use crate::Address;
 
 /// Key of `frontends`: where a service port is reached.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable)]
 pub struct FrontendKey {
     /// The address; [`Address::ZERO`] for a node port.
     pub address: Address,
@@ -27,7 +29,7 @@ impl FrontendKey {
 
 /// Value of `frontends`: what to do with a new connection.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable)]
 pub struct Frontend {
     /// Identity of the service port in its family, the same over restarts: key of `affinity`, `members`, `source_ranges`.
     pub service: u64,
@@ -88,7 +90,7 @@ impl Frontend {
 
 /// Value of `slots`, an array: one endpoint of a list.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, FromBytes, IntoBytes, Immutable)]
 pub struct Slot {
     /// The endpoint's address.
     pub address: Address,
@@ -105,7 +107,7 @@ pub struct Slot {
 /// Value of `backends`, an array: an endpoint of a service port, or the turn of one of its lists. Programs and userspace
 /// (which maps the array into its memory) change each field atomically.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable)]
 pub struct Backend {
     /// New connections that it got since it has the row; of a list: its turn.
     pub opened: u64,
@@ -124,7 +126,7 @@ impl Slot {
 
 /// Key of `affinity`, an LRU hash.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable)]
 pub struct AffinityKey {
     /// [`Frontend::service`].
     pub service: u64,
@@ -135,7 +137,7 @@ pub struct AffinityKey {
 /// Value of `affinity`: where a client went. It counts while the endpoint's [`Member`] is older than `seen` and the
 /// timeout has not passed since.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable)]
 pub struct Affinity {
     /// The endpoint's address.
     pub address: Address,
@@ -149,7 +151,7 @@ pub struct Affinity {
 
 /// Key of `members`: an endpoint of a service port with affinity.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable)]
 pub struct MemberKey {
     /// [`Frontend::service`].
     pub service: u64,
@@ -163,7 +165,7 @@ pub struct MemberKey {
 
 /// Value of `members`.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable)]
 pub struct Member {
     /// Nanoseconds since boot (CLOCK_MONOTONIC) at which the endpoint joined: clients of before are forgotten.
     pub since: u64,
@@ -187,7 +189,7 @@ impl Member {
 /// Key of `source_ranges`, an LPM trie, without its length: the length counts [`RangeKey::SERVICE_BITS`] for the service
 /// and then the bits of the range's address (96 more for IPv4).
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable)]
 pub struct RangeKey {
     /// [`Frontend::service`] as bytes of the machine's order: two words, so that no padding is needed after the length.
     pub service: [u32; 2],

@@ -1,10 +1,11 @@
 //! What the BPF programs and the userspace of Kubeferry agree on: the keys and values of every map, and the arithmetic
 //! that needs no kernel helper. Both sides compile this crate; plain `cargo test` tests it.
 //!
-//! Every type here is `#[repr(C)]` without padding between or after its fields, and every bit pattern of it is valid, so
-//! that a map's bytes are the value. Addresses and ports are in network byte order, as packets have them; everything else
+//! Every type of a row here is [`plain::Plain`]: without padding between or after its fields, and every bit pattern of it is
+//! valid, so that a map's bytes are the value. Addresses and ports are in network byte order, as packets have them; everything else
 //! is in the machine's.
 #![no_std]
+#![forbid(unsafe_code)]
 
 #[cfg(test)]
 extern crate std;
@@ -15,6 +16,8 @@ pub mod crc32c;
 pub mod flow;
 pub mod frontend;
 pub mod jhash;
+pub mod packet;
+pub mod plain;
 pub mod policy;
 pub mod socket;
 pub mod stats;

@@ -1,11 +1,13 @@
 //! Sockets whose connections were translated before their first packet.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
 use crate::Address;
 
 /// Key of `socket_services` and `socket_endpoints`, LRU hashes: a socket of UDP that is not connected, and an address of a
 /// peer.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable)]
 pub struct SocketKey {
     /// SO_COOKIE of the socket.
     pub cookie: u64,
@@ -22,7 +24,7 @@ pub struct SocketKey {
 /// Value of `socket_services`: the service's address and port that the program that has the socket knows. Value of
 /// `socket_endpoints` (datagrams of unconnected sockets): the endpoint that they go to.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable)]
 pub struct SocketPeer {
     /// The address.
     pub address: Address,
@@ -36,7 +38,7 @@ pub struct SocketPeer {
 
 /// Value of `socket_connections`, an LRU hash, by SO_COOKIE: the connection of a translated socket, until that is closed.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable)]
 pub struct SocketConnection {
     /// The service's address: what the program that has the socket knows.
     pub service: Address,

@@ -41,6 +41,6 @@ counters! {
     IcmpError = "icmp_error",
     /// Dropped: an endpoint cannot be reached from this place of the path.
     Unreachable = "unreachable",
-    /// Dropped: connections were being moved to maps of other sizes.
+    /// Dropped: connections were being moved to maps of other sizes, or a frontend was written again and again.
     Moving = "moving",
 }

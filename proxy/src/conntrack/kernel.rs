@@ -157,7 +157,7 @@ fn write_filter(writer: &mut Writer, of: u8) {
 }
 
 /// An entry, if it is of this protocol.
-fn read(body: &[u8], protocol: u8) -> Result<Option<Entry>, Error> {
+pub(super) fn read(body: &[u8], protocol: u8) -> Result<Option<Entry>, Error> {
     let mut tuples = [None, None];
     let mut identity = Writer::default();
     for attribute in attributes(body) {

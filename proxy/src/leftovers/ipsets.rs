@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{Outcome, names};
+use super::{Outcome, names as ours};
 use crate::backend::nftables::netlink::Error;
 use crate::backend::nftables::netlink::attribute::{Writer, find, text};
-use crate::backend::nftables::netlink::kernel::NetfilterSocket;
+use crate::backend::nftables::netlink::kernel::{Dump, NetfilterSocket};
 
 // include/uapi/linux/netfilter/nfnetlink.h, ipset/ip_set.h
 const IPSET: u16 = 6 << 8;
@@ -35,7 +35,7 @@ pub(super) fn remove() -> Result<Outcome, Error> {
     }
     let socket = NetfilterSocket::open()?;
     let mut destroyed = 0;
-    for set in list(&socket)?.iter().filter(|set| names::is_set(set)) {
+    for set in list(&socket)?.iter().filter(|set| ours::is_set(set)) {
         match destroy(&socket, set)? {
             0 => destroyed += 1,
             libc::ENOENT => {}
@@ -57,6 +57,11 @@ fn list(socket: &NetfilterSocket) -> Result<Vec<String>, Error> {
         protocol(writer);
         writer.value(IPSET_ATTR_FLAGS, &IPSET_FLAG_LIST_SETNAME.to_be_bytes());
     })?;
+    names(&dump)
+}
+
+/// The names in a list.
+pub(super) fn names(dump: &Dump) -> Result<Vec<String>, Error> {
     let mut sets = Vec::new();
     for message in dump.messages() {
         let (_, body) = message?;

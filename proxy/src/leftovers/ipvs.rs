@@ -14,6 +14,7 @@ use rtnetlink::packet_route::link::LinkAttribute;
 use super::{Outcome, names};
 use crate::backend::nftables::netlink::Error as Netlink;
 use crate::backend::nftables::netlink::attribute::{Writer, find, frames};
+use crate::backend::nftables::netlink::kernel::read_errno;
 
 // include/uapi/linux/genetlink.h, ip_vs.h
 const GENL_ID_CTRL: u16 = 0x10;
@@ -98,9 +99,7 @@ fn virtual_servers(excluded: &[IpNet]) -> Result<usize, IpvsError> {
     let listed = exchange(&socket, "list virtual servers", family, IPVS_CMD_GET_SERVICE, NLM_F_DUMP, |_| {})?;
     let mut deleted = 0;
     for body in &listed {
-        let Some(service) = find(body, IPVS_CMD_ATTR_SERVICE)? else { continue };
-        // Those of a packet mark have no address, and are nothing that kube-proxy makes.
-        let Some(address) = address(service)? else { continue };
+        let Some((service, address)) = server(body)? else { continue };
         if excluded.iter().any(|net| net.contains(&address)) {
             continue;
         }
@@ -116,6 +115,12 @@ fn virtual_servers(excluded: &[IpNet]) -> Result<usize, IpvsError> {
         deleted += 1;
     }
     Ok(deleted)
+}
+
+/// A virtual server and its address. Those of a packet mark have none, and are nothing that kube-proxy makes.
+pub(super) fn server(body: &[u8]) -> Result<Option<(&[u8], IpAddr)>, Netlink> {
+    let Some(service) = find(body, IPVS_CMD_ATTR_SERVICE)? else { return Ok(None) };
+    Ok(address(service)?.map(|address| (service, address)))
 }
 
 /// The address of a virtual server.
@@ -144,20 +149,31 @@ fn exchange(
     body(&mut writer);
     writer.end_message(message);
     socket.send(&writer.into_bytes(), 0)?;
-    let mut answers = Vec::new();
+    let mut found = Vec::new();
     loop {
         let (bytes, _) = socket.recv_from_full()?;
-        for frame in frames(&bytes) {
-            let frame = frame?;
-            let errno = || frame.payload().first_chunk().map_or(libc::EPROTO, |code| -i32::from_ne_bytes(*code));
-            match frame.message_type() {
-                NLMSG_DONE => return Ok(answers),
-                NLMSG_ERROR if errno() == 0 => return Ok(answers),
-                NLMSG_ERROR => return Err(IpvsError::Refused { what, source: io::Error::from_raw_os_error(errno()) }),
-                _ => answers.push(frame.payload().get(4..).unwrap_or_default().to_vec()),
-            }
+        if answers(&bytes, what, &mut found)? {
+            return Ok(found);
         }
     }
+}
+
+/// Takes in the answers of a datagram; whether they are the last.
+pub(super) fn answers(bytes: &[u8], what: &'static str, found: &mut Vec<Vec<u8>>) -> Result<bool, IpvsError> {
+    for frame in frames(bytes) {
+        let frame = frame?;
+        match frame.message_type() {
+            NLMSG_DONE => return Ok(true),
+            NLMSG_ERROR => {
+                return match read_errno(&frame)? {
+                    0 => Ok(true),
+                    errno => Err(IpvsError::Refused { what, source: io::Error::from_raw_os_error(errno) }),
+                };
+            }
+            _ => found.push(frame.payload().get(4..).unwrap_or_default().to_vec()),
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]

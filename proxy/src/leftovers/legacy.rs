@@ -96,7 +96,7 @@ fn remove_from(program: &str, table: &str) -> io::Result<(Plan<String>, bool)> {
 }
 
 /// The chains, the rules that lead to others (each as the text that deletes it), and whether FORWARD drops by default.
-fn read(saved: &str) -> (BTreeMap<String, bool>, Vec<Jump<String>>, bool) {
+pub(super) fn read(saved: &str) -> (BTreeMap<String, bool>, Vec<Jump<String>>, bool) {
     let (mut chains, mut jumps, mut closed) = (BTreeMap::new(), Vec::new(), false);
     for line in saved.lines() {
         if let Some((name, rest)) = line.strip_prefix(':').and_then(|chain| chain.split_once(' ')) {
@@ -117,7 +117,7 @@ fn read(saved: &str) -> (BTreeMap<String, bool>, Vec<Jump<String>>, bool) {
 }
 
 /// What `iptables-restore --noflush` is told: a chain that is named is emptied.
-fn script(plan: &Plan<String>, table: &str) -> String {
+pub(super) fn script(plan: &Plan<String>, table: &str) -> String {
     let mut script = format!("*{table}\n");
     plan.chains.iter().for_each(|chain| script += &format!(":{chain} - [0:0]\n"));
     plan.rules.iter().for_each(|jump| script += &format!("-D {}\n", jump.rule));

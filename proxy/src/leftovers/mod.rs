@@ -7,6 +7,8 @@
 //!
 //! `names` decides what is whose, `plan` what has to go for it: both are pure. The other files ask the kernel.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod ipsets;
 mod ipvs;
 pub mod legacy;

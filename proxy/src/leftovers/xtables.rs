@@ -12,7 +12,7 @@ use super::plan::{Jump, Plan, plan};
 use super::{Outcome, names};
 use crate::backend::nftables::netlink::Error;
 use crate::backend::nftables::netlink::attribute::{attributes, find, text, u32_be, value};
-use crate::backend::nftables::netlink::kernel::NetfilterSocket;
+use crate::backend::nftables::netlink::kernel::{Dump, NetfilterSocket};
 
 /// The tables that kube-proxy writes to.
 pub(super) const TABLES: [&str; 3] = ["nat", "filter", "mangle"];
@@ -24,10 +24,10 @@ const NF_DROP: u32 = 0;
 
 /// A table as it was read.
 #[derive(Debug, Default)]
-struct Found {
+pub(super) struct Found {
     /// Each chain, and whether it is at a hook.
-    chains: BTreeMap<String, bool>,
-    jumps: Vec<Jump<Vec<u8>>>,
+    pub(super) chains: BTreeMap<String, bool>,
+    pub(super) jumps: Vec<Jump<Vec<u8>>>,
     /// FORWARD drops what no rule accepts.
     closed: bool,
 }
@@ -110,34 +110,48 @@ fn read(socket: &NetfilterSocket, family: u8, table: &str, what: impl Fn() -> St
     let mut found = Found::default();
     // The kernel lists the chains of all tables of the family.
     let chains = socket.dump(&what(), GETCHAIN, family, |_| {})?;
-    for message in chains.messages() {
-        let (_, body) = message?;
-        if find(body, TABLE)?.map(text).as_deref() != Some(table) {
-            continue;
-        }
-        let Some(name) = find(body, CHAIN_NAME)?.map(text) else { continue };
-        let base = find(body, CHAIN_HOOK)?.is_some();
-        let policy = find(body, CHAIN_POLICY)?.map(u32_be).transpose()?;
-        found.closed |= base && name == "FORWARD" && policy == Some(NF_DROP);
-        found.chains.insert(name, base);
-    }
+    found.read_chains(&chains, table)?;
     if !found.chains.keys().any(|name| names::is_chain(name)) {
         return Ok(Some(found).filter(|_| chains.complete));
     }
     let rules = socket.dump(&what(), GETRULE, family, |writer| writer.text(TABLE, table))?;
-    for message in rules.messages() {
-        let (_, body) = message?;
-        if find(body, TABLE)?.map(text).as_deref() != Some(table) {
-            continue;
-        }
-        let (Some(from), Some(handle)) = (find(body, RULE_CHAIN)?.map(text), find(body, RULE_HANDLE)?) else {
-            continue;
-        };
-        if let Some(to) = target(find(body, RULE_EXPRESSIONS)?.unwrap_or_default())? {
-            found.jumps.push(Jump { from, to, rule: handle.to_vec() });
-        }
-    }
+    found.read_rules(&rules, table)?;
     Ok(Some(found).filter(|_| chains.complete && rules.complete))
+}
+
+impl Found {
+    /// Takes in the chains of a table.
+    pub(super) fn read_chains(&mut self, chains: &Dump, table: &str) -> Result<(), Error> {
+        for message in chains.messages() {
+            let (_, body) = message?;
+            if find(body, TABLE)?.map(text).as_deref() != Some(table) {
+                continue;
+            }
+            let Some(name) = find(body, CHAIN_NAME)?.map(text) else { continue };
+            let base = find(body, CHAIN_HOOK)?.is_some();
+            let policy = find(body, CHAIN_POLICY)?.map(u32_be).transpose()?;
+            self.closed |= base && name == "FORWARD" && policy == Some(NF_DROP);
+            self.chains.insert(name, base);
+        }
+        Ok(())
+    }
+
+    /// Takes in the rules of a table that lead to other chains.
+    pub(super) fn read_rules(&mut self, rules: &Dump, table: &str) -> Result<(), Error> {
+        for message in rules.messages() {
+            let (_, body) = message?;
+            if find(body, TABLE)?.map(text).as_deref() != Some(table) {
+                continue;
+            }
+            let (Some(from), Some(handle)) = (find(body, RULE_CHAIN)?.map(text), find(body, RULE_HANDLE)?) else {
+                continue;
+            };
+            if let Some(to) = target(find(body, RULE_EXPRESSIONS)?.unwrap_or_default())? {
+                self.jumps.push(Jump { from, to, rule: handle.to_vec() });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The chain that a rule leads to.

@@ -69,7 +69,7 @@ pub async fn interfaces() -> Result<Vec<Interface>, AddressError> {
     Ok(found.into_values().collect())
 }
 
-fn interface(link: &LinkMessage) -> Interface {
+pub(super) fn interface(link: &LinkMessage) -> Interface {
     let mut found = Interface {
         index: link.header.index,
         name: String::new(),

@@ -2,6 +2,8 @@
 //! the rights that we keep there.
 
 pub mod families;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod kernel;
 mod links;
 pub mod privileges;

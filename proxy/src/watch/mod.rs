@@ -2,6 +2,8 @@
 //! [`Event`]; a reader cannot tell which one it listens to.
 
 mod api;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod known;
 mod manifests;
 mod object;

@@ -120,18 +120,20 @@ pub(super) fn keys(map: BorrowedFd<'_>, length: usize) -> io::Result<Vec<Vec<u8>
 }
 
 /// Runs a program of traffic control on a frame, in the thread's network namespace: at the interface `device`, come in by
-/// `come_in_by` (0: the node itself made it). Gives the verdict and the frame as the program left it.
+/// `come_in_by` (0: the node itself made it). Gives the last verdict and the frame as the program left it; it is given what
+/// it left itself where it runs several times.
 pub(super) fn test_run(
     program: BorrowedFd<'_>,
     frame: &[u8],
     device: u32,
     come_in_by: u32,
+    times: u32,
 ) -> io::Result<(i32, Vec<u8>)> {
     let (size, iif_at, device_at) = SK_BUFF;
     let mut context = vec![0; size];
     context[iif_at..iif_at + 4].copy_from_slice(&come_in_by.to_ne_bytes());
     context[device_at..device_at + 4].copy_from_slice(&device.to_ne_bytes());
-    run_once(program, frame, &context)
+    run(program, frame, &context, times)
 }
 
 /// The same for a program of XDP, and a frame that has come in by the interface `device`.
@@ -140,10 +142,10 @@ pub(super) fn test_run_xdp(program: BorrowedFd<'_>, frame: &[u8], device: u32) -
     let mut context = vec![0; size];
     context[end_at..end_at + 4].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
     context[device_at..device_at + 4].copy_from_slice(&device.to_ne_bytes());
-    run_once(program, frame, &context)
+    run(program, frame, &context, 1)
 }
 
-fn run_once(program: BorrowedFd<'_>, frame: &[u8], context: &[u8]) -> io::Result<(i32, Vec<u8>)> {
+fn run(program: BorrowedFd<'_>, frame: &[u8], context: &[u8], times: u32) -> io::Result<(i32, Vec<u8>)> {
     let mut out = vec![0; PACKET];
     // prog_fd, retval; data_size_in, data_size_out; data_in; data_out; repeat, duration; ctx_size_in, ctx_size_out;
     // ctx_in; ctx_out.
@@ -152,7 +154,7 @@ fn run_once(program: BorrowedFd<'_>, frame: &[u8], context: &[u8]) -> io::Result
     attributes[1] = pair(frame.len() as u32, out.len() as u32);
     attributes[2] = frame.as_ptr() as u64;
     attributes[3] = out.as_mut_ptr() as u64;
-    attributes[4] = pair(1, 0);
+    attributes[4] = pair(times, 0);
     attributes[5] = pair(context.len() as u32, 0);
     attributes[6] = context.as_ptr() as u64;
     call(PROG_TEST_RUN, &mut attributes)?;

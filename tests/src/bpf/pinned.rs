@@ -211,12 +211,25 @@ impl Pinned {
         Ok(slots.len())
     }
 
+    /// The row of the frontend at an address, as bytes.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn frontend(&self, at: SocketAddr, protocol: u8) -> Result<Option<Vec<u8>>> {
+        Ok(kernel::get(self.frontends.as_fd(), &frontend_key(at, protocol), size_of::<Frontend>())?)
+    }
+
+    /// Writes that row.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn put_frontend(&self, at: SocketAddr, protocol: u8, row: &[u8]) -> Result<()> {
+        Ok(kernel::put(self.frontends.as_fd(), &frontend_key(at, protocol), row)?)
+    }
+
     /// The numbers of the slots of that list.
     fn range(&self, at: SocketAddr, protocol: u8) -> Result<Range<u32>> {
-        let mut key: Vec<u8> = Address::from(at.ip()).words.into_iter().flat_map(u32::to_ne_bytes).collect();
-        key.extend(at.port().to_be_bytes());
-        key.extend([protocol, FrontendKey::ADDRESS]);
-        let Some(row) = kernel::get(self.frontends.as_fd(), &key, size_of::<Frontend>())? else {
+        let Some(row) = self.frontend(at, protocol)? else {
             return Ok(0..0);
         };
         let (first, count) =
@@ -268,9 +281,18 @@ impl Pinned {
     /// The kernel's.
     pub fn run(&self, node: &Netns, own: bool, device: u32, frame: &[u8]) -> Result<Ran> {
         let (program, come_in_by) = if own { (&self.egress, 0) } else { (&self.ingress, device) };
-        let ran = node.run(|| kernel::test_run(program.as_fd(), frame, device, come_in_by))?;
+        let ran = node.run(|| kernel::test_run(program.as_fd(), frame, device, come_in_by, 1))?;
         let (verdict, frame) = ran.context("the kernel does not run the program")?;
         Ok(Ran { verdict, frame })
+    }
+
+    /// Runs the program for what comes in by an interface of this number so many times on a frame that it leaves as it is.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn run_often(&self, node: &Netns, device: u32, frame: &[u8], times: u32) -> Result<()> {
+        let run = || kernel::test_run(self.ingress.as_fd(), frame, device, device, times);
+        node.run(run)?.map(drop).context("the kernel does not run the program")
     }
 
     /// Runs the program of XDP on a frame that comes in by an interface of this number.
@@ -282,6 +304,14 @@ impl Pinned {
         let (verdict, frame) = ran.context("the kernel does not run the program of XDP")?;
         Ok(Ran { verdict, frame })
     }
+}
+
+/// The key of a frontend at an address, as bytes.
+fn frontend_key(at: SocketAddr, protocol: u8) -> Vec<u8> {
+    let mut key: Vec<u8> = Address::from(at.ip()).words.into_iter().flat_map(u32::to_ne_bytes).collect();
+    key.extend(at.port().to_be_bytes());
+    key.extend([protocol, FrontendKey::ADDRESS]);
+    key
 }
 
 /// Deletes every row of a map with keys of so many bytes; how many there were.

@@ -10,6 +10,8 @@ use crate::{cargo, packages, step};
 mod linker;
 mod object;
 mod toolchain;
+#[cfg(test)]
+mod unsafety;
 mod verify;
 
 /// Build the BPF programs, for `cargo build --features ebpf`

@@ -11,7 +11,7 @@ use super::following::Following;
 use super::reconciler::Ebpf;
 use super::rows::service_number;
 use super::sweep::{self, Sweeper};
-use super::{bpf, ports, sock_diag, takeover, text};
+use super::{ports, sock_diag, takeover, text};
 use crate::backend::{Backend, EndpointCount, Report};
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::target::{Frontend, Target};
@@ -60,7 +60,7 @@ impl Backend for Ebpf {
             self.counts.insert("flows", sweeper.entries());
         }
         if let Some(following) = &mut self.following
-            && following.settle(bpf::now(), |row| self.maps.backends.get(row).active == 0)
+            && following.release(self.maps.fence.ended(), |row| self.maps.backends.get(row).active == 0)
         {
             self.counts.extend(following.counts());
         }

@@ -11,6 +11,8 @@ use std::sync::OnceLock;
 
 // include/uapi/linux/bpf.h, enum bpf_cmd.
 pub(super) const MAP_LOOKUP_ELEM: libc::c_int = 1;
+const MAP_CREATE: libc::c_int = 0;
+const MAP_UPDATE_ELEM: libc::c_int = 2;
 const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
@@ -20,53 +22,17 @@ const LINK_UPDATE: libc::c_int = 29;
 /// A `union bpf_attr`, as words of 64 bits.
 pub(super) type Attributes = [u64; 16];
 
-pub(super) fn call(command: libc::c_int, attributes: &mut Attributes) -> io::Result<libc::c_long> {
-    // SAFETY: the kernel reads and writes the attributes, which are as long as it is told; each caller answers for the
+/// Calls bpf(2).
+///
+/// # Safety
+/// Every pointer among the attributes is to live memory, as long as the command says that it reads or writes there.
+pub(super) unsafe fn call(command: libc::c_int, attributes: &mut Attributes) -> io::Result<libc::c_long> {
+    // SAFETY: the kernel reads and writes the attributes, which are as long as it is told; the caller answers for the
     // pointers in them.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), std::mem::size_of::<Attributes>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
-
-/// Types whose values are bytes and nothing else.
-///
-/// # Safety
-/// `#[repr(C)]`, no padding, every bit pattern valid, no pointers.
-pub unsafe trait Bytes: Copy + 'static {}
-
-// SAFETY: integers.
-unsafe impl Bytes for u32 {}
-// SAFETY: integers.
-unsafe impl Bytes for u64 {}
-
-macro_rules! bytes {
-    ($($name:ty),*) => { $(
-        // SAFETY: the crate promises it of all its types: `repr(C)`, no padding, every bit pattern valid.
-        unsafe impl Bytes for $name {}
-    )* };
-}
-use kubeferry_ebpf_common as common;
-bytes!(
-    common::Address,
-    common::Affinity,
-    common::AffinityKey,
-    common::Backend,
-    common::Config,
-    common::Device,
-    common::Flow,
-    common::FlowKey,
-    common::Frontend,
-    common::FrontendKey,
-    common::Member,
-    common::MemberKey,
-    common::RangeKey,
-    common::Slot,
-    common::SocketConnection,
-    common::SocketKey,
-    common::SocketPeer
-);
-// SAFETY: `repr(C)`: a u32 and a type of u32s.
-unsafe impl Bytes for super::rows::Range {}
 
 /// What the kernel says of a map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,7 +54,8 @@ pub struct Definition {
 pub fn definition(map: BorrowedFd<'_>) -> io::Result<Definition> {
     // struct bpf_map_info: type, id, key_size, value_size, max_entries, ...
     let mut words = [0; 64];
-    info(map, &mut words)?;
+    // SAFETY: no pointers.
+    unsafe { info(map, &mut words) }?;
     Ok(Definition { kind: words[0], key: words[2], value: words[3], rows: words[4] })
 }
 
@@ -110,7 +77,8 @@ pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attributes = Attributes::default();
     attributes[0] = path.as_ptr() as u64;
-    let fd = call(OBJ_GET, &mut attributes)?;
+    // SAFETY: the one pointer is to the path, which ends with 0 and lives on.
+    let fd = unsafe { call(OBJ_GET, &mut attributes) }?;
     // SAFETY: the kernel has just opened it for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
 }
@@ -124,16 +92,22 @@ pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let mut attributes = Attributes::default();
     attributes[0] = path.as_ptr() as u64;
     attributes[1] = pair(fd_word(object), 0);
-    call(OBJ_PIN, &mut attributes).map(drop)
+    // SAFETY: the one pointer is to the path, which ends with 0 and lives on.
+    unsafe { call(OBJ_PIN, &mut attributes) }.map(drop)
 }
 
 /// What the kernel says of a map, program or link, as words of 32 bits: of each kind the first is its type, the second its
 /// number, which no other of its kind has had since boot.
-fn info(object: BorrowedFd<'_>, info: &mut [u32; 64]) -> io::Result<()> {
+///
+/// # Safety
+/// Pointers among the words, of a program to where its maps' numbers go, are to live memory as long as told beside them; other
+/// words are 0.
+unsafe fn info(object: BorrowedFd<'_>, info: &mut [u32; 64]) -> io::Result<()> {
     let mut attributes = Attributes::default();
     attributes[0] = pair(fd_word(object), std::mem::size_of_val(info) as u32);
     attributes[1] = info.as_mut_ptr() as u64;
-    call(OBJ_GET_INFO_BY_FD, &mut attributes).map(drop)
+    // SAFETY: the one pointer of ours is to the words, whose length stands beside it; the caller answers for those in them.
+    unsafe { call(OBJ_GET_INFO_BY_FD, &mut attributes) }.map(drop)
 }
 
 /// The kernel's number of a map, program or link.
@@ -142,7 +116,8 @@ fn info(object: BorrowedFd<'_>, info: &mut [u32; 64]) -> io::Result<()> {
 /// It is neither.
 pub fn number(object: BorrowedFd<'_>) -> io::Result<u32> {
     let mut words = [0; 64];
-    info(object, &mut words)?;
+    // SAFETY: no pointers.
+    unsafe { info(object, &mut words) }?;
     Ok(words[1])
 }
 
@@ -157,7 +132,8 @@ pub fn program(program: BorrowedFd<'_>) -> io::Result<(u64, Vec<u32>)> {
     words[13] = maps.len() as u32;
     let [a, b, c, d, e, f, g, h] = (maps.as_mut_ptr() as u64).to_ne_bytes();
     (words[14], words[15]) = (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]));
-    info(program, &mut words)?;
+    // SAFETY: the one pointer is to `maps`, whose length is told.
+    unsafe { info(program, &mut words) }?;
     let count = (words[13] as usize).min(maps.len());
     Ok((pair(words[2], words[3]), maps[..count].to_vec()))
 }
@@ -170,9 +146,42 @@ pub fn create_link(program: BorrowedFd<'_>, target: u32, hook: u32, flags: u32) 
     let mut attributes = Attributes::default();
     attributes[0] = pair(fd_word(program), target);
     attributes[1] = pair(hook, flags);
-    let fd = call(LINK_CREATE, &mut attributes)?;
+    // SAFETY: descriptors and numbers, no pointers.
+    let fd = unsafe { call(LINK_CREATE, &mut attributes) }?;
     // SAFETY: the kernel has just opened it for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+}
+
+/// Makes an array of one row: of maps like `inner`, or of a word.
+///
+/// # Errors
+/// The kernel's: CAP_BPF is missing.
+pub fn create_array(inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
+    const ARRAY: u32 = 2;
+    const ARRAY_OF_MAPS: u32 = 12;
+    // map_type, key_size, value_size, max_entries, map_flags, inner_map_fd.
+    let mut attributes = Attributes::default();
+    attributes[0] = pair(if inner.is_some() { ARRAY_OF_MAPS } else { ARRAY }, 4);
+    attributes[1] = pair(4, 1);
+    attributes[2] = pair(0, inner.map_or(0, fd_word));
+    // SAFETY: numbers and a descriptor, no pointers.
+    let fd = unsafe { call(MAP_CREATE, &mut attributes) }?;
+    // SAFETY: the kernel has just opened it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+}
+
+/// Puts a map into the one row of an array of maps.
+///
+/// # Errors
+/// The kernel's.
+pub fn put_map(outer: BorrowedFd<'_>, inner: BorrowedFd<'_>) -> io::Result<()> {
+    let (key, value) = (0u32, fd_word(inner));
+    let mut attributes = Attributes::default();
+    attributes[0] = pair(fd_word(outer), 0);
+    attributes[1] = (&raw const key) as u64;
+    attributes[2] = (&raw const value) as u64;
+    // SAFETY: a key and a value of a word each, only read.
+    unsafe { call(MAP_UPDATE_ELEM, &mut attributes) }.map(drop)
 }
 
 /// What the kernel says of a link.
@@ -194,7 +203,8 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     const TCX: u32 = 11;
     // struct bpf_link_info: type, id, prog_id, padding; then for xdp and tcx ifindex, for a cgroup its id of 64 bits.
     let mut words = [0; 64];
-    info(link, &mut words)?;
+    // SAFETY: no pointers.
+    unsafe { info(link, &mut words) }?;
     let target = match words[0] {
         XDP | TCX => u64::from(words[4]),
         CGROUP => pair(words[4], words[5]),
@@ -210,7 +220,8 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
 pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attributes = Attributes::default();
     attributes[0] = pair(fd_word(link), fd_word(program));
-    call(LINK_UPDATE, &mut attributes).map(drop)
+    // SAFETY: descriptors, no pointers.
+    unsafe { call(LINK_UPDATE, &mut attributes) }.map(drop)
 }
 
 /// Detaches what a link attaches; the link stays.
@@ -222,7 +233,8 @@ pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     const LINK_DETACH: libc::c_int = 34;
     let mut attributes = Attributes::default();
     attributes[0] = pair(fd_word(link), 0);
-    call(LINK_DETACH, &mut attributes).map(drop)
+    // SAFETY: a descriptor, no pointers.
+    unsafe { call(LINK_DETACH, &mut attributes) }.map(drop)
 }
 
 /// The values of a per-CPU array of counters, summed over CPUs. `cpus` is how many the kernel may have.
@@ -237,7 +249,8 @@ pub fn sums(map: BorrowedFd<'_>, count: usize, cpus: usize) -> io::Result<Vec<u6
         attributes[0] = pair(fd_word(map), 0);
         attributes[1] = std::ptr::from_ref(&index) as u64;
         attributes[2] = values.as_mut_ptr() as u64;
-        call(MAP_LOOKUP_ELEM, &mut attributes)?;
+        // SAFETY: a key of a word, and room for a number of each CPU that the kernel may have.
+        unsafe { call(MAP_LOOKUP_ELEM, &mut attributes) }?;
         sums.push(values.iter().sum());
     }
     Ok(sums)

@@ -6,9 +6,10 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use kubeferry_ebpf_common::flow::TICK;
+use kubeferry_ebpf_common::plain::Plain;
 use kubeferry_ebpf_common::{Affinity, Backend, Flow, Frontend, FrontendKey, Slot, SocketConnection, SocketPeer};
 
-use super::bpf::{self, Bytes};
+use super::bpf;
 use super::error::EbpfError;
 use super::kernel::Maps;
 use super::numbers::Owner;
@@ -36,7 +37,7 @@ pub fn carry_over(folder: &Path, maps: &Maps, since: u32) -> Result<usize, EbpfE
 
 /// The rows of `backends` that endpoints have in the maps pinned in `folder`, which go on to say what they say; none of another layout.
 pub fn owners(folder: &Path, maps: &Maps) -> BTreeMap<Owner, u32> {
-    fn open<K: Bytes, V: Bytes>(folder: &Path, map: &str) -> Option<Table<K, V>> {
+    fn open<K: Plain, V: Plain>(folder: &Path, map: &str) -> Option<Table<K, V>> {
         bpf::open_pin(&folder.join(map)).and_then(Table::new).ok()
     }
     let mut owners = BTreeMap::new();
@@ -63,7 +64,7 @@ pub fn owners(folder: &Path, maps: &Maps) -> BTreeMap<Owner, u32> {
     owners
 }
 
-fn copy<K: Bytes, V: Bytes>(
+fn copy<K: Plain, V: Plain>(
     folder: &Path,
     map: &'static str,
     to: &Table<K, V>,

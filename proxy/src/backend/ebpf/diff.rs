@@ -141,6 +141,48 @@ impl Writes {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// The writes in the order in which they are to be made; those of a phase in any order.
+    pub fn phases(&self) -> [Phase<'_>; 11] {
+        [
+            Phase::Addresses(&self.less_addresses),
+            Phase::Fresh(&self.fresh),
+            Phase::Slots(&self.slots),
+            Phase::Members(&self.members),
+            Phase::Ranges(&self.ranges),
+            Phase::GoneFrontends(&self.gone_frontends),
+            Phase::Frontends(&self.frontends),
+            Phase::GoneMembers(&self.gone_members),
+            Phase::GoneRanges(&self.gone_ranges),
+            Phase::Addresses(&self.addresses),
+            Phase::Config(self.config.as_ref()),
+        ]
+    }
+}
+
+/// Writes to one map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase<'a> {
+    /// `addresses`: with 0 the row is deleted.
+    Addresses(&'a BTreeMap<Address, u32>),
+    /// Rows of `backends` that begin anew.
+    Fresh(&'a BTreeSet<u32>),
+    /// `slots`.
+    Slots(&'a BTreeMap<u32, Slot>),
+    /// `members` that come or change.
+    Members(&'a BTreeMap<MemberKey, Member>),
+    /// `source_ranges` that come.
+    Ranges(&'a BTreeSet<Range>),
+    /// `frontends` that go.
+    GoneFrontends(&'a BTreeSet<FrontendKey>),
+    /// `frontends` that come or change.
+    Frontends(&'a BTreeMap<FrontendKey, Frontend>),
+    /// `members` that go.
+    GoneMembers(&'a BTreeSet<MemberKey>),
+    /// `source_ranges` that go.
+    GoneRanges(&'a BTreeSet<Range>),
+    /// `config`, where it changes.
+    Config(Option<&'a Config>),
 }
 
 /// Why rows are left out.
@@ -159,10 +201,27 @@ impl InForce {
         }
     }
 
-    /// The rows of the frontends that `wanted` looks at, brought to what is wanted. All writes count as made. `now` in
-    /// nanoseconds since boot. A service port that does not fit has no row at all; those frontends are returned.
+    /// Frees the slots and rows of `backends` that no program can be about to read: those that began before `ended`, in
+    /// nanoseconds since boot, have ended. Rows also have to be idle.
+    pub fn release(&mut self, ended: u64, is_idle: impl Fn(u32) -> bool) {
+        self.slots.release(ended);
+        self.numbers.release(ended, is_idle);
+    }
+
+    /// Whether something waits to be free.
+    pub fn waits(&self) -> bool {
+        self.slots.waits() || self.numbers.waits()
+    }
+
+    /// All writes so far are made, before `now`, in nanoseconds since boot.
+    pub fn written(&mut self, now: u64) {
+        self.slots.written(now);
+        self.numbers.written(now);
+    }
+
+    /// The rows of the frontends that `wanted` looks at, brought to what is wanted. The writes are to be made, and then told
+    /// of ([`InForce::written`]). `now` in nanoseconds since boot. A service port that does not fit has no row at all; those frontends are returned.
     pub fn follow(&mut self, wanted: &Wanted, room: &Room, now: u64, writes: &mut Writes) -> Refused<FrontendKey> {
-        self.slots.tick(now);
         let mut refused = BTreeMap::new();
         let mut looked_at: BTreeSet<u64> = wanted.services.keys().copied().collect();
         for (key, row) in &wanted.frontends {
@@ -196,7 +255,7 @@ impl InForce {
         }
         for number in looked_at {
             if self.services.get(&number).is_some_and(|service| service.frontends.is_empty()) {
-                self.drop_service(number, now, writes);
+                self.drop_service(number, writes);
             }
         }
         refused
@@ -226,7 +285,7 @@ impl InForce {
         if let Some((map, _, _)) = needs.iter().find(|(_, more, left)| more > left) {
             return Err(map);
         }
-        let Some(numbered) = self.number(number, &old, rows, now) else { return Err("backends") };
+        let Some(numbered) = self.number(number, &old, rows) else { return Err("backends") };
         let mut places = [0; 2];
         let mut taken = Vec::new();
         for ((place, (first, slots)), wanted) in places.iter_mut().zip(&old.lists).zip(&numbered.lists) {
@@ -241,7 +300,7 @@ impl InForce {
                     // Nothing has changed so far.
                     None => {
                         taken.into_iter().for_each(|(first, length)| self.slots.undo(first, length));
-                        self.undo_numbers(&numbered.fresh, &numbered.again, now);
+                        self.undo_numbers(&numbered.fresh, &numbered.again);
                         return Err("slots");
                     }
                 },
@@ -249,7 +308,7 @@ impl InForce {
         }
         for ((place, (first, slots)), wanted) in places.iter().zip(&old.lists).zip(&numbered.lists) {
             if slots != wanted {
-                self.slots.give_back(*first, u32::try_from(slots.len()).unwrap_or(u32::MAX), now);
+                self.slots.give_back(*first, u32::try_from(slots.len()).unwrap_or(u32::MAX));
                 writes.slots.extend((*place..).zip(wanted.iter().copied()));
             }
         }
@@ -282,7 +341,7 @@ impl InForce {
         let gone = before.into_iter().filter(|(row, _)| !after.contains(row));
         for (row, owner) in gone {
             writes.fresh.insert(row);
-            self.numbers.give_back(row, owner, now);
+            self.numbers.give_back(row, owner);
         }
         let lists = Frontend {
             service: number,
@@ -340,14 +399,14 @@ impl InForce {
     }
 
     /// Deletes what belongs to a service port that no frontend leads to.
-    fn drop_service(&mut self, number: u64, now: u64, writes: &mut Writes) {
+    fn drop_service(&mut self, number: u64, writes: &mut Writes) {
         let Some(service) = self.services.remove(&number) else { return };
         for (row, owner) in service.owned_numbers(number) {
             writes.fresh.insert(row);
-            self.numbers.give_back(row, owner, now);
+            self.numbers.give_back(row, owner);
         }
         for (first, slots) in service.lists {
-            self.slots.give_back(first, u32::try_from(slots.len()).unwrap_or(u32::MAX), now);
+            self.slots.give_back(first, u32::try_from(slots.len()).unwrap_or(u32::MAX));
         }
         for key in service.members.into_keys() {
             writes.members.remove(&key);
@@ -360,10 +419,10 @@ impl InForce {
     }
 
     /// Deletes what no frontend leads to, after everything was looked at.
-    pub fn drop_unused(&mut self, now: u64, writes: &mut Writes) {
+    pub fn drop_unused(&mut self, writes: &mut Writes) {
         let unused = self.services.iter().filter(|(_, service)| service.frontends.is_empty());
         for number in unused.map(|(number, _)| *number).collect::<Vec<_>>() {
-            self.drop_service(number, now, writes);
+            self.drop_service(number, writes);
         }
     }
 

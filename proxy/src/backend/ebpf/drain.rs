@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use kubeferry_ebpf_common::config::address_is;
 use kubeferry_ebpf_common::flow::{limits, timeout};
+use kubeferry_ebpf_common::plain::Plain;
 use kubeferry_ebpf_common::{Address, Config, Flow, FlowKey, Frontend, FrontendKey, LAYOUT, UDP};
 
 use super::bpf;
@@ -49,7 +50,7 @@ pub fn drain(bpffs_root: &Path, limit: Duration) -> Result<Vec<String>, EbpfErro
     }
 }
 
-fn open<K: bpf::Bytes, V: bpf::Bytes>(folder: &Path, map: &'static str) -> Result<Table<K, V>, EbpfError> {
+fn open<K: Plain, V: Plain>(folder: &Path, map: &'static str) -> Result<Table<K, V>, EbpfError> {
     bpf::open_pin(&folder.join(map)).and_then(Table::new).map_err(EbpfError::map(map))
 }
 

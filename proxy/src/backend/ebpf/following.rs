@@ -42,7 +42,7 @@ impl Following {
             wanted.frontends.entry(*key).or_insert(None);
         }
         self.refused = self.in_force.follow(&wanted, &self.room, now, &mut writes);
-        self.in_force.drop_unused(now, &mut writes);
+        self.in_force.drop_unused(&mut writes);
         let mut addresses: BTreeMap<Address, u32> =
             self.in_force.addresses.keys().map(|address| (*address, 0)).collect();
         addresses.extend(rows::addresses(desired));
@@ -78,11 +78,6 @@ impl Following {
             self.config(desired, &mut writes);
         }
         writes
-    }
-
-    /// How long from `now` until slots that were given back are free, where something was refused for want of them.
-    pub fn worth_waiting(&self, now: u64) -> Option<u64> {
-        self.in_force.slots.next_tick(now).filter(|_| !self.refused.is_empty())
     }
 
     /// The frontends with an endpoint at an address that has become, or is no more, the node's: its slot says so.
@@ -130,14 +125,13 @@ impl Following {
         ignored
     }
 
-    /// Frees what was given back and has waited long enough; whether that was anything. `is_idle`: a row of `backends` counts no
-    /// connection.
-    pub fn settle(&mut self, now: u64, is_idle: impl Fn(u32) -> bool) -> bool {
-        let InForce { slots, numbers, .. } = &mut self.in_force;
-        let before = (slots.used(), numbers.used());
-        slots.tick(now);
-        numbers.settle(now, is_idle);
-        before != (slots.used(), numbers.used())
+    /// Frees what was given back and no program can be about to read, those that began before `ended` having ended
+    /// ([`InForce::release`]); whether that was anything.
+    pub fn release(&mut self, ended: u64, is_idle: impl Fn(u32) -> bool) -> bool {
+        let used = |in_force: &InForce| (in_force.slots.used(), in_force.numbers.used());
+        let before = used(&self.in_force);
+        self.in_force.release(ended, is_idle);
+        before != used(&self.in_force)
     }
 
     /// The number of rows of each map.

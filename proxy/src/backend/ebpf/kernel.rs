@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use kubeferry_ebpf_common::plain::Plain;
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{
     Address, Affinity, AffinityKey, Backend, Config, Device, Flow, FlowKey, Frontend, FrontendKey, Member, MemberKey,
@@ -13,11 +14,11 @@ use kubeferry_ebpf_common::{
 
 use super::bpf::{self, Definition};
 use super::counters::Counters;
-use super::diff::{InForce, Room, Service, Writes};
+use super::diff::{InForce, Phase, Room, Writes};
 use super::error::EbpfError;
-use super::numbers::Numbers;
+use super::fence::Fence;
+use super::found::Found;
 use super::rows::Range;
-use super::slots::Slots;
 use super::table::Table;
 use crate::settings::MapSizes;
 
@@ -38,6 +39,8 @@ pub struct Maps {
     pub(super) socket_endpoints: Table<SocketKey, SocketPeer>,
     pub(super) socket_connections: Table<u64, SocketConnection>,
     pub(super) stats: OwnedFd,
+    /// Waits for the programs that run.
+    pub(super) fence: Fence,
     sockets: usize,
     room: Room,
 }
@@ -77,7 +80,7 @@ impl Maps {
     /// # Errors
     /// One is missing, or of another shape.
     pub fn open(folder: &Path, sizes: &MapSizes) -> Result<Self, EbpfError> {
-        fn table<K: bpf::Bytes, V: bpf::Bytes>(folder: &Path, map: &'static str) -> Result<Table<K, V>, EbpfError> {
+        fn table<K: Plain, V: Plain>(folder: &Path, map: &'static str) -> Result<Table<K, V>, EbpfError> {
             bpf::open_pin(&folder.join(map)).and_then(Table::new).map_err(EbpfError::map(map))
         }
         for (map, wanted) in definitions(sizes) {
@@ -105,6 +108,7 @@ impl Maps {
             socket_endpoints: table(folder, "socket_endpoints")?,
             socket_connections: table(folder, "socket_connections")?,
             stats: bpf::open_pin(&folder.join("stats")).map_err(EbpfError::map("stats"))?,
+            fence: Fence::new().map_err(EbpfError::map("fence"))?,
             sockets: sizes.sockets as usize,
             room: Room::of(sizes),
         })
@@ -120,7 +124,8 @@ impl Maps {
         &self.room
     }
 
-    /// What an earlier sync has left, whole or in part.
+    /// What an earlier sync has left, whole or in part. What no frontend leads to counts as free: before it is written, the
+    /// programs that run have to be waited for.
     ///
     /// # Errors
     /// A map cannot be read.
@@ -131,43 +136,15 @@ impl Maps {
         self.slots
             .each_batch(|part| slots.extend(part.iter().map(|(_, slot)| *slot)))
             .map_err(EbpfError::map("slots"))?;
-        let list = |first: u32, count: u32| {
-            let first = first as usize;
-            slots.get(first..first.saturating_add(count as usize)).map(<[Slot]>::to_vec)
+        let found = Found {
+            frontends,
+            slots,
+            members: self.members.rows().map_err(EbpfError::map("members"))?,
+            ranges: self.source_ranges.rows().map_err(EbpfError::map("source_ranges"))?,
+            addresses: self.addresses.rows().map_err(EbpfError::map("addresses"))?.into_iter().collect(),
+            config: self.config.get(&0).map_err(EbpfError::map("config"))?.unwrap_or(Config::EMPTY),
         };
-        let mut services: BTreeMap<u64, Service> = BTreeMap::new();
-        let (mut used, mut kept) = (BTreeSet::new(), BTreeSet::new());
-        for (key, frontend) in &frontends {
-            let places =
-                [(frontend.cluster_first, frontend.cluster_count), (frontend.local_first, frontend.local_count)];
-            let service = services.entry(frontend.service).or_insert_with(|| {
-                // Of two frontends that an end in the middle left apart, the second is brought to the first's lists.
-                kept.extend(places);
-                let lists =
-                    places.map(|(first, count)| list(first, count).map_or((0, Vec::new()), |list| (first, list)));
-                let turns = [frontend.cluster_turn, frontend.local_turn];
-                Service { lists, turns, draw: frontend.draw, ..Service::default() }
-            });
-            used.extend(places);
-            service.frontends.insert(*key);
-        }
-        for (key, member) in self.members.rows().map_err(EbpfError::map("members"))? {
-            services.entry(key.service).or_default().members.insert(key, member);
-        }
-        for (range, _) in self.source_ranges.rows().map_err(EbpfError::map("source_ranges"))? {
-            let [high, low] = range.key.service;
-            let service = u64::from(high) << 32 | u64::from(low);
-            services.entry(service).or_default().ranges.insert(range);
-        }
-        let addresses = self.addresses.rows().map_err(EbpfError::map("addresses"))?.into_iter().collect();
-        let config = self.config.get(&0).map_err(EbpfError::map("config"))?.unwrap_or(Config::EMPTY);
-        let mut places = Slots::with(u32::try_from(self.room.slots).unwrap_or(u32::MAX), used.iter().copied());
-        for (first, count) in used.difference(&kept) {
-            places.give_back(*first, *count, bpf::now());
-        }
-        let capacity = u32::try_from(self.room.backends).unwrap_or(u32::MAX);
-        let numbers = Numbers::with(capacity, services.values().flat_map(Service::numbers), bpf::now());
-        Ok(InForce { frontends, services, addresses, config, slots: places, numbers })
+        Ok(found.in_force(&self.room, bpf::now()))
     }
 
     /// Makes the writes, in their order.
@@ -175,31 +152,39 @@ impl Maps {
     /// # Errors
     /// The first that the kernel refuses; those before it are made.
     pub fn write(&self, writes: &Writes) -> Result<(), EbpfError> {
-        let addresses = |rows: &BTreeMap<Address, u32>| {
-            let gone: Vec<_> = rows.iter().filter(|(_, bits)| **bits == 0).map(|(address, _)| *address).collect();
-            let kept: Vec<_> = pairs(rows).into_iter().filter(|(_, bits)| *bits != 0).collect();
-            self.addresses
-                .delete_many(&gone)
-                .and_then(|_| self.addresses.put(&kept))
-                .map_err(EbpfError::map("addresses"))
-        };
-        let keys = |keys: &BTreeSet<_>| keys.iter().copied().collect::<Vec<_>>();
-        addresses(&writes.less_addresses)?;
-        writes.fresh.iter().for_each(|row| self.backends.reset(*row));
-        self.slots.put(&pairs(&writes.slots)).map_err(EbpfError::map("slots"))?;
-        self.members.put(&pairs(&writes.members)).map_err(EbpfError::map("members"))?;
-        let ranges: Vec<_> = writes.ranges.iter().map(|range| (*range, 1)).collect();
-        self.source_ranges.put(&ranges).map_err(EbpfError::map("source_ranges"))?;
-        let gone: Vec<_> = writes.gone_frontends.iter().copied().collect();
-        self.frontends.delete_many(&gone).map_err(EbpfError::map("frontends"))?;
-        self.frontends.put(&pairs(&writes.frontends)).map_err(EbpfError::map("frontends"))?;
-        let gone: Vec<_> = writes.gone_members.iter().copied().collect();
-        self.members.delete_many(&gone).map_err(EbpfError::map("members"))?;
-        self.source_ranges.delete(&keys(&writes.gone_ranges)).map_err(EbpfError::map("source_ranges"))?;
-        addresses(&writes.addresses)?;
-        match writes.config {
-            Some(config) => self.config.put(&[(0, config)]).map_err(EbpfError::map("config")),
-            None => Ok(()),
+        writes.phases().iter().try_for_each(|phase| self.write_phase(phase))
+    }
+
+    fn write_phase(&self, phase: &Phase<'_>) -> Result<(), EbpfError> {
+        match *phase {
+            Phase::Addresses(rows) => {
+                let gone: Vec<_> = rows.iter().filter(|(_, bits)| **bits == 0).map(|(address, _)| *address).collect();
+                let kept: Vec<_> = pairs(rows).into_iter().filter(|(_, bits)| *bits != 0).collect();
+                let result = self.addresses.delete_many(&gone).and_then(|_| self.addresses.put(&kept));
+                result.map_err(EbpfError::map("addresses"))
+            }
+            Phase::Fresh(rows) => {
+                rows.iter().for_each(|row| self.backends.reset(*row));
+                Ok(())
+            }
+            Phase::Slots(rows) => self.slots.put(&pairs(rows)).map_err(EbpfError::map("slots")),
+            Phase::Members(rows) => self.members.put(&pairs(rows)).map_err(EbpfError::map("members")),
+            Phase::Ranges(rows) => {
+                let rows: Vec<_> = rows.iter().map(|range| (*range, 1)).collect();
+                self.source_ranges.put(&rows).map_err(EbpfError::map("source_ranges"))
+            }
+            Phase::GoneFrontends(keys) => {
+                self.frontends.delete_many(&all(keys)).map(drop).map_err(EbpfError::map("frontends"))
+            }
+            Phase::Frontends(rows) => self.frontends.put(&pairs(rows)).map_err(EbpfError::map("frontends")),
+            Phase::GoneMembers(keys) => {
+                self.members.delete_many(&all(keys)).map(drop).map_err(EbpfError::map("members"))
+            }
+            Phase::GoneRanges(keys) => {
+                self.source_ranges.delete(&all(keys)).map(drop).map_err(EbpfError::map("source_ranges"))
+            }
+            Phase::Config(Some(config)) => self.config.put(&[(0, *config)]).map_err(EbpfError::map("config")),
+            Phase::Config(None) => Ok(()),
         }
     }
 
@@ -250,6 +235,10 @@ impl Maps {
         ];
         maps.into_iter().map(|(map, fd)| Ok((map, bpf::memory(fd).map_err(EbpfError::map(map))?))).collect()
     }
+}
+
+fn all<K: Copy>(keys: &BTreeSet<K>) -> Vec<K> {
+    keys.iter().copied().collect()
 }
 
 fn pairs<K: Copy, V: Copy>(rows: &BTreeMap<K, V>) -> Vec<(K, V)> {

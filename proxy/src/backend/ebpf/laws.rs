@@ -11,10 +11,10 @@ use kubeferry_ebpf_common::policy::{Source, choose};
 use kubeferry_ebpf_common::{Address, Config, Frontend as Row, FrontendKey, Member, MemberKey, RangeKey, Slot};
 use proptest::prelude::*;
 
-use super::diff::{InForce, Room, Writes};
+use super::diff::{InForce, Phase, Room, Writes};
 use super::following::Following;
+use super::found::Found;
 use super::rows::{Fixed, Range, key_of};
-use super::slots::GRACE;
 use crate::backend::nftables::laws::cluster::{event, history, settings};
 use crate::desired::node_view::NodeView;
 use crate::desired::target::Frontend;
@@ -37,11 +37,44 @@ const ROOMY: Room =
     Room { frontends: 1_000, slots: 1_000, addresses: 1_000, source_ranges: 1_000, members: 1_000, backends: 1_000 };
 const TIGHT: Room = Room { frontends: 6, slots: 7, addresses: 1_000, source_ranges: 3, members: 5, backends: 6 };
 
+/// One row that is written or deleted.
+#[allow(clippy::large_enum_variant)] // Few at a time, and `config` is one row.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Write {
+    Address(Address, u32),
+    Slot(u32, Slot),
+    Member(MemberKey, Member),
+    Range(Range),
+    GoneFrontend(FrontendKey),
+    Frontend(FrontendKey, Row),
+    GoneMember(MemberKey),
+    GoneRange(Range),
+    Config(Config),
+}
+
+impl Write {
+    /// Those of a phase, but for counters.
+    pub(super) fn of(phase: &Phase<'_>) -> Vec<Self> {
+        match *phase {
+            Phase::Addresses(rows) => rows.iter().map(|(address, bits)| Self::Address(*address, *bits)).collect(),
+            Phase::Fresh(_) => Vec::new(),
+            Phase::Slots(rows) => rows.iter().map(|(number, slot)| Self::Slot(*number, *slot)).collect(),
+            Phase::Members(rows) => rows.iter().map(|(key, member)| Self::Member(*key, *member)).collect(),
+            Phase::Ranges(rows) => rows.iter().copied().map(Self::Range).collect(),
+            Phase::GoneFrontends(keys) => keys.iter().copied().map(Self::GoneFrontend).collect(),
+            Phase::Frontends(rows) => rows.iter().map(|(key, row)| Self::Frontend(*key, *row)).collect(),
+            Phase::GoneMembers(keys) => keys.iter().copied().map(Self::GoneMember).collect(),
+            Phase::GoneRanges(keys) => keys.iter().copied().map(Self::GoneRange).collect(),
+            Phase::Config(config) => config.into_iter().copied().map(Self::Config).collect(),
+        }
+    }
+}
+
 /// The maps.
-#[derive(Debug)]
-struct Maps {
-    frontends: BTreeMap<FrontendKey, Row>,
-    slots: Vec<Slot>,
+#[derive(Clone, Debug)]
+pub(super) struct Maps {
+    pub(super) frontends: BTreeMap<FrontendKey, Row>,
+    pub(super) slots: Vec<Slot>,
     addresses: BTreeMap<Address, u32>,
     ranges: BTreeSet<Range>,
     members: BTreeMap<MemberKey, Member>,
@@ -49,7 +82,7 @@ struct Maps {
 }
 
 impl Maps {
-    fn new(room: &Room) -> Self {
+    pub(super) fn new(room: &Room) -> Self {
         Self {
             frontends: BTreeMap::new(),
             slots: vec![Slot::default(); room.slots],
@@ -61,41 +94,43 @@ impl Maps {
     }
 
     /// Makes the writes in their order, `look` after each.
-    fn write(&mut self, writes: &Writes, look: &mut dyn FnMut(&Self)) {
-        for (address, bits) in &writes.less_addresses {
-            if *bits == 0 {
-                self.addresses.remove(address)
-            } else {
-                self.addresses.insert(*address, *bits)
-            };
-            look(self);
+    pub(super) fn write(&mut self, writes: &Writes, look: &mut dyn FnMut(&Self)) {
+        for phase in writes.phases() {
+            for row in Write::of(&phase) {
+                self.make(row);
+                look(self);
+            }
         }
-        for (number, slot) in &writes.slots {
-            self.slots[*number as usize] = *slot;
-            look(self);
+    }
+
+    /// Makes one write, as the kernel does: whole or not at all.
+    pub(super) fn make(&mut self, write: Write) {
+        match write {
+            Write::Address(address, 0) => drop(self.addresses.remove(&address)),
+            Write::Address(address, bits) => drop(self.addresses.insert(address, bits)),
+            Write::Slot(number, slot) => self.slots[number as usize] = slot,
+            Write::Member(key, member) => drop(self.members.insert(key, member)),
+            Write::Range(range) => drop(self.ranges.insert(range)),
+            Write::GoneFrontend(key) => {
+                assert!(self.frontends.remove(&key).is_some(), "only what is there is deleted");
+            }
+            Write::Frontend(key, frontend) => drop(self.frontends.insert(key, frontend)),
+            Write::GoneMember(key) => assert!(self.members.remove(&key).is_some()),
+            Write::GoneRange(range) => assert!(self.ranges.remove(&range)),
+            Write::Config(config) => self.config = config,
         }
-        for (key, member) in &writes.members {
-            self.members.insert(*key, *member);
-            look(self);
+    }
+
+    /// As they are read back.
+    pub(super) fn found(&self) -> Found {
+        Found {
+            frontends: self.frontends.clone(),
+            slots: self.slots.clone(),
+            members: self.members.iter().map(|(key, member)| (*key, *member)).collect(),
+            ranges: self.ranges.iter().map(|range| (*range, 1)).collect(),
+            addresses: self.addresses.clone(),
+            config: self.config,
         }
-        self.ranges.extend(&writes.ranges);
-        look(self);
-        for key in &writes.gone_frontends {
-            assert!(self.frontends.remove(key).is_some(), "only what is there is deleted");
-            look(self);
-        }
-        for (key, frontend) in &writes.frontends {
-            self.frontends.insert(*key, *frontend);
-            look(self);
-        }
-        writes.gone_members.iter().for_each(|key| assert!(self.members.remove(key).is_some()));
-        writes.gone_ranges.iter().for_each(|range| assert!(self.ranges.remove(range)));
-        for (address, bits) in &writes.addresses {
-            self.addresses.insert(*address, *bits);
-            look(self);
-        }
-        self.config = writes.config.unwrap_or(self.config);
-        look(self);
     }
 
     fn list(&self, first: u32, count: u32) -> BTreeSet<SocketAddr> {
@@ -222,6 +257,7 @@ impl World {
         };
         let writes = world.following.full(&world.desired, 0);
         world.maps.write(&writes, &mut |_| ());
+        world.following.in_force.written(0);
         world
     }
 
@@ -235,11 +271,13 @@ impl World {
     /// Follows one event. While it is written, every frontend has its old lists whole or its new ones, or is not there.
     fn step(&mut self, event: Option<Event>) -> usize {
         let touched = self.follow(event);
-        self.now += GRACE;
+        self.now += 2;
+        self.following.in_force.release(self.now, |_| true);
         let writes = self.following.incremental(&self.desired, &touched, self.now);
         let before = self.maps.lists();
         let mut seen = Vec::new();
         self.maps.write(&writes, &mut |maps| seen.push(maps.lists()));
+        self.following.in_force.written(self.now);
         let after = self.maps.lists();
         for lists in seen {
             for (key, lists) in lists {
@@ -330,13 +368,29 @@ proptest! {
             world.step(Some(Event::ServiceGone(name)));
         }
         prop_assert!(world.following.refused.is_empty() && world.maps.frontends.is_empty());
-        world.now += GRACE;
         world.step(Some(last));
         world.assert_known();
-        world.now += GRACE;
-        world.following.in_force.slots.tick(world.now);
+        world.following.in_force.release(world.now + 1, |_| true);
         let used: usize = world.following.in_force.services.values().flat_map(|s| &s.lists).map(|(_, l)| l.len()).sum();
         prop_assert_eq!(world.following.in_force.slots.used() as usize, used, "no slot is lost");
+    }
+
+    #[test]
+    fn who_ends_between_two_writes_is_followed_by_another(settings in settings(), history in history(), last in event(), at in any::<prop::sample::Index>()) {
+        let mut world = World::new(settings, ROOMY);
+        for event in history {
+            world.step(Some(event));
+        }
+        let touched = world.follow(Some(last));
+        let writes = world.following.incremental(&world.desired, &touched, world.now);
+        let all: Vec<Write> = writes.phases().iter().flat_map(Write::of).collect();
+        all.iter().take(at.index(all.len() + 1)).for_each(|write| world.maps.make(*write));
+        world.following = Following::new(world.maps.found().in_force(&ROOMY, world.now), ROOMY, FIXED);
+        let writes = world.following.full(&world.desired, world.now);
+        world.maps.write(&writes, &mut |_| ());
+        world.following.in_force.written(world.now);
+        world.assert_known();
+        world.assert_answers();
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Log for Ours {
 
 /// The line for people: `tcp 10.244.1.7:40000 to 10.96.0.10:80: dropped (source_range)`. The programs' own has numbers for
 /// protocol, at the beginning, and for the reason, at the end, and IPv4 in IPv6's form.
-fn line(text: &str) -> String {
+pub(crate) fn line(text: &str) -> String {
     let (protocol, rest) = text.split_once(' ').unwrap_or(("", text));
     let protocol = match protocol.parse() {
         Ok(TCP) => "tcp",

@@ -10,9 +10,13 @@ pub mod devices;
 pub mod diff;
 pub mod drain;
 pub mod error;
+pub mod fence;
 mod filters;
 pub mod flows;
 pub mod following;
+pub mod found;
+#[cfg(test)]
+mod interleavings;
 pub mod kernel;
 #[cfg(test)]
 mod laws;

@@ -41,7 +41,7 @@ impl Service {
 impl InForce {
     /// The wanted lists and members with their rows of `backends`: those that they have, or new ones. `None` if there are
     /// not enough; then nothing has changed.
-    pub(super) fn number(&mut self, service: u64, old: &Service, rows: &ServiceRows, now: u64) -> Option<Numbered> {
+    pub(super) fn number(&mut self, service: u64, old: &Service, rows: &ServiceRows) -> Option<Numbered> {
         let slots =
             old.lists.iter().flat_map(|(_, list)| list.iter().map(|slot| (slot.address, slot.port, slot.backend)));
         let members = old.members.iter().map(|(key, member)| (key.address, key.port, member.backend));
@@ -79,7 +79,7 @@ impl InForce {
         };
         let done = all();
         if done.is_none() {
-            self.undo_numbers(&taken, &again, now);
+            self.undo_numbers(&taken, &again);
             return None;
         }
         (numbered.fresh, numbered.again) = (taken, again);
@@ -87,9 +87,9 @@ impl InForce {
     }
 
     /// Gives rows back that nobody has seen, and those that endpoints had found again.
-    pub(super) fn undo_numbers(&mut self, fresh: &[u32], again: &[(Owner, u32)], now: u64) {
+    pub(super) fn undo_numbers(&mut self, fresh: &[u32], again: &[(Owner, u32)]) {
         fresh.iter().for_each(|row| self.numbers.undo(*row));
-        again.iter().for_each(|(owner, row)| self.numbers.give_back(*row, Some(*owner), now));
+        again.iter().for_each(|(owner, row)| self.numbers.give_back(*row, Some(*owner)));
     }
 
     /// Has endpoints find the rows of `backends` that they had in maps of other sizes, which connections speak of. Before
@@ -98,7 +98,7 @@ impl InForce {
         let capacity = u32::try_from(room.backends).unwrap_or(u32::MAX);
         self.numbers = Numbers::with(capacity, owners.values().copied(), now);
         for (owner, row) in owners {
-            self.numbers.give_back(row, Some(owner), now);
+            self.numbers.give_back(row, Some(owner));
         }
     }
 }

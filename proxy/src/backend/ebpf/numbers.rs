@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use kubeferry_ebpf_common::Address;
 
-use super::slots::GRACE;
+use super::slots::UNWRITTEN;
 
 /// A service port and an endpoint of it.
 pub type Owner = (u64, Address, u16);
@@ -17,7 +17,7 @@ pub struct Numbers {
     /// This one and those after it were never used.
     next: u32,
     free: Vec<u32>,
-    /// When they were given back, in nanoseconds since boot, and whose they were.
+    /// Since when nothing leads there, in nanoseconds since boot, and whose they were.
     waiting: BTreeMap<u32, (u64, Option<Owner>)>,
     /// Those of the waiting ones whose owners are known.
     owners: BTreeMap<Owner, u32>,
@@ -60,19 +60,25 @@ impl Numbers {
         Some(row)
     }
 
-    /// Gives a row back, of an endpoint or of a turn; `now` in nanoseconds since boot.
-    pub fn give_back(&mut self, row: u32, owner: Option<Owner>, now: u64) {
+    /// Gives a row back, of an endpoint or of a turn. Slots lead there until the writes are made: [`Numbers::written`].
+    pub fn give_back(&mut self, row: u32, owner: Option<Owner>) {
         if row > 0 && row < self.capacity {
-            self.waiting.insert(row, (now, owner));
+            self.waiting.insert(row, (UNWRITTEN, owner));
             self.owners.extend(owner.map(|owner| (owner, row)));
         }
     }
 
-    /// Frees what has waited long enough and counts no connection; `now` as for [`Numbers::give_back`].
-    pub fn settle(&mut self, now: u64, is_idle: impl Fn(u32) -> bool) {
+    /// The writes are made: from `now` on, in nanoseconds since boot, nothing leads to what was given back.
+    pub fn written(&mut self, now: u64) {
+        self.waiting.values_mut().filter(|(since, _)| *since == UNWRITTEN).for_each(|(since, _)| *since = now);
+    }
+
+    /// Frees what no program can be about to count at, those that began before `ended` having ended, and what counts no
+    /// connection. `ended` in nanoseconds since boot.
+    pub fn release(&mut self, ended: u64, is_idle: impl Fn(u32) -> bool) {
         let (free, owners) = (&mut self.free, &mut self.owners);
         self.waiting.retain(|row, (since, owner)| {
-            let done = now >= since.saturating_add(GRACE) && is_idle(*row);
+            let done = *since < ended && is_idle(*row);
             if done {
                 free.push(*row);
                 if let Some(owner) = owner.filter(|owner| owners.get(owner) == Some(row)) {
@@ -81,6 +87,11 @@ impl Numbers {
             }
             !done
         });
+    }
+
+    /// Whether something waits to be free.
+    pub fn waits(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// How many rows are in use, the waiting ones included.
@@ -97,13 +108,16 @@ mod tests {
     fn a_row_waits_until_its_connections_have_ended() {
         let mut numbers = Numbers::with(4, [], 0);
         assert_eq!([numbers.take(), numbers.take(), numbers.take(), numbers.take()], [Some(1), Some(2), Some(3), None]);
-        numbers.give_back(2, None, 5);
-        numbers.give_back(3, None, 5);
-        numbers.settle(5 + GRACE - 1, |_| true);
+        numbers.give_back(2, None);
+        numbers.give_back(3, None);
+        numbers.release(5, |_| true);
+        assert_eq!(numbers.take(), None, "the writes are not made");
+        numbers.written(5);
+        numbers.release(5, |_| true);
         assert_eq!((numbers.take(), numbers.used()), (None, 3), "a program may still read its slot");
-        numbers.settle(5 + GRACE, |row| row == 3);
+        numbers.release(6, |row| row == 3);
         assert_eq!((numbers.used(), numbers.take(), numbers.take()), (2, Some(3), None));
-        numbers.settle(5 + GRACE, |_| true);
+        numbers.release(6, |_| true);
         assert_eq!(numbers.take(), Some(2));
     }
 
@@ -112,10 +126,11 @@ mod tests {
         let owner = |port| (7, kubeferry_ebpf_common::Address::ZERO, port);
         let mut numbers = Numbers::with(4, [], 0);
         assert_eq!([numbers.take(), numbers.take()], [Some(1), Some(2)]);
-        numbers.give_back(1, Some(owner(1)), 5);
-        numbers.give_back(2, Some(owner(2)), 5);
+        numbers.give_back(1, Some(owner(1)));
+        numbers.give_back(2, Some(owner(2)));
+        numbers.written(5);
         assert_eq!((numbers.take_back(&owner(3)), numbers.take_back(&owner(1))), (None, Some(1)));
-        numbers.settle(5 + GRACE, |_| true);
+        numbers.release(6, |_| true);
         assert_eq!(numbers.take_back(&owner(2)), None, "free for anybody");
         assert_eq!((numbers.take(), numbers.used()), (Some(2), 2));
     }
@@ -124,7 +139,7 @@ mod tests {
     fn rows_of_an_earlier_run_are_not_taken() {
         let mut numbers = Numbers::with(9, [4, 2, 2, 0, 20], 7);
         assert_eq!((numbers.used(), numbers.take()), (4, Some(5)));
-        numbers.settle(7 + GRACE, |row| row == 3);
+        numbers.release(8, |row| row == 3);
         assert_eq!((numbers.take(), numbers.take()), (Some(3), Some(6)));
     }
 }

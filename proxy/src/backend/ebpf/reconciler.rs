@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -140,6 +140,9 @@ impl Ebpf {
             self.fixed.established_elsewhere = takeover::begin(desired);
         }
         let mut following = Following::new(self.maps.read()?, *self.maps.room(), self.fixed);
+        // Of slots that no frontend leads to now, some may have been led to when a program began that still runs: before an
+        // earlier run ended, or before a write failed.
+        self.wait()?;
         if following.in_force.services.is_empty() {
             for folder in self.folder.other_maps()? {
                 following.in_force.keep_numbers(owners(&folder, &self.maps), self.maps.room(), bpf::now());
@@ -155,24 +158,31 @@ impl Ebpf {
         self.follow(following, &|following, now| following.incremental(desired, touched, now))
     }
 
+    /// Waits for the programs that run: see [`Fence`](super::fence::Fence).
+    fn wait(&self) -> Result<u64, EbpfError> {
+        self.maps.fence.wait().map_err(EbpfError::map("fence"))
+    }
+
     /// Follows and writes; where slots are short, waits for those that were just given back. What was written.
     fn follow(
         &mut self,
         mut following: Following,
         step: &dyn Fn(&mut Following, u64) -> Writes,
     ) -> Result<Report, EbpfError> {
-        let now = bpf::now();
-        following.in_force.numbers.settle(now, |row| self.maps.backends.get(row).active == 0);
-        let may_be_short = following.in_force.slots.used() as usize > self.maps.room().slots / 2;
-        let before = following.in_force.slots.next_tick(now).filter(|_| may_be_short).map(|_| following.clone());
-        let mut writes = step(&mut following, now);
-        if let Some((before, wait)) = before.zip(following.worth_waiting(now)) {
-            // A grace, not a guess: nothing tells when the last program has read a slot.
-            std::thread::sleep(Duration::from_nanos(wait));
+        let is_idle = |row| self.maps.backends.get(row).active == 0;
+        following.in_force.release(self.maps.fence.ended(), is_idle);
+        let (in_force, room) = (&following.in_force, self.maps.room());
+        let used = [(in_force.slots.used() as usize, room.slots), (in_force.numbers.used(), room.backends)];
+        let may_be_short = in_force.waits() && used.iter().any(|(used, room)| *used > room / 2);
+        let before = may_be_short.then(|| following.clone());
+        let mut writes = step(&mut following, bpf::now());
+        if let Some(mut before) = before.filter(|_| !following.refused.is_empty()) {
+            before.in_force.release(self.wait()?, is_idle);
             following = before;
             writes = step(&mut following, bpf::now());
         }
         self.maps.write(&writes)?;
+        following.in_force.written(bpf::now());
         if !writes.is_empty() || self.counts.is_empty() {
             self.node_ports = following.node_ports();
         }

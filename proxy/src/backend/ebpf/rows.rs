@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use kubeferry_ebpf_common::config::{MAX_SERVICE_CIDRS, address_is};
 use kubeferry_ebpf_common::frontend::draw;
 use kubeferry_ebpf_common::{Address, Config, Frontend as Row, FrontendKey, Member, MemberKey, Prefix, RangeKey, Slot};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::backend::digest;
 use crate::desired::Desired;
@@ -57,7 +58,7 @@ pub struct ServiceRows {
 
 /// A key of `source_ranges` with its length in bits.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable)]
 pub struct Range {
     /// How many bits count.
     pub length: u32,

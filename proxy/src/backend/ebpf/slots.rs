@@ -1,10 +1,10 @@
 //! Who has which part of the array `slots`. A list of endpoints is a contiguous range; a range that was in use stays as it
-//! is for a while after the last frontend turned away from it, for programs that are still reading it.
+//! is until every program has ended that may have met the last frontend which led there.
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// For how many nanoseconds a range that was given back is not used again.
-pub const GRACE: u64 = 1_000_000_000;
+/// Frontends still lead there in the maps: the writes that turn them away are not made yet.
+pub(super) const UNWRITTEN: u64 = u64::MAX;
 
 /// The free and the waiting ranges of the array.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -12,7 +12,7 @@ pub struct Slots {
     capacity: u32,
     /// First slot and length; no two touch.
     free: BTreeMap<u32, u32>,
-    /// When they were given back, first slot and length.
+    /// Since when no frontend leads there, in nanoseconds since boot; first slot and length.
     waiting: VecDeque<(u64, u32, u32)>,
 }
 
@@ -54,32 +54,35 @@ impl Slots {
         Some(first)
     }
 
-    /// Gives a range back that programs may still be reading; `now` in nanoseconds.
-    pub fn give_back(&mut self, first: u32, length: u32, now: u64) {
+    /// Gives a range back that frontends lead to until the writes are made: [`Slots::written`].
+    pub fn give_back(&mut self, first: u32, length: u32) {
         if length > 0 {
-            self.waiting.push_back((now, first, length));
+            self.waiting.push_back((UNWRITTEN, first, length));
         }
+    }
+
+    /// The writes are made: from `now` on, in nanoseconds since boot, no frontend leads to what was given back.
+    pub fn written(&mut self, now: u64) {
+        self.waiting.iter_mut().filter(|(since, ..)| *since == UNWRITTEN).for_each(|(since, ..)| *since = now);
     }
 
     /// Gives a range back that no frontend has led to yet.
     pub fn undo(&mut self, first: u32, length: u32) {
-        self.release(first, length);
+        self.free(first, length);
     }
 
-    /// Frees what has waited long enough; `now` as for [`Slots::give_back`].
-    pub fn tick(&mut self, now: u64) {
-        while let Some((since, first, length)) = self.waiting.front().copied() {
-            if now < since.saturating_add(GRACE) {
-                return;
-            }
+    /// Frees what no program can be reading: those that began before `ended`, in nanoseconds since boot, have ended.
+    pub fn release(&mut self, ended: u64) {
+        while let Some((since, first, length)) = self.waiting.front().copied().filter(|(since, ..)| *since < ended) {
+            debug_assert_ne!(since, UNWRITTEN);
             self.waiting.pop_front();
-            self.release(first, length);
+            self.free(first, length);
         }
     }
 
-    /// How long from `now` until something waiting becomes free; `None`: nothing waits.
-    pub fn next_tick(&self, now: u64) -> Option<u64> {
-        self.waiting.front().map(|(since, _, _)| since.saturating_add(GRACE).saturating_sub(now))
+    /// Whether something waits to be free.
+    pub fn waits(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// How many slots are in use, the waiting ones included.
@@ -87,7 +90,7 @@ impl Slots {
         self.capacity - self.free.values().sum::<u32>()
     }
 
-    fn release(&mut self, first: u32, length: u32) {
+    fn free(&mut self, first: u32, length: u32) {
         let (mut first, mut length) = (first, length);
         if length == 0 {
             return;
@@ -124,15 +127,17 @@ mod tests {
     }
 
     #[test]
-    fn a_range_waits_before_it_is_used_again() {
+    fn a_range_waits_for_the_writes_and_then_for_the_programs() {
         let mut slots = Slots::new(4);
         assert_eq!(slots.take(4), Some(0));
-        slots.give_back(0, 4, 50);
-        assert_eq!((slots.used(), slots.next_tick(51)), (4, Some(GRACE - 1)));
-        slots.tick(50 + GRACE - 1);
-        assert_eq!(slots.take(1), None);
-        slots.tick(50 + GRACE);
-        assert_eq!((slots.used(), slots.take(4)), (0, Some(0)));
+        slots.give_back(0, 4);
+        slots.release(1_000);
+        assert_eq!((slots.used(), slots.take(1), slots.waits()), (4, None, true), "frontends lead there still");
+        slots.written(2_000);
+        slots.release(2_000);
+        assert_eq!(slots.take(1), None, "a program may have met one of them just before");
+        slots.release(2_001);
+        assert_eq!((slots.used(), slots.waits(), slots.take(4)), (0, false, Some(0)));
     }
 
     #[test]
@@ -148,10 +153,11 @@ mod tests {
         #[test]
         fn no_slot_has_two_owners(moves in proptest::collection::vec((any::<bool>(), 0u32..9, 0usize..64), 0..200)) {
             let mut slots = Slots::new(64);
-            let (mut owned, mut now) = (Vec::<(u32, u32)>::new(), 0u64);
+            let (mut owned, mut now) = (Vec::<(u32, u32)>::new(), 10u64);
             for (take, length, which) in moves {
-                now += GRACE / 2;
-                slots.tick(now);
+                now += 1;
+                slots.written(now);
+                slots.release(now - 2);
                 if take {
                     if let Some(first) = slots.take(length) {
                         prop_assert!(first + length <= 64);
@@ -161,13 +167,14 @@ mod tests {
                     }
                 } else if !owned.is_empty() {
                     let (first, length) = owned.swap_remove(which % owned.len());
-                    slots.give_back(first, length, now);
+                    slots.give_back(first, length);
                 }
                 let total: u32 = owned.iter().map(|(_, length)| length).sum();
                 prop_assert!(slots.used() >= total);
             }
-            owned.drain(..).for_each(|(first, length)| slots.give_back(first, length, now));
-            slots.tick(now + GRACE);
+            owned.drain(..).for_each(|(first, length)| slots.give_back(first, length));
+            slots.written(now);
+            slots.release(now + 1);
             prop_assert_eq!(slots, Slots::new(64));
         }
     }

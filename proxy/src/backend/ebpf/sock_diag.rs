@@ -11,7 +11,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use kubeferry_ebpf_common::{Address, SocketKey, UDP};
+use netlink_packet_core::{NLMSG_DONE, NLMSG_ERROR};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+
+use crate::backend::nftables::netlink::attribute::frames;
+use crate::backend::nftables::netlink::kernel::read_errno;
 
 // include/uapi/linux/netlink.h, sock_diag.h
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -19,8 +23,6 @@ const SOCK_DESTROY: u16 = 21;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 /// Bytes of a message's header.
 const HEADER: usize = 16;
 /// Where `struct inet_diag_sockid` begins in `struct inet_diag_msg`, and how long it is: ports, two addresses of 16 bytes,
@@ -155,27 +157,42 @@ fn exchange(socket: &Socket, request: &[u8]) -> io::Result<Vec<Listed>> {
     let mut listed = Vec::new();
     loop {
         let (bytes, _) = socket.recv_from_full()?;
-        let mut rest = bytes.as_slice();
-        while let Some((kind, message, next)) = message(rest) {
-            match kind {
-                NLMSG_DONE => return Ok(listed),
-                NLMSG_ERROR => {
-                    let errno = message.first_chunk().map_or(libc::EPROTO, |errno| -i32::from_ne_bytes(*errno));
-                    return if errno == 0 { Ok(listed) } else { Err(io::Error::from_raw_os_error(errno)) };
-                }
-                _ => listed.extend(Listed::read(message)),
-            }
-            rest = next;
+        if answers(&bytes, &mut listed)? {
+            return Ok(listed);
         }
     }
 }
 
-/// The first message: its type, what follows its header, and the messages after it.
-fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
-    let kind = u16::from_ne_bytes([*bytes.get(4)?, *bytes.get(5)?]);
-    let rest = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    Some((kind, bytes.get(HEADER..length)?, rest))
+/// Takes in the sockets of a datagram; whether they are the last. A datagram that is cut is an error: who waited for the rest
+/// would wait for good.
+fn answers(bytes: &[u8], listed: &mut Vec<Listed>) -> io::Result<bool> {
+    for frame in frames(bytes) {
+        let frame = frame.map_err(io::Error::other)?;
+        match frame.message_type() {
+            NLMSG_DONE => return Ok(true),
+            NLMSG_ERROR => {
+                return match read_errno(&frame).map_err(io::Error::other)? {
+                    0 => Ok(true),
+                    errno => Err(io::Error::from_raw_os_error(errno)),
+                };
+            }
+            _ => listed.extend(Listed::read(frame.payload())),
+        }
+    }
+    Ok(false)
+}
+
+/// For the fuzzer: a datagram of sockets, each asked to be ended as it was listed.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read(bytes: &[u8]) {
+    let mut listed = Vec::new();
+    // Bytes that are no answer are refused.
+    let _ = answers(bytes, &mut listed);
+    for socket in listed {
+        let request = request(SOCK_DESTROY, NLM_F_ACK, &socket);
+        assert_eq!((request[HEADER], &request[HEADER + 8..]), (socket.family, &socket.id[..]));
+        socket.peer();
+    }
 }
 
 #[cfg(test)]

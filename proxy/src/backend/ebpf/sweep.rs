@@ -83,6 +83,10 @@ fn run(maps: &Maps, end: &Receiver<()>, left: &AtomicUsize, repairs: &AtomicU64)
             }
             Err(error) => tracing::error!(%error, "connections that are over cannot be deleted"),
         }
+        // So that changes find free what was given back since the last time.
+        if let Err(error) = maps.fence.wait() {
+            tracing::error!(%error, "programs that run cannot be waited for");
+        }
         pause = PAUSE.max(start.elapsed() * SHARE);
     }
 }

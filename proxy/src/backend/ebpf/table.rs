@@ -1,10 +1,12 @@
 //! A map of the kernel by its rows, as bytes, many in one call: what aya has not.
-#![allow(unsafe_code)] // Rows that the kernel writes.
+#![allow(unsafe_code)] // bpf(2) with pointers to rows.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::bpf::{Attributes, Bytes, MAP_LOOKUP_ELEM, call, definition, fd_word, first_word, pair};
+use kubeferry_ebpf_common::plain::Plain;
+
+use super::bpf::{Attributes, MAP_LOOKUP_ELEM, call, definition, fd_word, first_word, pair};
 
 // include/uapi/linux/bpf.h, enum bpf_cmd.
 const MAP_UPDATE_ELEM: libc::c_int = 2;
@@ -27,7 +29,7 @@ pub struct Table<K, V> {
     types: std::marker::PhantomData<(K, V)>,
 }
 
-impl<K: Bytes, V: Bytes> Table<K, V> {
+impl<K: Plain, V: Plain> Table<K, V> {
     /// The map behind a descriptor.
     ///
     /// # Errors
@@ -51,11 +53,11 @@ impl<K: Bytes, V: Bytes> Table<K, V> {
     /// # Errors
     /// The kernel's.
     pub fn get(&self, key: &K) -> io::Result<Option<V>> {
-        let mut value = std::mem::MaybeUninit::<V>::zeroed();
-        let mut attributes = self.element(key, value.as_mut_ptr() as u64);
-        match call(MAP_LOOKUP_ELEM, &mut attributes) {
-            // SAFETY: `Bytes`: every bit pattern is valid, zeros included.
-            Ok(_) => Ok(Some(unsafe { value.assume_init() })),
+        let mut value = V::new_zeroed();
+        let mut attributes = self.element(key, (&raw mut value) as u64);
+        // SAFETY: a key and room for a value of the lengths that the map has (`Table::new`); any bytes are a value.
+        match unsafe { call(MAP_LOOKUP_ELEM, &mut attributes) } {
+            Ok(_) => Ok(Some(value)),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(error) => Err(error),
         }
@@ -69,9 +71,16 @@ impl<K: Bytes, V: Bytes> Table<K, V> {
         for rows in rows.chunks(BATCH) {
             let (keys, values): (Vec<K>, Vec<V>) = rows.iter().copied().unzip();
             let mut attributes = self.batch(keys.as_ptr() as u64, values.as_ptr() as u64, rows.len());
-            match if rows.len() > 1 { call(MAP_UPDATE_BATCH, &mut attributes) } else { unsupported() } {
+            let answer = match rows.len() {
+                0 | 1 => unsupported(),
+                // SAFETY: so many keys and values of the map's lengths, only read.
+                _ => unsafe { call(MAP_UPDATE_BATCH, &mut attributes) },
+            };
+            match answer {
                 Err(error) if is_unsupported(&error) => rows.iter().try_for_each(|(key, value)| {
-                    call(MAP_UPDATE_ELEM, &mut self.element(key, std::ptr::from_ref(value) as u64)).map(drop)
+                    let mut attributes = self.element(key, std::ptr::from_ref(value) as u64);
+                    // SAFETY: a key and a value of the map's lengths, only read.
+                    unsafe { call(MAP_UPDATE_ELEM, &mut attributes) }.map(drop)
                 })?,
                 result => drop(result?),
             }
@@ -87,7 +96,8 @@ impl<K: Bytes, V: Bytes> Table<K, V> {
         const NOEXIST: u64 = 1;
         let mut attributes = self.element(key, std::ptr::from_ref(value) as u64);
         attributes[3] = NOEXIST;
-        match call(MAP_UPDATE_ELEM, &mut attributes) {
+        // SAFETY: a key and a value of the map's lengths, only read.
+        match unsafe { call(MAP_UPDATE_ELEM, &mut attributes) } {
             Ok(_) => Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
             Err(error) => Err(error),
@@ -101,7 +111,8 @@ impl<K: Bytes, V: Bytes> Table<K, V> {
     pub fn delete(&self, keys: &[K]) -> io::Result<usize> {
         let mut deleted = 0;
         for key in keys {
-            match call(MAP_DELETE_ELEM, &mut self.element(key, 0)) {
+            // SAFETY: a key of the map's length, only read.
+            match unsafe { call(MAP_DELETE_ELEM, &mut self.element(key, 0)) } {
                 Ok(_) => deleted += 1,
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
                 Err(error) => return Err(error),
@@ -118,7 +129,8 @@ impl<K: Bytes, V: Bytes> Table<K, V> {
         let mut deleted = 0;
         for keys in keys.chunks(BATCH) {
             let mut attributes = self.batch(keys.as_ptr() as u64, 0, keys.len());
-            match call(MAP_DELETE_BATCH, &mut attributes) {
+            // SAFETY: so many keys of the map's length, only read.
+            match unsafe { call(MAP_DELETE_BATCH, &mut attributes) } {
                 Ok(_) => deleted += keys.len(),
                 Err(_) => deleted += self.delete(keys)?,
             }
@@ -149,12 +161,13 @@ impl<K: Bytes, V: Bytes> Table<K, V> {
         let mut next = position.clone();
         let mut started = false;
         loop {
-            let mut keys: Vec<K> = Vec::with_capacity(room);
-            let mut values: Vec<V> = Vec::with_capacity(room);
+            let mut keys = vec![K::new_zeroed(); room];
+            let mut values = vec![V::new_zeroed(); room];
             let mut attributes = self.batch(keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64, room);
             attributes[0] = if started { position.as_ptr() as u64 } else { 0 };
             attributes[1] = next.as_mut_ptr() as u64;
-            let end = match call(MAP_LOOKUP_BATCH, &mut attributes) {
+            // SAFETY: room for so many keys and values of the map's lengths, and for two positions; any bytes are a key or value.
+            let end = match unsafe { call(MAP_LOOKUP_BATCH, &mut attributes) } {
                 Ok(_) => false,
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
                 // A hash bucket with more rows than there is room for.
@@ -165,12 +178,7 @@ impl<K: Bytes, V: Bytes> Table<K, V> {
                 Err(error) => return Err(error),
             };
             let count = (first_word(attributes[4]) as usize).min(room);
-            // SAFETY: the kernel has written so many keys and values; `Bytes`: whatever it wrote is valid.
-            unsafe {
-                keys.set_len(count);
-                values.set_len(count);
-            }
-            let part: Vec<(K, V)> = keys.into_iter().zip(values).collect();
+            let part: Vec<(K, V)> = keys.into_iter().zip(values).take(count).collect();
             take(&part);
             if end {
                 return Ok(());
@@ -185,22 +193,21 @@ impl<K: Bytes, V: Bytes> Table<K, V> {
         let mut rows = Vec::new();
         let mut key: Option<K> = None;
         loop {
-            let mut next = std::mem::MaybeUninit::<K>::zeroed();
+            let mut next = K::new_zeroed();
             let mut attributes = Attributes::default();
             attributes[0] = pair(fd_word(self.fd()), 0);
             attributes[1] = key.as_ref().map_or(0, |key| std::ptr::from_ref(key) as u64);
-            attributes[2] = next.as_mut_ptr() as u64;
-            match call(MAP_GET_NEXT_KEY, &mut attributes) {
+            attributes[2] = (&raw mut next) as u64;
+            // SAFETY: a key of the map's length or none, and room for another.
+            match unsafe { call(MAP_GET_NEXT_KEY, &mut attributes) } {
                 Ok(_) => {}
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(rows),
                 Err(error) => return Err(error),
             }
-            // SAFETY: as in `get`.
-            let found = unsafe { next.assume_init() };
-            if let Some(value) = self.get(&found)? {
-                rows.push((found, value));
+            if let Some(value) = self.get(&next)? {
+                rows.push((next, value));
             }
-            key = Some(found);
+            key = Some(next);
         }
     }
 

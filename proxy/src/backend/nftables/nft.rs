@@ -24,7 +24,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(60);
 /// How many letters of what is no version an error shows.
 const SHOWN: usize = 80;
 /// How much of `nft`'s complaint an error keeps, in bytes: it repeats the script's lines, which may be long.
-const COMPLAINT: usize = 4096;
+pub(crate) const COMPLAINT: usize = 4096;
 
 /// A version: major, minor, patch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,7 +38,7 @@ impl fmt::Display for Version {
 
 impl Version {
     /// The version at the beginning of a text such as `6.1.0-13-amd64`; a part that is missing is 0.
-    fn find(text: &str) -> Option<Self> {
+    pub(crate) fn find(text: &str) -> Option<Self> {
         let word = text.split_whitespace().next()?;
         let mut parts = word.split(|character: char| !character.is_ascii_digit()).map(str::parse);
         let major = parts.next()?.ok()?;
@@ -187,13 +187,9 @@ impl Nft {
         if status.signal().is_some() {
             return Err(NftError::Killed { how: status.to_string() });
         }
-        let mut complaint = stderr.trim().to_owned();
+        let mut complaint = complaint(&stderr);
         if complaint.is_empty() {
             complaint = status.to_string();
-        }
-        if complaint.len() > COMPLAINT {
-            complaint.truncate(complaint.floor_char_boundary(COMPLAINT));
-            complaint.push_str(" …");
         }
         if complaint.contains("Operation not permitted") {
             return Err(NftError::NotPermitted { complaint });
@@ -232,6 +228,16 @@ fn whole(text: &str) -> io::Result<File> {
     file.write_all(text.as_bytes())?;
     file.rewind()?;
     Ok(file)
+}
+
+/// What `nft` wrote to its standard error, as long as an error keeps it.
+pub(crate) fn complaint(stderr: &str) -> String {
+    let mut complaint = stderr.trim().to_owned();
+    if complaint.len() > COMPLAINT {
+        complaint.truncate(complaint.floor_char_boundary(COMPLAINT));
+        complaint.push_str(" …");
+    }
+    complaint
 }
 
 async fn read_all(stream: Option<impl AsyncReadExt + Unpin>) -> io::Result<String> {

@@ -7,6 +7,8 @@ pub(super) mod connect;
 mod doubt;
 mod explain;
 mod follow;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 mod kinds;
 mod lenient;
 mod measured;

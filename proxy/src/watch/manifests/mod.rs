@@ -9,6 +9,8 @@ mod defaults;
 mod documents;
 mod file;
 mod folder;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -145,7 +145,7 @@ impl Connection {
 /// worker in the background, and a dump that it overtakes passes over some rows and gives as many others twice (seen on
 /// 6.18 after a commit of 110,000 rows); the generation does not change by that. So a row that comes twice means that
 /// another lacks.
-fn is_whole(dump: &Dump) -> Result<bool, Error> {
+pub(super) fn is_whole(dump: &Dump) -> Result<bool, Error> {
     let mut seen = HashSet::new();
     let mut whole = true;
     for_each_element(dump, |bytes| {
@@ -168,7 +168,10 @@ fn is_whole(dump: &Dump) -> Result<bool, Error> {
 }
 
 /// Gives the bytes of each element of a dump to `each`.
-fn for_each_element<'a>(dump: &'a Dump, mut each: impl FnMut(&'a [u8]) -> Result<(), Error>) -> Result<(), Error> {
+pub(super) fn for_each_element<'a>(
+    dump: &'a Dump,
+    mut each: impl FnMut(&'a [u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
     for message in dump.messages() {
         let (_, body) = message?;
         let Some(list) = find(body, NFTA_SET_ELEM_LIST_ELEMENTS)? else { continue };

@@ -50,6 +50,12 @@ pub(crate) struct Dump {
 }
 
 impl Dump {
+    /// A dump that was read before; its question was numbered so.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn read_before(bytes: Vec<u8>, sequence: u32) -> Self {
+        Self { bytes, sequence, complete: true, attempts: 1 }
+    }
+
     /// Each message: its type and its body behind `nfgenmsg`.
     pub(crate) fn messages(&self) -> impl Iterator<Item = Result<(u16, &[u8]), Error>> {
         frames(&self.bytes).filter_map(|frame| match frame {
@@ -244,13 +250,14 @@ fn question(kind: u16, flags: u16, sequence: u32, family: u8, body: impl Fn(&mut
     writer.into_bytes()
 }
 
-fn read_errno(frame: &NetlinkBuffer<&[u8]>) -> Result<i32, Error> {
+/// The system's error number of a refusal or an end, 0 for none.
+pub(crate) fn read_errno(frame: &NetlinkBuffer<&[u8]>) -> Result<i32, Error> {
     let code = frame.payload().first_chunk().copied();
     let code = code.ok_or_else(|| Error::Malformed("an answer without an error number".to_owned()))?;
     Ok(i32::from_ne_bytes(code).saturating_neg())
 }
 
-fn read_answer(frame: &NetlinkBuffer<&[u8]>) -> Result<Answer, Error> {
+pub(super) fn read_answer(frame: &NetlinkBuffer<&[u8]>) -> Result<Answer, Error> {
     let errno = read_errno(frame)?;
     let mut offset = None;
     // Error number, header of the question (its body is left out: NETLINK_CAP_ACK), then attributes.

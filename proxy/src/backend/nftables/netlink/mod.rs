@@ -13,6 +13,8 @@ mod batch;
 mod connection;
 mod element;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub(crate) mod kernel;
 mod rules;
 mod ruleset;

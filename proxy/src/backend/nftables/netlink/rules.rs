@@ -43,10 +43,17 @@ impl Connection {
         self.complete(&rules, what)?;
         for message in rules.messages() {
             let (_, body) = message?;
-            let chain = find(body, NFTA_RULE_CHAIN)?.map(text).unwrap_or_default();
-            each(FoundRule { chain, expressions: find(body, NFTA_RULE_EXPRESSIONS)?.unwrap_or_default() })?;
+            each(FoundRule::read(body)?)?;
         }
         Ok(())
+    }
+}
+
+impl<'a> FoundRule<'a> {
+    /// From a message's body.
+    pub(super) fn read(body: &'a [u8]) -> Result<Self, Error> {
+        let chain = find(body, NFTA_RULE_CHAIN)?.map(text).unwrap_or_default();
+        Ok(Self { chain, expressions: find(body, NFTA_RULE_EXPRESSIONS)?.unwrap_or_default() })
     }
 }
 

@@ -72,10 +72,7 @@ impl Connection {
             Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(error),
         };
-        let handle = find(&body, NFTA_TABLE_HANDLE)?.and_then(|value| value.try_into().ok());
-        let comment = find(&body, NFTA_TABLE_USERDATA)?.and_then(comment);
-        let flags = find(&body, NFTA_TABLE_FLAGS)?.map(u32_be).transpose()?.unwrap_or_default();
-        Ok(Some(Table { handle: handle.map_or(0, u64::from_be_bytes), comment, flags }))
+        read_table(&body).map(Some)
     }
 
     /// The chains of a table of family inet; empty where there is no such table.
@@ -138,8 +135,16 @@ impl Connection {
     }
 }
 
+/// A table as the kernel tells of it.
+pub(super) fn read_table(body: &[u8]) -> Result<Table, Error> {
+    let handle = find(body, NFTA_TABLE_HANDLE)?.and_then(|value| value.try_into().ok());
+    let comment = find(body, NFTA_TABLE_USERDATA)?.and_then(comment);
+    let flags = find(body, NFTA_TABLE_FLAGS)?.map(u32_be).transpose()?.unwrap_or_default();
+    Ok(Table { handle: handle.map_or(0, u64::from_be_bytes), comment, flags })
+}
+
 /// A chain as the kernel tells of it, and the digest that its rules are to be added to.
-fn without_rules(body: &[u8]) -> Result<(Chain, Fnv), Error> {
+pub(super) fn without_rules(body: &[u8]) -> Result<(Chain, Fnv), Error> {
     let mut digest = Fnv::default();
     for attribute in [NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE, NFTA_CHAIN_FLAGS] {
         digest.add(find(body, attribute)?.unwrap_or_default());
@@ -160,6 +165,7 @@ fn comment(mut data: &[u8]) -> Option<String> {
 }
 
 /// FNV-1a, 64 bits: the same for the same bytes in every build.
+#[derive(Debug)]
 pub(super) struct Fnv(pub u64);
 
 impl Default for Fnv {

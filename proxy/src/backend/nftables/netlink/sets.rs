@@ -37,16 +37,7 @@ impl Connection {
         let mut found = BTreeMap::new();
         for message in dump.messages() {
             let (_, body) = message?;
-            let name = find(body, NFTA_SET_NAME)?.map(text).unwrap_or_default();
-            let mut digest = Fnv::default();
-            for attribute in attributes(body) {
-                let attribute = attribute?;
-                if DECLARATION.contains(&attribute.kind()) {
-                    digest.add(&attribute.kind().to_be_bytes());
-                    digest.add(value(&attribute));
-                }
-            }
-            let flags = find(body, NFTA_SET_FLAGS)?.map(u32_be).transpose()?.unwrap_or_default();
+            let (name, flags, mut digest) = read_set(body)?;
             if flags & NFT_SET_ANONYMOUS != 0 {
                 // They stay as they are while their rule is there, but another rule's may come to the same name.
                 let mut elements = Vec::new();
@@ -61,4 +52,19 @@ impl Connection {
         }
         Ok(found)
     }
+}
+
+/// A set as the kernel tells of it: name, flags, and the digest of its declaration.
+pub(super) fn read_set(body: &[u8]) -> Result<(String, u32, Fnv), Error> {
+    let name = find(body, NFTA_SET_NAME)?.map(text).unwrap_or_default();
+    let mut digest = Fnv::default();
+    for attribute in attributes(body) {
+        let attribute = attribute?;
+        if DECLARATION.contains(&attribute.kind()) {
+            digest.add(&attribute.kind().to_be_bytes());
+            digest.add(value(&attribute));
+        }
+    }
+    let flags = find(body, NFTA_SET_FLAGS)?.map(u32_be).transpose()?.unwrap_or_default();
+    Ok((name, flags, digest))
 }

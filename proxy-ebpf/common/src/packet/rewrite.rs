@@ -1,20 +1,23 @@
 //! Writes another address and port into a packet and mends the checksums, which may still be the hardware's to finish: the
 //! kernel's helpers know.
 
-use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
-use aya_ebpf::helpers::generated::bpf_csum_diff;
-use kubeferry_ebpf_common::{Address, Flow, ICMPV6, SCTP, TCP, UDP, crc32c};
-
-use crate::packet::{Buffer, Packet, Unreadable};
+use super::sum::{self, MANGLED_0, PSEUDO_HEADER};
+use super::{Buffer, Packet, Unreadable};
+use crate::{Address, Flow, ICMPV6, SCTP, TCP, UDP, crc32c};
 
 /// Which end of the packet.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
+    /// Its source.
     Source,
+    /// Its destination.
     Destination,
 }
 
 /// Writes `address` and `port` as one end of the packet. `packet.key` keeps what was read.
+///
+/// # Errors
+/// The packet ends before, or is an SCTP fragment whose port would change.
 #[inline(always)]
 pub fn rewrite<B: Buffer>(skb: &B, packet: &Packet, end: End, address: &Address, port: u16) -> Result<(), Unreadable> {
     let (old_address, old_port) = match end {
@@ -38,6 +41,9 @@ pub fn rewrite<B: Buffer>(skb: &B, packet: &Packet, end: End, address: &Address,
 }
 
 /// Writes the client's other port as one end of the packet, where `flow` has one.
+///
+/// # Errors
+/// The packet ends before.
 #[inline(always)]
 pub fn rewrite_alias<B: Buffer>(skb: &B, packet: &Packet, end: End, flow: &Flow) -> Result<(), Unreadable> {
     if flow.flags & Flow::ALIAS == 0 {
@@ -67,7 +73,7 @@ fn sum_at(packet: &Packet) -> Option<(u32, u32)> {
     match packet.key.protocol {
         _ if packet.later => None,
         TCP => Some((packet.l4 + 16, 0)),
-        UDP => Some((packet.l4 + 6, BPF_F_MARK_MANGLED_0 as u32)),
+        UDP => Some((packet.l4 + 6, MANGLED_0)),
         ICMPV6 if !packet.v4 => Some((packet.l4 + 2, 0)),
         _ => None,
     }
@@ -82,7 +88,7 @@ fn replace_address_sum<B: Buffer>(
     old: &Address,
     new: &Address,
 ) -> Result<(), Unreadable> {
-    let flags = flags | BPF_F_PSEUDO_HDR as u32;
+    let flags = flags | PSEUDO_HEADER;
     match v4 {
         true => skb.replace_sum(at, old.words[3].into(), new.words[3].into(), flags | 4),
         false => replace_words(skb, at, old, new, flags),
@@ -90,15 +96,18 @@ fn replace_address_sum<B: Buffer>(
 }
 
 /// Mends a transport checksum at `at` for an IPv6 address that changes; `flags` as of `bpf_l4_csum_replace`.
+///
+/// # Errors
+/// The packet ends before.
 #[inline(always)]
 pub fn replace_words<B: Buffer>(skb: &B, at: u32, old: &Address, new: &Address, flags: u32) -> Result<(), Unreadable> {
-    let (from, to) = (old.words.as_ptr().cast_mut(), new.words.as_ptr().cast_mut());
-    // SAFETY: both are 16 bytes, and only read.
-    let difference = unsafe { bpf_csum_diff(from, 16, to, 16, 0) };
-    skb.replace_sum(at, 0, difference as u64, flags)
+    skb.replace_sum(at, 0, sum::difference(&old.words, &new.words).into(), flags)
 }
 
 /// Writes an address into the IP header at `l3`, with the header's own checksum.
+///
+/// # Errors
+/// The packet ends before.
 #[inline(always)]
 pub fn write_address<B: Buffer>(
     skb: &B,
@@ -113,5 +122,28 @@ pub fn write_address<B: Buffer>(
         skb.store(l3 + if end == End::Source { 12 } else { 16 }, &new.words[3])
     } else {
         skb.store(l3 + if end == End::Source { 8 } else { 24 }, &new.words)
+    }
+}
+
+/// One hop less to live.
+///
+/// # Errors
+/// The packet ends before.
+#[inline(always)]
+pub fn hop<B: Buffer>(skb: &B, v4: bool, l3: u32) -> Result<(), Unreadable> {
+    if v4 {
+        let at = l3 + 8;
+        let mut words = [0_u8; 2];
+        skb.load(at, &mut words)?;
+        let old = u16::from_ne_bytes(words);
+        words[0] = words[0].wrapping_sub(1);
+        skb.store(at, &words)?;
+        skb.replace_header_sum16(l3 + 10, old, u16::from_ne_bytes(words))
+    } else {
+        let at = l3 + 7;
+        let mut limit = [0_u8];
+        skb.load(at, &mut limit)?;
+        limit[0] = limit[0].wrapping_sub(1);
+        skb.store(at, &limit)
     }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use kubeferry::args::{self, Cli, Command, ConfigCommand, ServeArgs};
 use kubeferry::commands::output::{self, OutputError};
-use kubeferry::commands::{cleanup, config, manual, plan, trace};
+use kubeferry::commands::{cleanup, config, live, manual, plan, trace};
 use kubeferry::config::table;
 use kubeferry::run::Ended;
 use kubeferry::settings::reload::Reload;
@@ -60,6 +60,9 @@ async fn command(cli: Cli, next: Next) -> anyhow::Result<ExitCode> {
             log::start(&settings.log);
             warnings.iter().for_each(|warning| output::complain(&format!("warning: {warning}")));
             plan::plan(&args, &settings).await?;
+        }
+        Command::Trace(args) if args.live => {
+            return Ok(if live::live(&args).await? { ExitCode::SUCCESS } else { ExitCode::from(1) });
         }
         Command::Trace(args) => {
             let (settings, warnings) = Settings::from_args(&args.common, &ServeArgs::default())?;

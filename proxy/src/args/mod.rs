@@ -6,6 +6,7 @@ mod groups;
 mod kube_proxy;
 mod parse;
 mod top;
+mod trace;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,6 +18,7 @@ pub use groups::{CommonArgs, DatapathArgs, EbpfArgs, LogArgs, ServeArgs, SourceA
 pub use kube_proxy::{KubeProxyArgs, KubeProxyLogArgs};
 pub use parse::parse;
 pub use top::TopArgs;
+pub use trace::{TraceArgs, TraceOutput};
 
 use crate::state::convert::sloppy::parse_source;
 
@@ -56,11 +58,6 @@ const RUN_ABOUT: &str = "Serve this node: watch Services and EndpointSlices and 
 const PLAN_ABOUT: &str = "Print what would be programmed, from the same sources and settings as `run`.\n\n\
         Touches nothing and needs no right; `--diff` reads the kernel's table, which needs CAP_NET_ADMIN.";
 
-const TRACE_ABOUT: &str = "Say where the first packet of a new connection would go and why: which Service and port, policy, \
-        endpoints, masquerade, or the reason for a reject or a drop.\n\n\
-        The answer is the model's, from the same sources and settings as `run`; no packet is sent. A source among the \
-        node's addresses is the node itself: offline those come from the Node object and `--node-addresses`.";
-
 const COMPLETION_ABOUT: &str = "Print the completions of a shell: source <(kubeferry completion bash)";
 
 const STATUS_ABOUT: &str = "Show what the running proxy serves, its last sync and drift, as its metrics address tells it.\n\n\
@@ -84,7 +81,7 @@ pub enum Command {
     #[command(long_about = PLAN_ABOUT)]
     Plan(Box<PlanArgs>),
     /// Say where a new connection would go, and why; touches nothing and needs no right
-    #[command(long_about = TRACE_ABOUT)]
+    #[command(long_about = trace::ABOUT)]
     Trace(Box<TraceArgs>),
     /// Show what the running proxy serves, its last sync and drift
     #[command(long_about = STATUS_ABOUT)]
@@ -182,46 +179,6 @@ pub enum PlanOutput {
     #[default]
     Nft,
     /// The rows of every map as one JSON document.
-    Json,
-}
-
-/// `kubeferry trace`.
-#[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
-#[command(after_help = "Examples:\n  \
-        kubeferry trace --node-name worker-1 --manifests ./cluster --from 10.244.0.7 --to tcp:10.96.0.10:80\n  \
-        kubeferry trace --node-name worker-1 --manifests ./cluster --from 192.0.2.9 --to 'udp:[fd00::12]:30053'\n  \
-        kubeferry trace --node-name worker-1 --manifests ./cluster --stdin --output json < flows.jsonl\n\n\
-        With --stdin each line is a flow such as {\"from\":\"10.0.0.2\",\"to\":\"tcp:172.30.0.41:80\",\"iif\":\"eth0\"}, \
-        and gets one line of answer.")]
-pub struct TraceArgs {
-    /// Sources and settings, shared with `run` and `plan`.
-    #[command(flatten)]
-    pub common: CommonArgs,
-    /// Source address of the connection, with the port where the scheduler hashes it; IPv6 then as `[fd00::1]:40000`
-    #[arg(long, value_name = "IP[:PORT]", required_unless_present = "stdin", conflicts_with = "stdin",
-        value_parser = source)]
-    pub from: Option<(IpAddr, Option<u16>)>,
-    /// Destination of the connection: protocol (tcp, udp, sctp), address and port; IPv6 as `tcp:[fd00::1]:80`
-    #[arg(long, value_name = "PROTO:IP:PORT", required_unless_present = "stdin", conflicts_with = "stdin")]
-    pub to: Option<String>,
-    /// Interface that the packet comes in by, for the detectors that look at interfaces
-    #[arg(long, value_name = "NAME", conflicts_with = "stdin")]
-    pub iif: Option<String>,
-    /// Read flows from standard input, one JSON object a line, and answer one line each
-    #[arg(long)]
-    pub stdin: bool,
-    /// Form of the answers
-    #[arg(long, value_enum, value_name = "FORM", default_value_t)]
-    pub output: TraceOutput,
-}
-
-/// `kubeferry trace --output`.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum TraceOutput {
-    /// Sentences for people.
-    #[default]
-    Text,
-    /// One JSON object a line.
     Json,
 }
 

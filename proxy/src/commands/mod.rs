@@ -2,6 +2,7 @@
 
 pub mod cleanup;
 pub mod config;
+pub mod live;
 pub mod manual;
 pub mod offline;
 pub mod output;

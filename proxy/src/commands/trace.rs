@@ -13,6 +13,7 @@ use crate::desired::trace::{Flow, Outcome, Trace};
 use crate::facts::TraceFacts;
 use crate::settings::Settings;
 use crate::state::convert::sloppy::{parse_socket, parse_source};
+use crate::state::objects::Protocol;
 
 /// A flow as a line of `--stdin` gives it.
 #[derive(Deserialize, Debug)]
@@ -71,11 +72,19 @@ fn asked(line: &[u8]) -> anyhow::Result<Option<Flow>> {
 /// # Errors
 /// `to` is no destination.
 pub(crate) fn flow((from, from_port): (IpAddr, Option<u16>), to: &str, iif: Option<String>) -> anyhow::Result<Flow> {
+    let (protocol, to) = destination(to)?;
+    Ok(Flow { from, from_port, iif: iif.filter(|iif| !iif.is_empty()), protocol, to })
+}
+
+/// A protocol, an address and a port, as `--to` has them.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn destination(to: &str) -> anyhow::Result<(Protocol, SocketAddr)> {
     let usage = || format!("{to:?} is no destination: write tcp:10.96.0.10:80, udp:[fd00::1]:53 or sctp:…");
     let (protocol, address) = to.split_once(':').with_context(usage)?;
     let protocol = protocol.parse().map_err(|error: String| anyhow::anyhow!(error)).with_context(usage)?;
-    let to = parse_socket(address).with_context(usage)?;
-    Ok(Flow { from, from_port, iif: iif.filter(|iif| !iif.is_empty()), protocol, to })
+    Ok((protocol, parse_socket(address).with_context(usage)?))
 }
 
 fn answer(desired: &Desired, flow: &Flow, output: TraceOutput) -> anyhow::Result<String> {

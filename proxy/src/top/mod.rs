@@ -15,8 +15,8 @@ use std::io::IsTerminal as _;
 
 use crate::args::TopArgs;
 use crate::commands::output::{self, OutputError};
+use crate::running::RunningProxy;
 
-use data::Source;
 use view::View;
 
 /// Shows it until told to end; without a terminal, `--count` times, or once.
@@ -24,14 +24,14 @@ use view::View;
 /// # Errors
 /// No proxy answers at the start, or the terminal fails. What fails later is shown and tried again.
 pub fn top(args: &TopArgs) -> anyhow::Result<()> {
-    let source = Source::new(&args.url);
+    let proxy = RunningProxy::new(&args.url);
     let view = View::new(args.sort, &args.search, args.service.as_deref());
     if std::io::stdout().is_terminal() && std::io::stdin().is_terminal() && !args.plain {
-        let first = source.fetch(&view.wanted())?;
-        return terminal::run(source, view, first, args.interval, args.count);
+        let first = data::fetch(&proxy, &view.wanted())?;
+        return terminal::run(proxy, view, first, args.interval, args.count);
     }
     for number in 1.. {
-        let data = source.fetch(&view.wanted())?;
+        let data = data::fetch(&proxy, &view.wanted())?;
         match output::say(&plain::text(&view, &data)) {
             Err(OutputError::ReaderGone) => break,
             result => result?,

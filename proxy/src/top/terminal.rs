@@ -9,9 +9,10 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use signal_hook::consts::{SIGHUP, SIGTERM};
 
-use super::data::{Data, Source, Wanted};
+use super::data::{self, Data, Wanted};
 use super::draw::draw;
 use super::view::{Effect, View};
+use crate::running::RunningProxy;
 
 /// How long keys are waited for before facts are looked for.
 const TICK: Duration = Duration::from_millis(50);
@@ -19,7 +20,7 @@ const TICK: Duration = Duration::from_millis(50);
 type Answer = (Wanted, anyhow::Result<Data>);
 
 /// The thread that asks the proxy.
-struct Proxy {
+struct Asking {
     asks: Sender<Wanted>,
     facts: Receiver<Answer>,
     /// Between two questions.
@@ -30,17 +31,17 @@ struct Proxy {
 ///
 /// # Errors
 /// The terminal fails. It is left as it was.
-pub fn run(source: Source, view: View, first: Data, interval: Duration, count: Option<u64>) -> anyhow::Result<()> {
+pub fn run(proxy: RunningProxy, view: View, first: Data, interval: Duration, count: Option<u64>) -> anyhow::Result<()> {
     let (asks, wanted) = channel::<Wanted>();
     let (answers, facts) = channel::<Answer>();
-    std::thread::Builder::new().name("top".to_owned()).spawn(move || answer(&source, &wanted, &answers))?;
+    std::thread::Builder::new().name("top".to_owned()).spawn(move || answer(&proxy, &wanted, &answers))?;
     let told = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, told.clone())?;
     }
     let mut terminal = ratatui::try_init()?;
-    let proxy = Proxy { asks, facts, interval };
-    let result = follow(&mut terminal, view, first, &proxy, &|shown| {
+    let asking = Asking { asks, facts, interval };
+    let result = follow(&mut terminal, view, first, &asking, &|shown| {
         count.is_some_and(|count| shown >= count) || told.load(Ordering::Relaxed)
     });
     ratatui::try_restore()?;
@@ -48,12 +49,12 @@ pub fn run(source: Source, view: View, first: Data, interval: Duration, count: O
 }
 
 /// Asks for the newest of what is wanted.
-fn answer(source: &Source, wanted: &Receiver<Wanted>, answers: &Sender<Answer>) {
+fn answer(proxy: &RunningProxy, wanted: &Receiver<Wanted>, answers: &Sender<Answer>) {
     while let Ok(mut next) = wanted.recv() {
         while let Ok(newer) = wanted.try_recv() {
             next = newer;
         }
-        let fetched = source.fetch(&next);
+        let fetched = data::fetch(proxy, &next);
         if answers.send((next, fetched)).is_err() {
             return;
         }
@@ -64,7 +65,7 @@ fn follow(
     terminal: &mut DefaultTerminal,
     mut view: View,
     mut data: Data,
-    proxy: &Proxy,
+    asking: &Asking,
     ends: &dyn Fn(u64) -> bool,
 ) -> anyhow::Result<()> {
     let (mut asked, mut shown, mut problem) = (Instant::now(), 1u64, None);
@@ -77,7 +78,7 @@ fn follow(
         if ends(shown) {
             return Ok(());
         }
-        let mut ask = !view.paused && asked.elapsed() >= proxy.interval;
+        let mut ask = !view.paused && asked.elapsed() >= asking.interval;
         if event::poll(TICK)? {
             match event::read()? {
                 Event::Key(key) if key.kind == KeyEventKind::Press => match view.press(key, &data) {
@@ -92,9 +93,9 @@ fn follow(
         if ask {
             asked = Instant::now();
             // The thread ends with this function only.
-            let _ = proxy.asks.send(view.wanted());
+            let _ = asking.asks.send(view.wanted());
         }
-        match proxy.facts.recv_timeout(Duration::ZERO) {
+        match asking.facts.recv_timeout(Duration::ZERO) {
             // What was asked for before another key is not shown.
             Ok((wanted, _)) if wanted != view.wanted() => {}
             Ok((_, Ok(newer))) => {

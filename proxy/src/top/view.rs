@@ -4,6 +4,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::data::{Data, Wanted};
 use crate::facts::Order;
+use crate::running::service_name;
 
 /// Rows that a page key moves by.
 const PAGE: usize = 20;
@@ -41,8 +42,7 @@ pub enum Effect {
 impl View {
     /// The first view. `service` is `[NAMESPACE/]NAME`.
     pub fn new(sort: Order, search: &str, service: Option<&str>) -> Self {
-        let service = service.map(|name| name.split_once('/').unwrap_or(("default", name)));
-        let service = service.map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
+        let service = service.map(service_name).map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
         Self { sort, search: search.to_owned(), typing: false, service, row: 0, paused: false, row_of_list: 0 }
     }
 

@@ -5,6 +5,7 @@
 
 mod auto;
 mod ebpf;
+mod followed;
 pub mod live;
 mod manifests;
 mod model;
@@ -20,6 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 
+pub use followed::{Follower, run_live};
 use live::{Live, Look};
 pub use manifests::Source;
 pub use model::{Answer, answers};

@@ -110,7 +110,7 @@ impl Sender {
     }
 
     /// Sends the first packet of a new connection.
-    fn send(&mut self, case: &Case, row: &Row) -> Result<(SocketAddr, Fate)> {
+    pub(super) fn send(&mut self, case: &Case, row: &Row) -> Result<(SocketAddr, Fate)> {
         let from = self.next(row);
         let origin = case.origin(row);
         let Some(sockets) = self.sockets.as_ref().filter(|_| has_socket(case, row)) else {

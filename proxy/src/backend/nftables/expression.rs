@@ -179,6 +179,17 @@ pub enum Expression {
         /// Where to.
         to: Register,
     },
+    /// Loads the state of the connection (`NF_CT_STATE_BIT`, host order).
+    ConnectionState(Register),
+    /// Goes on while no more packets than this come.
+    Limit {
+        /// Packets in a second.
+        per_second: u32,
+        /// Packets beyond that at once.
+        burst: u32,
+    },
+    /// Has the kernel tell of the packet's way from here on, if the register is 1 (1 byte).
+    StoreTrace(Register),
     /// Adds the key to a set, or renews its time.
     Update {
         /// The set.
@@ -219,9 +230,12 @@ impl Expression {
 
     fn name(&self) -> &'static str {
         match self {
-            Self::NfProto(_) | Self::L4Proto(_) | Self::InputInterface(_) | Self::LoadMark(_) | Self::StoreMark(_) => {
-                "meta"
-            }
+            Self::NfProto(_)
+            | Self::L4Proto(_)
+            | Self::InputInterface(_)
+            | Self::LoadMark(_)
+            | Self::StoreMark(_)
+            | Self::StoreTrace(_) => "meta",
             Self::AddressBytes { .. } | Self::SourcePort(_) | Self::DestinationPort(_) => "payload",
             Self::Compare { .. } => "cmp",
             Self::Mask { .. } | Self::Or { .. } => "bitwise",
@@ -231,7 +245,8 @@ impl Expression {
             Self::Immediate { .. } | Self::Goto(_) => "immediate",
             Self::Nat { .. } => "nat",
             Self::SourceType(_) => "fib",
-            Self::OriginalSource { .. } => "ct",
+            Self::OriginalSource { .. } | Self::ConnectionState(_) => "ct",
+            Self::Limit { .. } => "limit",
             Self::Update { .. } => "dynset",
         }
     }
@@ -245,6 +260,7 @@ impl Expression {
         match self {
             Self::LoadMark(to) => meta(3, NFTA_META_DREG, *to),
             Self::StoreMark(from) => meta(3, NFTA_META_SREG, *from),
+            Self::StoreTrace(from) => meta(12, NFTA_META_SREG, *from),
             Self::InputInterface(to) => meta(6, NFTA_META_DREG, *to),
             Self::NfProto(to) => meta(15, NFTA_META_DREG, *to),
             Self::L4Proto(to) => meta(16, NFTA_META_DREG, *to),
@@ -318,6 +334,14 @@ impl Expression {
                 let key = if *family == Family::V4 { 19 } else { 21 };
                 numbers(writer, &[(1, to.number()), (2, key)]);
                 writer.value(3, &[0]); // NFTA_CT_DIRECTION: original
+            }
+            // NFTA_CT_DREG, _KEY (0: state)
+            Self::ConnectionState(to) => numbers(writer, &[(1, to.number()), (2, 0)]),
+            Self::Limit { per_second, burst } => {
+                // NFTA_LIMIT_RATE, _UNIT (seconds), _BURST, _TYPE (0: packets), _FLAGS (not turned around)
+                writer.value(1, &u64::from(*per_second).to_be_bytes());
+                writer.value(2, &1u64.to_be_bytes());
+                numbers(writer, &[(3, *burst), (4, 0), (5, 0)]);
             }
             Self::Update { set, key, timeout } => {
                 writer.text(1, set);

@@ -166,7 +166,7 @@ fn field_name(field: Field) -> &'static str {
 }
 
 /// In a table of family inet, nft puts this before every look at an IP header.
-pub(super) fn family_is(family: Family) -> [Expression; 2] {
+pub(crate) fn family_is(family: Family) -> [Expression; 2] {
     const NFPROTO_IPV4: u8 = 2;
     const NFPROTO_IPV6: u8 = 10;
     let value = vec![if family == Family::V4 { NFPROTO_IPV4 } else { NFPROTO_IPV6 }];
@@ -177,7 +177,7 @@ pub(super) fn family_is(family: Family) -> [Expression; 2] {
 }
 
 /// The bytes of an address in network order.
-pub(super) fn octets(ip: IpAddr) -> Vec<u8> {
+pub(crate) fn octets(ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),

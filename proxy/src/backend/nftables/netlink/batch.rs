@@ -25,6 +25,8 @@ const NFT_MSG_NEWRULE: u16 = NFTABLES | 6;
 const NFT_MSG_DELRULE: u16 = NFTABLES | 8;
 const NFT_MSG_DELTABLE: u16 = NFTABLES | 2;
 const NFTA_TABLE: u16 = 1;
+const NFTA_TABLE_FLAGS: u16 = 2;
+const NFT_TABLE_F_OWNER: u32 = 2;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
 const NFTA_CHAIN_TYPE: u16 = 7;
@@ -64,6 +66,18 @@ pub enum Op<'a> {
     },
     /// Add the table.
     AddTable,
+    /// Add a table that is the socket's own: only it can change the table, and the table goes when the socket is closed, be it by
+    /// the process's end (Linux 5.12).
+    AddOwnTable,
+    /// Add an empty chain of type filter at a hook.
+    AddFilterChain {
+        /// Its name.
+        chain: &'a str,
+        /// `NF_INET_…`.
+        hook: u32,
+        /// Its place among the chains of the hook.
+        priority: i32,
+    },
     /// Add an empty chain of type nat, at prerouting: connection tracking translates as long as there is one.
     AddNatChain {
         /// Its name.
@@ -107,8 +121,10 @@ impl<'a> Op<'a> {
 
     fn write_chain(&self, writer: &mut Writer, table: &str, number: u32) {
         let (kind, flags) = match self {
-            Op::AddTable => (NFT_MSG_NEWTABLE, NLM_F_CREATE),
-            Op::AddChain { .. } | Op::AddNatChain { .. } => (NFT_MSG_NEWCHAIN, NLM_F_CREATE),
+            Op::AddTable | Op::AddOwnTable => (NFT_MSG_NEWTABLE, NLM_F_CREATE),
+            Op::AddChain { .. } | Op::AddNatChain { .. } | Op::AddFilterChain { .. } => {
+                (NFT_MSG_NEWCHAIN, NLM_F_CREATE)
+            }
             Op::AddRule { .. } => (NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND),
             Op::FlushChain { .. } => (NFT_MSG_DELRULE, 0),
             Op::DeleteTable => (NFT_MSG_DELTABLE, 0),
@@ -118,14 +134,9 @@ impl<'a> Op<'a> {
         writer.text(NFTA_TABLE, table);
         match *self {
             Op::AddChain { chain } | Op::DeleteChain { chain } => writer.text(NFTA_CHAIN_NAME, chain),
-            Op::AddNatChain { chain } => {
-                writer.text(NFTA_CHAIN_NAME, chain);
-                let hook = writer.nest(NFTA_CHAIN_HOOK);
-                writer.value(NFTA_HOOK_HOOKNUM, &NF_INET_PRE_ROUTING.to_be_bytes());
-                writer.value(NFTA_HOOK_PRIORITY, &NF_IP_PRI_NAT_DST.to_be_bytes());
-                writer.end(hook);
-                writer.text(NFTA_CHAIN_TYPE, "nat");
-            }
+            Op::AddNatChain { chain } => base_chain(writer, chain, NF_INET_PRE_ROUTING, NF_IP_PRI_NAT_DST, "nat"),
+            Op::AddFilterChain { chain, hook, priority } => base_chain(writer, chain, hook, priority, "filter"),
+            Op::AddOwnTable => writer.value(NFTA_TABLE_FLAGS, &NFT_TABLE_F_OWNER.to_be_bytes()),
             Op::AddRule { chain, expressions } => {
                 writer.text(NFTA_RULE_CHAIN, chain);
                 let list = writer.nest(NFTA_RULE_EXPRESSIONS);
@@ -144,14 +155,24 @@ impl<'a> Op<'a> {
         match *self {
             Op::AddChain { chain }
             | Op::AddNatChain { chain }
+            | Op::AddFilterChain { chain, .. }
             | Op::AddRule { chain, .. }
             | Op::FlushChain { chain }
             | Op::DeleteChain { chain } => About::Chain(chain.to_owned()),
             Op::Add { map, .. } => About::Rows { add: true, map: map.to_owned() },
             Op::Delete { map, .. } => About::Rows { add: false, map: map.to_owned() },
-            Op::AddTable | Op::DeleteTable => About::Table,
+            Op::AddTable | Op::AddOwnTable | Op::DeleteTable => About::Table,
         }
     }
+}
+
+fn base_chain(writer: &mut Writer, chain: &str, hook: u32, priority: i32, kind: &str) {
+    writer.text(NFTA_CHAIN_NAME, chain);
+    let nest = writer.nest(NFTA_CHAIN_HOOK);
+    writer.value(NFTA_HOOK_HOOKNUM, &hook.to_be_bytes());
+    writer.value(NFTA_HOOK_PRIORITY, &priority.to_be_bytes());
+    writer.end(nest);
+    writer.text(NFTA_CHAIN_TYPE, kind);
 }
 
 /// Operations that need not all be in memory at once: pushes them in order, the same ones whenever it is called.

@@ -1,0 +1,254 @@
+//! `kubeferry trace --live`: real packets of flow table rows, followed and told of as they are; limits; and that nothing stays behind.
+#![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use kubeferry_tests::client::{Connection, Running, synced, until};
+use kubeferry_tests::datapath::Datapath;
+use kubeferry_tests::executors::{Follower, run_live};
+use kubeferry_tests::flows::Case;
+use kubeferry_tests::web::Web;
+use kubeferry_tests::{binary, netns::Netns};
+use serde_json::{Value, json};
+
+/// Every outcome that there is: endpoints with and without masquerading, here and elsewhere, refused, dropped, not ours.
+const CASES: [&str; 7] = [
+    "cluster_ip",
+    "node_port",
+    "external_traffic_policy_local",
+    "hairpin",
+    "load_balancer_source_ranges",
+    "no_endpoints",
+    "service_cidrs",
+];
+
+fn packets_of_rows_are_followed(datapath: Datapath) {
+    for name in CASES {
+        let case = Case::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("flows").join(name)).unwrap();
+        let found = run_live(&case, &datapath).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        let lines: Vec<_> = found.iter().map(ToString::to_string).collect();
+        assert!(lines.is_empty(), "{name}: {} rows\n{}", lines.len(), lines.join("\n"));
+    }
+}
+
+const MANIFESTS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec:
+  clusterIP: 10.96.0.10
+  ports: [{name: tcp, port: 80}, {name: other, port: 81}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-4, namespace: default, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: tcp, port: 8080}, {name: other, port: 8080}]
+endpoints: [{addresses: [10.244.1.1], nodeName: worker-1}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: other, namespace: default}
+spec: {clusterIP: 10.96.0.11, ports: [{name: tcp, port: 80}]}
+";
+
+/// The node with two Services, of which the second has no endpoint.
+struct Served {
+    // In this order: what runs ends before what it runs in.
+    _running: Running,
+    _datapath: Datapath,
+    web: Web,
+}
+
+impl Served {
+    fn on(datapath: Datapath) -> Self {
+        let web = Web::build().unwrap();
+        web.write(MANIFESTS).unwrap();
+        let running = datapath.run(&web.source, &web.hosts.node).unwrap();
+        until("the first sync", || synced(&web.hosts.node)).unwrap();
+        Self { _running: running, _datapath: datapath, web }
+    }
+
+    fn node(&self) -> &Netns {
+        &self.web.hosts.node
+    }
+
+    fn trace(&self, flags: &[&str]) -> Command {
+        let mut command = Command::new(binary::path().unwrap());
+        command.args(["trace", "--live"]).args(flags);
+        command
+    }
+
+    fn follow(&self, flags: &[&str]) -> Follower {
+        Follower::start(flags, self.node()).unwrap()
+    }
+
+    /// Connects to a port of `web`; from where, and to where.
+    fn connect(&self, port: u16) -> (SocketAddr, SocketAddr) {
+        let to = SocketAddr::new(self.web.vip().ip(), port);
+        let mut connection = Connection::open(self.web.client(), to).unwrap();
+        connection.ask().unwrap();
+        (connection.local().unwrap(), to)
+    }
+
+    fn tables(&self) -> String {
+        let output = self.node().output(Command::new("nft").args(["list", "tables"]), "").unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+fn only_what_is_asked_for_is_told_and_no_more_than_that(datapath: Datapath) {
+    let served = Served::on(datapath);
+    let mut follower = served.follow(&["--to", "tcp:10.96.0.10:81", "--count", "3"]);
+    for _ in 0..5 {
+        served.connect(80);
+        served.connect(81);
+    }
+    let status = until("the trace to end", || follower.child().try_wait().unwrap()).unwrap();
+    assert!(status.success(), "{}", follower.complaints());
+    let lines = follower.lines();
+    assert_eq!(lines.len(), 3, "{lines:#?}");
+    for line in lines {
+        assert_eq!((&line["to"], &line["agrees"]), (&json!("10.96.0.10:81"), &json!(true)), "{line:#}");
+    }
+    assert!(follower.complaints().contains("3 connections followed, 0 not as the model says"));
+}
+
+fn a_service_is_followed_by_its_name_and_the_time_ends_it(datapath: Datapath) {
+    let served = Served::on(datapath);
+    let mut follower = served.follow(&["--service", "web", "--for", "3s"]);
+    let connections = [served.connect(80), served.connect(81)];
+    let refused = Connection::open(served.web.client(), "10.96.0.11:80".parse().unwrap());
+    assert!(refused.is_err(), "nobody serves there");
+    let lines = connections.map(|(from, to)| follower.line(Some(from), to).unwrap());
+    for line in &lines {
+        let told = ["end", "wentTo", "agrees"].map(|key| line[key].clone());
+        assert_eq!(told, [json!("went"), json!("10.244.1.1:8080"), json!(true)], "{line:#}");
+        assert_eq!(line["wentFrom"], line["from"], "a pod's address is kept: {line:#}");
+        assert_eq!(
+            line["model"]["service"],
+            json!(if line == &lines[0] { "default/web:tcp" } else { "default/web:other" })
+        );
+    }
+    let status = until("the trace to end", || follower.child().try_wait().unwrap()).unwrap();
+    assert!(status.success() && follower.lines().len() == 2, "{:#?}", follower.lines());
+}
+
+fn no_more_are_followed_than_is_allowed(datapath: Datapath) {
+    let served = Served::on(datapath);
+    let mut command = served.trace(&["--rate", "2", "--for", "4s", "--service", "web"]);
+    let told = std::thread::scope(|scope| {
+        let told = scope.spawn(|| served.node().output(&mut command, "").unwrap());
+        // As many as there are in that time: far more than 2 a second.
+        let mut opened = 0;
+        while !told.is_finished() {
+            served.connect(80);
+            opened += 1;
+        }
+        (told.join().unwrap(), opened)
+    });
+    let (output, opened) = told;
+    let text = String::from_utf8(output.stdout).unwrap();
+    let followed = text.matches("  as the model says\n").count();
+    // 2 at once, and 2 in each second; the ends of the time count whole.
+    assert!((2..=12).contains(&followed) && opened > 12, "{followed} of {opened}\n{text}");
+}
+
+fn a_killed_trace_leaves_nothing_behind(datapath: Datapath) {
+    let served = Served::on(datapath);
+    let before = served.tables();
+    let mut follower = served.follow(&["--service", "default/web"]);
+    assert!(served.tables().contains("kubeferry-trace-"), "{}", served.tables());
+    follower.child().kill().unwrap();
+    follower.child().wait().unwrap();
+    until("the kernel to remove the table", || (served.tables() == before).then_some(())).unwrap();
+    served.connect(80);
+}
+
+/// Without a filter everything is followed, but for the questions that the trace asks itself.
+fn everything_is_followed_but_the_one_who_follows(datapath: Datapath) {
+    let served = Served::on(datapath);
+    let mut follower = served.follow(&["--for", "4s"]);
+    let (from, to) = served.connect(80);
+    follower.line(Some(from), to).unwrap();
+    until("the trace to end", || follower.child().try_wait().unwrap()).unwrap();
+    let asked = follower.lines().into_iter().filter(|line| line["to"] == json!("127.0.0.1:10249")).count();
+    assert_eq!(asked, 0, "{} lines", follower.lines().len());
+}
+
+/// What is not as the model says is shouted, and is the exit code.
+fn a_difference_is_shouted(datapath: Datapath) {
+    let served = Served::on(datapath);
+    // Not within 2 s of the rows being written: the model might know others.
+    let mut command = served.trace(&["--service", "web", "--for", "5s"]);
+    let mut told = Command::new("nft");
+    // The proxy's own drift check would put its rows right, so somebody else's rule sends the packet elsewhere, before ours.
+    told.arg("add table ip other { chain out { type nat hook prerouting priority -120; ip daddr 10.96.0.10 tcp dport 80 dnat to 10.244.1.2:8080; }; }");
+    let added = served.node().output(&mut told, "").unwrap();
+    assert!(added.status.success(), "{added:?}");
+    let output = std::thread::scope(|scope| {
+        let output = scope.spawn(|| served.node().output(&mut command, "").unwrap());
+        while !output.is_finished() {
+            served.connect(80);
+        }
+        output.join().unwrap()
+    });
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("!!! NOT AS THE MODEL SAYS: the packet went to 10.244.1.2:8080 !!!"), "{text}");
+}
+
+/// Somebody else's rule that stops a packet is named.
+fn who_stops_a_packet_is_named(datapath: Datapath) {
+    let served = Served::on(datapath);
+    let follower = served.follow(&["--service", "web"]);
+    let rule =
+        "add table inet firewall { chain forward { type filter hook forward priority 0; tcp dport 8080 drop; }; }";
+    let added = served.node().output(Command::new("nft").arg(rule), "").unwrap();
+    assert!(added.status.success(), "{added:?}");
+    assert!(Connection::attempt(served.web.client(), served.web.vip()).is_none());
+    let line = follower.line(None, served.web.vip()).unwrap();
+    assert_eq!((&line["end"], &line["agrees"]), (&json!("stopped"), &Value::Null), "{line:#}");
+    let says = line["says"].as_str().unwrap();
+    assert!(says.starts_with("dropped by firewall/forward, rule ") && says.ends_with(", which is not ours"), "{says}");
+}
+
+macro_rules! on_nftables {
+    ($($name:ident,)*) => {
+        mod nftables {
+            $(
+                #[test]
+                fn $name() {
+                    super::$name(super::Datapath::Nftables);
+                }
+            )*
+        }
+    };
+}
+
+on_nftables! {
+    packets_of_rows_are_followed,
+    only_what_is_asked_for_is_told_and_no_more_than_that,
+    a_service_is_followed_by_its_name_and_the_time_ends_it,
+    no_more_are_followed_than_is_allowed,
+    everything_is_followed_but_the_one_who_follows,
+    a_killed_trace_leaves_nothing_behind,
+    a_difference_is_shouted,
+    who_stops_a_packet_is_named,
+}
+
+#[test]
+fn what_cannot_be_followed_is_told() {
+    let node = Netns::new("live").unwrap();
+    let fails = |flags: &[&str]| {
+        let mut command = Command::new(binary::path().unwrap());
+        let output = node.output(command.args(["trace", "--live"]).args(flags), "").unwrap();
+        assert!(!output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(fails(&[]).contains("no proxy answers at http://127.0.0.1:10249"));
+    assert!(fails(&["--node-name", "worker-1"]).contains("cannot be used with"));
+}

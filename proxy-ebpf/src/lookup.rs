@@ -5,9 +5,10 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use kubeferry_ebpf_common::policy::{Choice, Source, choose};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{
-    Address, AffinityKey, Config, Device, Frontend, FrontendKey, Member, RangeKey, config::address_is,
+    Address, AffinityKey, Config, Device, Flow, FlowKey, Frontend, FrontendKey, Member, RangeKey, config::address_is,
 };
 
+use crate::connection::find;
 use crate::maps::{ADDRESSES, AFFINITY, CONFIG, DEVICES, FRONTENDS, MEMBERS, SOURCE_RANGES};
 use crate::scheduler::pick;
 use crate::work::Work;
@@ -128,11 +129,27 @@ pub fn answer(work: &mut Work, origin: Origin) -> Answer {
     work.frontend.port = work.packet.key.destination_port;
     work.frontend.protocol = work.packet.key.protocol;
     match frontend(&mut work.frontend, config, &mut work.row) {
+        Ok(()) if matches!(origin, Origin::Device(_)) && is_looped(work) => Answer::NotOurs,
         Ok(()) if config.flags & Config::ESTABLISHED_ELSEWHERE != 0 && work.packet.is_within_tcp() => Answer::NotOurs,
         Ok(()) => endpoint(work, origin, config),
         Err(Missing::Nobody(is)) => without_frontend(&work.packet.key.destination, is, config),
         Err(Missing::Changing) => Answer::Drop(Counter::Moving),
     }
+}
+
+/// Whether the packet has been translated: one of the node's own to an endpoint in its host network comes in once more (see
+/// [`Flow::LOOPS`]), and the endpoint's address and port may be a Service's, too.
+#[inline(always)]
+fn is_looped(work: &mut Work) -> bool {
+    let (key, answer) = (&work.packet.key, &mut work.other_key);
+    answer.source = key.destination;
+    answer.destination = key.source;
+    answer.source_port = key.destination_port;
+    answer.destination_port = key.source_port;
+    answer.protocol = key.protocol;
+    answer.hook = FlowKey::IN;
+    answer.reserved = 0;
+    find(&work.other_key).is_some_and(|flow| flow.flags & (Flow::OWN | Flow::FORWARD) == Flow::OWN)
 }
 
 #[inline(always)]

@@ -225,7 +225,7 @@ fn translate(socket: &Socket, address: Address, port: u16) -> Option<Slot> {
         return None;
     }
     let frontend = &row;
-    if frontend.flags & Frontend::REFUSE != 0 || (!all && frontend.flags & Frontend::RANGED != 0) {
+    if frontend.flags & (Frontend::REFUSE | Frontend::NESTED) != 0 || (!all && frontend.flags & Frontend::RANGED != 0) {
         return None;
     }
     if !all && frontend.affinity != 0 {

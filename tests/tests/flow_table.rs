@@ -27,6 +27,7 @@ cases! {
     endpoint_conditions,
     endpoints_in_the_host_network,
     endpoints_that_are_service_addresses,
+    endpoints_where_a_service_answers,
     external_ips,
     external_traffic_policy_local,
     external_traffic_policy_local_without_detector,

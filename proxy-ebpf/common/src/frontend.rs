@@ -86,6 +86,9 @@ impl Frontend {
     pub const LOCAL: u32 = 4;
     /// Sources have to be in `source_ranges`.
     pub const RANGED: u32 = 8;
+    /// A packet to one of its endpoints is a Service's, too. Sockets are left to packets, which get one translation; a packet of
+    /// a socket that was translated would get another.
+    pub const NESTED: u32 = 16;
 }
 
 /// Value of `slots`, an array: one endpoint of a list.

@@ -87,14 +87,18 @@ impl Frontends {
     /// Whether an address is a ClusterIP decides who may hold any of its ports.
     fn touch_address(&mut self, ip: IpAddr, touched: &mut Touched) {
         touched.cluster_ips.insert(ip);
-        let first = Frontend::Address { ip, protocol: Protocol::Tcp, port: 0 };
-        let last = Frontend::Address { ip, protocol: Protocol::Sctp, port: u16::MAX };
-        let range = (Bound::Included(first), Bound::Included(last));
-        let frontends: Vec<_> = self.claims.range(range).map(|(frontend, _)| *frontend).collect();
+        let frontends: Vec<_> = self.claimed_at(ip).collect();
         for frontend in frontends {
             self.note_contest(&frontend);
             touched.frontends.insert(frontend);
         }
+    }
+
+    /// The ports of an address that somebody claims.
+    pub(super) fn claimed_at(&self, ip: IpAddr) -> impl Iterator<Item = Frontend> {
+        let first = Frontend::Address { ip, protocol: Protocol::Tcp, port: 0 };
+        let last = Frontend::Address { ip, protocol: Protocol::Sctp, port: u16::MAX };
+        self.claims.range((Bound::Included(first), Bound::Included(last))).map(|(frontend, _)| *frontend)
     }
 
     fn note_contest(&mut self, frontend: &Frontend) {

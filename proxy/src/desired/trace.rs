@@ -103,6 +103,18 @@ impl Desired {
         Trace::without_endpoints(outcome, why)
     }
 
+    /// Whether a packet to this address and port is a Service's, wherever it comes from: translated, refused or dropped.
+    pub fn is_ours(&self, protocol: Protocol, to: SocketAddr) -> bool {
+        let (ip, port) = (to.ip(), to.port());
+        let node_port = Frontend::NodePort { family: Family::of(ip), protocol, port };
+        // Nearly no endpoint has an address that is claimed.
+        let address = self.frontends.claimed_at(ip).next().is_some()
+            && (self.is_cluster_ip(ip) || self.holder(&Frontend::Address { ip, protocol, port }).is_some());
+        address
+            || (self.node.answers_node_ports(ip) && self.holder(&node_port).is_some())
+            || (!self.node.holds(ip) && self.service_cidrs.iter().any(|cidr| cidr.contains(&ip)))
+    }
+
     fn answer(&self, flow: &Flow, claim: Claim<'_>, mut why: Vec<String>) -> Trace {
         let target = claim.target;
         let mut trace = Trace { service: Some(target.name.to_string()), ..Trace::default() };

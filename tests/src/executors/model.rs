@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use kubeferry::desired::Desired;
-use kubeferry::desired::trace::{Outcome, Trace};
+use kubeferry::desired::target::Target;
+use kubeferry::desired::trace::{Flow, Outcome, Trace};
+use kubeferry::state::objects::Family;
 use kubeferry::watch;
 use serde::Deserialize;
 use serde_json::json;
@@ -56,6 +58,31 @@ impl Answer {
 pub fn answers(source: &Source, step: &Step) -> Result<Vec<Answer>> {
     let desired = desired(source)?;
     Ok(step.rows.iter().map(|row| Answer::from(desired.trace(&flow(row)))).collect())
+}
+
+/// Of every row of a step, whether the Service that it is to has an endpoint where a Service answers, too.
+///
+/// # Errors
+/// The objects cannot be read.
+pub(super) fn nested(source: &Source, step: &Step) -> Result<Vec<bool>> {
+    let desired = desired(source)?;
+    let is_nested = |row: &Row| {
+        let to = flow(row);
+        let service = desired.trace(&to).service;
+        let of_row = |target: &Target| {
+            service.as_ref() == Some(&target.name.to_string())
+                && target.name.protocol == to.protocol
+                && target.family == Family::of(to.to.ip())
+        };
+        let endpoints = desired
+            .targets()
+            .filter(|(_, target, _)| of_row(target))
+            .flat_map(|(_, target, _)| target.endpoints.used());
+        endpoints
+            .map(|endpoint| Flow { to: endpoint, ..to.clone() })
+            .any(|to| desired.trace(&to).outcome != Outcome::None)
+    };
+    Ok(step.rows.iter().map(is_nested).collect())
 }
 
 /// Has every row of a step expect what the model says. A source port is left out where no one endpoint

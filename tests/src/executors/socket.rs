@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use kubeferry::scheduler::Scheduler;
 use serde_json::Value;
 
+use super::model::nested;
 use super::packets::{Sender, TRIES, has_socket};
 use super::{Findings, Source, answers, named};
 use crate::flows::{Case, Expect, Row, Step, documents};
@@ -19,10 +20,14 @@ use crate::packets::{Origin, Protocol};
 pub(super) fn run(sender: &mut Sender, case: &Case, source: &Source, step: &Step) -> Result<Findings> {
     let objects = documents(&step.manifests)?;
     let mut findings = Findings::new();
-    for (row, answer) in step.rows.iter().zip(answers(source, step)?) {
+    let nested = nested(source, step)?;
+    for ((row, answer), nested) in step.rows.iter().zip(answers(source, step)?).zip(nested) {
         if has_socket(case, row) {
-            let asked = known(case, step, row, &objects, &answer.service)
-                .and_then(|(known, stays)| ask(sender, case, row, &known, stays));
+            let asked = match nested {
+                true => ask(sender, case, row, &[], false),
+                false => known(case, step, row, &objects, &answer.service)
+                    .and_then(|(known, stays)| ask(sender, case, row, &known, stays)),
+            };
             findings.extend(asked.err().map(|error| (named(row), format!("{error:#}"))));
         }
     }

@@ -24,6 +24,8 @@ pub struct Following {
     pub refused_addresses: Refused<Address>,
     /// ServiceCIDRs beyond those that the programs know.
     pub beyond: Vec<IpNet>,
+    /// Ranges that frontends were told of ([`Row::NESTED`](kubeferry_ebpf_common::Frontend::NESTED)).
+    service_cidrs: BTreeSet<IpNet>,
     room: Room,
     fixed: Fixed,
 }
@@ -31,12 +33,21 @@ pub struct Following {
 impl Following {
     /// Begins with what was found in the maps.
     pub fn new(in_force: InForce, room: Room, fixed: Fixed) -> Self {
-        Self { in_force, refused: Refused::new(), refused_addresses: Refused::new(), beyond: Vec::new(), room, fixed }
+        Self {
+            in_force,
+            refused: Refused::new(),
+            refused_addresses: Refused::new(),
+            beyond: Vec::new(),
+            service_cidrs: BTreeSet::new(),
+            room,
+            fixed,
+        }
     }
 
     /// Looks at every row; `now` in nanoseconds since boot.
     pub fn full(&mut self, desired: &Desired, now: u64) -> Writes {
         let mut writes = Writes::default();
+        self.service_cidrs.clone_from(desired.service_cidrs());
         let mut wanted = Wanted::all(desired);
         for key in self.in_force.frontends.keys() {
             wanted.frontends.entry(*key).or_insert(None);
@@ -68,8 +79,8 @@ impl Following {
             let before = self.in_force.addresses.iter().filter(|(_, bits)| held(**bits));
             before.map(|(address, _)| IpAddr::from(*address)).for_each(&mut look);
             desired.node().addresses.iter().copied().for_each(&mut look);
-            frontends.extend(self.to_changed_addresses(desired, &addresses));
         }
+        frontends.extend(self.leading_to_changes(desired, &addresses, touched));
         let wanted = Wanted::of(desired, frontends.into_iter());
         self.refused.retain(|key, _| !wanted.frontends.contains_key(key));
         self.refused.append(&mut self.in_force.follow(&wanted, &self.room, now, &mut writes));
@@ -80,14 +91,36 @@ impl Following {
         writes
     }
 
-    /// The frontends with an endpoint at an address that has become, or is no more, the node's: its slot says so.
-    fn to_changed_addresses(&self, desired: &Desired, addresses: &BTreeMap<Address, u32>) -> BTreeSet<Frontend> {
-        let is_endpoint = |address: &Address| desired.is_endpoint((*address).into());
-        let changed = addresses.iter().filter(|(address, bits)| {
-            let old = self.in_force.addresses.get(*address).copied().unwrap_or(0);
-            (old ^ **bits) & address_is::HELD != 0 && is_endpoint(address)
-        });
-        let changed: BTreeSet<Address> = changed.map(|(address, _)| *address).collect();
+    /// The frontends with an endpoint at an address that has become something else, or where a Service has begun to answer, or
+    /// does no more: its slot, or the frontend, says so.
+    fn leading_to_changes(
+        &mut self,
+        desired: &Desired,
+        addresses: &BTreeMap<Address, u32>,
+        touched: &Touched,
+    ) -> BTreeSet<Frontend> {
+        let changed = addresses
+            .iter()
+            .filter(|(address, bits)| self.in_force.addresses.get(*address).copied().unwrap_or(0) != **bits);
+        let mut changed: BTreeSet<Address> = changed.map(|(address, _)| *address).collect();
+        let comes_or_goes = |frontend: &&Frontend| {
+            self.in_force.frontends.contains_key(&rows::key_of(frontend)) != desired.holder(frontend).is_some()
+        };
+        for frontend in touched.frontends.iter().filter(comes_or_goes) {
+            match frontend {
+                Frontend::Address { ip, .. } => drop(changed.insert((*ip).into())),
+                Frontend::NodePort { .. } => {
+                    changed.extend(desired.node().addresses.iter().map(|ip| Address::from(*ip)));
+                }
+            }
+        }
+        if touched.node && self.service_cidrs != *desired.service_cidrs() {
+            let before = std::mem::replace(&mut self.service_cidrs, desired.service_cidrs().clone());
+            let differ = before.symmetric_difference(&self.service_cidrs).copied().collect::<Vec<_>>();
+            let inside = desired.endpoint_ips().filter(|ip| differ.iter().any(|cidr| cidr.contains(ip)));
+            changed.extend(inside.map(Address::from));
+        }
+        changed.retain(|address| desired.is_endpoint((*address).into()));
         match changed.is_empty() {
             true => BTreeSet::new(),
             false => self.in_force.frontends_to(&changed).iter().filter_map(rows::frontend_of).collect(),

@@ -5,7 +5,7 @@
 //! The writes are those of `diff.rs`, in its order, each whole as the kernel makes it. All pairs and triples of a few small
 //! states are tried, with every place where a process may end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use kubeferry_ebpf_common::frontend::draw;
 use kubeferry_ebpf_common::{Address, FrontendKey, Slot, TCP};
@@ -52,7 +52,7 @@ fn wanted(state: &State) -> Wanted {
         let slot = |number: &u8| Slot { address: endpoint(*number), port: 8080, weight: 1, ..Slot::default() };
         let list: Vec<Slot> = state.1[service as usize].iter().map(slot).collect();
         let lists = [list.clone(), list.into_iter().take(1).collect()];
-        let rows = ServiceRows { lists, draw: draw::LEAST, members: BTreeMap::new(), ranges: BTreeSet::new() };
+        let rows = ServiceRows { lists, draw: draw::LEAST, ..ServiceRows::default() };
         wanted.services.insert(service + 1, rows);
     }
     wanted

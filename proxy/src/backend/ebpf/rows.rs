@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::backend::digest;
 use crate::desired::Desired;
-use crate::desired::node_view::{Detector, NodePorts, NodeView};
+use crate::desired::node_view::{Detector, NodePorts};
 use crate::desired::target::{Frontend, Role, ServicePortName, Target};
 use crate::scheduler::slots::slots;
 use crate::scheduler::{HashKey, Schedule, Scheduler};
@@ -54,6 +54,8 @@ pub struct ServiceRows {
     pub members: BTreeMap<MemberKey, Member>,
     /// Keys of `source_ranges`.
     pub ranges: BTreeSet<Range>,
+    /// [`Row::NESTED`].
+    pub nested: bool,
 }
 
 /// A key of `source_ranges` with its length in bits.
@@ -87,23 +89,24 @@ impl Wanted {
         let Some(claim) = desired.holder(frontend) else { return };
         let target = claim.target;
         let service = service_number(&target.name, target.family);
+        let rows = self.services.entry(service).or_insert_with(|| service_rows(target, service, desired));
         let mut flags = 0;
         let mut set = |flag: u32, is: bool| flags |= if is { flag } else { 0 };
         set(Row::REFUSE, !target.endpoints.any);
         set(Row::EXTERNAL, claim.role != Role::ClusterIp);
         set(Row::LOCAL, if claim.role == Role::ClusterIp { target.internal_local } else { target.external_local });
         set(Row::RANGED, claim.role == Role::LoadBalancer && !target.source_ranges.is_empty());
+        set(Row::NESTED, rows.nested);
         let affinity = target.affinity.map_or(0, |timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1));
         self.frontends.insert(key, Some(FrontendRow { service, flags, affinity }));
-        let node = desired.node();
-        self.services.entry(service).or_insert_with(|| service_rows(target, service, node));
         self.names
             .entry(service)
             .or_insert_with(|| format!("{} ({} {})", target.name, target.name.protocol, target.family.as_str()));
     }
 }
 
-fn service_rows(target: &Target, service: u64, node: &NodeView) -> ServiceRows {
+fn service_rows(target: &Target, service: u64, desired: &Desired) -> ServiceRows {
+    let node = desired.node();
     let counts = target.schedule.scheduler.counts_connections();
     let list = |endpoints: &[SocketAddr], weights: &[u16]| -> Vec<Slot> {
         let slot = |index: u32| {
@@ -145,6 +148,7 @@ fn service_rows(target: &Target, service: u64, node: &NodeView) -> ServiceRows {
         draw: draw_of(&target.schedule),
         members,
         ranges: IpNet::aggregate(&ranges).into_iter().map(range).collect(),
+        nested: endpoints.used().any(|endpoint| desired.is_ours(target.name.protocol, endpoint)),
     }
 }
 

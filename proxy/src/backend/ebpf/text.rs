@@ -15,8 +15,13 @@ use crate::scheduler::Scheduler;
 use crate::scheduler::slots::slots;
 use crate::state::objects::Ignored;
 
-const FRONTEND: [(u32, &str); 4] =
-    [(Row::REFUSE, "refuse"), (Row::EXTERNAL, "external"), (Row::LOCAL, "local"), (Row::RANGED, "ranged")];
+const FRONTEND: [(u32, &str); 5] = [
+    (Row::REFUSE, "refuse"),
+    (Row::EXTERNAL, "external"),
+    (Row::LOCAL, "local"),
+    (Row::RANGED, "ranged"),
+    (Row::NESTED, "nested"),
+];
 const ADDRESS: [(u32, &str); 3] =
     [(address_is::HELD, "held"), (address_is::NODE_PORTS, "node-ports"), (address_is::CLUSTER_IP, "cluster-ip")];
 const CONFIG: [(u32, &str); 10] = [

@@ -25,9 +25,10 @@ const CLUSTER_IPS: [[&str; 4]; 2] =
 const ADDRESSES: [&str; 6] = ["203.0.113.1", "203.0.113.2", "192.168.0.2", "10.96.0.1", "2001:db8::1", "fd00:96::1"];
 const RANGES: [&str; 7] =
     ["0.0.0.0/0", "192.168.0.0/16", "10.0.0.0/9", "10.128.0.0/9", "203.0.113.1/32", "2001:db8::/32", "::/0"];
-const PODS: [[&str; 4]; 2] = [
-    ["10.244.0.1", "10.244.0.2", "10.244.1.1", "192.168.0.2"],
-    ["fd00:244::1", "fd00:244::2", "fd00:244::3", "fd00:1::2"],
+/// The last two are also the node's, and a Service's.
+const PODS: [[&str; 5]; 2] = [
+    ["10.244.0.1", "10.244.0.2", "10.244.1.1", "192.168.0.2", "10.96.0.2"],
+    ["fd00:244::1", "fd00:244::2", "fd00:244::3", "fd00:1::2", "fd00:96::2"],
 ];
 const CIDRS: [&str; 6] = ["10.96.0.0/16", "10.97.0.0/16", "10.1.0.0/16", "10.2.0.0/15", "fd00:96::/112", "255.0.0.0/8"];
 
@@ -133,11 +134,8 @@ fn endpoint(family: Family) -> impl Strategy<Value = SliceEndpoint> {
 }
 
 fn slice() -> impl Strategy<Value = EndpointSlice> {
-    let port = (port_name(), protocol(), select(vec![8080u16, 5353])).prop_map(|(name, protocol, port)| SlicePort {
-        name: name.into(),
-        protocol,
-        port,
-    });
+    let port = (port_name(), protocol(), select(vec![8080u16, 5353, 80, 30001]))
+        .prop_map(|(name, protocol, port)| SlicePort { name: name.into(), protocol, port });
     select(Family::BOTH.to_vec()).prop_flat_map(move |family| {
         (0..5u8, select(SERVICES.to_vec()), vec(port.clone(), 1..4), vec(endpoint(family), 0..5)).prop_map(
             move |(slice, service, ports, endpoints)| EndpointSlice {

@@ -74,8 +74,10 @@ fn is_over(packet: &Packet, flow: &Flow, backward: &mut FlowKey, now: u32) -> bo
         None => (0, flow.seen),
     };
     let limit = timeout(packet.key.protocol, flow.flags, flags);
-    // A connection that both sides have closed is over for whoever opens it again.
-    limit == limits::CLOSED || (idle > limit && now.wrapping_sub(seen) > limit)
+    // A connection that a side has closed is over for whoever opens it again: nobody does who has not forgotten it, and the
+    // other side may be gone, which would then be asked for as long as somebody asks.
+    let closed = packet.key.protocol == TCP && (flow.flags | flags) & Flow::FIN != 0;
+    closed || limit == limits::CLOSED || (idle > limit && now.wrapping_sub(seen) > limit)
 }
 
 /// The entry of the packet in `work`, unless its connection is over; then it is forgotten.

@@ -203,6 +203,39 @@ fn a_port_is_used_again_at_once() {
 }
 
 #[test]
+fn a_port_whose_close_was_never_answered_reaches_another_endpoint() {
+    let site = Site::start(&["1"]).unwrap();
+    let mut open = Vec::new();
+    for from in clients(&site) {
+        // Nobody is asked for long whether he has heard of the close.
+        from.sysctl("net/ipv4/tcp_orphan_retries", "1").unwrap();
+        for (number, to) in ways_in(81, 30081).into_iter().enumerate() {
+            let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+            let source = SocketAddr::new(any, 42_000 + number as u16);
+            let stream = connect_from(from, source, to, |_| Ok(())).unwrap();
+            answers(&stream).unwrap();
+            open.push((from, source, to, stream));
+        }
+    }
+    site.change(&["2"]).unwrap();
+    for (from, to) in
+        clients(&site).into_iter().flat_map(|from| ways_in(80, 30080).into_iter().map(move |to| (from, to)))
+    {
+        let moved = || (Connection::open(from, to).unwrap().ask().unwrap().0 == "web2").then_some(());
+        until("new connections to reach web2", moved).unwrap();
+    }
+    site.hosts.host("web1").namespace.ip(&["link set eth0 down"]).unwrap();
+    let closed: Vec<_> = open.into_iter().map(|(from, source, to, _)| (from, source, to)).collect();
+    for (from, source, to) in closed {
+        let taken = |error: &std::io::Error| error.kind() == std::io::ErrorKind::AddrNotAvailable;
+        let again = || Some(connect_from(from, source, to, |_| Ok(()))).filter(|one| !one.as_ref().is_err_and(taken));
+        let stream = until("the port to be free", again).unwrap();
+        let stream = stream.unwrap_or_else(|error| panic!("{} to {to}: {error}", from.name()));
+        answers(&stream).unwrap_or_else(|error| panic!("{} to {to}: {error}", from.name()));
+    }
+}
+
+#[test]
 fn one_port_talks_to_one_endpoint_by_many_ways_at_a_time() {
     let site = Site::start(&["1"]).unwrap();
     for from in [site.client(), site.outside()] {

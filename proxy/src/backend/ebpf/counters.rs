@@ -59,6 +59,13 @@ impl Counters {
         Backend { opened, active, packets, bytes }
     }
 
+    /// The rows where connections are active.
+    pub fn busy(&self) -> Vec<u32> {
+        (0..self.rows)
+            .filter(|row| self.row(*row).is_some_and(|[_, active, ..]| active.load(Ordering::Relaxed) != 0))
+            .collect()
+    }
+
     /// Lets a row begin anew. Who is active stays: an endpoint that comes again finds its connections.
     pub fn reset(&self, row: u32) {
         self.anew().insert(row);

@@ -197,7 +197,7 @@ impl InForce {
             addresses: BTreeMap::new(),
             config: Config::EMPTY,
             slots: Slots::new(u32::try_from(room.slots).unwrap_or(u32::MAX)),
-            numbers: Numbers::with(u32::try_from(room.backends).unwrap_or(u32::MAX), [], 0),
+            numbers: Numbers::with(u32::try_from(room.backends).unwrap_or(u32::MAX), [], &[], 0),
         }
     }
 

@@ -24,6 +24,8 @@ pub struct Found {
     pub addresses: BTreeMap<Address, u32>,
     /// `config`.
     pub config: Config,
+    /// Rows of `backends` where connections are active.
+    pub busy: Vec<u32>,
 }
 
 impl Found {
@@ -62,7 +64,8 @@ impl Found {
         for (first, count) in used.difference(&kept) {
             slots.give_back(*first, *count);
         }
-        let numbers = Numbers::with(capacity(room.backends), services.values().flat_map(Service::numbers), now);
+        let numbers =
+            Numbers::with(capacity(room.backends), services.values().flat_map(Service::numbers), &self.busy, now);
         InForce { frontends: self.frontends, services, addresses: self.addresses, config: self.config, slots, numbers }
     }
 }

@@ -143,6 +143,7 @@ impl Maps {
             ranges: self.source_ranges.rows().map_err(EbpfError::map("source_ranges"))?,
             addresses: self.addresses.rows().map_err(EbpfError::map("addresses"))?.into_iter().collect(),
             config: self.config.get(&0).map_err(EbpfError::map("config"))?.unwrap_or(Config::EMPTY),
+            busy: self.backends.busy(),
         };
         Ok(found.in_force(&self.room, bpf::now()))
     }

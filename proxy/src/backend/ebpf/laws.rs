@@ -130,6 +130,7 @@ impl Maps {
             ranges: self.ranges.iter().map(|range| (*range, 1)).collect(),
             addresses: self.addresses.clone(),
             config: self.config,
+            busy: Vec::new(),
         }
     }
 

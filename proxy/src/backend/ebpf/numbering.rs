@@ -96,7 +96,7 @@ impl InForce {
     /// any row was given.
     pub fn keep_numbers(&mut self, owners: BTreeMap<Owner, u32>, room: &Room, now: u64) {
         let capacity = u32::try_from(room.backends).unwrap_or(u32::MAX);
-        self.numbers = Numbers::with(capacity, owners.values().copied(), now);
+        self.numbers = Numbers::with(capacity, owners.values().copied(), &[], now);
         for (owner, row) in owners {
             self.numbers.give_back(row, Some(owner));
         }

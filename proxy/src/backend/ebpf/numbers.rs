@@ -1,7 +1,7 @@
 //! Who has which row of the array `backends`. A row that was given back is not used again while a connection still counts
 //! there, or a program may be about to count one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kubeferry_ebpf_common::Address;
 
@@ -24,17 +24,14 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// Of an array with so many rows, of which these are used; `now` in nanoseconds since boot.
-    pub fn with(capacity: u32, used: impl IntoIterator<Item = u32>, now: u64) -> Self {
-        let mut used: Vec<u32> = used.into_iter().filter(|row| *row > 0 && *row < capacity).collect();
-        used.sort_unstable();
-        used.dedup();
-        let (mut next, mut waiting) = (1, BTreeMap::new());
-        for row in used {
-            // Between those that are used, some may have been.
-            waiting.extend((next..row).map(|gap| (gap, (now, None))));
-            next = row + 1;
-        }
+    /// Of an array with so many rows, of which these are used, and of which these are `busy`, whoever had them: connections
+    /// count there. `now` in nanoseconds since boot.
+    pub fn with(capacity: u32, used: impl IntoIterator<Item = u32>, busy: &[u32], now: u64) -> Self {
+        let is_row = |row: &u32| *row > 0 && *row < capacity;
+        let used: BTreeSet<u32> = used.into_iter().filter(is_row).collect();
+        let next = 1 + used.last().into_iter().chain(busy).copied().filter(is_row).max().unwrap_or(0);
+        // Between those that are used, some may have been.
+        let waiting = (1..next).filter(|row| !used.contains(row)).map(|gap| (gap, (now, None))).collect();
         Self { capacity, next, free: Vec::new(), waiting, owners: BTreeMap::new() }
     }
 
@@ -106,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_row_waits_until_its_connections_have_ended() {
-        let mut numbers = Numbers::with(4, [], 0);
+        let mut numbers = Numbers::with(4, [], &[], 0);
         assert_eq!([numbers.take(), numbers.take(), numbers.take(), numbers.take()], [Some(1), Some(2), Some(3), None]);
         numbers.give_back(2, None);
         numbers.give_back(3, None);
@@ -124,7 +121,7 @@ mod tests {
     #[test]
     fn an_endpoint_that_comes_again_finds_its_row() {
         let owner = |port| (7, kubeferry_ebpf_common::Address::ZERO, port);
-        let mut numbers = Numbers::with(4, [], 0);
+        let mut numbers = Numbers::with(4, [], &[], 0);
         assert_eq!([numbers.take(), numbers.take()], [Some(1), Some(2)]);
         numbers.give_back(1, Some(owner(1)));
         numbers.give_back(2, Some(owner(2)));
@@ -137,9 +134,20 @@ mod tests {
 
     #[test]
     fn rows_of_an_earlier_run_are_not_taken() {
-        let mut numbers = Numbers::with(9, [4, 2, 2, 0, 20], 7);
+        let mut numbers = Numbers::with(9, [4, 2, 2, 0, 20], &[], 7);
         assert_eq!((numbers.used(), numbers.take()), (4, Some(5)));
         numbers.release(8, |row| row == 3);
         assert_eq!((numbers.take(), numbers.take()), (Some(3), Some(6)));
+    }
+
+    #[test]
+    fn rows_where_connections_count_are_not_taken() {
+        let mut numbers = Numbers::with(9, [2], &[0, 4, 2, 9], 7);
+        assert_eq!((numbers.used(), numbers.take()), (4, Some(5)));
+        numbers.release(8, |row| row != 4);
+        assert_eq!([(); 5].map(|()| numbers.take()), [Some(3), Some(1), Some(6), Some(7), Some(8)]);
+        assert_eq!(numbers.take(), None);
+        numbers.release(8, |_| true);
+        assert_eq!(numbers.take(), Some(4));
     }
 }

@@ -65,6 +65,29 @@ fn under_load(stage: &Stage, work: impl FnOnce(&Stage) -> anyhow::Result<()>) ->
     })
 }
 
+/// Pictures of `kubeferry top`: the list, and the Service opened.
+fn top(stage: &Stage, folder: &Path) -> anyhow::Result<()> {
+    step::run(cargo::cargo().args([
+        "build",
+        "--quiet",
+        "--package",
+        "kubeferry-tests",
+        "--bin",
+        "terminal-picture",
+        "--features",
+        "kubeferry/ebpf",
+    ]))?;
+    let node = stage.cluster.nodes.first().context("no nodes")?;
+    let own = std::env::current_exe().context("where is xtask?")?;
+    let built = own.parent().context("xtask is in no folder")?;
+    for (name, flags) in [("top", &[][..]), ("top-service", &["--service", "webapp-service"])] {
+        let mut command = node.namespace.command(built.join("terminal-picture"));
+        command.args(["--until", "default/webapp-service", "--picture"]).arg(folder.join(format!("{name}.svg")));
+        step::run(command.arg("--").arg(built.join("kubeferry")).args(["top", "--interval", "1s"]).args(flags))?;
+    }
+    Ok(())
+}
+
 fn drive(stage: &Stage, tests: &Path, manifests: &Path, pictures: bool) -> anyhow::Result<()> {
     let node = stage.cluster.nodes.first().context("no nodes")?;
     let mut command = node.namespace.command("node");
@@ -74,7 +97,8 @@ fn drive(stage: &Stage, tests: &Path, manifests: &Path, pictures: bool) -> anyho
         let folder = cargo::workspace().join(PICTURES);
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         step::start(format!("taking pictures into {PICTURES}"));
-        step::run(command.arg("pictures.mjs").arg(&folder))
+        step::run(command.arg("pictures.mjs").arg(&folder))?;
+        top(stage, &folder)
     } else {
         step::start("driving the page");
         step::run(command.args(["--test", "--test-reporter=spec"]))

@@ -1,5 +1,7 @@
 //! A program in a terminal of its own: keys go in, and its screen is read as a person sees it.
 
+mod picture;
+
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::num::NonZero;
@@ -59,6 +61,23 @@ impl Terminal {
     /// # Errors
     /// There is no terminal to be had, or the program does not start.
     pub fn start(command: &mut Command, namespace: &Netns, rows: u16, columns: u16) -> Result<Self> {
+        Self::start_by(command, |command| namespace.spawn(command), rows, columns)
+    }
+
+    /// The same in the namespace that the calling thread is in.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_here(command: &mut Command, rows: u16, columns: u16) -> Result<Self> {
+        Self::start_by(command, |command| command.spawn().context("cannot start the program"), rows, columns)
+    }
+
+    fn start_by(
+        command: &mut Command,
+        spawn: impl FnOnce(&mut Command) -> Result<Child>,
+        rows: u16,
+        columns: u16,
+    ) -> Result<Self> {
         let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).context("no terminal")?;
         grantpt(&ours)?;
         unlockpt(&ours)?;
@@ -68,7 +87,7 @@ impl Terminal {
         command.stdin(Stdio::from(theirs.try_clone()?));
         command.stdout(Stdio::from(theirs.try_clone()?)).stderr(Stdio::from(theirs));
         command.env("TERM", "xterm-256color").process_group(0);
-        let child = namespace.spawn(command)?;
+        let child = spawn(command)?;
         let [high, wide] = [rows, columns].map(NonZero::new);
         let (high, wide) = high.zip(wide).context("a terminal without room")?;
         let parser = vt100::Parser::new_with_callbacks(high, wide, 0, Title::default());
@@ -98,6 +117,11 @@ impl Terminal {
     /// The screen's lines.
     pub fn screen(&self) -> String {
         self.screen.text()
+    }
+
+    /// The screen as a picture.
+    pub fn svg(&self) -> String {
+        picture::svg(self.screen.0.lock().unwrap_or_else(PoisonError::into_inner).screen())
     }
 
     /// The title that the program gave the window; empty: none.

@@ -1,6 +1,6 @@
 //! What others see of the run loop: health, metrics, the log's faults and the status document. Decides nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -19,11 +19,13 @@ use crate::proxy::{Proxy, Synced};
 use crate::settings::{ServiceMetrics, Settings, Source};
 use crate::state::objects::{Family, Ignored, ObjectName};
 use crate::status::{Drift, LastSync};
-use crate::traffic::Totals;
+use crate::traffic::{Port, Totals};
 use crate::watch::WatchStats;
 
 /// How often what stays wrong is reported to the Events, which decide what is posted of it.
 const REMIND: Duration = Duration::from_secs(10);
+/// Service ports, each in each family, that `/metrics` has series of at most.
+const MOST_SERIES: usize = 25_000;
 /// Of the loop's time, reading counters takes no more than one part in so many.
 const LOOKING_PART: u32 = 50;
 
@@ -61,6 +63,9 @@ pub struct Observer {
     /// When the counters were last read; the same for people, and how long it took.
     looked: Option<Instant>,
     read: Option<(Timestamp, Duration)>,
+    /// The service ports that `/metrics` has series of, and how many it has none of.
+    exported: HashSet<Port>,
+    left_out: usize,
     history: History,
     counts: Counts,
     kernel: String,
@@ -98,10 +103,12 @@ impl Observer {
             failures: 0,
             drift: Drift::default(),
             unrepaired: false,
-            service_metrics: settings.ebpf.service_metrics,
+            service_metrics: settings.datapath.service_metrics,
             traffic: Totals::default(),
             looked: None,
             read: None,
+            exported: HashSet::new(),
+            left_out: 0,
             history: History::default(),
             counts: Counts::default(),
             kernel: node::kernel_release(),
@@ -210,7 +217,7 @@ impl Observer {
     }
 
     /// The kernel was looked at; `report` tells what had to be mended, or that it took what it had refused.
-    pub fn checked<B: Backend>(&mut self, proxy: &Proxy<B>, report: Option<&Report>, took: Duration) {
+    pub fn checked<B: Backend>(&mut self, proxy: &mut Proxy<B>, report: Option<&Report>, took: Duration) {
         let now = Timestamp::now();
         self.drift.last_check = Some(now);
         self.drift.unrepaired = 0;
@@ -223,7 +230,7 @@ impl Observer {
             self.metrics.rows(map, *rows);
         }
         self.metrics.recounted(proxy.backend().recounted());
-        if self.service_metrics != ServiceMetrics::Off {
+        if self.service_metrics != ServiceMetrics::Off && proxy.counting().forgets {
             self.look(proxy);
         }
         self.count_objects(proxy);
@@ -247,9 +254,9 @@ impl Observer {
     }
 
     /// Reads the counters, unless that was a moment ago for what it costs, and has `/metrics` tell them.
-    pub fn look<B: Backend>(&mut self, proxy: &Proxy<B>) {
+    pub fn look<B: Backend>(&mut self, proxy: &mut Proxy<B>) {
         self.count_packets(proxy);
-        if !proxy.backend().counting().connections {
+        if !proxy.counting().connections {
             return;
         }
         let start = Instant::now();
@@ -257,19 +264,41 @@ impl Observer {
         if self.looked.is_some_and(|looked| start.saturating_duration_since(looked) < gap) {
             return;
         }
-        let targets = proxy.desired().targets();
-        let counts =
-            targets.map(|(_, target, _)| ((target.name.clone(), target.family), proxy.backend().counts_of(target)));
+        let counts = match proxy.look() {
+            Ok(counts) => counts,
+            Err(error) => return tracing::warn!(%error, "the counters of Services cannot be read"),
+        };
         let gone = self.traffic.look(start, counts);
         self.looked = Some(start);
         self.read = Some((Timestamp::now(), start.elapsed()));
         if self.service_metrics == ServiceMetrics::Off {
             return;
         }
-        gone.iter().for_each(|port| self.metrics.service_port_gone(port));
-        for (port, seen) in self.traffic.all() {
-            self.metrics.service_port(port, &seen.total, proxy.backend().counting());
+        for port in &gone {
+            if self.exported.remove(port) {
+                self.metrics.service_port_gone(port);
+            }
         }
+        let mut left_out = 0;
+        for (port, seen) in self.traffic.all() {
+            if self.exported.len() >= MOST_SERIES && !self.exported.contains(port) {
+                left_out += 1;
+                continue;
+            }
+            if !self.exported.contains(port) {
+                self.exported.insert(port.clone());
+            }
+            self.metrics.service_port(port, &seen.total, proxy.counting());
+        }
+        if left_out > 0 && std::mem::replace(&mut self.left_out, left_out) == 0 {
+            tracing::warn!(
+                left_out,
+                most = MOST_SERIES,
+                "/metrics has no series of some service ports: they are too many; /api/v1/services has all of them"
+            );
+        }
+        self.left_out = left_out;
+        self.metrics.service_ports_left_out(left_out);
     }
 
     fn count_objects<B: Backend>(&mut self, proxy: &Proxy<B>) {
@@ -355,14 +384,14 @@ impl Observer {
     }
 
     /// Everything as it is now.
-    pub fn snapshot<B: Backend>(&mut self, proxy: &Proxy<B>, settings: &Settings) -> Snapshot {
+    pub fn snapshot<B: Backend>(&mut self, proxy: &mut Proxy<B>, settings: &Settings) -> Snapshot {
         self.look(proxy);
         self.count_objects(proxy);
         self.watched().snapshot(proxy, settings)
     }
 
     /// One Service as it is now; `None`: there is none of this name.
-    pub fn service<B: Backend>(&mut self, proxy: &Proxy<B>, name: &ObjectName) -> Option<ServiceFacts> {
+    pub fn service<B: Backend>(&mut self, proxy: &mut Proxy<B>, name: &ObjectName) -> Option<ServiceFacts> {
         self.look(proxy);
         self.watched().service(proxy, name)
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Report};
+use crate::backend::{Backend, Counts, Report};
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::node_view::NodeView;
 use crate::desired::target::Frontend;
@@ -13,6 +13,7 @@ use crate::settings::{DetectLocal, Settings};
 use crate::state::event::{Event, Kind};
 use crate::state::objects::{Ignored, ObjectName, Protocol};
 use crate::state::{Changes, State};
+use crate::traffic::Counting;
 
 /// How long the first sync waits for our Node (its addresses and zone) after Services and EndpointSlices are there.
 pub const NODE_WAIT: Duration = Duration::from_secs(30);
@@ -133,6 +134,19 @@ impl<B: Backend> Proxy<B> {
     /// The kernel failed.
     pub fn check(&mut self) -> Result<Option<Report>, B::Error> {
         if self.synced { self.backend.check(&self.desired) } else { Ok(None) }
+    }
+
+    /// Reads the counters of every service port's endpoints. Blocks.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn look(&mut self) -> Result<Vec<Counts>, B::Error> {
+        self.backend.look(&self.desired)
+    }
+
+    /// Which of these numbers are counted.
+    pub fn counting(&self) -> Counting {
+        self.backend.counting(&self.desired)
     }
 
     /// Whether the last sync failed: what it should have done waits for the next.

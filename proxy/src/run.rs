@@ -33,7 +33,7 @@ use crate::observe::Observer;
 use crate::pacing::Pacing;
 use crate::proxy::{Proxy, Synced};
 use crate::settings::reload::Reload;
-use crate::settings::{BackendName, DetectLocal, Loaded, Settings, SettingsError, change};
+use crate::settings::{BackendName, DetectLocal, Loaded, ServiceMetrics, Settings, SettingsError, change};
 use crate::start::Begun;
 use crate::state::objects::Family;
 use crate::watch::{self, WatchStats};
@@ -90,6 +90,9 @@ async fn nftables(settings: Settings, reload: Option<Reload>, stop: Stop) -> any
     tracing::info!(node = %settings.node_name, nft = %version, "starting");
     let mut kernel = Netfilter::new(nft, Handle::current());
     block_in_place(|| kernel.read()).context("cannot read the kernel's tables")?;
+    if settings.datapath.service_metrics == ServiceMetrics::Full {
+        kernel.follow_connections().context("cannot follow connections, which --service-metrics full asks for")?;
+    }
     serve(settings, reload, stop, Reconciler::new(kernel)).await
 }
 
@@ -325,7 +328,7 @@ impl<B: Backend> Runner<B> {
         if glance && !self.proxy.has_failed() {
             let start = Instant::now();
             match self.proxy.check() {
-                Ok(repair) => self.observer.checked(&self.proxy, repair.as_ref(), start.elapsed()),
+                Ok(repair) => self.observer.checked(&mut self.proxy, repair.as_ref(), start.elapsed()),
                 Err(error) => self.observer.check_failed(&error),
             }
             if now - self.tried >= self.settings.sync_period {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::EndpointCount;
+use crate::backend::{Counts, EndpointCount};
 use crate::desired::target::ServicePortName;
 use crate::state::objects::Family;
 
@@ -45,6 +45,8 @@ pub struct Counting {
     pub active: bool,
     /// Packets and bytes.
     pub packets: bool,
+    /// What an endpoint that leaves got since the last look is lost: looks have to be regular.
+    pub forgets: bool,
 }
 
 /// What was seen of a service port in one family.
@@ -61,8 +63,7 @@ pub struct Seen {
 /// A rate is told only between looks that are no further apart.
 const RECENT: Duration = Duration::from_secs(30);
 
-/// Totals of all service ports since the process began to look. What an endpoint gets between the last look and its end
-/// is not in them.
+/// Totals of all service ports since the process began to look.
 #[derive(Debug, Default)]
 pub struct Totals {
     ports: HashMap<Port, Seen>,
@@ -71,18 +72,18 @@ pub struct Totals {
 
 impl Totals {
     /// Takes in what is counted at `at` of every service port. Those that are gone are given, and forgotten.
-    pub fn look(&mut self, at: Instant, now: impl Iterator<Item = (Port, Vec<EndpointCount>)>) -> Vec<Port> {
+    pub fn look(&mut self, at: Instant, now: impl IntoIterator<Item = Counts>) -> Vec<Port> {
         let since = self.looked.replace(at).map(|last| at.saturating_duration_since(last));
         let since = since.filter(|since| !since.is_zero() && *since <= RECENT);
         let mut before = std::mem::take(&mut self.ports);
-        for (port, mut counts) in now {
+        for Counts { port, here: mut counts, left } in now {
             counts.sort_unstable_by_key(|count| count.endpoint);
             let old = before.remove(&port);
             let first = old.is_none();
             let Seen { mut total, endpoints: seen, .. } = old.unwrap_or_default();
             total.active = 0;
             let connections = total.connections;
-            for count in &counts {
+            for count in counts.iter().chain(&left) {
                 let old =
                     seen.binary_search_by_key(&count.endpoint, |old| old.endpoint).ok().and_then(|at| seen.get(at));
                 // Less than before: it had gone, and has come again.
@@ -127,13 +128,31 @@ mod tests {
         EndpointCount { endpoint: endpoint.parse().unwrap(), opened, active, packets: opened * 10, bytes: opened * 100 }
     }
 
+    fn told(name: &str, here: Vec<EndpointCount>, left: Vec<EndpointCount>) -> Counts {
+        Counts { port: port(name), here, left }
+    }
+
+    #[test]
+    fn who_leaves_is_counted_to_the_end_and_begins_anew() {
+        let mut totals = Totals::default();
+        let (a, b) = ("10.0.0.1:80", "10.0.0.2:80");
+        let mut look = |here: Vec<EndpointCount>, left: Vec<EndpointCount>| {
+            totals.look(Instant::now(), [told("web", here, left)]);
+            let seen = totals.of(&port("web")).unwrap();
+            (seen.total.connections, seen.endpoints.len())
+        };
+        assert_eq!(look(vec![count(a, 5, 0), count(b, 7, 0)], vec![]), (12, 2));
+        assert_eq!(look(vec![count(a, 5, 0)], vec![count(b, 10, 0)]), (15, 1));
+        assert_eq!(look(vec![count(a, 5, 0), count(b, 12, 0)], vec![]), (27, 2), "all of it is new");
+    }
+
     #[test]
     fn totals_only_grow() {
         let mut totals = Totals::default();
         let (a, b) = ("10.0.0.1:80", "10.0.0.2:80");
         let start = Instant::now();
         let mut look = |counts: Vec<EndpointCount>| {
-            assert_eq!(totals.look(start, [(port("web"), counts)].into_iter()), []);
+            assert_eq!(totals.look(start, [told("web", counts, vec![])]), []);
             let total = totals.of(&port("web")).unwrap().total;
             assert_eq!((total.packets, total.bytes), (total.connections * 10, total.connections * 100));
             (total.connections, total.active)
@@ -142,7 +161,7 @@ mod tests {
         assert_eq!(look(vec![count(a, 6, 0)]), (13, 0), "an endpoint left");
         assert_eq!(look(vec![count(a, 6, 0), count(b, 1, 1)]), (14, 1), "and came again");
         assert_eq!(look(vec![count(a, 2, 0), count(b, 1, 1)]), (16, 1), "its row began anew");
-        assert_eq!(totals.look(start, [(port("other"), vec![])].into_iter()), [port("web")]);
+        assert_eq!(totals.look(start, [told("other", vec![], vec![])]), [port("web")]);
         assert_eq!(totals.all().count(), 1);
     }
 
@@ -152,7 +171,7 @@ mod tests {
         let start = Instant::now();
         let mut rate = |after: u64, opened: u64| {
             let counts = vec![count("10.0.0.1:80", opened, 0)];
-            totals.look(start + Duration::from_secs(after), [(port("web"), counts)].into_iter());
+            totals.look(start + Duration::from_secs(after), [told("web", counts, vec![])]);
             totals.of(&port("web")).unwrap().rate
         };
         assert_eq!(rate(0, 1_000), None);

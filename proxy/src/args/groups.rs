@@ -122,6 +122,11 @@ pub struct DatapathArgs {
     #[arg(long, value_name = "NAME")]
     pub scheduler: Option<String>,
 
+    /// What is counted of each Service: `connections`, new ones; `full`, packets, bytes and active connections too (with ebpf,
+    /// packets of those connections that packets are translated for); `off` [default: off]
+    #[arg(long, value_name = "off|connections|full")]
+    pub service_metrics: Option<String>,
+
     /// Slots of a table of the scheduler mh, a prime up to 65537: at least a hundred for each endpoint [default: 1009]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub maglev_table_size: Option<String>,
@@ -175,11 +180,6 @@ pub struct EbpfArgs {
     /// ports [default: 16384-29999]
     #[arg(long, value_name = "FIRST-LAST")]
     pub masquerade_ports: Option<String>,
-
-    /// What is counted of each service port, at /metrics: `connections`; `full`, packets and bytes too, of those connections
-    /// that packets are translated for; `off` [default: off]
-    #[arg(long, value_name = "off|connections|full")]
-    pub service_metrics: Option<String>,
 
     /// Rows that maps have room for: frontends, slots (endpoints of lists), backends (endpoints, once), addresses, devices,
     /// source_ranges, members, flows (two to four for a connection), affinity, sockets (translated and open) [default: room

@@ -13,10 +13,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::conntrack::{Cleaned, UdpService};
-use crate::desired::target::{Frontend, Target};
+use crate::desired::target::Frontend;
 use crate::desired::{Desired, Touched};
 use crate::state::objects::Ignored;
-use crate::traffic::Counting;
+use crate::traffic::{Counting, Port};
 
 /// Whether this build has the eBPF datapath: cargo's feature `ebpf`.
 pub const HAS_EBPF: bool = cfg!(feature = "ebpf");
@@ -48,6 +48,24 @@ pub struct RowChanges {
 
 /// The same by map; `chains` are those of nftables.
 pub type ChangesByMap = BTreeMap<&'static str, RowChanges>;
+
+impl EndpointCount {
+    /// Nothing yet.
+    pub fn none(endpoint: SocketAddr) -> Self {
+        Self { endpoint, opened: 0, active: 0, packets: 0, bytes: 0 }
+    }
+}
+
+/// What was counted of a service port in one family.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Counts {
+    /// The service port.
+    pub port: Port,
+    /// Its endpoints.
+    pub here: Vec<EndpointCount>,
+    /// Those that have left since the last look, with all that they got: they are not told again.
+    pub left: Vec<EndpointCount>,
+}
 
 /// A datapath that follows the wanted state.
 pub trait Backend {
@@ -90,13 +108,16 @@ pub trait Backend {
         Vec::new()
     }
 
-    /// What was counted of the endpoints of a service port, by address; empty where the datapath counts nothing.
-    fn counts_of(&self, _target: &Target) -> Vec<EndpointCount> {
-        Vec::new()
+    /// Reads the counters of every service port's endpoints, all at once; empty where the datapath counts nothing. Blocks.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn look(&mut self, _desired: &Desired) -> Result<Vec<Counts>, Self::Error> {
+        Ok(Vec::new())
     }
 
-    /// Which of the numbers of [`Backend::counts_of`] are counted.
-    fn counting(&self) -> Counting {
+    /// Which of the numbers of [`Backend::look`] are counted.
+    fn counting(&self, _desired: &Desired) -> Counting {
         Counting::default()
     }
 

@@ -254,6 +254,7 @@ pub const FIELDS: &[Field] = &[
         .ours("never")
         .warned("objects are watched and never replayed"),
     field("portRange", Text).warned("kube-proxy does not use it either"),
+    field("serviceMetrics", Text).flag("service-metrics").default("off").note("not a field of kube-proxy"),
     field("windowsRunAsService", Bool).default("false").warned(WINDOWS),
     field("ebpf.devices", Texts).flag("devices").note(EBPF_ONLY),
     field("ebpf.xdp", Text).flag("xdp").default("auto").note(EBPF_ONLY),
@@ -266,7 +267,6 @@ pub const FIELDS: &[Field] = &[
         .default("/sys/fs/bpf")
         .note("in the other modes, what mode `ebpf` left is looked for there"),
     field("ebpf.masqueradePorts", Text).flag("masquerade-ports").default("16384-29999").note(EBPF_ONLY),
-    field("ebpf.serviceMetrics", Text).flag("service-metrics").default("off").note(EBPF_ONLY),
     field("ebpf.bpfLogLevel", Text).flag("bpf-log-level").default("off").note(EBPF_ONLY),
     field("ebpf.mapSizes.frontends", ROWS).flag("map-sizes").default("65536").note(EBPF_ONLY),
     field("ebpf.mapSizes.slots", ROWS).flag("map-sizes").default("262144").note(EBPF_ONLY),

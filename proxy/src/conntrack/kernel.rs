@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::accounting::{Tracked, Way};
 use super::stale::{Entry, Tuple, UdpService, stale};
 use crate::backend::nftables::netlink::{
     Error,
     attribute::{Writer, attributes, find, value},
     kernel::NetfilterSocket,
 };
+use crate::state::objects::Protocol;
 
 // include/uapi/linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
 const CTNETLINK: u16 = 1 << 8;
@@ -15,6 +17,16 @@ const IPCTNL_MSG_CT_GET: u16 = CTNETLINK | 1;
 const IPCTNL_MSG_CT_DELETE: u16 = CTNETLINK | 2;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_PROTOINFO: u16 = 4;
+const CTA_PROTOINFO_TCP: u16 = 1;
+const CTA_PROTOINFO_TCP_STATE: u16 = 1;
+// enum tcp_conntrack
+const TCP_TIME_WAIT: u8 = 7;
+const TCP_CLOSE: u8 = 8;
+const CTA_COUNTERS_ORIG: u16 = 9;
+const CTA_COUNTERS_REPLY: u16 = 10;
+const CTA_COUNTERS_PACKETS: u16 = 1;
+const CTA_COUNTERS_BYTES: u16 = 2;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
@@ -31,6 +43,8 @@ const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
 // enum ctnetlink_filter flags of net/netfilter/nf_conntrack_netlink.c: compare the protocol alone.
 const CTA_FILTER_F_CTA_PROTO_NUM: u32 = 1 << 3;
+/// Every family.
+const UNSPEC: u8 = 0;
 /// Protocol numbers.
 pub const TCP: u8 = 6;
 /// Protocol numbers.
@@ -128,6 +142,20 @@ impl Conntrack {
         Ok((entries, dump.complete))
     }
 
+    /// The translated connections of both families, and whether the list is complete: see [`Conntrack::entries`].
+    ///
+    /// # Errors
+    /// The kernel refuses, or the socket fails.
+    pub fn tracked(&self) -> Result<(Vec<Tracked>, bool), Error> {
+        let dump = self.socket.dump("connection tracking", IPCTNL_MSG_CT_GET, UNSPEC, |_| {})?;
+        let mut all = Vec::new();
+        for message in dump.messages() {
+            let (_, body) = message?;
+            all.extend(read_tracked(body)?);
+        }
+        Ok((all, dump.complete))
+    }
+
     /// Deletes this entry, and no other that has taken its place; false where it is gone.
     ///
     /// # Errors
@@ -154,6 +182,47 @@ fn write_filter(writer: &mut Writer, of: u8) {
     writer.value(CTA_FILTER_ORIG_FLAGS, &CTA_FILTER_F_CTA_PROTO_NUM.to_ne_bytes());
     writer.value(CTA_FILTER_REPLY_FLAGS, &0u32.to_ne_bytes());
     writer.end(filter);
+}
+
+/// A connection with what it carried, if it is translated.
+pub(super) fn read_tracked(body: &[u8]) -> Result<Option<Tracked>, Error> {
+    let (mut tuples, mut id, mut over, mut packets, mut bytes) = ([None, None], 0, false, 0, 0);
+    let protocol =
+        find(body, CTA_TUPLE_ORIG)?.and_then(|tuple| find(tuple, CTA_TUPLE_PROTO).transpose()).transpose()?;
+    let Some(&[number]) = protocol.and_then(|protocol| find(protocol, CTA_PROTO_NUM).transpose()).transpose()? else {
+        return Ok(None);
+    };
+    let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+    let Some(protocol) = protocols.into_iter().find(|protocol| protocol.number() == number) else { return Ok(None) };
+    for attribute in attributes(body) {
+        let attribute = attribute?;
+        let inner = value(&attribute);
+        match attribute.kind() {
+            CTA_TUPLE_ORIG => tuples[0] = read_tuple(inner, number)?,
+            CTA_TUPLE_REPLY => tuples[1] = read_tuple(inner, number)?,
+            CTA_ID => id = inner.try_into().map(u32::from_be_bytes).unwrap_or_default(),
+            CTA_PROTOINFO => {
+                let state =
+                    find(inner, CTA_PROTOINFO_TCP)?.map(|tcp| find(tcp, CTA_PROTOINFO_TCP_STATE)).transpose()?;
+                over = state.flatten().is_some_and(|state| matches!(*state, [TCP_TIME_WAIT | TCP_CLOSE]));
+            }
+            CTA_COUNTERS_ORIG | CTA_COUNTERS_REPLY => {
+                let number = |kind| -> Result<u64, Error> {
+                    Ok(find(inner, kind)?.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes))
+                };
+                packets += number(CTA_COUNTERS_PACKETS)?;
+                bytes += number(CTA_COUNTERS_BYTES)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(match tuples {
+        [Some(original), Some(reply)] if original.destination != reply.source => {
+            let way = Way { protocol, to: original.destination, endpoint: reply.source };
+            Some(Tracked { id, way, over, packets, bytes })
+        }
+        _ => None,
+    })
 }
 
 /// An entry, if it is of this protocol.

@@ -4,6 +4,7 @@
 //! past the Service where it had no endpoint yet. Such entries are deleted after the rules of a change are in force
 //! (kube-proxy: pkg/proxy/conntrack/cleanup.go). TCP and SCTP recover by themselves and are never touched.
 
+pub mod accounting;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod kernel;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::scheduler::Schedule;
-use crate::settings::{DatapathSettings, DetectLocal, NodePortAddresses};
+use crate::settings::{DatapathSettings, DetectLocal, NodePortAddresses, ServiceMetrics};
 use crate::state::objects::{Family, Node};
 
 /// This node, resolved.
@@ -39,6 +39,8 @@ pub struct NodeView {
     pub counts_connections: bool,
     /// TCP ports of the node that this process itself serves: no node port takes them.
     pub own_ports: BTreeSet<u16>,
+    /// What is counted of each service port.
+    pub service_metrics: ServiceMetrics,
 }
 
 /// How a packet of a pod of this node is recognised (kube-proxy's local-traffic detector).
@@ -105,6 +107,7 @@ impl NodeView {
             schedule: settings.schedule,
             counts_connections: settings.counts_connections,
             own_ports: settings.own_ports.clone(),
+            service_metrics: settings.service_metrics,
         }
     }
 
@@ -117,6 +120,11 @@ impl NodeView {
             && (masquerade_all, masquerade_mark) == (&other.masquerade_all, &other.masquerade_mark)
             && (schedule, counts_connections) == (&other.schedule, &other.counts_connections)
             && *own_ports == other.own_ports
+    }
+
+    /// Whether something is counted of service ports.
+    pub fn counts(&self) -> bool {
+        self.service_metrics != ServiceMetrics::Off
     }
 
     /// Whether the node holds this address (`fib daddr type local`).

@@ -253,6 +253,7 @@ impl Snapshot {
             connections: traffic.counts_connections,
             active: traffic.counts_active,
             packets: traffic.counts_packets,
+            forgets: false,
         }
     }
 }

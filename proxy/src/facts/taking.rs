@@ -82,11 +82,11 @@ impl Watched<'_> {
         let targets = proxy.desired().targets_of(name).map(|(_, target, _)| &**target);
         let health = health(targets, faults.get(name));
         let seen = |target: &Target| self.seen(proxy, target);
-        super::service::service(proxy, name, health, ignored, proxy.backend().counting(), &seen)
+        super::service::service(proxy, name, health, ignored, proxy.counting(), &seen)
     }
 
     fn seen<B: Backend>(&self, proxy: &Proxy<B>, target: &Target) -> Option<&Seen> {
-        if !proxy.backend().counting().connections {
+        if !proxy.counting().connections {
             return None;
         }
         self.traffic.of(&(target.name.clone(), target.family))
@@ -147,7 +147,7 @@ impl Watched<'_> {
     }
 
     fn traffic<B: Backend>(&self, proxy: &Proxy<B>) -> TrafficSummary {
-        let counting = proxy.backend().counting();
+        let counting = proxy.counting();
         let start = (Total::default(), Some(0.0));
         let (total, rate) = self.traffic.all().fold(start, |(total, rate), (_, seen)| {
             // A port that is new has no rate yet: the others have.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::args::{CommonArgs, ServeArgs};
-use crate::backend::{Backend, EndpointCount, Report, RowChanges};
+use crate::backend::{Backend, Counts, EndpointCount, Report, RowChanges};
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::target::{Frontend, Target};
 use crate::desired::{Desired, Touched};
@@ -62,17 +62,22 @@ impl Backend for Counted {
         Ok(Cleaned::default())
     }
 
-    fn counting(&self) -> Counting {
-        Counting { connections: true, active: true, packets: false }
+    fn counting(&self, _: &Desired) -> Counting {
+        Counting { connections: true, active: true, ..Counting::default() }
     }
 
-    fn counts_of(&self, target: &Target) -> Vec<EndpointCount> {
+    fn look(&mut self, desired: &Desired) -> Result<Vec<Counts>, Self::Error> {
         let count = |endpoint: &std::net::SocketAddr| {
             let std::net::IpAddr::V4(ip) = endpoint.ip() else { unreachable!("only IPv4 here") };
             let opened = u64::from(ip.octets()[3]);
             EndpointCount { endpoint: *endpoint, opened, active: 1, packets: 0, bytes: 0 }
         };
-        target.endpoints.serving.iter().map(count).collect()
+        let of = |target: &Target| Counts {
+            port: (target.name.clone(), target.family),
+            here: target.endpoints.serving.iter().map(count).collect(),
+            left: Vec::new(),
+        };
+        Ok(desired.targets().map(|(_, target, _)| of(target)).collect())
     }
 }
 
@@ -116,7 +121,7 @@ impl Node {
     }
 
     fn snapshot(&mut self) -> Snapshot {
-        self.observer.snapshot(&self.proxy, &self.settings)
+        self.observer.snapshot(&mut self.proxy, &self.settings)
     }
 }
 
@@ -206,7 +211,7 @@ fn a_service_is_told_whole() {
         slice(1, &[(1, ready(true)), (2, ready(true)), (3, leaving), (4, json!({"ready": false, "serving": false}))]);
     let mut node = Node::with(&[web, endpoints]);
     let name = ObjectName::new("default", "web-1");
-    let facts = node.observer.service(&node.proxy, &name).unwrap();
+    let facts = node.observer.service(&mut node.proxy, &name).unwrap();
     assert_eq!((facts.kind.as_str(), facts.health.state), ("NodePort", HealthState::Degraded), "{facts:?}");
     assert_eq!((facts.policies.internal.as_str(), facts.policies.affinity_seconds), ("Local", Some(10_800)));
     let [port] = facts.ports.as_slice() else { panic!("{facts:?}") };
@@ -236,7 +241,7 @@ fn a_service_is_told_whole() {
     );
     assert_eq!((port.connections, port.active, port.packets), (Some(6), Some(3), None));
     assert_eq!(port.endpoints[1].share, Some(2.0 / 6.0));
-    assert_eq!(node.observer.service(&node.proxy, &ObjectName::new("default", "other")), None);
+    assert_eq!(node.observer.service(&mut node.proxy, &ObjectName::new("default", "other")), None);
 }
 
 #[test]
@@ -253,7 +258,7 @@ fn contested_and_empty_services_are_told_apart() {
     let [fault] = snapshot.ignored.items.as_slice() else { panic!("{:?}", snapshot.ignored) };
     assert_eq!((fault.name.as_str(), fault.reason.as_str()), ("web-2", "FrontendContested"));
     assert!(fault.why.contains("default/web-1") && fault.fix.contains("another address"), "{fault:?}");
-    let facts = node.observer.service(&node.proxy, &ObjectName::new("default", "web-2")).unwrap();
+    let facts = node.observer.service(&mut node.proxy, &ObjectName::new("default", "web-2")).unwrap();
     let contested = &facts.ports[0].frontends[1];
     assert_eq!((contested.state, contested.held_by.as_deref()), (FrontendState::Contested, Some("default/web-1:http")));
     assert_eq!(facts.ignored, snapshot.ignored.items);

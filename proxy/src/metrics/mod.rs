@@ -72,6 +72,7 @@ pub struct Metrics {
     service_active: Series<OfServicePort, Gauge>,
     service_packets: Series<OfServicePort, Counter>,
     service_bytes: Series<OfServicePort, Counter>,
+    service_left_out: Gauge,
     rows_written: Counter,
     sync_rows: Histogram,
     drift_repairs: Counter,
@@ -248,6 +249,11 @@ impl Metrics {
             set(&self.service_packets, total.packets);
             set(&self.service_bytes, total.bytes);
         }
+    }
+
+    /// So many service ports have no series, because they are too many.
+    pub fn service_ports_left_out(&self, ports: usize) {
+        self.service_left_out.set(gauge(ports));
     }
 
     /// A service port is there no more.

@@ -139,12 +139,17 @@ impl Metrics {
             service_packets: series(
                 &mut r,
                 "kubeferry_service_packets",
-                "Packets of a service port, both ways, of connections that packets are translated for (--service-metrics=full)",
+                "Packets of a service port, both ways; with eBPF of connections that packets are translated for (--service-metrics=full)",
             ),
             service_bytes: series(
                 &mut r,
                 "kubeferry_service_bytes",
                 "Bytes of a service port, both ways, from the IP header on, of such connections (--service-metrics=full)",
+            ),
+            service_left_out: series(
+                &mut r,
+                "kubeferry_service_ports_left_out",
+                "Service ports without series, because there are more than 25000 of them (--service-metrics)",
             ),
             rows_written: series(&mut r, "kubeferry_rows_written", "Rows written to or deleted from the kernel"),
             sync_rows: {

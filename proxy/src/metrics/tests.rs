@@ -161,7 +161,7 @@ fn the_page_for_operators_names_all_metrics() {
     metrics.service_port(
         &(name, Family::V4),
         &Total::default(),
-        Counting { connections: true, active: true, packets: true },
+        Counting { connections: true, active: true, packets: true, forgets: false },
     );
     let (_, types) = read(&metrics.text(Format::Prometheus));
     for (name, kind) in &types {

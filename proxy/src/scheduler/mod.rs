@@ -73,6 +73,11 @@ impl Scheduler {
         self.counts_connections() || matches!(self, Self::Wrr)
     }
 
+    /// Whether the endpoints of a service port take turns.
+    pub const fn takes_turns(self) -> bool {
+        matches!(self, Self::Rr | Self::Wrr)
+    }
+
     /// Whether it draws the slot from a hash of the packet's addresses.
     pub const fn hashes(self) -> bool {
         matches!(self, Self::Sh | Self::Dh | Self::Mh)

@@ -26,7 +26,8 @@ pub fn between(old: &Settings, new: &Settings) -> Change {
     let Settings { node, once: _, log, .. } = old;
     let NodeSettings { conntrack, oom_score_adj, init_only: _, cleanup: _, ipvs_excluded } = node;
     let DatapathSettings { detect_local, masquerade_all, masquerade_bit, node_port_addresses, .. } = datapath;
-    let DatapathSettings { bind_address, schedule, counts_connections: _, own_ports: _, .. } = datapath;
+    let DatapathSettings { bind_address, schedule, counts_connections: _, own_ports: _, service_metrics, .. } =
+        datapath;
     let theirs = &new.datapath;
     let detector = *detect_local != theirs.detect_local;
     // Its programs look at interfaces as they were told when they were attached.
@@ -47,6 +48,7 @@ pub fn between(old: &Settings, new: &Settings) -> Change {
     ];
     let restart = [
         ("mode", *backend != new.backend),
+        ("serviceMetrics", *service_metrics != theirs.service_metrics),
         ("ebpf", *backend == BackendName::Ebpf && *ebpf != new.ebpf),
         ("ebpf.bpffsRoot", *backend != BackendName::Ebpf && ebpf.bpffs_root != new.ebpf.bpffs_root),
         ("hostnameOverride", *node_name != new.node_name),

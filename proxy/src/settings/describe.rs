@@ -40,6 +40,7 @@ impl Settings {
         };
         add("nodePortAddresses", node_ports);
         add("scheduler", datapath.schedule.scheduler.to_string());
+        add("serviceMetrics", datapath.service_metrics.as_str().to_owned());
         add("maglevTableSize", datapath.schedule.table_size.to_string());
         if let Some(ip) = datapath.bind_address {
             add("bindAddress", ip.to_string());
@@ -57,7 +58,6 @@ impl Settings {
             }
             add("socketLB", ebpf.socket_lb.as_str().to_owned());
             add("endPodSockets", ebpf.end_pod_sockets.to_string());
-            add("serviceMetrics", ebpf.service_metrics.as_str().to_owned());
             add("bpffsRoot", ebpf.bpffs_root.display().to_string());
             add("masqueradePorts", format!("{}-{}", ebpf.masquerade_ports.0, ebpf.masquerade_ports.1));
             add("mapSizes", ebpf.map_sizes.to_string());

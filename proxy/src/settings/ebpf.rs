@@ -81,29 +81,6 @@ impl XdpMode {
     }
 }
 
-/// `--service-metrics`: what `/metrics` tells of each service port.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum ServiceMetrics {
-    /// Nothing.
-    #[default]
-    Off,
-    /// Connections.
-    Connections,
-    /// Packets and bytes as well, which costs every packet something.
-    Full,
-}
-
-impl ServiceMetrics {
-    /// As `--service-metrics` takes it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Connections => "connections",
-            Self::Full => "full",
-        }
-    }
-}
-
 /// `--bpf-log-level`: what the programs write about single connections. The values are those of their constant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
@@ -252,8 +229,6 @@ pub struct EbpfSettings {
     pub bpffs_root: PathBuf,
     /// The first and the last port of masqueraded connections.
     pub masquerade_ports: (u16, u16),
-    /// What is counted of each service port.
-    pub service_metrics: ServiceMetrics,
     /// Rows that each map has room for.
     pub map_sizes: MapSizes,
     /// What the programs write to the log.
@@ -271,7 +246,6 @@ impl Default for EbpfSettings {
             end_pod_sockets: false,
             bpffs_root: "/sys/fs/bpf".into(),
             masquerade_ports: (16_384, 29_999),
-            service_metrics: ServiceMetrics::Off,
             map_sizes: MapSizes::default(),
             log_level: BpfLogLevel::Off,
         }
@@ -289,7 +263,6 @@ pub(super) fn without_effect(args: &EbpfArgs) -> impl Iterator<Item = String> {
         ("--socket-lb", args.socket_lb.is_some()),
         ("--end-pod-sockets", args.end_pod_sockets.is_some()),
         ("--masquerade-ports", args.masquerade_ports.is_some()),
-        ("--service-metrics", args.service_metrics.is_some()),
         ("--bpf-log-level", args.bpf_log_level.is_some()),
         ("--map-sizes", args.map_sizes.is_some()),
     ];
@@ -332,13 +305,6 @@ pub(super) fn check(given: &Inputs<'_>, problems: &mut Vec<Problem>) -> EbpfSett
         match ports.filter(|(first, last): &(u16, u16)| *first > 0 && first <= last) {
             Some(ports) => settings.masquerade_ports = ports,
             None => wrong(&text, "must be a range of ports such as 16384-29999"),
-        }
-    }
-    if let Some(what) = given.text(args.service_metrics.as_ref(), "--service-metrics", "ebpf.serviceMetrics") {
-        let all = [ServiceMetrics::Off, ServiceMetrics::Connections, ServiceMetrics::Full];
-        match all.iter().find(|metrics| metrics.as_str() == what.value) {
-            Some(metrics) => settings.service_metrics = *metrics,
-            None => wrong(&what, "must be off, connections or full"),
         }
     }
     if let Some(level) = given.text(args.bpf_log_level.as_ref(), "--bpf-log-level", "ebpf.bpfLogLevel") {

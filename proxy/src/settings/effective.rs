@@ -110,7 +110,7 @@ fn in_force(settings: &Settings, path: &str) -> Option<Json> {
         "ebpf.endPodSockets" => json!(ebpf.end_pod_sockets),
         "ebpf.bpffsRoot" => json!(ebpf.bpffs_root),
         "ebpf.masqueradePorts" => json!(format!("{}-{}", ebpf.masquerade_ports.0, ebpf.masquerade_ports.1)),
-        "ebpf.serviceMetrics" => json!(ebpf.service_metrics.as_str()),
+        "serviceMetrics" => json!(datapath.service_metrics.as_str()),
         "ebpf.bpfLogLevel" => json!(ebpf.log_level.as_str()),
         _ => {
             let map = path.strip_prefix("ebpf.mapSizes.")?;

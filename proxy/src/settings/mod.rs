@@ -11,6 +11,7 @@ mod node;
 mod precedence;
 pub mod reload;
 mod scheduler;
+mod service_metrics;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,9 +23,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use check::filter_of_verbosity;
-pub use ebpf::{BackendName, BpfLogLevel, EbpfSettings, MapSizes, ServiceMetrics, SocketLb, XdpMode};
+pub use ebpf::{BackendName, BpfLogLevel, EbpfSettings, MapSizes, SocketLb, XdpMode};
 pub use mode::ProxyMode;
 pub use node::{ConntrackSettings, NodeSettings};
+pub use service_metrics::ServiceMetrics;
 
 use crate::args::{CommonArgs, ServeArgs};
 use crate::config::{self, Problem, ProxyConfig};
@@ -129,6 +131,8 @@ pub struct DatapathSettings {
     pub counts_connections: bool,
     /// The ports of `/healthz` and `/metrics`.
     pub own_ports: BTreeSet<u16>,
+    /// What is counted of each service port.
+    pub service_metrics: ServiceMetrics,
 }
 
 impl Default for DatapathSettings {
@@ -142,6 +146,7 @@ impl Default for DatapathSettings {
             schedule: Schedule::default(),
             counts_connections: false,
             own_ports: BTreeSet::new(),
+            service_metrics: ServiceMetrics::Off,
         }
     }
 }

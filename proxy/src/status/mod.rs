@@ -55,7 +55,9 @@ pub struct Status {
     pub drift: Drift,
     /// The Services that are served.
     pub services: Vec<ServiceStatus>,
-    /// What is left out, and why.
+    /// Whether connections that have not ended are counted: where not, `active` is 0.
+    pub counts_active: bool,
+    /// What is left out, and why; 1,000 at most.
     pub ignored: Vec<IgnoredStatus>,
     /// The settings in force, by name.
     pub settings: BTreeMap<String, String>,
@@ -199,6 +201,7 @@ impl From<&Snapshot> for Status {
             datapath: node.datapath.clone(),
             drift: node.drift.clone(),
             services: snapshot.services.iter().map(ServiceStatus::from).collect(),
+            counts_active: node.traffic.counts_active,
             ignored: ignored.map(|one| IgnoredStatus { what: one.what.clone(), why: one.why.clone() }).collect(),
             settings: node.settings.clone(),
         }

@@ -114,7 +114,7 @@ fn endpoints(out: &mut String, status: &Status) {
         let name = if port.name.is_empty() { String::new() } else { format!(":{}", port.name) };
         table.push([
             endpoint.address.clone(),
-            endpoint.active.to_string(),
+            if status.counts_active { endpoint.active.to_string() } else { "-".to_owned() },
             endpoint.connections.to_string(),
             format!("{:.1} %", endpoint.share * 100.0),
             port.scheduler.clone(),

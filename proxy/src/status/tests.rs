@@ -50,6 +50,7 @@ pub(crate) fn example() -> Status {
                 ports: vec![port("dns", &["10.96.0.10:53"], 2)],
             },
         ],
+        counts_active: true,
         ignored: vec![IgnoredStatus { what: "Service default/bad".into(), why: "port 0".into() }],
         settings: [("clusterCIDR".to_owned(), "10.244.0.0/16".to_owned())].into(),
     }

@@ -26,7 +26,7 @@ pub struct Proxy<'a> {
     pub node: &'a Namespace,
     pub home: &'a Path,
     pub datapath: &'a Datapath,
-    /// With eBPF, flags that say which hooks it uses.
+    /// Further flags: with eBPF which hooks it uses, what is counted.
     pub hooks: &'a [&'static str],
 }
 
@@ -104,8 +104,9 @@ impl Proxy<'_> {
                 ("slots", slots.max(262_144)),
             ];
             let sizes = sizes.map(|(map, rows)| format!("{map}={rows}")).join(",");
-            command.args(["--map-sizes", &sizes]).args(self.hooks);
+            command.args(["--map-sizes", &sizes]);
         }
+        command.args(self.hooks);
         command
     }
 }

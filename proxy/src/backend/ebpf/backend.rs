@@ -1,18 +1,16 @@
 //! What the rest of the program sees of the eBPF datapath.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-
-use kubeferry_ebpf_common::{Backend as Counted, Slot};
 
 use super::error::EbpfError;
 use super::following::Following;
 use super::reconciler::Ebpf;
+use super::retired::Told;
 use super::rows::service_number;
 use super::sweep::{self, Sweeper};
 use super::{ports, sock_diag, takeover, text};
-use crate::backend::{Backend, EndpointCount, Report};
+use crate::backend::{Backend, Counts, Report};
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::target::{Frontend, Target};
 use crate::desired::{Desired, Touched};
@@ -60,7 +58,11 @@ impl Backend for Ebpf {
             self.counts.insert("flows", sweeper.entries());
         }
         if let Some(following) = &mut self.following
-            && following.release(self.maps.fence.ended(), |row| self.maps.backends.get(row).active == 0)
+            && following.release(
+                self.maps.fence.ended(),
+                |row| self.maps.backends.get(row).active == 0,
+                &mut |owner, row| self.retired.add(owner, &self.maps.backends.get(row)),
+            )
         {
             self.counts.extend(following.counts());
         }
@@ -165,22 +167,29 @@ impl Backend for Ebpf {
         facts
     }
 
-    fn counts_of(&self, target: &Target) -> Vec<EndpointCount> {
-        let Some(following) = &self.following else { return Vec::new() };
-        let number = service_number(&target.name, target.family);
-        let Some(service) = following.in_force.services.get(&number) else { return Vec::new() };
-        let slots = service.lists.iter().flat_map(|(_, list)| list);
-        let endpoint = |slot: &Slot| SocketAddr::new(slot.address.into(), u16::from_be(slot.port));
-        let rows: BTreeMap<SocketAddr, u32> = slots.map(|slot| (endpoint(slot), slot.backend)).collect();
-        let count = |(endpoint, row)| {
-            let Counted { opened, active, packets, bytes } = self.maps.backends.get(row);
-            EndpointCount { endpoint, opened, active, packets, bytes }
+    fn look(&mut self, desired: &Desired) -> Result<Vec<Counts>, EbpfError> {
+        let targets = || desired.targets().map(|(_, target, _)| &**target);
+        let Some(following) = &self.following else {
+            // Who has which row is not known until the next sync.
+            return if targets().next().is_none() { Ok(Vec::new()) } else { Err(EbpfError::Unread) };
         };
-        rows.into_iter().map(count).collect()
+        let services = targets().map(|target| {
+            let number = service_number(&target.name, target.family);
+            let service = following.in_force.services.get(&number);
+            let slots = service.into_iter().flat_map(|service| &service.lists).flat_map(|(_, list)| list);
+            (number, slots.map(|slot| ((number, slot.address, slot.port), slot.backend)).collect())
+        });
+        let told = self.retired.look(services, &following.in_force.numbers, |row| self.maps.backends.get(row));
+        let counts = |(target, Told { here, left }): (&Target, Told)| Counts {
+            port: (target.name.clone(), target.family),
+            here,
+            left,
+        };
+        Ok(targets().zip(told).map(counts).collect())
     }
 
-    fn counting(&self) -> Counting {
-        Counting { connections: true, active: true, packets: self.fixed.count_packets }
+    fn counting(&self, _: &Desired) -> Counting {
+        Counting { connections: true, active: true, packets: self.fixed.count_packets, forgets: true }
     }
 
     fn costs(&self, desired: &Desired) -> Vec<(String, String)> {

@@ -66,12 +66,12 @@ impl Counters {
             .collect()
     }
 
-    /// Lets a row begin anew. Who is active stays: an endpoint that comes again finds its connections.
-    pub fn reset(&self, row: u32) {
+    /// Lets a row begin anew, and gives what it said. Who is active stays: an endpoint that comes again finds its connections.
+    pub fn reset(&self, row: u32) -> Backend {
         self.anew().insert(row);
-        if let Some([opened, _, packets, bytes]) = self.row(row) {
-            [opened, packets, bytes].iter().for_each(|field| field.store(0, Ordering::Relaxed));
-        }
+        let Some([opened, active, packets, bytes]) = self.row(row) else { return Backend::default() };
+        let [opened, packets, bytes] = [opened, packets, bytes].map(|field| field.swap(0, Ordering::Relaxed));
+        Backend { opened, active: active.load(Ordering::Relaxed), packets, bytes }
     }
 
     /// The rows that began anew since this was last called.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kubeferry_ebpf_common::config::address_is;
 use kubeferry_ebpf_common::{Address, Config, Frontend, FrontendKey, Member, MemberKey, Slot};
 
-use super::numbers::Numbers;
+use super::numbers::{Numbers, Owner};
 use super::rows::{FrontendRow, Range, ServiceRows, Wanted};
 use super::slots::Slots;
 use crate::backend::{ChangesByMap, RowChanges};
@@ -202,10 +202,10 @@ impl InForce {
     }
 
     /// Frees the slots and rows of `backends` that no program can be about to read: those that began before `ended`, in
-    /// nanoseconds since boot, have ended. Rows also have to be idle.
-    pub fn release(&mut self, ended: u64, is_idle: impl Fn(u32) -> bool) {
+    /// nanoseconds since boot, have ended. Rows also have to be idle. Gives the rows whose endpoints are known.
+    pub fn release(&mut self, ended: u64, is_idle: impl Fn(u32) -> bool) -> Vec<(Owner, u32)> {
         self.slots.release(ended);
-        self.numbers.release(ended, is_idle);
+        self.numbers.release(ended, is_idle)
     }
 
     /// Whether something waits to be free.

@@ -37,6 +37,9 @@ pub enum EbpfError {
         /// The kernel's error.
         source: io::Error,
     },
+    /// A write has failed, and the maps were not read since.
+    #[error("which rows are in the maps is not known until the next sync")]
+    Unread,
     /// A program cannot be attached.
     #[error("cannot attach {program} to {target}: {why}")]
     Attach {

@@ -8,6 +8,7 @@ use kubeferry_ebpf_common::config::{MAX_SERVICE_CIDRS, address_is};
 use kubeferry_ebpf_common::{Address, FrontendKey};
 
 use super::diff::{InForce, Refused, Room, Service, Writes};
+use super::numbers::Owner;
 use super::rows::{self, Fixed, Wanted};
 use crate::desired::target::Frontend;
 use crate::desired::{Desired, Touched};
@@ -159,11 +160,11 @@ impl Following {
     }
 
     /// Frees what was given back and no program can be about to read, those that began before `ended` having ended
-    /// ([`InForce::release`]); whether that was anything.
-    pub fn release(&mut self, ended: u64, is_idle: impl Fn(u32) -> bool) -> bool {
+    /// ([`InForce::release`]); whether that was anything. `freed` is told of rows of `backends` whose endpoints are known.
+    pub fn release(&mut self, ended: u64, is_idle: impl Fn(u32) -> bool, freed: &mut dyn FnMut(Owner, u32)) -> bool {
         let used = |in_force: &InForce| (in_force.slots.used(), in_force.numbers.used());
         let before = used(&self.in_force);
-        self.in_force.release(ended, is_idle);
+        self.in_force.release(ended, is_idle).into_iter().for_each(|(owner, row)| freed(owner, row));
         before != used(&self.in_force)
     }
 

@@ -148,15 +148,15 @@ impl Maps {
         Ok(found.in_force(&self.room, bpf::now()))
     }
 
-    /// Makes the writes, in their order.
+    /// Makes the writes, in their order. `anew` is told what rows of `backends` had counted that begin anew.
     ///
     /// # Errors
     /// The first that the kernel refuses; those before it are made.
-    pub fn write(&self, writes: &Writes) -> Result<(), EbpfError> {
-        writes.phases().iter().try_for_each(|phase| self.write_phase(phase))
+    pub fn write(&self, writes: &Writes, anew: &mut dyn FnMut(u32, Backend)) -> Result<(), EbpfError> {
+        writes.phases().iter().try_for_each(|phase| self.write_phase(phase, anew))
     }
 
-    fn write_phase(&self, phase: &Phase<'_>) -> Result<(), EbpfError> {
+    fn write_phase(&self, phase: &Phase<'_>, anew: &mut dyn FnMut(u32, Backend)) -> Result<(), EbpfError> {
         match *phase {
             Phase::Addresses(rows) => {
                 let gone: Vec<_> = rows.iter().filter(|(_, bits)| **bits == 0).map(|(address, _)| *address).collect();
@@ -165,7 +165,7 @@ impl Maps {
                 result.map_err(EbpfError::map("addresses"))
             }
             Phase::Fresh(rows) => {
-                rows.iter().for_each(|row| self.backends.reset(*row));
+                rows.iter().for_each(|row| anew(*row, self.backends.reset(*row)));
                 Ok(())
             }
             Phase::Slots(rows) => self.slots.put(&pairs(rows)).map_err(EbpfError::map("slots")),

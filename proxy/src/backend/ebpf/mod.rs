@@ -33,6 +33,7 @@ pub mod ports;
 pub mod preview;
 pub mod reconciler;
 pub mod recount;
+pub mod retired;
 pub mod rows;
 pub mod slots;
 pub mod sock_diag;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kubeferry_ebpf_common::Address;
 
+use super::retired;
 use super::slots::UNWRITTEN;
 
 /// A service port and an endpoint of it.
@@ -65,25 +66,39 @@ impl Numbers {
         }
     }
 
+    /// The endpoints of a service port that have given their rows back and may still be counted there.
+    pub fn waiting_of(&self, service: u64) -> impl Iterator<Item = (Owner, u32)> {
+        retired::of(&self.owners, service).map(|(owner, row)| (*owner, *row))
+    }
+
+    /// Whose a row is that waits.
+    pub fn owner(&self, row: u32) -> Option<Owner> {
+        self.waiting.get(&row)?.1
+    }
+
     /// The writes are made: from `now` on, in nanoseconds since boot, nothing leads to what was given back.
     pub fn written(&mut self, now: u64) {
         self.waiting.values_mut().filter(|(since, _)| *since == UNWRITTEN).for_each(|(since, _)| *since = now);
     }
 
     /// Frees what no program can be about to count at, those that began before `ended` having ended, and what counts no
-    /// connection. `ended` in nanoseconds since boot.
-    pub fn release(&mut self, ended: u64, is_idle: impl Fn(u32) -> bool) {
+    /// connection. `ended` in nanoseconds since boot. Gives those of them whose owners are known: nothing is counted there any
+    /// more.
+    pub fn release(&mut self, ended: u64, is_idle: impl Fn(u32) -> bool) -> Vec<(Owner, u32)> {
         let (free, owners) = (&mut self.free, &mut self.owners);
+        let mut freed = Vec::new();
         self.waiting.retain(|row, (since, owner)| {
             let done = *since < ended && is_idle(*row);
             if done {
                 free.push(*row);
                 if let Some(owner) = owner.filter(|owner| owners.get(owner) == Some(row)) {
                     owners.remove(&owner);
+                    freed.push((owner, *row));
                 }
             }
             !done
         });
+        freed
     }
 
     /// Whether something waits to be free.

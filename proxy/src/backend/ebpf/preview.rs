@@ -17,7 +17,7 @@ fn fixed(settings: &Settings, host_netns: u64) -> Fixed {
         host_netns,
         masquerade_ports: settings.ebpf.masquerade_ports,
         socket_lb: settings.ebpf.socket_lb,
-        count_packets: settings.ebpf.service_metrics == ServiceMetrics::Full,
+        count_packets: settings.datapath.service_metrics == ServiceMetrics::Full,
         established_elsewhere: false,
     }
 }

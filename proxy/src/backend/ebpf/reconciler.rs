@@ -20,6 +20,7 @@ use super::load::{Folder, load};
 use super::parting::Parting;
 use super::pins::Pins;
 use super::ports;
+use super::retired::Retired;
 use super::rows::Fixed;
 use super::sock_diag;
 use super::sockets::{self, Sockets};
@@ -51,6 +52,7 @@ pub struct Ebpf {
     /// `None`: to be read.
     pub(super) following: Option<Following>,
     pub(super) pending: Touched,
+    pub(super) retired: Retired,
     /// Masquerade ports that the node's own sockets take.
     pub(super) overlap: Option<(u16, u16)>,
     /// Node ports in force.
@@ -116,11 +118,12 @@ impl Ebpf {
                 host_netns,
                 masquerade_ports: ebpf.masquerade_ports,
                 socket_lb: ebpf.socket_lb,
-                count_packets: ebpf.service_metrics == ServiceMetrics::Full,
+                count_packets: settings.datapath.service_metrics == ServiceMetrics::Full,
                 established_elsewhere: false,
             },
             following: None,
             pending: Touched::default(),
+            retired: Retired::new(settings.datapath.service_metrics != ServiceMetrics::Off),
             overlap: port_overlap(ebpf.masquerade_ports),
             node_ports: BTreeSet::new(),
             counts: BTreeMap::new(),
@@ -170,18 +173,25 @@ impl Ebpf {
         step: &dyn Fn(&mut Following, u64) -> Writes,
     ) -> Result<Report, EbpfError> {
         let is_idle = |row| self.maps.backends.get(row).active == 0;
-        following.in_force.release(self.maps.fence.ended(), is_idle);
+        let mut freed = following.in_force.release(self.maps.fence.ended(), is_idle);
         let (in_force, room) = (&following.in_force, self.maps.room());
         let used = [(in_force.slots.used() as usize, room.slots), (in_force.numbers.used(), room.backends)];
         let may_be_short = in_force.waits() && used.iter().any(|(used, room)| *used > room / 2);
         let before = may_be_short.then(|| following.clone());
         let mut writes = step(&mut following, bpf::now());
         if let Some(mut before) = before.filter(|_| !following.refused.is_empty()) {
-            before.in_force.release(self.wait()?, is_idle);
+            freed.extend(before.in_force.release(self.wait()?, is_idle));
             following = before;
             writes = step(&mut following, bpf::now());
         }
-        self.maps.write(&writes)?;
+        // Before some of them begin anew for others.
+        freed.into_iter().for_each(|(owner, row)| self.retired.add(owner, &self.maps.backends.get(row)));
+        let (numbers, retired) = (&following.in_force.numbers, &mut self.retired);
+        self.maps.write(&writes, &mut |row, counted| {
+            if let Some(owner) = numbers.owner(row) {
+                retired.add(owner, &counted);
+            }
+        })?;
         following.in_force.written(bpf::now());
         if !writes.is_empty() || self.counts.is_empty() {
             self.node_ports = following.node_ports();

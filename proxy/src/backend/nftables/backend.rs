@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use super::costs;
 use super::kernel::{Kernel, KernelError};
 use super::reconciler::{Reconciler, Report};
-use crate::backend::Backend;
+use crate::backend::{Backend, Counts};
 use crate::conntrack::{self, Cleaned, UdpService};
 use crate::desired::target::Frontend;
 use crate::desired::{Desired, Touched};
+use crate::settings::ServiceMetrics;
 use crate::state::objects::Ignored;
+use crate::traffic::Counting;
 
 impl<K: Kernel> Backend for Reconciler<K> {
     type Error = KernelError;
@@ -35,6 +37,16 @@ impl<K: Kernel> Backend for Reconciler<K> {
             .map(|text| ("mh".to_owned(), text))
             .into_iter()
             .collect()
+    }
+
+    fn counting(&self, desired: &Desired) -> Counting {
+        let level = desired.node().service_metrics;
+        let full = level == ServiceMetrics::Full;
+        Counting { connections: level != ServiceMetrics::Off, active: full, packets: full, forgets: false }
+    }
+
+    fn look(&mut self, desired: &Desired) -> Result<Vec<Counts>, KernelError> {
+        if desired.node().counts() { Self::look(self, desired) } else { Ok(Vec::new()) }
     }
 
     fn refused(&self) -> Vec<Ignored> {

@@ -16,6 +16,10 @@ use super::rule::{Field, Rule};
 /// The first slot of the Local list in a frontend's endpoint rows; the Cluster list starts at 0.
 pub const LOCAL_OFFSET: u32 = 1 << 24;
 
+/// The first slot of the rows by which known clients of a service port with ClientIP affinity are counted, in the order of the
+/// endpoints; for the Local list behind [`LOCAL_OFFSET`], as all of its slots are.
+pub const KNOWN_OFFSET: u32 = 1 << 23;
+
 /// Which of a frontend's two lists.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum List {
@@ -204,7 +208,7 @@ impl Chain {
             Self::Refuse | Self::Discard | Self::Ranged(_) => return None,
             Self::Pick(keyed, choice) => match &choice.sticky {
                 None => vec![Rule::new().pick(*keyed, choice)],
-                Some(sticky) => sticky_rules(*keyed, choice, sticky),
+                Some(sticky) => sticky_rules(*keyed, choice, sticky, node.counts()),
             },
             Self::Internal(keyed, choice) => {
                 let mark = internal_mark(keyed.family, node);
@@ -237,13 +241,20 @@ impl Chain {
     }
 }
 
-fn sticky_rules(keyed: Keyed, choice: &Choice, sticky: &Sticky) -> Vec<Rule> {
-    let known = |(endpoint, number): &(SocketAddr, u32)| {
-        Rule::new().known_client(keyed.family, sticky.protocol, *number).dnat(*endpoint)
+fn sticky_rules(keyed: Keyed, choice: &Choice, sticky: &Sticky, counts: bool) -> Vec<Rule> {
+    let known = |((endpoint, number), slot): (&(SocketAddr, u32), u32)| {
+        let rule = Rule::new().known_client(keyed.family, sticky.protocol, *number);
+        // A row is a counter; without one, the address stands in the rule.
+        if counts { rule.pick_slot(keyed, choice.draw, known_slot(choice.list, slot)) } else { rule.dnat(*endpoint) }
     };
     let rest = Choice { sticky: None, ..choice.clone() };
     let rest = Rule::new().goto(&Chain::pick(keyed, rest).to_string());
-    sticky.endpoints.iter().map(known).chain([rest]).collect()
+    sticky.endpoints.iter().zip(0..).map(known).chain([rest]).collect()
+}
+
+/// The slot of the row that counts the known clients of a list's endpoint, by its place in the list.
+fn known_slot(list: List, place: u32) -> u32 {
+    KNOWN_OFFSET + place + if list == List::Cluster { 0 } else { LOCAL_OFFSET }
 }
 
 /// The rule that marks ClusterIP traffic for masquerading, if any is to be.

@@ -10,7 +10,7 @@ use crate::scheduler::slots::slots;
 use crate::scheduler::{HashKey, Scheduler};
 use crate::state::objects::{Family, Protocol};
 
-use super::chains::{Chain, LOCAL_OFFSET, List};
+use super::chains::{Chain, KNOWN_OFFSET, LOCAL_OFFSET, List};
 use super::rows::{Key, Part, Rows, Value};
 
 /// How a pick chain draws a slot.
@@ -135,7 +135,7 @@ impl Drawn {
         if by_slot.iter().all(|endpoint| Some(endpoint) == by_slot.first()) {
             by_slot.truncate(1);
         }
-        if by_slot.is_empty() || by_slot.len() >= LOCAL_OFFSET as usize {
+        if by_slot.is_empty() || by_slot.len() >= KNOWN_OFFSET as usize {
             return None;
         }
         let draw = match target.schedule.scheduler {

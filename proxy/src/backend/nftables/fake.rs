@@ -12,7 +12,7 @@ use crate::state::objects::{Family, Protocol};
 use super::chains::{Chain, fnv1a};
 use super::diff::Change;
 use super::draw::Turn;
-use super::kernel::{ChainDigest, Found, Kernel, KernelError};
+use super::kernel::{ChainDigest, Found, Kernel, KernelError, RowCount};
 use super::maps::{self, MAPS};
 use super::netlink::Error;
 use super::nft::NftError;
@@ -80,6 +80,8 @@ pub(super) struct Fake {
     pub log: Vec<Change>,
     /// The numbers of endpoints whose clients were forgotten.
     pub forgotten: BTreeSet<u32>,
+    /// What rows have counted.
+    pub counts: BTreeMap<Key, u64>,
     /// What a real kernel would have refused, and no fault asked for.
     pub complaints: Vec<String>,
 }
@@ -141,6 +143,12 @@ impl Fake {
     fn lost() -> KernelError {
         Error::Unanswered { bytes: 0 }.into()
     }
+}
+
+/// What a row of an endpoint has counted.
+fn counted(key: &Key, value: &Value, connections: Option<u64>) -> Option<RowCount> {
+    let Value::Endpoint(endpoint) = value else { return None };
+    Some(RowCount { key: *key, endpoint: *endpoint, connections: connections.unwrap_or_default() })
 }
 
 /// The rules of a dynamic chain as text.
@@ -239,16 +247,18 @@ impl Kernel for Fake {
             let dynamic = table.chains.iter_mut().filter(|(name, _)| Chain::is_dynamic(name));
             dynamic.flat_map(|(_, rules)| rules).for_each(|rule| rule.push_str(" in other words"));
         }
+        self.counts.clear();
         self.generation = self.generation.wrapping_add(1);
         table.number = self.generation.into();
         self.table = Some(table);
         Ok(())
     }
 
-    fn commit(&mut self, changes: &[Change], chains: &Chains, node: &NodeView) -> Result<(), KernelError> {
+    fn commit(&mut self, changes: &[Change], chains: &Chains, node: &NodeView) -> Result<Vec<RowCount>, KernelError> {
         if changes.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
+        let (mut counts, mut taken) = (self.counts.clone(), Vec::new());
         if self.faults.commits > 0 {
             self.faults.commits -= 1;
             return Err(KernelError::Refused { change: None, message: "asked for".into() });
@@ -274,6 +284,7 @@ impl Kernel for Fake {
                         .or(twice.then(|| format!("{name} is there, or not")))
                 }
                 Change::Delete(key, value) => {
+                    taken.extend(counted(key, value, counts.remove(key)));
                     (table.rows.remove(key).as_ref() != Some(value)).then(|| format!("{key:?} is not there"))
                 }
                 Change::Add(key, value) => match value {
@@ -286,13 +297,19 @@ impl Kernel for Fake {
             }
         }
         self.table = Some(table);
+        self.counts = counts;
         self.generation = self.generation.wrapping_add(1);
         self.log.extend_from_slice(changes);
         if self.faults.answers > 0 {
             self.faults.answers -= 1;
             return Err(Self::lost());
         }
-        Ok(())
+        Ok(taken)
+    }
+
+    fn counters(&mut self) -> Result<Vec<RowCount>, KernelError> {
+        let rows = self.rows();
+        Ok(rows.iter().filter_map(|(key, value)| counted(key, value, self.counts.get(key).copied())).collect())
     }
 
     fn delete_chains(&mut self, names: &[Arc<str>]) -> Result<(), KernelError> {

@@ -1,19 +1,22 @@
 //! The kernel as the reconciler sees it: a table with a comment, chains and rows. IO only; nothing is decided here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::conntrack::accounting::{Accounting, Carried, Way};
 use crate::desired::node_view::NodeView;
 use crate::state::objects::Family;
 
 use super::diff::Change;
-use super::maps::{self, MAPS};
+use super::maps::{self, COUNTED, MAPS};
 use super::netlink::{CommitError, Connection, Data, Element, Error, Op};
 use super::nft::{Nft, NftError};
-use super::rows::{Chains, Key, Rows, Value};
+use super::rows::{Chains, Key, Part, Rows, Value};
 use super::rule::Rule;
 use super::seal::Structure;
 use super::skeleton::TABLE;
+use super::taking::Taking;
 
 pub use super::netlink::Chain as ChainDigest;
 
@@ -34,6 +37,17 @@ pub struct Found {
     pub rows: Rows,
     /// How many rows no version of us would write.
     pub strange: usize,
+}
+
+/// What a row of an endpoint has counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RowCount {
+    /// The row.
+    pub key: Key,
+    /// The endpoint that it gives.
+    pub endpoint: SocketAddr,
+    /// First packets of connections.
+    pub connections: u64,
 }
 
 /// Why a transaction is not in force.
@@ -100,11 +114,26 @@ pub trait Kernel {
     /// `nft` is missing, refuses or hangs.
     fn load(&mut self, script: &str) -> Result<(), KernelError>;
 
-    /// Applies changes in one transaction. `chains` has the content of every chain to be added.
+    /// Applies changes in one transaction. `chains` has the content of every chain to be added. Gives what deleted rows of
+    /// endpoints had counted, where they count.
     ///
     /// # Errors
     /// [`KernelError::Refused`] with the change that is to blame where it is known.
-    fn commit(&mut self, changes: &[Change], chains: &Chains, node: &NodeView) -> Result<(), KernelError>;
+    fn commit(&mut self, changes: &[Change], chains: &Chains, node: &NodeView) -> Result<Vec<RowCount>, KernelError>;
+
+    /// What every row of an endpoint has counted; none where they do not count, or there is no table.
+    ///
+    /// # Errors
+    /// The socket fails.
+    fn counters(&mut self) -> Result<Vec<RowCount>, KernelError>;
+
+    /// What connections carried, where that is followed.
+    ///
+    /// # Errors
+    /// The socket fails.
+    fn carried(&mut self) -> Result<HashMap<Way, Carried>, KernelError> {
+        Ok(HashMap::new())
+    }
 
     /// Deletes chains in this order; nothing may go to them but chains deleted before.
     ///
@@ -126,12 +155,23 @@ pub struct Netfilter {
     nft: Nft,
     runtime: tokio::runtime::Handle,
     connection: Option<Connection>,
+    accounting: Option<Accounting>,
+    taking: Taking,
 }
 
 impl Netfilter {
     /// Uses this `nft`, driven by this runtime (calls block, so make them off its threads or with `block_in_place`).
     pub fn new(nft: Nft, runtime: tokio::runtime::Handle) -> Self {
-        Self { nft, runtime, connection: None }
+        Self { nft, runtime, connection: None, accounting: None, taking: Taking::default() }
+    }
+
+    /// Follows what connections carry (`--service-metrics full`).
+    ///
+    /// # Errors
+    /// No socket, or CAP_NET_ADMIN is missing.
+    pub fn follow_connections(&mut self) -> Result<(), Error> {
+        self.accounting = Some(Accounting::start(&self.runtime)?);
+        Ok(())
     }
 
     fn with<T>(&mut self, ask: impl FnOnce(&Connection) -> Result<T, KernelError>) -> Result<T, KernelError> {
@@ -224,12 +264,27 @@ impl Kernel for Netfilter {
         Ok(self.runtime.block_on(self.nft.load(script))?)
     }
 
-    fn commit(&mut self, changes: &[Change], chains: &Chains, node: &NodeView) -> Result<(), KernelError> {
-        let all = |push: &mut dyn FnMut(Op<'_>)| changes.iter().for_each(|change| push_ops(change, chains, node, push));
+    fn commit(&mut self, changes: &[Change], chains: &Chains, node: &NodeView) -> Result<Vec<RowCount>, KernelError> {
+        let gone: BTreeSet<Key> = match node.counts() {
+            true => changes.iter().filter_map(counted_key).collect(),
+            false => BTreeSet::new(),
+        };
+        let plan = self.taking.plan(gone.len());
+        let read = if plan.reads { self.counters()? } else { Vec::new() };
+        let all = |push: &mut dyn FnMut(Op<'_>)| {
+            changes.iter().for_each(|change| {
+                push_ops(change, chains, node, &mut |op| match op {
+                    Op::Delete { map, element } if plan.asks && counted_key(change).is_some() => {
+                        push(Op::Take { map, element });
+                    }
+                    op => push(op),
+                });
+            });
+        };
         // An interval is two elements, a chain one operation and one for each rule.
         let most = changes.len() * 2
             + chains.values().map(|chain| chain.rules(node).map_or(0, |rules| rules.len())).sum::<usize>();
-        self.with(|connection| {
+        let taken = self.with(|connection| {
             connection.commit_pushed(TABLE, if changes.is_empty() { 0 } else { most }, &all).map_err(
                 |error| match error {
                     CommitError::Refused(refused) => KernelError::Refused {
@@ -241,7 +296,30 @@ impl Kernel for Netfilter {
                     CommitError::Netlink(error) => error.into(),
                 },
             )
+        })?;
+        let said = taken.iter().filter_map(|taken| row_count(&taken.map, &taken.element, taken.packets)).collect();
+        Ok(self.taking.counts(plan, &gone, read, said))
+    }
+
+    fn counters(&mut self) -> Result<Vec<RowCount>, KernelError> {
+        self.with(|connection| {
+            let mut counts = Vec::new();
+            for map in COUNTED.iter().flatten() {
+                let read = connection.counters(TABLE, map, &mut |element, packets| {
+                    counts.extend(row_count(map, &element, packets));
+                });
+                match read {
+                    // Somebody deleted the map, or the table: the next look at the rows will tell.
+                    Err(error) if error.is_not_found() => {}
+                    read => read?,
+                }
+            }
+            Ok(counts)
         })
+    }
+
+    fn carried(&mut self) -> Result<HashMap<Way, Carried>, KernelError> {
+        Ok(self.accounting.as_ref().map(Accounting::carried).transpose()?.unwrap_or_default())
     }
 
     fn delete_chains(&mut self, names: &[Arc<str>]) -> Result<(), KernelError> {
@@ -273,6 +351,21 @@ impl Kernel for Netfilter {
             }
             Ok(transactions)
         })
+    }
+}
+
+/// The key of a change that deletes a row which may count.
+fn counted_key(change: &Change) -> Option<Key> {
+    match change {
+        Change::Delete(key @ (Key::Of(_, Part::Endpoint(_)) | Key::Turn(..)), _) => Some(*key),
+        _ => None,
+    }
+}
+
+fn row_count(map: &str, element: &Element, connections: u64) -> Option<RowCount> {
+    match maps::row(map, element)? {
+        (key, Value::Endpoint(endpoint)) => Some(RowCount { key, endpoint, connections }),
+        _ => None,
     }
 }
 

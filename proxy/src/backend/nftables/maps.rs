@@ -29,6 +29,10 @@ pub const MAPS: [[&str; 2]; 13] = [
     ["turns4", "turns6"],
 ];
 
+/// Those of them whose rows count connections with `--service-metrics`.
+pub const COUNTED: [[&str; 2]; 3] =
+    [["endpoints4", "endpoints6"], ["nodeport_endpoints4", "nodeport_endpoints6"], ["turns4", "turns6"]];
+
 /// The map that a key is in.
 pub fn map_of(key: &Key) -> &'static str {
     let (index, family) = match key {

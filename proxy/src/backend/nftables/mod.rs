@@ -22,6 +22,7 @@ pub mod rows;
 pub mod rule;
 pub mod seal;
 pub mod skeleton;
+mod taking;
 #[cfg(test)]
 mod tests;
 pub mod text;

@@ -12,7 +12,7 @@ use crate::desired::node_view::NodePorts;
 use crate::desired::target::{Frontend, Role, ServicePortName};
 use crate::state::objects::Family;
 
-use super::chains::{Chain, Choice, Keyed, LOCAL_OFFSET, List, Sticky};
+use super::chains::{Chain, Choice, KNOWN_OFFSET, Keyed, LOCAL_OFFSET, List, Sticky};
 use super::diff::in_order;
 use super::draw::{Draw, Drawn, Turn};
 
@@ -166,7 +166,7 @@ impl Wanted {
                 (Some(cluster), _) => Chain::External(keyed, cluster),
             },
         };
-        self.endpoints(frontend, &chain, &drawn, applied);
+        self.endpoints(frontend, &chain, &drawn, applied, node.counts());
         if let (Some(timeout), false) = (target.affinity, matches!(chain, Chain::Refuse | Chain::Discard)) {
             let mut all = [target.endpoints.cluster.as_ref(), target.endpoints.local.as_ref()].concat();
             all.sort();
@@ -208,7 +208,14 @@ impl Wanted {
     }
 
     /// The endpoint rows of the lists that a chain chooses from.
-    fn endpoints(&mut self, frontend: &Frontend, chain: &Chain, drawn: &[Option<Drawn>; 2], applied: &Rows) {
+    fn endpoints(
+        &mut self,
+        frontend: &Frontend,
+        chain: &Chain,
+        drawn: &[Option<Drawn>; 2],
+        applied: &Rows,
+        counts: bool,
+    ) {
         let lists: Vec<&Choice> = match chain {
             Chain::Pick(_, choice) | Chain::Internal(_, choice) | Chain::External(_, choice) => vec![choice],
             Chain::ExternalLocal(_, cluster, local) => cluster.iter().chain(local).collect(),
@@ -221,6 +228,10 @@ impl Wanted {
                 Draw::Turn(turn) => Key::Turn(turn, offset + slot),
                 _ => Key::Of(*frontend, Part::Endpoint(offset + slot)),
             };
+            if let (true, Some(sticky)) = (counts, &choice.sticky) {
+                let known = sticky.endpoints.iter().zip(KNOWN_OFFSET..);
+                self.rows.extend(known.map(|((endpoint, _), slot)| (key(slot), Value::Endpoint(*endpoint))));
+            }
             // Another frontend of the service port may have put down those of its turn.
             if !self.rows.contains_key(&key(0)) {
                 let placed = drawn.placed(key, applied).into_iter().zip(0..);

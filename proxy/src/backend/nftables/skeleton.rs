@@ -36,6 +36,7 @@ fn fill(node: &NodeView, comment: &str) -> String {
     TEMPLATE
         .replace("kubeferry ${digest}", comment)
         .replace("${local_offset}", &LOCAL_OFFSET.to_string())
+        .replace("${counter}", if node.counts() { " counter;" } else { "" })
         .replace("${mark}", &mark)
         .replace(
             "${node_ports4}",

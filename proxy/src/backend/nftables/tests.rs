@@ -4,15 +4,18 @@ mod cluster;
 
 use std::collections::BTreeSet;
 
+use crate::backend::EndpointCount;
 use crate::backend::nftables::costs;
 use crate::backend::nftables::kernel::{Kernel, Netfilter};
 use crate::backend::nftables::nft::{Nft, TIMEOUT};
 use crate::backend::nftables::reconciler::{Preview, Reconciler};
 use crate::backend::nftables::rows::{Rows, Wanted, client_number};
 use crate::backend::nftables::text;
+use crate::desired::node_view::NodeView;
 use crate::desired::{Desired, Touched};
 use crate::netns::{in_new_netns, run};
 use crate::scheduler::Scheduler;
+use crate::settings::ServiceMetrics;
 use crate::state::State;
 use crate::state::event::Event;
 use crate::state::objects::{Family, ObjectName, Scheduling, ServiceCidr};
@@ -50,10 +53,17 @@ fn list() -> String {
     blocks.join("\n\n")
 }
 
+/// Nodes with several detectors, and one that counts connections.
+fn views() -> impl Iterator<Item = NodeView> {
+    let nets = [vec!["10.244.0.0/16", "fd00:244::/64"], vec!["10.244.0.0/15", "fd00:244::/61"], vec![]];
+    let counting = NodeView { service_metrics: ServiceMetrics::Connections, ..view(&[]) };
+    nets.into_iter().map(|nets| view(&nets)).chain([counting])
+}
+
 #[test]
 fn rules_and_rows_are_the_same_as_text_and_by_netlink() {
-    for detect in [vec!["10.244.0.0/16", "fd00:244::/64"], vec!["10.244.0.0/15", "fd00:244::/61"], vec![]] {
-        let desired = Desired::of(&cluster(), view(&detect));
+    for view in views() {
+        let desired = Desired::of(&cluster(), view);
         let wanted = Wanted::all(&desired, &Rows::new());
         let as_text = in_new_netns(|| {
             run("nft", &["-f", "-"], &text::whole(&wanted, desired.node()));
@@ -68,8 +78,8 @@ fn rules_and_rows_are_the_same_as_text_and_by_netlink() {
 
 #[test]
 fn the_kernel_reports_dynamic_chains_as_they_were_written_by_whichever_way() {
-    for detect in [vec!["10.244.0.0/16", "fd00:244::/64"], vec!["10.244.0.0/15", "fd00:244::/61"], vec![]] {
-        let desired = Desired::of(&cluster(), view(&detect));
+    for view in views() {
+        let desired = Desired::of(&cluster(), view);
         let wanted = Wanted::all(&desired, &Rows::new());
         for by_text in [false, true] {
             with_kernel(|mut reconciler| {
@@ -329,6 +339,54 @@ fn neighbouring_service_cidrs_come_and_go_however_they_were_written() {
                 assert!(matches!(&preview, Preview::Changes(changes) if changes.is_empty()), "{nets:?}: {preview:?}");
                 assert_eq!(reconciler.check(&desired).unwrap(), None, "{nets:?}");
             }
+        });
+    }
+}
+
+#[test]
+fn what_a_row_had_counted_is_kept_when_it_goes() {
+    // Few rows, whose counts come with their deletion, and more than that is done for.
+    for scheduler in [Scheduler::Random, Scheduler::Rr, Scheduler::Mh] {
+        with_kernel(|mut reconciler| {
+            let counting = || NodeView { service_metrics: ServiceMetrics::Connections, ..view(&[]) };
+            let mut state = State::default();
+            let mut web = service("web", &["10.96.0.1"]);
+            web.external_ips = vec!["198.51.100.1".parse().unwrap()];
+            web.scheduling = Some(Box::new(Scheduling { scheduler: Some(scheduler), ..Scheduling::default() }));
+            state.apply(Event::Service(web));
+            state.apply(Event::Slice(slice("web", Family::V4, &["10.244.0.1", "10.244.1.2"])));
+            let mut desired = Desired::of(&state, counting());
+            state.take_changes();
+            reconciler.sync(&desired, Touched::default()).unwrap();
+            // Somebody's row instead of ours, but for what it has counted.
+            let map = if scheduler == Scheduler::Rr { "turns4" } else { "endpoints4" };
+            let list = run("nft", &["list", "map", "inet", "kubeferry", map], "");
+            let rows = list.split_once("elements = {").unwrap().1;
+            let row = rows.split([',', '}']).find(|row| row.contains("10.244.1.2 . 8080")).unwrap();
+            let (key, value) = row.trim().split_once(" counter packets 0 bytes 0 : ").unwrap();
+            let change = format!(
+                "delete element inet kubeferry {map} {{ {key} }}\n\
+                 add element inet kubeferry {map} {{ {key} counter packets 7 bytes 420 : {value} }}"
+            );
+            run("nft", &["-f", "-"], &change);
+            let look = |reconciler: &mut Reconciler<Netfilter>, desired: &Desired| {
+                let counts = reconciler.look(desired).unwrap();
+                let http = counts.into_iter().find(|counts| &*counts.port.0.port == "http").unwrap();
+                let some = |counts: Vec<EndpointCount>| -> Vec<(String, u64)> {
+                    let told = counts.into_iter().map(|count| (count.endpoint.to_string(), count.opened));
+                    told.filter(|(_, opened)| *opened > 0).collect()
+                };
+                (some(http.here), some(http.left))
+            };
+            let told = vec![("10.244.1.2:8080".to_owned(), 7)];
+            assert_eq!(look(&mut reconciler, &desired), (told.clone(), vec![]), "{scheduler}");
+            state.apply(Event::Slice(slice("web", Family::V4, &[])));
+            let changes = state.take_changes();
+            let touched = desired.update(&state, &changes, counting());
+            let report = reconciler.sync(&desired, touched).unwrap();
+            assert!(!report.full && report.by_map[map].deleted >= 2, "{report:?}");
+            assert_eq!(look(&mut reconciler, &desired), (vec![], told), "{scheduler}");
+            assert_eq!(look(&mut reconciler, &desired), (vec![], vec![]), "it was told");
         });
     }
 }

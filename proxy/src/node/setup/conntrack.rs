@@ -66,12 +66,16 @@ impl Conntrack {
         }
     }
 
-    /// Sets what differs. What was set before a failure stays.
+    /// Sets what differs. What was set before a failure stays. `accounts`: the kernel is to count packets and bytes of
+    /// connections, those that are there already excepted.
     ///
     /// # Errors
     /// The first value that cannot be set.
-    pub fn apply(&self, settings: &ConntrackSettings) -> Result<Said, SetupError> {
+    pub fn apply(&self, settings: &ConntrackSettings, accounts: bool) -> Result<Said, SetupError> {
         let mut said = Said::default();
+        if accounts {
+            self.set("nf_conntrack_acct", 1, "serviceMetrics of off or connections", &mut said)?;
+        }
         if let Some(limit) = limit(settings, self.cpus)
             && self.set("nf_conntrack_max", limit, "conntrack.maxPerCore of 0", &mut said)?
         {
@@ -204,16 +208,20 @@ mod tests {
     #[test]
     fn kube_proxys_defaults() {
         let (_folder, conntrack) = kernel(8, 1024);
-        let said = conntrack.apply(&ConntrackSettings::default()).unwrap();
+        let said = conntrack.apply(&ConntrackSettings::default(), false).unwrap();
         assert_eq!(values(&conntrack), ["262144", "86400", "3600", "0", "30", "120", "65536"]);
         assert_eq!(said.set.len(), 3, "the limit was right: {said:?}");
-        assert_eq!(conntrack.apply(&ConntrackSettings::default()).unwrap(), Said::default(), "nothing is left to do");
+        assert_eq!(
+            conntrack.apply(&ConntrackSettings::default(), false).unwrap(),
+            Said::default(),
+            "nothing is left to do"
+        );
     }
 
     #[test]
     fn zero_leaves_everything_as_it_is() {
         let (_folder, conntrack) = kernel(8, 1024);
-        assert_eq!(conntrack.apply(&NONE).unwrap(), Said::default());
+        assert_eq!(conntrack.apply(&NONE, false).unwrap(), Said::default());
         assert_eq!(values(&conntrack), ["262144", "432000", "60", "0", "30", "120", "1024"]);
     }
 
@@ -229,7 +237,7 @@ mod tests {
             udp_timeout: Duration::from_secs(7),
             udp_stream_timeout: Duration::from_millis(8),
         };
-        conntrack.apply(&settings).unwrap();
+        conntrack.apply(&settings, false).unwrap();
         assert_eq!(values(&conntrack), ["2000", "5", "6", "1", "7", "1", "262144"], "a larger table stays");
     }
 
@@ -238,7 +246,7 @@ mod tests {
         let (folder, conntrack) = kernel(64, 1024);
         let limit = folder.path().join("nf_conntrack_max");
         fs::set_permissions(&limit, fs::Permissions::from_mode(0o444)).unwrap();
-        let said = conntrack.apply(&ConntrackSettings::default()).unwrap();
+        let said = conntrack.apply(&ConntrackSettings::default(), false).unwrap();
         assert_eq!(values(&conntrack), ["262144", "86400", "3600", "0", "30", "120", "1024"]);
         assert!(said.left.len() == 1 && said.left[0].contains("stays at 262144, 1048576 was asked for"), "{said:?}");
     }
@@ -248,9 +256,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let none = Conntrack { sysctls: folder.path().into(), hash_size: folder.path().join("hashsize"), cpus: 1 };
         assert!(!none.is_there());
-        let error = none.apply(&ConntrackSettings::default()).unwrap_err();
+        let error = none.apply(&ConntrackSettings::default(), false).unwrap_err();
         assert!(matches!(error, SetupError::Missing { .. }), "{error}");
-        assert_eq!(none.apply(&NONE).unwrap(), Said::default(), "who asks for nothing gets no error");
+        assert_eq!(none.apply(&NONE, false).unwrap(), Said::default(), "who asks for nothing gets no error");
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub use conntrack::{Conntrack, limit};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub use sysctl::SetupError;
 
-use crate::settings::{BackendName, Settings};
+use crate::settings::{BackendName, ServiceMetrics, Settings};
 
 /// What the kernel thinks of ending us when memory is short.
 const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
@@ -34,7 +34,8 @@ pub fn set_up(settings: &Settings) -> Result<(), SetupError> {
         }
         conntrack.load();
     }
-    match conntrack.apply(&settings.node.conntrack) {
+    let accounts = needed && settings.datapath.service_metrics == ServiceMetrics::Full;
+    match conntrack.apply(&settings.node.conntrack, accounts) {
         Ok(said) => {
             said.set.iter().for_each(|what| tracing::info!("{what}"));
             said.left.iter().for_each(|what| tracing::warn!("{what}"));

@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub use log::filter_of_verbosity;
 
 use super::merge::{Given, Inputs};
-use super::{BackendName, DatapathSettings, ProxyMode, Settings, Source, ebpf, mode, node, scheduler};
+use super::{BackendName, DatapathSettings, ProxyMode, Settings, Source, ebpf, mode, node, scheduler, service_metrics};
 use crate::config::Problem;
 use crate::state::convert::sloppy::parse_ip;
 
@@ -51,6 +51,7 @@ pub(super) fn check(given: &Inputs<'_>) -> (Settings, Vec<Problem>, Vec<String>)
             schedule,
             counts_connections: backend.counts_connections(),
             own_ports: BTreeSet::new(),
+            service_metrics: service_metrics::check(given, &mut check.problems),
         },
         node_addresses: check.node_addresses(),
         sync_period,

@@ -21,7 +21,7 @@ fn sample(field: &Field) -> Json {
         ("logging.format", _) => json!("json"),
         ("portRange", _) => json!("7-8"),
         ("ebpf.xdp" | "ebpf.socketLB", _) => json!("off"),
-        ("ebpf.serviceMetrics", _) => json!("full"),
+        ("serviceMetrics", _) => json!("full"),
         ("ebpf.bpfLogLevel", _) => json!("info"),
         ("ebpf.masqueradePorts", _) => json!("7-8"),
         // The default is to warn of it.
@@ -144,7 +144,7 @@ fn what_differs_is_applied_or_needs_a_start() {
         assert!(change::between(&with, &with).is_empty());
         let start = ["ebpf.", "conntrack", "oom", "hostname", "healthz", "metrics", "client", "enable", "show"];
         let start = start.iter().any(|part| field.path.starts_with(part));
-        let start = start || ["bindAddressHardFail", "logging.format"].contains(&field.path);
+        let start = start || ["bindAddressHardFail", "logging.format", "serviceMetrics"].contains(&field.path);
         assert_eq!(!change.restart.is_empty(), start, "{}: {change:?}", field.path);
     }
     let old =

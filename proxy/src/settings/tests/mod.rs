@@ -100,6 +100,7 @@ fn every_flag_arrives() {
             schedule: Schedule { scheduler: Scheduler::Mh, table_size: 2039, ..Schedule::default() },
             counts_connections: false,
             own_ports: [9000].into(),
+            service_metrics: ServiceMetrics::Off,
         }
     );
     assert_eq!(got.node_addresses.len(), 2);
@@ -271,7 +272,7 @@ fn settings_can_be_told() {
         "clusterCIDR=10.0.0.0/8,fd00::/8 detectLocalMode=ClusterCIDR healthzBindAddress=0.0.0.0:10256 maglevTableSize=1009 \
          masqueradeAll=false masqueradeBit=14 metricsBindAddress=off minSyncPeriod=0s mode=nftables nodePortAddresses=primary \
          scheduler=random \
-         server=in-cluster syncPeriod=30s"
+         server=in-cluster serviceMetrics=off syncPeriod=30s"
     );
     let other =
         text(&["--manifests=/m", "--detect-local-mode=NodeCIDR", "--proxy-mode=ipvs", "--node-addresses=10.0.0.1"]);

@@ -16,7 +16,8 @@ fn flags_of_the_ebpf_datapath() {
         "--service-metrics=full",
         "--bpf-log-level=debug",
     ];
-    let Settings { ebpf, log, .. } = good(&flags, None);
+    let Settings { ebpf, log, datapath, .. } = good(&flags, None);
+    assert_eq!(datapath.service_metrics, ServiceMetrics::Full);
     assert_eq!(log.filter, "info,kubeferry::bpf=debug");
     let flags_with_filter = ["--bpf-log-level=debug", "--log-level=warn,kubeferry::bpf=info"];
     assert_eq!(good(&flags_with_filter, None).log.filter, "warn,kubeferry::bpf=info");
@@ -27,7 +28,6 @@ fn flags_of_the_ebpf_datapath() {
         xdp_devices: vec!["eth1".into()],
         socket_lb: SocketLb::Off,
         end_pod_sockets: false,
-        service_metrics: ServiceMetrics::Full,
         bpffs_root: "/run/bpf".into(),
         cgroup_root: Some("/run/cgroup".into()),
         masquerade_ports: (20_000, 20_999),

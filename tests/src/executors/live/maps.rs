@@ -32,7 +32,7 @@ impl Driven for Ebpf {
             host_netns: bpf::netns_cookie().context("the network namespace's cookie")?,
             masquerade_ports: settings.ebpf.masquerade_ports,
             socket_lb: settings.ebpf.socket_lb,
-            count_packets: settings.ebpf.service_metrics == ServiceMetrics::Full,
+            count_packets: settings.datapath.service_metrics == ServiceMetrics::Full,
             established_elsewhere: false,
         };
         let mut wanted = Following::new(InForce::new(maps.room()), *maps.room(), fixed);

@@ -38,6 +38,10 @@ const AT_TC: &[&str] = &["--socket-lb", "off", "--xdp", "off"];
 /// All programs, but those of sockets.
 const AT_XDP: &[&str] = &["--socket-lb", "off", "--xdp", "native", "--xdp-devices", "eth0,out"];
 
+/// `--service-metrics`.
+const COUNT_CONNECTIONS: &[&str] = &["--service-metrics", "connections"];
+const COUNT_ALL: &[&str] = &["--service-metrics", "full"];
+
 /// What is between client and server.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Debug)]
 #[serde(rename_all = "kebab-case")]
@@ -47,6 +51,10 @@ pub enum Kind {
     /// The same, and connections are tracked.
     Tracking,
     Nftables,
+    /// The same, and new connections are counted (`--service-metrics connections`).
+    NftablesConnections,
+    /// The same, and packets and bytes as well (`--service-metrics full`).
+    NftablesFull,
     /// eBPF, every packet of a connection translated.
     Packets,
     /// eBPF, the client's sockets translated when they connect.
@@ -141,10 +149,18 @@ impl<'b> Bench<'b> {
                 let variant = &mut variants[index];
                 self.clear()?;
                 let cluster = if variant.services == Some(TARGETS) { &small } else { large };
+                let mut running = None;
                 match variant.kind {
                     Kind::Nothing => {}
                     Kind::Tracking => step::feed(self.node.command("nft").args(["-f", "-"]), TRACKING_ALONE)?,
                     Kind::Nftables => drop_time(self.proxy(Backend::Nftables, &[]).once(cluster))?,
+                    Kind::NftablesConnections => {
+                        drop_time(self.proxy(Backend::Nftables, COUNT_CONNECTIONS).once(cluster))?;
+                    }
+                    Kind::NftablesFull => {
+                        // Events cost a connection something only while somebody listens: this one goes on.
+                        running = Some(self.proxy(Backend::Nftables, COUNT_ALL).start(cluster)?);
+                    }
                     Kind::Packets => drop_time(self.proxy(Backend::Ebpf, AT_TC).once(cluster))?,
                     Kind::Sockets => drop_time(self.proxy(Backend::Ebpf, &["--xdp", "off"]).once(cluster))?,
                 }
@@ -153,6 +169,7 @@ impl<'b> Bench<'b> {
                     None => at(&endpoints, TARGET_PORT),
                 };
                 let measured = load::measure(&self.client, self.ebpf.cgroup(), &targets, plan.time)?;
+                drop(running);
                 check_hook(variant.kind, &self.ebpf)?;
                 step::note(format!("  {}", report::line(variant, &measured)));
                 // The first round warms up.
@@ -212,7 +229,9 @@ fn check_hook(kind: Kind, ebpf: &Datapath) -> anyhow::Result<()> {
     let meant = match kind {
         Kind::Packets => packets > 0 && sockets == 0,
         Kind::Sockets => packets == 0 && sockets > 0,
-        Kind::Nothing | Kind::Tracking | Kind::Nftables => packets == 0 && sockets == 0,
+        Kind::Nothing | Kind::Tracking | Kind::Nftables | Kind::NftablesConnections | Kind::NftablesFull => {
+            packets == 0 && sockets == 0
+        }
     };
     ensure!(meant, "{kind:?}: {packets} connections got their endpoint by a packet, {sockets} by a socket");
     Ok(())
@@ -224,6 +243,8 @@ fn variants(large: usize) -> Vec<Variant> {
     for kind in [Kind::Nftables, Kind::Packets, Kind::Sockets] {
         variants.extend([TARGETS, large].map(|services| variant(kind, Some(services))));
     }
+    // What counting costs a connection does not depend on the number of Services.
+    variants.extend([Kind::NftablesConnections, Kind::NftablesFull].map(|kind| variant(kind, Some(TARGETS))));
     variants
 }
 

@@ -21,6 +21,8 @@ impl Variant {
             Kind::Nothing => "nothing at all",
             Kind::Tracking => "connection tracking alone",
             Kind::Nftables => "nftables",
+            Kind::NftablesConnections => "nftables, connections counted",
+            Kind::NftablesFull => "nftables, all counted",
             Kind::Packets => "eBPF, packets",
             Kind::Sockets => "eBPF, sockets",
         };
@@ -104,6 +106,8 @@ fn pairs(variants: &[Variant]) -> Vec<(&Variant, &Variant)> {
     let all = || variants.iter();
     pairs.extend(all().filter(|v| v.kind != Kind::Nothing).map(|v| (v, find(Kind::Nothing, None))));
     pairs.extend(all().filter(|v| v.kind == Kind::Nftables).map(|v| (v, find(Kind::Tracking, None))));
+    let counts = |v: &&Variant| matches!(v.kind, Kind::NftablesConnections | Kind::NftablesFull);
+    pairs.extend(all().filter(counts).map(|v| (v, find(Kind::Nftables, v.services))));
     pairs.extend(all().filter(is_ebpf).map(|v| (v, find(Kind::Nftables, v.services))));
     let fewer = |many: &Variant| all().find(|few| few.kind == many.kind && few.services < many.services);
     pairs.extend(all().map(|many| (many, fewer(many))));

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_ECHO, NLM_F_REQUEST};
 
 use super::super::expression::Expression;
 use super::attribute::{Message, NETFILTER_HEADER, Nest, Writer, attributes, value};
@@ -18,7 +18,7 @@ use super::error::{Refused, RefusedPart};
 pub(super) const NFTABLES: u16 = 10 << 8;
 const NFT_MSG_NEWTABLE: u16 = NFTABLES;
 const NFT_MSG_NEWSETELEM: u16 = NFTABLES | 12;
-const NFT_MSG_DELSETELEM: u16 = NFTABLES | 14;
+pub(super) const NFT_MSG_DELSETELEM: u16 = NFTABLES | 14;
 const NFT_MSG_NEWCHAIN: u16 = NFTABLES | 3;
 const NFT_MSG_DELCHAIN: u16 = NFTABLES | 5;
 const NFT_MSG_NEWRULE: u16 = NFTABLES | 6;
@@ -59,6 +59,13 @@ pub enum Op<'a> {
     },
     /// Delete a row by its key; data is not looked at. A row that is not there is an error (`ENOENT`).
     Delete {
+        /// The map or set.
+        map: &'a str,
+        /// The row.
+        element: &'a Element,
+    },
+    /// The same, and the kernel says what the row was, with what it counted until then.
+    Take {
         /// The map or set.
         map: &'a str,
         /// The row.
@@ -109,12 +116,21 @@ pub enum Op<'a> {
     },
 }
 
+/// What is done to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Add,
+    Delete,
+    Take,
+}
+
 impl<'a> Op<'a> {
-    /// Whether the operation adds, the map and the row; `None` for an operation on chains.
-    fn row(&self) -> Option<(bool, &'a str, &'a Element)> {
+    /// What the operation does to a row, the map and the row; `None` for an operation on chains.
+    fn row(&self) -> Option<(Way, &'a str, &'a Element)> {
         match *self {
-            Op::Add { map, element } => Some((true, map, element)),
-            Op::Delete { map, element } => Some((false, map, element)),
+            Op::Add { map, element } => Some((Way::Add, map, element)),
+            Op::Delete { map, element } => Some((Way::Delete, map, element)),
+            Op::Take { map, element } => Some((Way::Take, map, element)),
             _ => None,
         }
     }
@@ -146,7 +162,7 @@ impl<'a> Op<'a> {
                 writer.end(list);
             }
             Op::FlushChain { chain } => writer.text(NFTA_RULE_CHAIN, chain),
-            Op::Add { .. } | Op::Delete { .. } | Op::AddTable | Op::DeleteTable => {}
+            Op::Add { .. } | Op::Delete { .. } | Op::Take { .. } | Op::AddTable | Op::DeleteTable => {}
         }
         writer.end_message(message);
     }
@@ -159,8 +175,9 @@ impl<'a> Op<'a> {
             | Op::AddRule { chain, .. }
             | Op::FlushChain { chain }
             | Op::DeleteChain { chain } => About::Chain(chain.to_owned()),
-            Op::Add { map, .. } => About::Rows { add: true, map: map.to_owned() },
-            Op::Delete { map, .. } => About::Rows { add: false, map: map.to_owned() },
+            Op::Add { map, .. } => About::Rows { way: Way::Add, map: map.to_owned() },
+            Op::Delete { map, .. } => About::Rows { way: Way::Delete, map: map.to_owned() },
+            Op::Take { map, .. } => About::Rows { way: Way::Take, map: map.to_owned() },
             Op::AddTable | Op::AddOwnTable | Op::DeleteTable => About::Table,
         }
     }
@@ -200,7 +217,7 @@ struct Sent {
 /// What a message is about, for telling what was refused.
 #[derive(Debug, PartialEq, Eq)]
 enum About {
-    Rows { add: bool, map: String },
+    Rows { way: Way, map: String },
     Chain(String),
     Table,
 }
@@ -218,7 +235,7 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn push(&mut self, op: &Op<'_>) {
-        let Some((add, map, element)) = op.row() else {
+        let Some((way, map, element)) = op.row() else {
             self.close();
             let at = self.writer.len();
             op.write_chain(&mut self.writer, self.table, sequence_of(self.sequence, self.messages.len()));
@@ -229,12 +246,16 @@ impl Builder<'_> {
         };
         let fits = self.open.is_some()
             && self.messages.last().is_some_and(|sent| {
-                matches!(&sent.about, About::Rows { add: same, map: other } if *same == add && other == map)
+                matches!(&sent.about, About::Rows { way: same, map: other } if *same == way && other == map)
                     && self.writer.len() - sent.elements < self.group
             });
         if !fits {
             self.close();
-            let (kind, flags) = if add { (NFT_MSG_NEWSETELEM, NLM_F_CREATE) } else { (NFT_MSG_DELSETELEM, 0) };
+            let (kind, flags) = match way {
+                Way::Add => (NFT_MSG_NEWSETELEM, NLM_F_CREATE),
+                Way::Delete => (NFT_MSG_DELSETELEM, 0),
+                Way::Take => (NFT_MSG_DELSETELEM, NLM_F_ECHO),
+            };
             let begin = self.writer.len();
             let number = sequence_of(self.sequence, self.messages.len());
             let message = self.writer.message(kind, NLM_F_REQUEST | flags, number, NFPROTO_INET, 0);
@@ -244,7 +265,7 @@ impl Builder<'_> {
             let elements = self.writer.len();
             self.messages.push(Sent { ops: self.next..self.next, about: op.about(), begin, elements, end: elements });
         }
-        element.write(&mut self.writer, add);
+        element.write(&mut self.writer, way == Way::Add);
         self.next += 1;
         if let Some(sent) = self.messages.last_mut() {
             sent.ops.end = self.next;
@@ -301,7 +322,7 @@ impl Batch {
             return Refused { errno, ops: 0..self.ops, part: RefusedPart::Transaction };
         };
         let (add, map) = match &sent.about {
-            About::Rows { add, map } => (*add, map.clone()),
+            About::Rows { way, map } => (*way == Way::Add, map.clone()),
             About::Chain(chain) => {
                 return Refused { errno, ops: sent.ops.clone(), part: RefusedPart::Chain(chain.clone()) };
             }

@@ -2,13 +2,14 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use super::attribute::{attributes, find, value};
+use super::attribute::{attributes, find, text, value};
 use super::batch::{
-    Batch, GROUP, NFPROTO_INET, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE,
-    NFTABLES, Op, Ops,
+    Batch, GROUP, NFPROTO_INET, NFT_MSG_DELSETELEM, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET,
+    NFTA_SET_ELEM_LIST_TABLE, NFTABLES, Op, Ops,
 };
 use super::element::{
     Element, NFTA_LIST_ELEM, NFTA_SET_ELEM_EXPIRATION, NFTA_SET_ELEM_FLAGS, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_KEY_END,
+    packets,
 };
 use super::error::{CommitError, Error, Refused, RefusedPart};
 use super::kernel::{Dump, NetfilterSocket};
@@ -42,17 +43,18 @@ impl Connection {
     /// one is: where the kernel does not point at it, the transaction is tried again with a message for each row, to
     /// find it. [`CommitError::Netlink`] where nobody knows.
     pub fn commit(&self, table: &str, ops: &[Op<'_>]) -> Result<(), CommitError> {
-        self.commit_pushed(table, ops.len(), &|push| ops.iter().for_each(|op| push(*op)))
+        self.commit_pushed(table, ops.len(), &|push| ops.iter().for_each(|op| push(*op))).map(drop)
     }
 
     /// As [`Connection::commit`], for operations that need not all be in memory at once: `ops` pushes them in order, at
-    /// most `most` of them, and the same ones whenever it is called.
+    /// most `most` of them, and the same ones whenever it is called. Gives the rows that were taken ([`Op::Take`]): one that a
+    /// full buffer has lost is not there, so do not take more than some 2,000.
     ///
     /// # Errors
     /// As [`Connection::commit`].
-    pub fn commit_pushed(&self, table: &str, most: usize, ops: &Ops<'_>) -> Result<(), CommitError> {
+    pub fn commit_pushed(&self, table: &str, most: usize, ops: &Ops<'_>) -> Result<Vec<Taken>, CommitError> {
         if most == 0 {
-            return Ok(());
+            return Ok(Vec::new());
         }
         match self.transact(table, most, ops, GROUP) {
             Err(CommitError::Refused(Refused { ops: range, part: RefusedPart::Map(_), .. })) if range.len() > 1 => {
@@ -62,7 +64,7 @@ impl Connection {
         }
     }
 
-    fn transact(&self, table: &str, most: usize, ops: &Ops<'_>, group: usize) -> Result<(), CommitError> {
+    fn transact(&self, table: &str, most: usize, ops: &Ops<'_>, group: usize) -> Result<Vec<Taken>, CommitError> {
         // At most a message for each operation, and the two around them.
         let sequence = self.socket.number(most + 2);
         let batch = Batch::new(table, ops, sequence, group);
@@ -77,7 +79,12 @@ impl Connection {
             error => error.into(),
         })?;
         let mut acknowledged = false;
-        for answer in self.socket.answers()? {
+        let mut taken = Vec::new();
+        let answers = self.socket.answers_and(&mut |kind, body| match kind {
+            NFT_MSG_DELSETELEM => read_taken(body, &mut taken),
+            _ => Ok(()),
+        })?;
+        for answer in answers {
             let message = answer.sequence.wrapping_sub(sequence) as usize;
             if message > batch.len() + 1 {
                 continue;
@@ -87,7 +94,7 @@ impl Connection {
             }
             acknowledged |= message == batch.len();
         }
-        if acknowledged { Ok(()) } else { Err(Error::Unanswered { bytes: batch.bytes.len() }.into()) }
+        if acknowledged { Ok(taken) } else { Err(Error::Unanswered { bytes: batch.bytes.len() }.into()) }
     }
 
     /// Deletes a table of family inet with everything in it; false where there is none.
@@ -116,6 +123,19 @@ impl Connection {
         })
     }
 
+    /// As [`Connection::dump`], with the packets that each row has counted; those without a counter are left out.
+    ///
+    /// # Errors
+    /// As [`Connection::dump`].
+    pub fn counters(&self, table: &str, map: &str, each: &mut dyn FnMut(Element, u64)) -> Result<(), Error> {
+        self.dump_raw(table, map, &mut |bytes| {
+            if let Some(packets) = packets(bytes)? {
+                each(Element::read(bytes)?, packets);
+            }
+            Ok(())
+        })
+    }
+
     /// As [`Connection::dump`], for the bytes of each row.
     pub(super) fn dump_raw(
         &self,
@@ -137,6 +157,32 @@ impl Connection {
         }
         Err(Error::Interrupted { what: what(), attempts: ATTEMPTS })
     }
+}
+
+/// A row that a transaction has taken out of its map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// The map.
+    pub map: String,
+    /// The row.
+    pub element: Element,
+    /// The packets that it had counted; 0 where it had no counter.
+    pub packets: u64,
+}
+
+/// What the kernel says of rows that a transaction has taken.
+fn read_taken(body: &[u8], taken: &mut Vec<Taken>) -> Result<(), Error> {
+    let map = find(body, NFTA_SET_ELEM_LIST_SET)?.map(text).unwrap_or_default();
+    let Some(list) = find(body, NFTA_SET_ELEM_LIST_ELEMENTS)? else { return Ok(()) };
+    for attribute in attributes(list) {
+        let attribute = attribute?;
+        if attribute.kind() == NFTA_LIST_ELEM {
+            let bytes = value(&attribute);
+            let (element, packets) = (Element::read(bytes)?, packets(bytes)?.unwrap_or_default());
+            taken.push(Taken { map: map.clone(), element, packets });
+        }
+    }
+    Ok(())
 }
 
 /// Whether a dump holds every row once.

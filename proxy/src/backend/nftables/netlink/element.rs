@@ -10,7 +10,11 @@ pub(super) const NFTA_SET_ELEM_KEY: u16 = 1;
 const NFTA_SET_ELEM_DATA: u16 = 2;
 pub(super) const NFTA_SET_ELEM_FLAGS: u16 = 3;
 pub(super) const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
+const NFTA_SET_ELEM_EXPR: u16 = 7;
 pub(super) const NFTA_SET_ELEM_KEY_END: u16 = 10;
+const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_COUNTER_PACKETS: u16 = 2;
 const NFTA_DATA_VALUE: u16 = 1;
 const NFTA_DATA_VERDICT: u16 = 2;
 const NFTA_VERDICT_CODE: u16 = 1;
@@ -137,6 +141,21 @@ impl Element {
         }
         Ok(element)
     }
+}
+
+/// How many packets an element has counted, by what the kernel says of it (the value of a `NFTA_LIST_ELEM` attribute); `None`
+/// for one without a counter.
+///
+/// # Errors
+/// Bytes that are no element.
+pub(super) fn packets(bytes: &[u8]) -> Result<Option<u64>, Error> {
+    let Some(expression) = find(bytes, NFTA_SET_ELEM_EXPR)? else { return Ok(None) };
+    if find(expression, NFTA_EXPR_NAME)?.map(text).as_deref() != Some("counter") {
+        return Ok(None);
+    }
+    let Some(data) = find(expression, NFTA_EXPR_DATA)? else { return Ok(None) };
+    let packets = find(data, NFTA_COUNTER_PACKETS)?;
+    Ok(packets.and_then(|packets| packets.try_into().ok()).map(u64::from_be_bytes))
 }
 
 fn write_verdict(writer: &mut Writer, code: i32, chain: Option<&str>) {

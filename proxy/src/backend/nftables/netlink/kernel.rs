@@ -20,6 +20,9 @@ const ATTEMPTS: usize = 5;
 // enum nlmsgerr_attrs of include/uapi/linux/netlink.h
 const NLMSGERR_ATTR_OFFS: u16 = 2;
 
+/// Takes a message that is no answer: its type, and its body behind `nfgenmsg`.
+pub(crate) type Other<'a> = dyn FnMut(u16, &[u8]) -> Result<(), Error> + 'a;
+
 /// A socket of the netfilter family, connected to the kernel. One question at a time: not for sharing between threads.
 pub(crate) struct NetfilterSocket {
     socket: Socket,
@@ -87,6 +90,13 @@ impl NetfilterSocket {
         Ok(socket)
     }
 
+    /// Has the kernel send its events of a group (`enum nfnetlink_groups`), with room for so many bytes of them: read them by
+    /// [`NetfilterSocket::answers_and`].
+    pub(crate) fn listen(&self, group: u32, room: usize) -> Result<(), Error> {
+        self.force_buffer(libc::SO_RCVBUFFORCE, room).map_err(Error::Open)?;
+        self.socket.add_membership(group).map_err(Error::Open)
+    }
+
     /// Takes `count` sequence numbers and gives the first.
     pub(crate) fn number(&self, count: usize) -> u32 {
         let first = self.sequence.get();
@@ -116,6 +126,11 @@ impl NetfilterSocket {
     /// The answers that wait in the socket. None is waited for: the kernel has answered by the time `send` returns.
     /// Where they were more than the buffer takes, the first ones are there.
     pub(crate) fn answers(&self) -> Result<Vec<Answer>, Error> {
+        self.answers_and(&mut |_, _| Ok(()))
+    }
+
+    /// The same; what else the kernel has sent is given to `other`.
+    pub(crate) fn answers_and(&self, other: &mut Other<'_>) -> Result<Vec<Answer>, Error> {
         let mut bytes = Vec::new();
         loop {
             match self.receive(&mut bytes, libc::MSG_DONTWAIT) {
@@ -130,6 +145,9 @@ impl NetfilterSocket {
             let frame = frame?;
             if frame.message_type() == NLMSG_ERROR {
                 answers.push(read_answer(&frame)?);
+            } else {
+                let body = frame.payload().get(4..).unwrap_or_default();
+                other(frame.message_type(), body)?;
             }
         }
         Ok(answers)

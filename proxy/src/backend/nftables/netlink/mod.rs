@@ -23,7 +23,7 @@ mod sets;
 mod tests;
 
 pub use batch::{Op, Ops};
-pub use connection::Connection;
+pub use connection::{Connection, Taken};
 pub use element::{Data, Element};
 pub use error::{CommitError, Error, Refused, RefusedPart};
 pub use rules::FoundRule;

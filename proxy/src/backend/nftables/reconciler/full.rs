@@ -111,6 +111,8 @@ impl<K: Kernel> Reconciler<K> {
         self.refused.clear();
         let wanted = Wanted::all(desired, &Rows::new());
         report.loaded = true;
+        // What goes by until the table is replaced is not counted. Of a table that does not count there is nothing.
+        let counts = if desired.node().counts() { self.kernel.counters().unwrap_or_default() } else { Vec::new() };
         match self.kernel.load(&text::replacement(&wanted, desired.node())) {
             Ok(()) => {
                 report.note_all(&wanted);
@@ -123,6 +125,8 @@ impl<K: Kernel> Reconciler<K> {
             }
             Err(error) => return Err(error),
         }
+        // Where nothing was replaced, the rows go on counting.
+        self.counting.take(desired, counts);
         let transactions = 1 + self.seal(desired.node())?;
         // The rows that are not there yet, and chains that another version of nft has put in other expressions than
         // ours: the next process would take them for changed.
@@ -143,8 +147,12 @@ impl<K: Kernel> Reconciler<K> {
             };
             let changes = diff(self.applied.iter(), &wanted.rows, &wanted.chains, &self.chains, altered);
             match self.kernel.commit(&changes, &wanted.chains, desired.node()) {
-                Ok(()) => {
+                Ok(counts) => {
                     report.note(&changes);
+                    if desired.node().counts() {
+                        self.counting.take(desired, counts);
+                        self.counting.own(desired, desired.frontends());
+                    }
                     let is_unread = |name: &&Arc<str>| Chain::is_dynamic(name) && !wanted.chains.contains_key(*name);
                     self.unread = self.chains.iter().filter(is_unread).cloned().collect();
                     self.chains.extend(wanted.chains.into_keys());

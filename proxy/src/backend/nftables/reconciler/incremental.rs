@@ -26,9 +26,13 @@ impl<K: Kernel> Reconciler<K> {
         if !changes.is_empty() {
             self.known = false;
             let result = self.kernel.commit(&changes, &wanted.chains, desired.node());
-            self.doubtful |= !matches!(result, Ok(()) | Err(KernelError::Refused { .. }));
-            result?;
+            self.doubtful |= !matches!(result, Ok(_) | Err(KernelError::Refused { .. }));
+            let counts = result?;
             self.known = true;
+            self.counting.take(desired, counts);
+        }
+        if desired.node().counts() {
+            self.counting.own(desired, touched.frontends.iter().copied());
         }
         self.remember(&wanted.chains, changes);
         Ok(report)

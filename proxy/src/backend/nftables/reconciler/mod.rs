@@ -2,6 +2,7 @@
 //! commit fails. The same diff serves start-up (rows read from the kernel), the steady state (rows remembered) and repair.
 
 mod check;
+mod counting;
 mod full;
 mod incremental;
 mod refused;
@@ -53,6 +54,7 @@ pub struct Reconciler<K> {
     counts: BTreeMap<&'static str, usize>,
     /// Some row went from a chain of a single service: the chain may be of no use any more.
     unlinked: bool,
+    counting: counting::Counting,
 }
 
 /// What a sync did.
@@ -119,6 +121,7 @@ impl<K: Kernel> Reconciler<K> {
             untried: 0,
             counts: BTreeMap::new(),
             unlinked: false,
+            counting: counting::Counting::default(),
         }
     }
 

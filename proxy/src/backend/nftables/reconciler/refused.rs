@@ -50,8 +50,12 @@ impl<K: Kernel> Reconciler<K> {
             self.known = false;
             let result = self.kernel.commit(&changes, &wanted.chains, desired.node());
             match result {
-                Ok(()) => {
+                Ok(counts) => {
                     self.known = true;
+                    self.counting.take(desired, counts);
+                    if desired.node().counts() {
+                        self.counting.own(desired, frontends.iter().copied());
+                    }
                     let mut report = Report::default();
                     report.note(&changes);
                     self.remember(&wanted.chains, changes);

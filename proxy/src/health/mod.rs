@@ -6,10 +6,12 @@ pub mod configz;
 mod connections;
 mod debugging;
 mod host;
+mod large;
 pub mod node_ports;
 mod page;
 pub mod routes;
 pub mod server;
+mod shared;
 pub mod state;
 mod zpages;
 

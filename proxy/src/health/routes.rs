@@ -11,10 +11,9 @@ use axum::{Json, Router};
 use jiff::Timestamp;
 
 use super::state::Report;
-use super::{Health, api, debugging, page, zpages};
+use super::{Health, api, debugging, large, page, zpages};
 use crate::facts::Facts;
 use crate::metrics::{Format, Metrics};
-use crate::status::Status;
 
 /// What the servers tell.
 #[derive(Clone, Debug)]
@@ -49,9 +48,7 @@ pub fn health_routes(serving: Serving) -> Router {
 /// `/metrics`, `/status` and what kube-proxy has beside it: `/healthz` only says that this server answers.
 pub fn metrics_routes(serving: Serving) -> Router {
     let router = Router::new()
-        .route("/metrics", any(metrics))
         .route("/metrics/slis", any(slis))
-        .route("/status", any(status))
         .route("/proxyMode", any(proxy_mode))
         .route("/healthz", any(ping))
         .route("/healthz/ping", any(ping))
@@ -59,7 +56,11 @@ pub fn metrics_routes(serving: Serving) -> Router {
         .route("/flagz", any(zpages::flagz))
         .route("/statusz", any(zpages::statusz));
     let router = if serving.profiling { debugging::add(router) } else { router };
-    router.with_state(serving.clone()).merge(api::routes(serving)).merge(page::routes())
+    router
+        .with_state(serving.clone())
+        .merge(large::routes(serving.clone()))
+        .merge(api::routes(serving))
+        .merge(page::routes())
 }
 
 async fn healthz(State(serving): State<Serving>) -> Response {
@@ -104,14 +105,8 @@ async fn proxy_mode(State(serving): State<Serving>) -> Response {
     plain(serving.mode)
 }
 
-fn format(headers: &HeaderMap) -> Format {
+pub(super) fn format(headers: &HeaderMap) -> Format {
     Format::accepted(headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default())
-}
-
-async fn metrics(State(serving): State<Serving>, headers: HeaderMap) -> Response {
-    serving.facts.count().await;
-    let format = format(&headers);
-    ([(header::CONTENT_TYPE, format.content_type())], serving.metrics.text(format)).into_response()
 }
 
 async fn slis(State(serving): State<Serving>, method: Method, headers: HeaderMap) -> Response {
@@ -127,27 +122,4 @@ async fn slis(State(serving): State<Serving>, method: Method, headers: HeaderMap
 async fn configz(State(serving): State<Serving>) -> Response {
     let config = serving.config.read().unwrap_or_else(PoisonError::into_inner).clone();
     ([NOSNIFF], Json(config)).into_response()
-}
-
-async fn status(State(serving): State<Serving>) -> Response {
-    match serving.facts.snapshot().await {
-        Some(snapshot) => {
-            let report = serving.health.report();
-            // A large cluster's is megabytes.
-            let body = tokio::task::spawn_blocking(move || {
-                let healthy = report.healthy;
-                let node_eligible = report.node_eligible.unwrap_or(false);
-                serde_json::to_vec(&Status { healthy, node_eligible, ..Status::from(&*snapshot) })
-            });
-            match body.await {
-                Ok(Ok(body)) => {
-                    let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                    ([json, NOSNIFF], body).into_response()
-                }
-                _ => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-            }
-        }
-        None => (StatusCode::SERVICE_UNAVAILABLE, "the proxy is busy or ends: it did not tell its status in time\n")
-            .into_response(),
-    }
 }

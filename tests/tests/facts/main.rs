@@ -4,3 +4,4 @@
 mod api;
 mod asking;
 mod counters;
+mod polled;

@@ -1,0 +1,116 @@
+//! Fifty who ask the proxy of 10,000 Services all the time: they share its answers, so memory stays, and it does its work.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kubeferry::status::get;
+use kubeferry_tests::client::{Running, until, until_for};
+use kubeferry_tests::web::{MANIFESTS, Web};
+
+use super::asking::{json, try_json};
+
+const SERVICES: usize = 10_000;
+const POLLERS: usize = 50;
+/// What all of them ask for, one after the other.
+const PATHS: [&str; 7] = [
+    "/metrics",
+    "/status",
+    "/api/v1/node",
+    "/api/v1/services?sort=rate&limit=1000",
+    "/api/v1/services/many/svc-77",
+    "/api/v1/history",
+    "/api/v1/trace?from=10.244.1.7&to=tcp:10.97.0.77:80",
+];
+/// `/metrics` and `/status` are megabytes each here: a copy for each who asks would be some hundred times that.
+const MOST_MIB: u64 = 200;
+/// How long a start with so many objects may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// The most memory that a process has had, in MiB.
+fn peak_mib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+}
+
+#[test]
+fn fifty_pollers_share_the_answers_and_the_proxy_does_its_work() {
+    let web = Web::build().unwrap();
+    let node = &web.hosts.node;
+    let mut many = String::new();
+    for number in 0..SERVICES {
+        let (high, low) = (number / 256, number % 256);
+        let name = format!("svc-{number}");
+        write!(
+            many,
+            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: many}}, \
+             spec: {{clusterIP: 10.97.{high}.{low}, ports: [{{name: http, port: 80}}]}}}}\n\
+             ---\n{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, \
+             metadata: {{name: {name}-1, namespace: many, labels: {{kubernetes.io/service-name: {name}}}}}, \
+             ports: [{{name: http, port: 8080}}], endpoints: [{{addresses: [10.245.{high}.{low}]}}]}}\n"
+        )
+        .unwrap();
+    }
+    web.write(&format!("{MANIFESTS}{many}")).unwrap();
+    let mut command = web.source.command("run").unwrap();
+    command.args(["--service-metrics", "connections"]);
+    let running = Running::start_command(&mut command, node).unwrap();
+    let counted = || try_json(node, "/api/v1/node").filter(|facts| facts["counts"]["services"] == SERVICES + 1);
+    until_for(PATIENCE, "all Services to be told", counted).unwrap();
+    // Each answer once: what one costs is not what is asked about.
+    for path in PATHS {
+        until_for(PATIENCE, path, || node.run(|| ask(path)).unwrap().filter(|code| *code == 200)).unwrap();
+    }
+    let before = peak_mib(running.id());
+
+    let over = AtomicBool::new(false);
+    let codes: BTreeMap<u16, usize> = std::thread::scope(|scope| {
+        let poll = |first: usize| {
+            let over = &over;
+            move || {
+                let mut codes = Vec::new();
+                node.run(|| {
+                    for turn in first.. {
+                        if over.load(Ordering::Relaxed) && codes.len() >= PATHS.len() {
+                            break;
+                        }
+                        codes.extend(ask(PATHS[turn % PATHS.len()]));
+                    }
+                })
+                .unwrap();
+                codes
+            }
+        };
+        let pollers: Vec<_> = (0..POLLERS).map(|first| scope.spawn(poll(first))).collect();
+        // A change reaches the kernel meanwhile.
+        web.write(&format!("{}{many}", MANIFESTS.replace("10.96.0.10", "10.96.0.99"))).unwrap();
+        let changed = || {
+            let rows = node.nft(&["list", "map", "inet", "kubeferry", "frontends4"], "").ok()?;
+            rows.contains("10.96.0.99").then_some(())
+        };
+        let result = until_for(PATIENCE, "a change to be in the kernel", changed);
+        over.store(true, Ordering::Relaxed);
+        result.unwrap();
+        let mut all = BTreeMap::new();
+        for poller in pollers {
+            for code in poller.join().unwrap() {
+                *all.entry(code).or_default() += 1;
+            }
+        }
+        all
+    });
+    assert!(codes.keys().all(|code| [200, 503].contains(code)), "{codes:?}");
+    assert!(codes[&200] >= POLLERS * PATHS.len() / 2, "{codes:?}");
+    let grown = peak_mib(running.id()) - before;
+    assert!(grown <= MOST_MIB, "{grown} MiB more for {POLLERS} who ask, {codes:?}");
+    until("an answer afterwards", || try_json(node, "/api/v1/services/many/svc-9999")).unwrap();
+    assert_eq!(json(node, "/api/v1/node")["healthy"], true);
+    assert!(running.stop().unwrap().success());
+}
+
+/// The code that is answered; `None` where there is no answer in time.
+fn ask(path: &str) -> Option<u16> {
+    get(&format!("http://127.0.0.1:10249{path}"), Duration::from_secs(60)).ok().map(|response| response.code)
+}

@@ -40,7 +40,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
     let home = tempfile::Builder::new().prefix(&format!("{PREFIX}-{}-", std::process::id())).tempdir()?;
     let cluster = set_up(home.path(), Backend::Nftables)?;
-    let mut stage = Stage { proxies: Vec::new(), cluster, home, flags: &[] };
+    let mut stage = Stage { proxies: Vec::new(), cluster, home, flags: &["--service-metrics", "connections"] };
     let manifests = Manifests::create(stage.home.path(), &stage.cluster.endpoints(None))?;
     stage.start_proxies(&binary, &manifests)?;
     let done = under_load(&stage, |stage| drive(stage, &tests, manifests.folder(), args.pictures));

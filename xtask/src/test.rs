@@ -10,7 +10,8 @@ use anyhow::{Context as _, bail};
 use crate::cargo::{cargo, workspace};
 use crate::{dist, ebpf, image, interrupt, ipvs, kernels, licences, miri, packages, step};
 
-/// Everything is tested with the eBPF datapath in it.
+/// Everything is tested with the eBPF datapath in it, and always built as a whole: each choice of packages has its own features of
+/// what they share, for which all of it would be built again.
 const FEATURES: [&str; 2] = ["--features", "kubeferry/ebpf"];
 
 /// Check formatting, lints and documentation, build, and run every test
@@ -63,7 +64,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             image::check(&binary)?;
             build()?;
             // With names resolved and TLS spoken by what is shipped.
-            let which = ["--package", "kubeferry-tests", "--test", "apiserver"];
+            let which = ["--workspace", "--test", "apiserver"];
             test_with(&which, &args.pass_on, &[("KUBEFERRY_BIN", &binary)])?;
         }
         Some("kernels") => kernels::run(&args.pass_on)?,
@@ -80,7 +81,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             packages::need_root(&format!("test {file}"))?;
             ebpf::build()?;
             let built = build()?;
-            test_with(&["--package", "kubeferry-tests", "--test", file], &args.pass_on, &built.known())?;
+            test_with(&["--workspace", "--test", file], &args.pass_on, &built.known())?;
         }
     }
     step::start(format!("done in {}", step::duration(began.elapsed())));

@@ -17,8 +17,8 @@ const OLDEST: Duration = Duration::from_secs(2);
 const KEPT: Duration = Duration::from_secs(10);
 /// How many may be in memory at one time: the last one, and older ones that somebody still reads.
 const MOST: usize = 4;
-/// Answers up to this many bytes are not counted among them: the room for connections bounds these.
-const SMALL: usize = 64 << 10;
+/// Answers up to this many bytes are made for each who asks, and not counted among them: the room for connections bounds these.
+const SMALL: usize = 128 << 10;
 
 /// The answers of one path. Clones share them.
 #[derive(Debug)]
@@ -67,8 +67,8 @@ impl<K> Default for Shared<K> {
 }
 
 impl<K: PartialEq + Send + 'static> Shared<K> {
-    /// The answer of this key: one that was just made, or one that `make` makes now, off the runtime's threads. Who comes while
-    /// one is made gets that one.
+    /// The answer of this key: a large one that was just made, or one that `make` makes now, off the runtime's threads. Who comes
+    /// while a large one is made gets that one.
     ///
     /// # Errors
     /// [`Full`].
@@ -119,7 +119,7 @@ impl<K: PartialEq + Send + 'static> Shared<K> {
 
 impl<K> Made<K> {
     fn is_fresh(&self) -> bool {
-        self.at.elapsed() < (self.took * PART).min(OLDEST)
+        self.body.len() > SMALL && self.at.elapsed() < (self.took * PART).min(OLDEST)
     }
 
     fn bytes(&self) -> Bytes {
@@ -175,6 +175,14 @@ mod tests {
         // Small ones are not counted.
         for key in 0..100 {
             held.push(Shared::default().get(key, || vec![0; 10]).await.unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn small_ones_are_always_of_now() {
+        let shared = Shared::default();
+        for number in 0..3 {
+            assert_eq!(shared.get(1, move || vec![number]).await.unwrap(), [number].as_slice());
         }
     }
 

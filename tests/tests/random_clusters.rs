@@ -92,7 +92,7 @@ fn a_wrong_model_is_noticed_and_the_case_is_small() {
     let agreement = scenario.run(&how, &mut Counts::default()).unwrap();
     let executors: BTreeSet<_> = agreement.disagreements.iter().map(|found| found.executor).collect();
     assert!(["packets", "ebpf", "test-run", "auto"].iter().all(|name| executors.contains(name)), "{executors:?}");
-    let (small, disagreements) = shrink(&scenario, &agreement, Duration::from_secs(60), &wrong).unwrap();
+    let (small, disagreements) = shrink(&scenario, &agreement, Duration::from_secs(300), &wrong).unwrap();
     assert!(!disagreements.is_empty());
     assert_eq!((small.states.len(), small.states[0].flows.len()), (1, 1));
     let below = tempfile::tempdir().unwrap();

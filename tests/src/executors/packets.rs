@@ -1,6 +1,7 @@
 //! Packets: what becomes of real first packets, as often as it takes to have seen every endpoint that a row allows.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
@@ -111,6 +112,25 @@ impl Sender {
 
     /// Sends the first packet of a new connection.
     pub(super) fn send(&mut self, case: &Case, row: &Row) -> Result<(SocketAddr, Fate)> {
+        self.by_a_free_port(row, |sender| sender.send_once(case, row))
+    }
+
+    /// Does it again by another port where a socket of somebody else has the one that is the next.
+    fn by_a_free_port<T>(&mut self, row: &Row, mut attempt: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
+        let is_taken = |error: &anyhow::Error| {
+            let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+            row.from_port.is_none() && kinds.into_iter().any(|kind| kind == io::ErrorKind::AddrInUse)
+        };
+        for _ in 0..8 {
+            match attempt(self) {
+                Err(error) if is_taken(&error) => {}
+                done => return done,
+            }
+        }
+        attempt(self)
+    }
+
+    fn send_once(&mut self, case: &Case, row: &Row) -> Result<(SocketAddr, Fate)> {
         let from = self.next(row);
         let origin = case.origin(row);
         let Some(sockets) = self.sockets.as_ref().filter(|_| has_socket(case, row)) else {
@@ -129,6 +149,10 @@ impl Sender {
     /// Has a socket of the node or of one of its pods begin; source and destination of its first packet as it leaves the
     /// node, or the pod, whose packet goes no further.
     pub(super) fn ask(&mut self, case: &Case, row: &Row) -> Result<(SocketAddr, SocketAddr, SocketAddr)> {
+        self.by_a_free_port(row, |sender| sender.ask_once(case, row))
+    }
+
+    fn ask_once(&mut self, case: &Case, row: &Row) -> Result<(SocketAddr, SocketAddr, SocketAddr)> {
         let sent = self.next(row);
         let sockets = self.sockets.as_ref().context("no sockets")?;
         let mut left = None;

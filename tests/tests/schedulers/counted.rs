@@ -69,6 +69,8 @@ impl World {
         world.change(web);
         world.run();
         world.until_served(By::Packets);
+        // What status tells may be a second old: the next has to know of these connections.
+        std::thread::sleep(Duration::from_millis(1_100));
         world
     }
 

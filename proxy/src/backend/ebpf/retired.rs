@@ -88,6 +88,8 @@ fn plus(one: &Backend, other: &Backend) -> Backend {
 fn count((_, address, port): &Owner, counted: &Backend) -> EndpointCount {
     let Backend { opened, active, packets, bytes } = *counted;
     let endpoint = SocketAddr::new((*address).into(), u16::from_be(*port));
+    // Fewer than none are wrong, which the next sweeps put right.
+    let active = u64::try_from(active.cast_signed()).unwrap_or(0);
     EndpointCount { endpoint, opened, active, packets, bytes }
 }
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::io::Errno;
 
 use super::{Findings, Last, named};
 use crate::flows::{Case, Expect, Row, Step, UPLINK};
@@ -118,8 +119,11 @@ impl Sender {
     /// Does it again by another port where a socket of somebody else has the one that is the next.
     fn by_a_free_port<T>(&mut self, row: &Row, mut attempt: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
         let is_taken = |error: &anyhow::Error| {
-            let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
-            row.from_port.is_none() && kinds.into_iter().any(|kind| kind == io::ErrorKind::AddrInUse)
+            let says_so = error.chain().any(|cause| {
+                cause.downcast_ref::<Errno>() == Some(&Errno::ADDRINUSE)
+                    || cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+            });
+            row.from_port.is_none() && says_so
         };
         for _ in 0..8 {
             match attempt(self) {

@@ -94,6 +94,10 @@ impl Sockets {
     ) -> Result<Vec<u8>> {
         let listener = |at: &SocketAddr| {
             let socket = transparent(make(&self.pods, protocol, *at)?, *at)?;
+            if protocol == Protocol::Tcp {
+                // What came to the one before may not be over.
+                set_socket_reuseaddr(&socket, true)?;
+            }
             rustix::net::bind(&socket, at)?;
             if protocol == Protocol::Tcp {
                 rustix::net::listen(&socket, 1)?;

@@ -83,8 +83,6 @@ pub(super) fn watch(
         if first && initial == "true" {
             line(connection, "BOOKMARK", &bookmark(target.resource, cursor, true))?;
         } else if is_quiet && !first && bookmarks {
-            // Nothing of ours has happened up to here.
-            cursor = shared.lock().store.revision().max(cursor);
             line(connection, "BOOKMARK", &bookmark(target.resource, cursor, false))?;
         }
         first = false;
@@ -97,6 +95,8 @@ pub(super) fn watch(
             let left = quiet_until.saturating_duration_since(Instant::now());
             match state.store.events(target, selector, cursor) {
                 Ok(events) if events.is_empty() && !left.is_zero() => state = shared.wait(state, left),
+                // Nothing of ours has happened up to here; what happens before it is told comes after it.
+                Ok(events) if events.is_empty() => break Ok((events, state.store.revision().max(cursor))),
                 found => break found.map(|events| (events, cursor)),
             }
         };

@@ -35,6 +35,8 @@ const TRACKING_ALONE: &str = "table inet tracking {\n  chain forward {\n    type
 
 /// The programs of TC alone.
 const AT_TC: &[&str] = &["--socket-lb", "off", "--xdp", "off"];
+/// The same, and every packet is counted.
+const AT_TC_COUNTING: &[&str] = &["--socket-lb", "off", "--xdp", "off", "--service-metrics", "full"];
 /// All programs, but those of sockets.
 const AT_XDP: &[&str] = &["--socket-lb", "off", "--xdp", "native", "--xdp-devices", "eth0,out"];
 
@@ -57,6 +59,8 @@ pub enum Kind {
     NftablesFull,
     /// eBPF, every packet of a connection translated.
     Packets,
+    /// The same, and packets and bytes are counted (`--service-metrics full`); connections always are.
+    PacketsFull,
     /// eBPF, the client's sockets translated when they connect.
     Sockets,
 }
@@ -162,6 +166,7 @@ impl<'b> Bench<'b> {
                         running = Some(self.proxy(Backend::Nftables, COUNT_ALL).start(cluster)?);
                     }
                     Kind::Packets => drop_time(self.proxy(Backend::Ebpf, AT_TC).once(cluster))?,
+                    Kind::PacketsFull => drop_time(self.proxy(Backend::Ebpf, AT_TC_COUNTING).once(cluster))?,
                     Kind::Sockets => drop_time(self.proxy(Backend::Ebpf, &["--xdp", "off"]).once(cluster))?,
                 }
                 let targets = match variant.services {
@@ -227,7 +232,7 @@ fn check_hook(kind: Kind, ebpf: &Datapath) -> anyhow::Result<()> {
     let Connected { packets, sockets } =
         Pins::find(places.bpffs())?.map_or(Ok(Connected::default()), |pins| pins.connected())?;
     let meant = match kind {
-        Kind::Packets => packets > 0 && sockets == 0,
+        Kind::Packets | Kind::PacketsFull => packets > 0 && sockets == 0,
         Kind::Sockets => packets == 0 && sockets > 0,
         Kind::Nothing | Kind::Tracking | Kind::Nftables | Kind::NftablesConnections | Kind::NftablesFull => {
             packets == 0 && sockets == 0
@@ -244,7 +249,8 @@ fn variants(large: usize) -> Vec<Variant> {
         variants.extend([TARGETS, large].map(|services| variant(kind, Some(services))));
     }
     // What counting costs a connection does not depend on the number of Services.
-    variants.extend([Kind::NftablesConnections, Kind::NftablesFull].map(|kind| variant(kind, Some(TARGETS))));
+    let counting = [Kind::NftablesConnections, Kind::NftablesFull, Kind::PacketsFull];
+    variants.extend(counting.map(|kind| variant(kind, Some(TARGETS))));
     variants
 }
 

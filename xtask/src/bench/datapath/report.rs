@@ -24,6 +24,7 @@ impl Variant {
             Kind::NftablesConnections => "nftables, connections counted",
             Kind::NftablesFull => "nftables, all counted",
             Kind::Packets => "eBPF, packets",
+            Kind::PacketsFull => "eBPF, packets, all counted",
             Kind::Sockets => "eBPF, sockets",
         };
         self.services.map_or_else(|| name.to_owned(), |services| format!("{name}, {services} services"))
@@ -108,6 +109,7 @@ fn pairs(variants: &[Variant]) -> Vec<(&Variant, &Variant)> {
     pairs.extend(all().filter(|v| v.kind == Kind::Nftables).map(|v| (v, find(Kind::Tracking, None))));
     let counts = |v: &&Variant| matches!(v.kind, Kind::NftablesConnections | Kind::NftablesFull);
     pairs.extend(all().filter(counts).map(|v| (v, find(Kind::Nftables, v.services))));
+    pairs.extend(all().filter(|v| v.kind == Kind::PacketsFull).map(|v| (v, find(Kind::Packets, v.services))));
     pairs.extend(all().filter(is_ebpf).map(|v| (v, find(Kind::Nftables, v.services))));
     let fewer = |many: &Variant| all().find(|few| few.kind == many.kind && few.services < many.services);
     pairs.extend(all().map(|many| (many, fewer(many))));
@@ -130,7 +132,8 @@ mod tests {
         all[0].rounds = [2.0, 9.0, 6.0].map(round).into();
         all[1].rounds = [1.0, 9.0, 3.0].map(round).into();
         assert_eq!(all[1].beside(&all[0], CONNECTIONS), 0.5);
-        // Seven beside nothing, two beside tracking, four beside nftables, three beside fewer services.
-        assert_eq!(pairs(&all).len(), 7 + 2 + 4 + 3);
+        // Ten beside nothing, two beside tracking, three that count beside the same that does not, four beside nftables,
+        // three beside fewer services.
+        assert_eq!(pairs(&all).len(), 10 + 2 + 3 + 4 + 3);
     }
 }

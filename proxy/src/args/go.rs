@@ -1,12 +1,17 @@
-//! What kube-proxy's command lines may have that ours otherwise would not: underscores in the names of flags, and lists that are
-//! given in several flags.
+//! What kube-proxy's command lines may have that ours otherwise would not: underscores in the names of flags, lists that are
+//! given in several flags, and values of `--version` and `--help`.
 
 use std::ffi::OsString;
+
+use crate::config::go_bool;
 
 /// Flags whose values add up when they are repeated; of all others the last counts.
 const LISTS: [&str; 4] = ["feature-gates", "ipvs-exclude-cidrs", "nodeport-addresses", "vmodule"];
 
-/// The same command line with dashes, and with each list in one flag.
+/// Flags that end the program, so that clap takes no value for them.
+const ENDING: [&str; 2] = ["help", "version"];
+
+/// The same command line with dashes, with each list in one flag, and with `--help` and `--version` there or not.
 pub(super) fn normalized(arguments: Vec<OsString>) -> Vec<OsString> {
     let mut normal: Vec<OsString> = Vec::with_capacity(arguments.len());
     let mut lists: [Option<usize>; LISTS.len()] = [None; LISTS.len()];
@@ -24,6 +29,16 @@ pub(super) fn normalized(arguments: Vec<OsString>) -> Vec<OsString> {
         };
         let (name, value) = flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value.to_owned())));
         let name = name.replace('_', "-");
+        // `raw` is another form of kube-proxy's version: ours has one.
+        let on = value
+            .as_deref()
+            .and_then(|text| if text == "raw" { (name == "version").then_some(true) } else { go_bool(text) });
+        if let Some(on) = on.filter(|_| ENDING.contains(&name.as_str())) {
+            let flag = OsString::from(format!("--{name}"));
+            normal.retain(|other| *other != flag);
+            normal.extend(on.then_some(flag));
+            continue;
+        }
         let Some(list) = LISTS.iter().position(|list| *list == name) else {
             normal.push(value.map_or_else(|| format!("--{name}"), |value| format!("--{name}={value}")).into());
             continue;
@@ -66,6 +81,10 @@ mod tests {
             ("k --vmodule", "k --vmodule"),
             ("k --cluster-cidr=a --cluster-cidr=b", "k --cluster-cidr=a --cluster-cidr=b"),
             ("k -- --a_b", "k -- --a_b"),
+            ("k run --version=true", "k run --version"),
+            ("k --version=raw --help=T", "k --version --help"),
+            ("k run --version --help=0 --version=False --once", "k run --once"),
+            ("k --version=v1.36.0 --help=raw", "k --version=v1.36.0 --help=raw"),
         ] {
             assert_eq!(normal(given), wanted);
         }

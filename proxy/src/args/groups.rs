@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args};
 
 use super::kube_proxy::{KubeProxyArgs, KubeProxyLogArgs};
@@ -39,7 +40,7 @@ pub struct SourceArgs {
 
     /// Kubeconfig file with the API server and our credentials [config: clientConnection.kubeconfig; default: the
     /// service account of the pod that we run in]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path_or_empty())]
     pub kubeconfig: Option<PathBuf>,
 
     /// URL of the API server; wins over the one in the kubeconfig
@@ -48,7 +49,7 @@ pub struct SourceArgs {
 
     /// KubeProxyConfiguration file (kubeproxy.config.k8s.io/v1alpha1). As with kube-proxy, flags that have a field there are
     /// ignored beside it, with a warning each, but for --hostname-override and logging. `run` notices its changes
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path_or_empty())]
     pub config: Option<PathBuf>,
 }
 
@@ -198,19 +199,22 @@ pub struct EbpfArgs {
 #[command(next_help_heading = "Syncing and serving")]
 pub struct ServeArgs {
     /// Sync once and exit: 0 only if the kernel holds what was wanted
-    #[arg(long)]
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        default_value = "false", hide_default_value = true, value_name = "BOOL", value_parser = go_bool)]
     pub once: bool,
 
     /// Do what needs full rights (sysctls of connection tracking), then exit; after that `run` needs CAP_NET_ADMIN only
-    #[arg(long)]
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        default_value = "false", hide_default_value = true, value_name = "BOOL", value_parser = go_bool)]
     pub init_only: bool,
 
     /// Remove what kube-proxy and Kubeferry left on the node, then exit, as `kubeferry cleanup` does
-    #[arg(long)]
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        default_value = "false", hide_default_value = true, value_name = "BOOL", value_parser = go_bool)]
     pub cleanup: bool,
 
     /// Write the configuration in force, with its defaults, to this file as YAML and exit
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path_or_empty())]
     pub write_config_to: Option<PathBuf>,
 
     /// How soon a failed sync is tried again; after twice this time an unapplied change makes /healthz fail. A Go duration
@@ -239,11 +243,11 @@ pub struct ServeArgs {
     pub bind_address_hard_fail: Option<bool>,
 
     /// Deprecated: port of --healthz-bind-address where that has none; 0 turns it off
-    #[arg(long, value_name = "PORT", hide = true)]
+    #[arg(long, value_name = "PORT", hide = true, allow_negative_numbers = true, value_parser = go_port)]
     pub healthz_port: Option<u16>,
 
     /// Deprecated: port of --metrics-bind-address where that has none; 0 turns it off
-    #[arg(long, value_name = "PORT", hide = true)]
+    #[arg(long, value_name = "PORT", hide = true, allow_negative_numbers = true, value_parser = go_port)]
     pub metrics_port: Option<u16>,
 
     /// kube-proxy's other flags.
@@ -272,6 +276,38 @@ pub struct LogArgs {
     /// logging.verbosity]
     #[arg(short, long, value_name = "N", num_args = 0..=1, default_missing_value = "4", action = ArgAction::Set)]
     pub v: Option<u32>,
+}
+
+impl SourceArgs {
+    /// Takes what is empty for not given, as kube-proxy does with flags that begin empty.
+    pub(super) fn forget_empty(&mut self) {
+        for path in [&mut self.kubeconfig, &mut self.config] {
+            forget_empty(path);
+        }
+        self.server.take_if(|server| server.is_empty());
+    }
+}
+
+impl ServeArgs {
+    /// As [`SourceArgs::forget_empty`].
+    pub(super) fn forget_empty(&mut self) {
+        forget_empty(&mut self.write_config_to);
+    }
+}
+
+fn forget_empty(path: &mut Option<PathBuf>) {
+    path.take_if(|path| path.as_os_str().is_empty());
+}
+
+/// clap's own parser of paths refuses the empty one.
+fn path_or_empty() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
+/// Ports as Go's flags take them.
+fn go_port(text: &str) -> Result<u16, String> {
+    let port = crate::config::go_integer(text).and_then(|port| u16::try_from(port).ok());
+    port.ok_or_else(|| "give a port, 0 to 65535".to_owned())
 }
 
 /// Booleans as Go's flags take them.

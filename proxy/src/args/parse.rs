@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 
-use super::{Cli, go};
+use super::{Cli, Command, ConfigCommand, go};
 use crate::config::flags::FLAGS;
 
 /// Reads the command line, the program's name first.
@@ -18,7 +18,23 @@ where
     I: IntoIterator<Item = T>,
     T: Into<OsString>,
 {
-    Cli::try_parse_from(go::normalized(args.into_iter().map(Into::into).collect())).map_err(explain)
+    let mut cli = Cli::try_parse_from(go::normalized(args.into_iter().map(Into::into).collect())).map_err(explain)?;
+    forget_empty(&mut cli.command);
+    Ok(cli)
+}
+
+fn forget_empty(command: &mut Command) {
+    let (common, serve) = match command {
+        Command::Run(args) => (&mut args.common, Some(&mut args.serve)),
+        Command::Config(ConfigCommand::Check(args)) => (&mut args.common, Some(&mut args.serve)),
+        Command::Plan(args) => (&mut args.common, None),
+        Command::Trace(args) => (&mut args.common, None),
+        _ => return,
+    };
+    common.source.forget_empty();
+    if let Some(serve) = serve {
+        serve.forget_empty();
+    }
 }
 
 fn explain(error: clap::Error) -> clap::Error {

@@ -2,6 +2,7 @@ use clap::CommandFactory;
 use clap::error::ErrorKind;
 
 use super::*;
+use crate::settings::Settings;
 
 fn run(flags: &[&str]) -> RunArgs {
     let line = ["kubeferry", "run"].iter().chain(flags);
@@ -34,6 +35,83 @@ fn booleans_are_switches_or_go_booleans() {
     assert_eq!(run(&["--masquerade-all"]).common.datapath.masquerade_all, Some(true));
     assert_eq!(run(&["--masquerade-all=F"]).common.datapath.masquerade_all, Some(false));
     assert!(refused(&["kubeferry", "run", "--masquerade-all=maybe"]).contains("true or false"));
+}
+
+#[test]
+fn every_boolean_of_kube_proxy_takes_gos_values() {
+    // Those of `options.go` and of `component-base/logs`.
+    for flag in [
+        "cleanup",
+        "init-only",
+        "bind-address-hard-fail",
+        "profiling",
+        "masquerade-all",
+        "iptables-localhost-nodeports",
+        "ipvs-strict-arp",
+        "conntrack-tcp-be-liberal",
+        "log-text-split-stream",
+        "log-json-split-stream",
+    ] {
+        let plain = run(&[&format!("--{flag}")]);
+        assert_ne!(plain, run(&[]), "--{flag}");
+        for (texts, on) in
+            [(["1", "t", "T", "true", "TRUE", "True"], true), (["0", "f", "F", "false", "FALSE", "False"], false)]
+        {
+            for text in texts {
+                let got = run(&[&format!("--{flag}={text}")]);
+                let loaded = Settings::resolve(&got.common, &got.serve, None, "n1").map(|loaded| loaded.settings);
+                let wanted = run(&[&format!("--{flag}={on}")]);
+                let wanted = Settings::resolve(&wanted.common, &wanted.serve, None, "n1").map(|loaded| loaded.settings);
+                assert_eq!(loaded.unwrap(), wanted.unwrap(), "--{flag}={text}");
+                assert_eq!(
+                    (got.serve.cleanup, got.serve.init_only),
+                    (on && flag == "cleanup", on && flag == "init-only")
+                );
+            }
+        }
+        // As with pflag, a value stands behind `=`: what follows is another argument.
+        assert_eq!(run(&[&format!("--{flag}"), "--node-name=n1"]).common.source.node_name.as_deref(), Some("n1"));
+    }
+    for text in ["yes", "", "2"] {
+        assert!(refused(&["kubeferry", "run", &format!("--cleanup={text}")]).contains("true or false"), "{text:?}");
+    }
+    for (flag, kind) in [("--version", ErrorKind::DisplayVersion), ("--help", ErrorKind::DisplayHelp)] {
+        assert_eq!(parse(["kubeferry", "run", &format!("{flag}=true")]).unwrap_err().kind(), kind);
+        assert_eq!(run(&[&format!("{flag}=false")]), run(&[]));
+    }
+    assert_eq!(parse(["kubeferry", "--version=raw"]).unwrap_err().kind(), ErrorKind::DisplayVersion);
+}
+
+#[test]
+fn empty_paths_and_numbers_are_read_as_gos() {
+    let empty = ["--config=", "--kubeconfig=", "--master=", "--write-config-to="];
+    assert_eq!(run(&empty), run(&[]));
+    assert_eq!(run(&["--config", "", "--config=a"]).common.source.config, Some("a".into()));
+    assert_eq!(run(&["--config=a", "--config="]).common.source.config, None);
+    for command in ["plan", "trace", "config"] {
+        let mut line = vec!["kubeferry", command];
+        line.extend(match command {
+            "trace" => ["--stdin"].as_slice(),
+            "config" => &["check", "file"],
+            _ => &[],
+        });
+        let with = line.iter().chain(&["--kubeconfig=", "--server="]);
+        assert_eq!(parse(with).unwrap(), parse(&line).unwrap(), "{command}");
+    }
+    let ports = run(&["--healthz-port=0x2800", "--metrics-port=0"]).serve;
+    assert_eq!((ports.healthz_port, ports.metrics_port), (Some(10240), Some(0)));
+    for port in ["-1", "65536", "x"] {
+        assert!(refused(&["kubeferry", "run", &format!("--healthz-port={port}")]).contains("give a port"), "{port}");
+    }
+    let args = run(&[
+        "--conntrack-min=0x10",
+        "--oom-score-adj=-0b11",
+        "--iptables-masquerade-bit=017",
+        "--nodeport-addresses=",
+    ]);
+    let settings = Settings::resolve(&args.common, &args.serve, None, "n1").unwrap().settings;
+    assert_eq!((settings.node.conntrack.min, settings.node.oom_score_adj), (16, -3));
+    assert_eq!(settings.datapath.masquerade_bit, 15);
 }
 
 #[test]

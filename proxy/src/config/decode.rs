@@ -105,7 +105,7 @@ pub(super) fn flag(kind: Kind, text: &str) -> Result<Value, String> {
         Kind::Texts => Tree::List(parts().map(|part| Tree::Text(part.to_owned())).collect()),
         Kind::Switches => Tree::Map(pairs(switch).collect()),
         Kind::Modules => Tree::List(
-            pairs(integer)
+            pairs(decimal)
                 .map(|(name, level)| {
                     Tree::Map(vec![("filePattern".to_owned(), Tree::Text(name)), ("verbosity".to_owned(), level)])
                 })
@@ -116,11 +116,34 @@ pub(super) fn flag(kind: Kind, text: &str) -> Result<Value, String> {
 }
 
 fn integer(text: &str) -> Tree {
+    go_integer(text).map_or_else(|| Tree::Text(text.to_owned()), Tree::Integer)
+}
+
+/// The verbosity of a pattern: klog reads it by the base 10.
+fn decimal(text: &str) -> Tree {
     text.parse().map_or_else(|_| Tree::Text(text.to_owned()), Tree::Integer)
 }
 
 fn switch(text: &str) -> Tree {
     go_bool(text).map_or_else(|| Tree::Text(text.to_owned()), Tree::Bool)
+}
+
+/// A whole number as Go's flags take it (`strconv.ParseInt` with base 0): a leading `0x`, `0b`, `0o` or `0` names the base, and
+/// underscores may stand between digits.
+pub fn go_integer(text: &str) -> Option<i64> {
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", text.strip_prefix('+').unwrap_or(text)),
+    };
+    let digits = digits.to_ascii_lowercase();
+    let prefixes = [("0x", 16), ("0b", 2), ("0o", 8), ("0", 8)];
+    let based = prefixes.iter().find_map(|(prefix, base)| Some((digits.strip_prefix(prefix)?, *base)));
+    let (rest, base) = based.filter(|_| digits != "0").unwrap_or((&digits, 10));
+    let lone = rest.ends_with('_') || rest.contains("__") || (base == 10 && rest.starts_with('_'));
+    if lone || rest.starts_with(['+', '-']) {
+        return None;
+    }
+    i64::from_str_radix(&format!("{sign}{}", rest.replace('_', "")), base).ok()
 }
 
 /// A boolean as Go's flags take it.

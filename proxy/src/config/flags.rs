@@ -25,7 +25,7 @@ pub const FLAGS: &[Flag] = &[
     flag("master", "`--server` is the same; wins over the server that the kubeconfig names"),
     flag("healthz-port", "deprecated, with a warning: 0 turns it off, another is for an address without a port"),
     flag("metrics-port", "deprecated, with a warning: 0 turns it off, another is for an address without a port"),
-    flag("version", "`kubeferry --version`"),
+    flag("version", "`kubeferry --version`; `raw` is the same"),
     Flag {
         name: "cleanup-ipvs",
         note: "gone from kube-proxy too; `--cleanup` removes what IPVS mode left",

@@ -16,7 +16,7 @@ use std::fmt;
 
 use jiff::SignedDuration;
 
-pub use decode::{decode, go_bool};
+pub use decode::{decode, go_bool, go_integer};
 pub use duration::{go_duration, go_duration_text};
 use schema::{Effect, FIELDS, Field};
 

@@ -205,7 +205,8 @@ pub const FIELDS: &[Field] = &[
     field("ipvs.scheduler", Text)
         .flag("ipvs-scheduler")
         .default("rr")
-        .note("mode ipvs; in every other, `--scheduler` chooses. `lblc`, `lblcr`, `fo`, `ovf` are taken for `random`, with a warning"),
+        .note("mode ipvs; in every other, `--scheduler` chooses. `lblc`, `lblcr`, `fo`, `ovf` are taken for `random`, with a warning, \
+             and so are `lc`, `wlc`, `sed`, `nq` with nftables"),
     field("ipvs.excludeCIDRs", Texts)
         .flag("ipvs-exclude-cidrs")
         .note("every mode: virtual servers of IPVS at these addresses stay when what kube-proxy left is removed"),

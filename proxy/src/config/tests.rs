@@ -129,7 +129,7 @@ fn flags_are_read_as_their_fields_are() {
     for (flag, text) in [
         ("feature-gates", "A=true,B=f,"),
         ("kube-api-qps", "2.5"),
-        ("kube-api-burst", "7"),
+        ("kube-api-burst", "0x7"),
         ("ipvs-exclude-cidrs", "10.0.0.0/8,fd00::/8"),
         ("ipvs-strict-arp", "T"),
         ("conntrack-tcp-timeout-established", "0"),
@@ -164,6 +164,39 @@ fn flags_are_read_as_their_fields_are() {
     ] {
         let problem = config.set_flag(flag, text).unwrap_err().to_string();
         assert!(problem.starts_with(&format!("--{flag} = {text:?}: ")) && problem.contains(part), "{problem}");
+    }
+}
+
+#[test]
+fn integers_are_read_as_go_does() {
+    for (text, wanted) in [
+        ("0", Some(0)),
+        ("-999", Some(-999)),
+        ("+7", Some(7)),
+        ("0x10", Some(16)),
+        ("-0X1f", Some(-31)),
+        ("0b101", Some(5)),
+        ("0o17", Some(15)),
+        ("017", Some(15)),
+        ("131_072", Some(131_072)),
+        ("0x_1F", Some(31)),
+        ("0_7", Some(7)),
+        ("9223372036854775807", Some(i64::MAX)),
+        ("-9223372036854775808", Some(i64::MIN)),
+        ("9223372036854775808", None),
+        ("", None),
+        ("-", None),
+        ("08", None),
+        ("0x", None),
+        ("0x-1", None),
+        ("--1", None),
+        ("_1", None),
+        ("1_", None),
+        ("1__0", None),
+        ("1e3", None),
+        (" 1", None),
+    ] {
+        assert_eq!(go_integer(text), wanted, "{text:?}");
     }
 }
 

@@ -20,9 +20,15 @@ impl Loaded {
         let ebpf = self.settings.backend == BackendName::Ebpf || given_ebpf();
         for field in FIELDS.iter().filter(|field| ebpf || field.block() != Some("ebpf")) {
             let given = || self.config.given().find(|(path, _)| *path == field.path).map(|(_, value)| value.clone());
-            // kube-proxy 1.36 does not know it.
-            if field.path == "iptables.snatNodeInternalIP" && given().is_none() {
-                continue;
+            match field.path {
+                // kube-proxy 1.36 does not know it.
+                "iptables.snatNodeInternalIP" if given().is_none() => continue,
+                // As kubeadm writes it: its default, true, would be warned about here, and false would change kube-proxy.
+                "iptables.localhostNodePorts" if given().is_none() => {
+                    put(&mut document, field.path, Json::Null);
+                    continue;
+                }
+                _ => {}
             }
             let value = in_force(&self.settings, field.path);
             let value = value.unwrap_or_else(|| given().or_else(|| default_value(field)).map_or(zero(field), json_of));

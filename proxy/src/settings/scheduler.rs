@@ -6,6 +6,10 @@ use crate::config::Problem;
 use crate::scheduler::slots::TABLE_SIZE;
 use crate::scheduler::{HashKey, Schedule, Scheduler};
 
+/// Our flag. What kube-proxy's own settings ask for is taken for another where it cannot be had: a file that kube-proxy runs with
+/// keeps no node from being served.
+const OURS: &str = "--scheduler";
+
 /// The largest table of `mh`.
 const LARGEST_TABLE: u32 = 65_537;
 
@@ -21,7 +25,7 @@ pub(super) fn check(
     warnings: &mut Vec<String>,
 ) -> Schedule {
     let args = given.datapath();
-    let flag = args.scheduler.as_ref().map(|value| Given { what: "--scheduler".to_owned(), value: value.clone() });
+    let flag = args.scheduler.as_ref().map(|value| Given { what: OURS.to_owned(), value: value.clone() });
     let file = || {
         let value = given.config.text("ipvs.scheduler").unwrap_or(Scheduler::Rr.name()).to_owned();
         ipvs.then_some(Given { what: given.config.origin("ipvs.scheduler"), value })
@@ -41,9 +45,9 @@ fn name(
     warnings: &mut Vec<String>,
 ) -> Scheduler {
     let text = given.value.trim();
-    if given.what != "--scheduler" && WITHOUT_COUNTERPART.contains(&text) {
+    if given.what != OURS && WITHOUT_COUNTERPART.contains(&text) {
         warnings.push(format!(
-            "{} {text} has no counterpart: {} is used; choose another with --scheduler",
+            "{} {text} has no counterpart: {} is used; choose another with {OURS}",
             given.what,
             Scheduler::default()
         ));
@@ -54,15 +58,21 @@ fn name(
         problems.push(given.problem(format!("must be one of {names}")));
         return Scheduler::default();
     };
-    if scheduler.counts_connections() && !backend.counts_connections() {
-        let others = Scheduler::ALL.into_iter().filter(|scheduler| !scheduler.counts_connections());
-        let others: Vec<&str> = others.map(Scheduler::name).collect();
-        problems.push(given.problem(format!(
-            "asks how many connections each endpoint has, which only the eBPF datapath counts: use --backend ebpf, or one \
-             of {}",
-            others.join(", ")
-        )));
+    if !scheduler.counts_connections() || backend.counts_connections() {
+        return scheduler;
     }
+    let why = "asks how many connections each endpoint has, which only the eBPF datapath counts";
+    if given.what != OURS {
+        warnings.push(format!(
+            "{} {text} {why}: {} is used; use --backend ebpf, or choose another with {OURS}",
+            given.what,
+            Scheduler::default()
+        ));
+        return Scheduler::default();
+    }
+    let others = Scheduler::ALL.into_iter().filter(|scheduler| !scheduler.counts_connections());
+    let others: Vec<&str> = others.map(Scheduler::name).collect();
+    problems.push(given.problem(format!("{why}: use --backend ebpf, or one of {}", others.join(", "))));
     scheduler
 }
 

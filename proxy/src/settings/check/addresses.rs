@@ -70,7 +70,7 @@ impl Check<'_> {
                 "node ports do not answer at 127.0.0.1, as they do in kube-proxy's iptables mode; {path}: false ends this \
                  warning"
             ));
-        } else if mode != ProxyMode::Iptables && wanted == Some(true) && origin != path {
+        } else if mode != ProxyMode::Iptables && wanted == Some(true) {
             self.warnings.push(format!("{origin} has no effect: node ports never answer at loopback addresses"));
         }
     }

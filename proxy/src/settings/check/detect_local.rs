@@ -8,13 +8,17 @@ use crate::settings::merge::Given;
 use crate::state::convert::sloppy::parse_cidr;
 use crate::state::objects::Family;
 
+/// The mode where none is set.
+const CLUSTER_CIDR: &str = "ClusterCIDR";
+
 impl Check<'_> {
     pub(super) fn detect_local(&mut self) -> DetectLocal {
         let (given, flags) = (self.given, self.given.datapath());
         let cluster_cidr = self.cluster_cidr();
         let mode = given.text(flags.detect_local_mode.as_ref(), "--detect-local-mode", "detectLocalMode");
+        self.unread_arguments(mode.as_ref().map(|g| g.value.as_str()).filter(|mode| !mode.is_empty()));
         match mode.as_ref().map_or("", |g| g.value.as_str()) {
-            "" | "ClusterCIDR" => {
+            "" | CLUSTER_CIDR => {
                 if cluster_cidr.is_empty() {
                     let text = "no cluster CIDR is set: traffic to ClusterIPs from outside the cluster is not masqueraded \
                                 (--cluster-cidr, or another --detect-local-mode)";
@@ -38,6 +42,27 @@ impl Check<'_> {
                 self.problems.extend(mode.map(|g| g.problem(why)));
                 DetectLocal::ClusterCidr(Vec::new())
             }
+        }
+    }
+
+    /// A warning for each argument that is another mode's.
+    fn unread_arguments(&mut self, mode: Option<&str>) {
+        let (given, flags) = (self.given, self.given.datapath());
+        let mode = mode.unwrap_or(CLUSTER_CIDR);
+        for (of, flag, name, path) in [
+            (CLUSTER_CIDR, &flags.cluster_cidr, "--cluster-cidr", "clusterCIDR"),
+            ("BridgeInterface", &flags.pod_bridge_interface, "--pod-bridge-interface", "detectLocal.bridgeInterface"),
+            (
+                "InterfaceNamePrefix",
+                &flags.pod_interface_name_prefix,
+                "--pod-interface-name-prefix",
+                "detectLocal.interfaceNamePrefix",
+            ),
+        ] {
+            let unread = given.text(flag.as_ref(), name, path).filter(|g| of != mode && !g.value.is_empty());
+            let said = unread
+                .map(|Given { what, value }| format!("{what} = {value:?} is not read: detectLocalMode is {mode}"));
+            self.warnings.extend(said);
         }
     }
 

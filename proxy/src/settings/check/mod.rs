@@ -14,7 +14,7 @@ pub use log::filter_of_verbosity;
 
 use super::merge::{Given, Inputs};
 use super::{BackendName, DatapathSettings, ProxyMode, Settings, Source, ebpf, mode, node, scheduler, service_metrics};
-use crate::config::Problem;
+use crate::config::{Problem, go_integer};
 use crate::state::convert::sloppy::parse_ip;
 
 const HEALTHZ_PORT: u16 = 10256;
@@ -134,7 +134,8 @@ impl Check<'_> {
             let bit = self.given.config.integer(&format!("{}.masqueradeBit", mode.rules()));
             return bit.and_then(|bit| u8::try_from(bit).ok()).unwrap_or(MASQUERADE_BIT);
         };
-        text.parse().ok().filter(|bit| *bit <= 31).unwrap_or_else(|| {
+        let bit = go_integer(text).and_then(|bit| u8::try_from(bit).ok()).filter(|bit| *bit <= 31);
+        bit.unwrap_or_else(|| {
             let given = Given { what: "--iptables-masquerade-bit".to_owned(), value: text.clone() };
             self.problems.push(given.problem("must be a whole number from 0 to 31"));
             MASQUERADE_BIT

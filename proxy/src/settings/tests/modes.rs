@@ -94,7 +94,9 @@ fn localhost_node_ports_of_iptables_mode_are_warned_of() {
     assert_eq!(warned(&[], Some("nodePortAddresses: [primary]")), 0);
     assert_eq!(warned(&[], Some("nodePortAddresses: [192.0.2.0/24]")), 0);
     assert_eq!(warned(&[], Some("nodePortAddresses: [0.0.0.0/0]")), 1);
-    assert_eq!(warned(&[], Some("mode: ipvs\niptables: {localhostNodePorts: true}")), 0);
+    assert_eq!(warned(&[], Some("mode: ipvs\niptables: {localhostNodePorts: true}")), 1);
+    assert_eq!(warned(&[], Some("mode: nftables\niptables: {localhostNodePorts: true}")), 1);
+    assert_eq!(warned(&[], Some("mode: nftables\niptables: {localhostNodePorts: null}")), 0);
     assert_eq!(warned(&["--proxy-mode=iptables"], None), 1);
     assert_eq!(warned(&["--proxy-mode=iptables", "--iptables-localhost-nodeports=false"], None), 0);
     assert_eq!(warned(&["--iptables-localhost-nodeports"], None), 1);

@@ -61,6 +61,19 @@ fn the_scheduler_is_a_flag_or_the_files_in_ipvs_mode() {
             format!("ipvs.scheduler {without} has no counterpart: random is used; choose another with --scheduler");
         assert!(warnings.contains(&said), "{warnings:?}");
     }
+    for counting in ["lc", "wlc", "sed", "nq"] {
+        let file = ipvs(counting);
+        let flag = ["--proxy-mode=ipvs".to_owned(), format!("--ipvs-scheduler={counting}")];
+        for (flags, file, from) in [
+            (&[][..], Some(file.as_str()), "ipvs.scheduler"),
+            (&[flag[0].as_str(), flag[1].as_str()], None, "--ipvs-scheduler"),
+        ] {
+            let (got, warnings) = settings(flags, file).unwrap();
+            assert_eq!(got.datapath.schedule.scheduler, Scheduler::Random);
+            let said = format!("{from} {counting} asks how many connections each endpoint has, ");
+            assert!(warnings.iter().any(|text| text.starts_with(&said)), "{warnings:?}");
+        }
+    }
 }
 
 #[test]
@@ -72,10 +85,8 @@ fn wrong_schedulers_are_told_what_is_allowed() {
         bad(&[], Some("mode: ipvs\nipvs: {scheduler: wrong}")),
         [format!("ipvs.scheduler = \"wrong\": {names}")]
     );
-    for (flags, file) in [(&["--scheduler=lc"][..], None), (&[], Some("mode: ipvs\nipvs: {scheduler: nq}"))] {
-        let said = bad(flags, file);
-        assert!(said[0].contains("use --backend ebpf, or one of random, rr, wrr, sh, dh, mh"), "{said:?}");
-    }
+    let said = bad(&["--scheduler=lc"], None);
+    assert!(said[0].contains("use --backend ebpf, or one of random, rr, wrr, sh, dh, mh"), "{said:?}");
     for size in ["0", "1", "1000", "65539", "-7", "many", ""] {
         let said = bad(&[&format!("--maglev-table-size={size}")], None);
         assert!(said[0].contains("must be a prime number up to 65537, such as 251"), "{said:?}");

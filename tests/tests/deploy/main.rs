@@ -6,6 +6,7 @@ mod kustomize;
 mod manifests;
 mod metrics;
 mod rbac;
+mod recipes;
 mod settings;
 
 use std::path::{Path, PathBuf};
@@ -17,7 +18,8 @@ use serde_json::Value;
 const KUSTOMIZATIONS: [&str; 6] =
     ["overlays/nftables", "overlays/ebpf", "kubeadm/nftables", "kubeadm/ebpf", "kind/nftables", "kind/ebpf"];
 /// What somebody adds to one of those.
-const COMPONENTS: [&str; 5] = ["ebpf", "kubeadm", "monitoring", "node-by-node", "pod-sockets"];
+const COMPONENTS: [&str; 6] =
+    ["ebpf", "kubeadm", "monitoring", "monitoring-as-kube-proxy", "node-by-node", "pod-sockets"];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").canonicalize().unwrap()

@@ -36,11 +36,14 @@ struct PodMetricsEndpoint {
     path: String,
     interval: String,
     relabelings: Vec<Relabeling>,
+    #[serde(rename = "metricRelabelings", default, skip_serializing_if = "Vec::is_empty")]
+    metric_relabelings: Vec<Relabeling>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Relabeling {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     source_labels: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     regex: Option<String>,
@@ -101,7 +104,7 @@ struct KindNetworking {
 }
 
 /// Reads a value as its type and writes it again: a field that the type does not have is lost on the way.
-fn round_trip<T: Serialize + DeserializeOwned>(value: &Value) -> Result<(), String> {
+pub fn round_trip<T: Serialize + DeserializeOwned>(value: &Value) -> Result<(), String> {
     let read: T = serde_json::from_value(value.clone()).map_err(|error| format!("{error}: {value:#}"))?;
     let written = serde_json::to_value(read).map_err(|error| error.to_string())?;
     if written == *value { Ok(()) } else { Err(format!("as its type has it: {written:#}\nas it is: {value:#}")) }
@@ -167,7 +170,8 @@ fn every_object_is_one_of_its_type_and_points_to_what_is_there() {
     for name in KUSTOMIZATIONS {
         // kubeadm made this ConfigMap for kube-proxy.
         let outside: &[&str] = if name.starts_with("kubeadm") { &["kube-proxy"] } else { &[] };
-        for objects in [objects(name), objects_with(name, &["monitoring", "node-by-node", "pod-sockets"])] {
+        let all = ["monitoring", "monitoring-as-kube-proxy", "node-by-node", "pod-sockets"];
+        for objects in [objects(name), objects_with(name, &all)] {
             check_types(&objects).unwrap_or_else(|error| panic!("{name}: {error}"));
             check_references(&objects, outside);
         }
@@ -225,6 +229,32 @@ fn an_update_keeps_a_proxy_on_every_node() {
         assert_eq!(container["livenessProbe"]["httpGet"], json!({"path": "/livez", "port": 10256}));
         assert_eq!(container["readinessProbe"]["httpGet"], json!({"path": "/healthz", "port": 10256}));
     }
+}
+
+/// Programs are for one kind of CPU, and maps are memory of the container that made them.
+#[test]
+fn nodes_have_the_cpu_of_the_image_and_containers_room_for_their_datapath() {
+    for name in KUSTOMIZATIONS {
+        let objects = objects(name);
+        let pod = pod(&objects);
+        let amd64 = json!({"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"});
+        assert_eq!(pod["nodeSelector"], amd64, "{name}");
+        let (request, limit) = if name.ends_with("ebpf") { ("300Mi", "1Gi") } else { ("64Mi", "512Mi") };
+        let resources = json!({"requests": {"cpu": "50m", "memory": request}, "limits": {"memory": limit}});
+        assert_eq!(pod["containers"][0]["resources"], resources, "{name}");
+    }
+}
+
+/// What one scrape takes must be what the other takes, but for the job and for metrics of ours.
+#[test]
+fn kube_proxys_job_is_scraped_as_ours() {
+    let objects = objects_with("overlays/nftables", &["monitoring", "monitoring-as-kube-proxy"]);
+    let monitor = |name: &str| &objects[&("PodMonitor".to_owned(), name.to_owned())]["spec"];
+    let mut wanted = monitor("kubeferry").clone();
+    let endpoint = &mut wanted["podMetricsEndpoints"][0];
+    endpoint["relabelings"].as_array_mut().unwrap().push(json!({"targetLabel": "job", "replacement": "kube-proxy"}));
+    endpoint["metricRelabelings"] = json!([{"sourceLabels": ["__name__"], "regex": "kubeferry_.*", "action": "drop"}]);
+    assert_eq!(*monitor("kubeferry-as-kube-proxy"), wanted);
 }
 
 #[test]

@@ -16,6 +16,18 @@ use super::{folder, objects_with};
 /// What Prometheus makes itself, and the labels that it and our PodMonitor put on each series.
 const OF_PROMETHEUS: [&str; 1] = ["up"];
 const LABELS_OF_TARGETS: [&str; 3] = ["job", "instance", "node"];
+/// What the dashboard and the alert of kubernetes-mixin read of kube-proxy, but for `go_goroutines` (there is no
+/// Go) and `rest_client_*`, which a proxy has that speaks with an API server.
+const OF_KUBE_PROXYS_DASHBOARD: [&str; 8] = [
+    "absent(up{job=\"kube-proxy\"})",
+    "sum(rate(kubeproxy_sync_proxy_rules_duration_seconds_count{job=\"kube-proxy\",instance=~\"x\"}[5m]))",
+    "histogram_quantile(0.99,rate(kubeproxy_sync_proxy_rules_duration_seconds_bucket{job=\"kube-proxy\"}[5m]))",
+    "sum(rate(kubeproxy_network_programming_duration_seconds_count{job=\"kube-proxy\"}[5m])) by (instance)",
+    "histogram_quantile(0.99, sum(rate(kubeproxy_network_programming_duration_seconds_bucket{}[5m])) by (instance, le))",
+    "process_resident_memory_bytes{job=\"kube-proxy\"}",
+    "rate(process_cpu_seconds_total{job=\"kube-proxy\"}[5m])",
+    "max(kubeproxy_sync_proxy_rules_last_timestamp_seconds{job=\"kube-proxy\"}) by (instance)",
+];
 /// Words of the language that are no metrics.
 const WORDS: [&str; 22] = [
     "and",
@@ -187,6 +199,9 @@ fn alerts_and_dashboard_read_what_is_exposed() {
     assert!(rules.len() >= 10);
     for rule in rules {
         check(&exposed, &rule.alert, &rule.expr);
+    }
+    for expression in OF_KUBE_PROXYS_DASHBOARD {
+        check(&exposed, "kube-proxy's dashboard", expression);
     }
     let map = &objects[&("ConfigMap".to_owned(), "kubeferry-dashboard".to_owned())];
     let text = map["data"]["kubeferry.json"].as_str().unwrap();

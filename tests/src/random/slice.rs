@@ -117,8 +117,7 @@ fn endpoint(rng: &mut Rng, family: &Family) -> Value {
         6..50 => (family.local, NODES[0]),
         _ => (family.remote, NODES[1]),
     };
-    // None where a Service has an external address: see the tests' README.
-    let number = if prefix == family.node { 1 } else { number };
+    let number = if prefix == family.node { 1 + number % 2 } else { number };
     let mut address = written(rng, format!("{prefix}{number}"));
     if rng.chance(2) {
         address = (*rng.pick(&NO_ADDRESSES)).to_owned();

@@ -14,7 +14,7 @@ use crate::vm::{Guest, Kernel, Series};
 use crate::{ebpf, packages, step};
 
 /// How long one kernel may take.
-const PATIENCE: Duration = Duration::from_secs(1800);
+const PATIENCE: Duration = Duration::from_secs(3600);
 /// How many times as long as elsewhere the tests there may wait: emulation makes every instruction some ten times as dear, and
 /// what runs beside it is not less for that.
 const PATIENCE_OF_TESTS: u32 = 8;
@@ -56,8 +56,10 @@ const TOOLS: [&str; 9] = ["ip", "nft", "conntrack", "ethtool", "tc", "ping", "se
 /// What the machine's command says before and after each part.
 const MARK: &str = "kubeferry-part: ";
 
+/// The kernels, as they are asked for.
+const KERNELS: [(&str, Series); 2] = [("6.1", Series::V6_1), ("6.12", Series::V6_12)];
 /// The parts that run in the machine: a test binary, and what is passed on to it.
-const PARTS: [(&str, &str); 9] = [
+const PARTS: [(&str, &str); 10] = [
     ("netns", ""),
     ("flow_table", "--exact cluster_ip load_balancer_source_ranges"),
     // What is swept is gone when a time has passed, which is too long here.
@@ -67,6 +69,7 @@ const PARTS: [(&str, &str); 9] = [
     ("connections", ""),
     ("ebpf_connections", "--exact every_way_in_reaches_every_endpoint datagrams_in_fragments_come_back_whole"),
     ("bridge", "ebpf_needs_no_bridge_netfilter with_bridge_netfilter"),
+    ("facts", "counters"),
     ("machine", "--ignored"),
 ];
 
@@ -81,11 +84,13 @@ pub fn verify(args: VerifyArgs) -> anyhow::Result<()> {
     ebpf::report(&args.object, Path::new("/report.json"))
 }
 
-/// Boots each kernel and runs the tests there. `pass_on` goes to every test binary.
+/// Boots each kernel and runs the tests there. Of `arguments`, `6.1` and the like choose among the kernels, names of parts among
+/// those, and the rest goes to every test binary.
 ///
 /// # Errors
 /// A test failed under one of them.
-pub fn run(pass_on: &[String]) -> anyhow::Result<()> {
+pub fn run(arguments: &[String]) -> anyhow::Result<()> {
+    let asked = Asked::of(arguments);
     let lists = [
         packages::BUILD,
         packages::NETWORK,
@@ -96,8 +101,8 @@ pub fn run(pass_on: &[String]) -> anyhow::Result<()> {
     packages::ensure(&lists)?;
     let programs = Programs::build()?;
     let mut outcomes = Vec::new();
-    for series in [Series::V6_1, Series::V6_12] {
-        outcomes.push(under(&Kernel::find_or_fetch(series)?, &programs, pass_on)?);
+    for (_, series) in KERNELS.iter().filter(|(name, _)| Asked::is_wanted(&asked.kernels, name)) {
+        outcomes.push(under(&Kernel::find_or_fetch(*series)?, &programs, &asked)?);
     }
     for outcome in &outcomes {
         outcome.tell();
@@ -106,6 +111,33 @@ pub fn run(pass_on: &[String]) -> anyhow::Result<()> {
         bail!("tests failed");
     }
     Ok(())
+}
+
+/// Which of it is to be run.
+struct Asked<'a> {
+    /// Empty: all of them.
+    kernels: Vec<&'a str>,
+    parts: Vec<&'a str>,
+    pass_on: Vec<&'a str>,
+}
+
+impl<'a> Asked<'a> {
+    fn of(arguments: &'a [String]) -> Self {
+        let mut asked = Self { kernels: Vec::new(), parts: Vec::new(), pass_on: Vec::new() };
+        for word in arguments {
+            let words = match word.as_str() {
+                word if KERNELS.iter().any(|(name, _)| *name == word) => &mut asked.kernels,
+                word if PARTS.iter().any(|(name, _)| *name == word) => &mut asked.parts,
+                _ => &mut asked.pass_on,
+            };
+            words.push(word);
+        }
+        asked
+    }
+
+    fn is_wanted(chosen: &[&str], name: &str) -> bool {
+        chosen.is_empty() || chosen.contains(&name)
+    }
 }
 
 /// What was built for the machines.
@@ -221,7 +253,7 @@ impl Outcome {
     }
 }
 
-fn under(kernel: &Kernel, programs: &Programs, pass_on: &[String]) -> anyhow::Result<Outcome> {
+fn under(kernel: &Kernel, programs: &Programs, asked: &Asked<'_>) -> anyhow::Result<Outcome> {
     let began = Instant::now();
     let mut guest = Guest::new(kernel, &MODULES)?;
     guest.tools(&TOOLS)?;
@@ -244,9 +276,9 @@ fn under(kernel: &Kernel, programs: &Programs, pass_on: &[String]) -> anyhow::Re
         folder.display()
     );
     command += "result=$?\n";
-    for (name, arguments) in PARTS {
+    for (name, arguments) in PARTS.iter().filter(|(name, _)| Asked::is_wanted(&asked.parts, name)) {
         add(&Path::new("/tests").join(name), programs.test(name)?)?;
-        let arguments = [&[arguments.to_owned()], pass_on].concat().join(" ");
+        let arguments = [&[*arguments], asked.pass_on.as_slice()].concat().join(" ");
         command += &format!(
             "echo '{MARK}{name}'\n/tests/{name} {arguments}; code=$?\necho \"{MARK}{name} ended with $code\"\n[ $code = 0 ] || result=$code\n"
         );
@@ -272,6 +304,16 @@ fn under(kernel: &Kernel, programs: &Programs, pass_on: &[String]) -> anyhow::Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kernels_and_parts_are_chosen_by_name() {
+        let words = ["6.12", "machine", "clock", "--nocapture"].map(str::to_owned);
+        let asked = Asked::of(&words);
+        assert_eq!((asked.kernels.as_slice(), asked.parts.as_slice()), (["6.12"].as_slice(), ["machine"].as_slice()));
+        assert_eq!(asked.pass_on, ["clock", "--nocapture"]);
+        assert!(Asked::is_wanted(&asked.kernels, "6.12") && !Asked::is_wanted(&asked.kernels, "6.1"));
+        assert!(Asked::is_wanted(&[], "6.1"));
+    }
 
     #[test]
     fn tests_are_counted_by_part() {

@@ -22,7 +22,8 @@ pub struct Args {
     /// share, in Rust's interpreter), `release` (archives and image, and the static binary against an API server), or a file
     /// or folder of tests/tests
     part: Option<String>,
-    /// Passed on to the test binaries, e.g. a filter or --nocapture
+    /// Passed on to the test binaries, e.g. a filter or --nocapture; `kernels` is told by it which kernels and files, e.g.
+    /// `6.12 machine`
     #[arg(last = true)]
     pass_on: Vec<String>,
 }

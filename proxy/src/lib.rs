@@ -32,6 +32,7 @@ pub mod state;
 pub mod status;
 pub mod top;
 pub mod traffic;
+pub mod trial;
 pub mod version;
 pub mod watch;
 

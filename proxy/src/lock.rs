@@ -105,6 +105,11 @@ pub async fn take(wait: bool, end: &AtomicBool) -> Result<Option<Lock>, Taken> {
     }
 }
 
+/// Whether another proxy has the lock at this moment.
+pub async fn is_taken() -> bool {
+    holder().await.is_ok_and(|(_, is_proxy)| is_proxy)
+}
+
 /// Who has the lock, and whether it may be a proxy.
 async fn holder() -> io::Result<(Holder, bool)> {
     // The kernel tells who made the socket listen.

@@ -33,6 +33,7 @@ pub struct Proxy<B> {
     failed: bool,
     /// What the clock of slow starts counts from.
     started: Instant,
+    limits: BTreeMap<String, String>,
 }
 
 /// What one sync did.
@@ -61,6 +62,7 @@ impl<B: Backend> Proxy<B> {
             synced: false,
             failed: false,
             started: Instant::now(),
+            limits: BTreeMap::new(),
         }
     }
 
@@ -208,8 +210,22 @@ impl<B: Backend> Proxy<B> {
         ignored.extend(self.desired.conflicts());
         ignored.extend(self.desired.unscheduled().cloned());
         ignored.extend(self.backend.refused());
+        ignored.extend(self.limits());
         ignored.sort();
         ignored
+    }
+
+    /// Something of the node or of the settings is not as it was asked for, and why; `None`: it is again.
+    pub fn limit(&mut self, what: &str, why: Option<String>) {
+        match why {
+            Some(why) => drop(self.limits.insert(what.to_owned(), why)),
+            None => drop(self.limits.remove(what)),
+        }
+    }
+
+    /// What [`Proxy::limit`] was told.
+    pub fn limits(&self) -> impl Iterator<Item = Ignored> {
+        self.limits.iter().map(|(what, why)| Ignored { what: what.clone(), why: why.clone() })
     }
 
     /// The cluster as the events tell it.

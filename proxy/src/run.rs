@@ -44,6 +44,8 @@ const GLANCE: Duration = Duration::from_secs(2);
 const POD_CIDR_WAIT: Duration = Duration::from_secs(300);
 /// How long an end waits for the API server to take the Event about it.
 const LAST_EVENT: Duration = Duration::from_secs(3);
+/// What is not as it should be where a changed file is wrong.
+const CONFIGURATION: &str = "the configuration file";
 /// How many events may wait for a running sync to end before the source has to.
 const QUEUE: usize = 65_536;
 
@@ -62,6 +64,7 @@ pub enum Ended {
 /// # Errors
 /// A missing tool or right, or a source that cannot be used; with `--once`, any failure to bring the rows into force.
 pub async fn run(settings: Settings, reload: Option<Reload>, begun: Begun) -> anyhow::Result<Ended> {
+    let unset = begun.unset;
     let stop = Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
     // One that came before is none to the two.
     if begun.end.load(Ordering::Relaxed) {
@@ -69,10 +72,13 @@ pub async fn run(settings: Settings, reload: Option<Reload>, begun: Begun) -> an
     }
     let _lock = begun.lock.hold().context("the lock that keeps two proxies apart")?;
     match settings.backend {
-        BackendName::Nftables => nftables(settings, reload, stop).await,
-        BackendName::Ebpf => ebpf(settings, reload, stop).await,
+        BackendName::Nftables => nftables(settings, reload, stop, unset).await,
+        BackendName::Ebpf => ebpf(settings, reload, stop, unset).await,
     }
 }
+
+/// What of the node only others may set: see [`Begun`].
+type Unset = Vec<(String, String)>;
 
 /// What tells us to end.
 struct Stop {
@@ -80,7 +86,7 @@ struct Stop {
     interrupt: Signal,
 }
 
-async fn nftables(settings: Settings, reload: Option<Reload>, stop: Stop) -> anyhow::Result<Ended> {
+async fn nftables(settings: Settings, reload: Option<Reload>, stop: Stop, unset: Unset) -> anyhow::Result<Ended> {
     let nft = Nft::new("nft", TIMEOUT).ended_by_signals();
     let any_kernel = std::env::var_os("KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK").is_some();
     let version = match nft.check_versions(any_kernel).await {
@@ -93,18 +99,18 @@ async fn nftables(settings: Settings, reload: Option<Reload>, stop: Stop) -> any
     if settings.datapath.service_metrics == ServiceMetrics::Full {
         kernel.follow_connections().context("cannot follow connections, which --service-metrics full asks for")?;
     }
-    serve(settings, reload, stop, Reconciler::new(kernel)).await
+    serve(settings, reload, stop, unset, Reconciler::new(kernel)).await
 }
 
 #[cfg(feature = "ebpf")]
-async fn ebpf(settings: Settings, reload: Option<Reload>, stop: Stop) -> anyhow::Result<Ended> {
+async fn ebpf(settings: Settings, reload: Option<Reload>, stop: Stop, unset: Unset) -> anyhow::Result<Ended> {
     tracing::info!(node = %settings.node_name, backend = "ebpf", "starting");
     let backend = block_in_place(|| crate::backend::ebpf::reconciler::Ebpf::open(&settings, Handle::current()))?;
-    serve(settings, reload, stop, backend).await
+    serve(settings, reload, stop, unset, backend).await
 }
 
 #[cfg(not(feature = "ebpf"))]
-async fn ebpf(_: Settings, _: Option<Reload>, _: Stop) -> anyhow::Result<Ended> {
+async fn ebpf(_: Settings, _: Option<Reload>, _: Stop, _: Unset) -> anyhow::Result<Ended> {
     anyhow::bail!("this binary was built without the eBPF datapath")
 }
 
@@ -113,6 +119,7 @@ async fn serve(
     settings: Settings,
     mut reload: Option<Reload>,
     mut stop: Stop,
+    unset: Unset,
     backend: impl Backend,
 ) -> anyhow::Result<Ended> {
     let mut addresses = node::watch_addresses().await.context("cannot watch the node's addresses")?;
@@ -153,6 +160,7 @@ async fn serve(
         }
     });
     let mut runner = Runner::new(Proxy::new(settings.clone(), backend, held), settings, observer);
+    unset.into_iter().for_each(|(what, why)| runner.proxy.limit(&what, Some(why)));
     once.into_iter().for_each(|event| runner.proxy.apply(event));
     if runner.settings.once {
         return block_in_place(|| runner.turn()).and_then(|done| {
@@ -352,6 +360,7 @@ impl<B: Backend> Runner<B> {
             Ok(loaded) => loaded,
             Err(error) => {
                 tracing::error!(%error, "the changed configuration file is not taken over: the settings in force stay");
+                self.refuse(&error.to_string());
                 return None;
             }
         };
@@ -367,8 +376,10 @@ impl<B: Backend> Runner<B> {
         if !fatal.is_empty() {
             let error = fatal.join("; ");
             tracing::error!(%error, "the changed configuration file does not fit this node and is not taken over: the settings in force stay");
+            self.refuse(&error);
             return None;
         }
+        self.proxy.limit(CONFIGURATION, None);
         tracing::info!(settings = %change.live.join(", "), "the configuration file changed: taken over");
         // Unchanged, it stays as `/debug/flags/v` may have set it.
         if loaded.settings.log.filter != self.settings.log.filter {
@@ -380,6 +391,12 @@ impl<B: Backend> Runner<B> {
         self.proxy.reconfigure(loaded.settings.clone());
         self.settings = loaded.settings;
         None
+    }
+
+    /// Has everybody told that a changed configuration file is wrong, until it is right.
+    fn refuse(&mut self, error: &str) {
+        let why = format!("the settings in force stay, and the next start will fail: {error}");
+        self.proxy.limit(CONFIGURATION, Some(why));
     }
 
     fn synced(&mut self, synced: &Synced) {

@@ -15,6 +15,7 @@ use crate::lock::{self, Lock};
 use crate::log;
 use crate::node::{privileges, setup};
 use crate::settings::{Loaded, Settings};
+use crate::trial;
 
 /// What is left to do.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub enum Next {
 pub struct Begun {
     /// No other proxy writes.
     pub lock: Lock,
+    /// What of the node differs from the settings and only others may set, and why.
+    pub unset: Vec<(String, String)>,
     /// Set by SIGTERM and SIGINT: before there is a runtime, nobody else hears of them.
     pub end: Arc<AtomicBool>,
 }
@@ -56,15 +59,16 @@ pub fn start(args: &RunArgs) -> anyhow::Result<Next> {
     }
     if settings.node.init_only {
         // It serves nothing: who has it run beside another proxy wants it now.
-        setup::set_up(settings)?;
+        let unset = setup::set_up(settings)?;
+        anyhow::ensure!(unset.is_empty(), "{}", unset.into_iter().map(|(_, why)| why).collect::<Vec<_>>().join("; "));
         setup::mount_bpffs(settings)?;
         tracing::info!("the node is set up; `kubeferry run` without --init-only needs fewer rights now");
         return Ok(Next::Done);
     }
     setup::set_oom_score(settings.node.oom_score_adj);
     setup::raise_open_files();
-    let Some(begun) = wait_for_others(settings)? else { return Ok(Next::Done) };
-    setup::set_up(settings)?;
+    let Some(mut begun) = wait_for_others(settings)? else { return Ok(Next::Done) };
+    begun.unset = setup::set_up(settings)?;
     let mut needed = privileges::needed(settings);
     match legacy::look() {
         // For as long as this process runs; the next finds nothing, and does without.
@@ -88,6 +92,12 @@ fn wait_for_others(settings: &Settings) -> anyhow::Result<Option<Begun>> {
         signal_hook::flag::register(signal, end.clone())?;
     }
     let waiting = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let lock = waiting.block_on(lock::take(!settings.once, &end))?;
-    Ok(lock.map(|lock| Begun { lock, end }))
+    let lock = waiting.block_on(async {
+        // The one that serves answers whoever asks whether the node is well, until it is ended for this one.
+        if !settings.once && lock::is_taken().await {
+            trial::run(settings).await.context("this one could not serve, so the proxy that does is not waited for")?;
+        }
+        anyhow::Ok(lock::take(!settings.once, &end).await?)
+    })?;
+    Ok(lock.map(|lock| Begun { lock, end, unset: Vec::new() }))
 }

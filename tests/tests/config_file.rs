@@ -151,12 +151,18 @@ fn a_changed_configmap_is_taken_over_and_a_bad_one_is_not() {
     world.change("mode: nftables\nclusterCIDR: wrong\nnftables: {masqueradeBit: 7, syncPeriod: 1}\n");
     let line = world.says("is not taken over");
     assert!(line.contains("2 settings are wrong") && line.contains("the settings in force stay"), "{line}");
+    let ignored = || get(&node, "/api/v1/ignored");
+    let told = || Some(ignored()).filter(|told| told.contains("the configuration file"));
+    let told = until("what is refused to be told", told).unwrap();
+    assert!(told.contains("2 settings are wrong") && told.contains("the next start will fail"), "{told}");
     fs::remove_file(world.config()).unwrap();
     world.says("No such file");
     symlink("..data/config.conf", world.config()).unwrap();
     world.says("can be read again");
     table_has(&node, "0x00000020");
-    assert_eq!(world.count("settings are wrong"), 1, "the same text is said once");
+    let log = fs::read_to_string(world.log()).unwrap();
+    let said = log.lines().filter(|line| line.contains("is not taken over") && line.contains("settings are wrong"));
+    assert_eq!(said.count(), 1, "the same text is said once");
 
     let plain = format!(
         "{HEADER}mode: iptables\nclusterCIDR: 10.245.0.0/16\niptables: {{masqueradeBit: 6, minSyncPeriod: 1ms}}\n"
@@ -167,6 +173,7 @@ fn a_changed_configmap_is_taken_over_and_a_bad_one_is_not() {
         assert!(line.contains(name), "{name} in {line}");
     }
     table_has(&node, "10.245.0.0/16");
+    until("nothing to be refused", || (!ignored().contains("the configuration file")).then_some(())).unwrap();
     table_has(&node, "0x00000040");
     world.says("what is logged filter=info,kubeferry=trace");
     world.mount(&plain);

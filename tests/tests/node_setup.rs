@@ -5,9 +5,10 @@ use std::fs;
 use std::net::{IpAddr, TcpStream};
 use std::process::{Command, Output, Stdio};
 
+use kubeferry::status::get;
 use kubeferry_tests::binary;
 use kubeferry_tests::bpf::Places;
-use kubeferry_tests::client::{Running, until};
+use kubeferry_tests::client::{DEADLINE, Running, until};
 use kubeferry_tests::executors::Source;
 use kubeferry_tests::flows::{Case, Node, Step, with_node};
 use kubeferry_tests::kube_proxy::{Mode, Service};
@@ -38,6 +39,15 @@ fn cleanup(node: &Netns, arguments: &[&str]) -> Output {
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// The same command where nobody can write sysctls.
+fn read_only(command: &Command) -> Command {
+    let script = "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && exec \"$@\"";
+    let mut confined = Command::new("unshare");
+    confined.args(["--mount", "sh", "-ec", script, "sh"]).arg(binary::path().unwrap()).args(command.get_args());
+    confined.env("NO_COLOR", "1").stdin(Stdio::null());
+    confined
 }
 
 fn service() -> Service {
@@ -81,6 +91,35 @@ fn sysctls_follow_the_configuration_and_zero_leaves_them() {
     assert!(log.contains("net.netfilter.nf_conntrack_max stays at"), "{log}");
     let log = with(all);
     assert!(!log.contains("set net.netfilter"), "what is right is not written again: {log}");
+}
+
+/// A container that is started again, without the init container that may write sysctls.
+#[test]
+fn what_only_others_may_set_is_told_and_keeps_nobody_from_serving() {
+    const ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
+    let (node, source) = (Netns::new("node").unwrap(), source());
+    let confined = |flags: &[&str]| read_only(source.command("run").unwrap().args(flags));
+    let given = ["--conntrack-tcp-timeout-established", "12h", "--conntrack-max-per-core", "0"];
+    let init = node.output(&mut confined(&[&given[..], &["--init-only"]].concat()), "").unwrap();
+    assert!(!init.status.success(), "this is there to set it");
+    assert!(
+        text(&init).contains("nf_conntrack_tcp_timeout_established is 432000 and should be 43200"),
+        "{}",
+        text(&init)
+    );
+    let ignored = || node.run(|| get("http://127.0.0.1:10249/api/v1/ignored", DEADLINE)).unwrap().ok();
+    let running = Running::start_command(&mut confined(&given), &node).unwrap();
+    let told = until("it to be told", || ignored().filter(|told| told.body.contains(".nf_conntrack_"))).unwrap().body;
+    assert!(told.contains("net.netfilter.nf_conntrack_tcp_timeout_established"), "{told}");
+    assert!(told.contains("mounted read-only") && told.contains("a new pod runs"), "{told}");
+    until("the table", || node.nft(&["list", "table", "inet", "kubeferry"], "").ok()).unwrap();
+    assert!(running.stop().unwrap().success());
+    // Set from outside, all is well.
+    node.sysctl(ESTABLISHED, "43200").unwrap();
+    node.sysctl("net/netfilter/nf_conntrack_tcp_timeout_close_wait", "3600").unwrap();
+    let _running = Running::start_command(&mut confined(&given), &node).unwrap();
+    let told = until("an answer", || ignored().filter(|told| told.code == 200)).unwrap().body;
+    assert!(!told.contains("nf_conntrack"), "{told}");
 }
 
 #[test]
@@ -236,28 +275,8 @@ fn with_ebpf_a_sysctl_that_cannot_be_set_is_a_warning() {
     let (node, source, places) = (Netns::new("node").unwrap(), source(), Places::new().unwrap());
     let mut arguments = source.command("run").unwrap();
     places.apply(&mut arguments).arg("--once");
-    let mut command = Command::new("unshare");
-    command.args([
-        "--mount",
-        "sh",
-        "-ec",
-        "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && exec \"$@\"",
-        "sh",
-    ]);
-    command.arg(binary::path().unwrap()).args(arguments.get_args());
-    let output = node.output(&mut command, "").unwrap();
+    let output = node.output(&mut read_only(&arguments), "").unwrap();
     let log = text(&output);
     assert!(output.status.success(), "{log}");
     assert!(log.contains("mounted read-only here") && log.contains("do not depend on it with eBPF"), "{log}");
-    let mut nftables = Command::new("unshare");
-    nftables.args([
-        "--mount",
-        "sh",
-        "-ec",
-        "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && exec \"$@\"",
-        "sh",
-    ]);
-    nftables.arg(binary::path().unwrap()).args(source.command("run").unwrap().get_args()).arg("--once");
-    let output = node.output(&mut nftables, "").unwrap();
-    assert!(!output.status.success() && text(&output).contains("--init-only"), "{}", text(&output));
 }

@@ -1,12 +1,16 @@
 //! Two proxies in one network namespace, as a rolling update with surge starts them: the second waits for the first's end.
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
+use kubeferry_tests::apiserver::{ApiServer, Fault};
+use kubeferry_tests::binary;
+use kubeferry_tests::bpf::Places;
 use kubeferry_tests::client::{Running, until};
 use kubeferry_tests::executors::Source;
 use kubeferry_tests::flows::{Case, Node, Step, with_node};
@@ -124,6 +128,54 @@ fn a_second_proxy_waits_for_the_first_to_end_however_it_does() {
         world.has(3);
         drop(second);
     }
+}
+
+#[test]
+fn a_second_proxy_that_could_not_serve_ends_and_the_first_goes_on() {
+    let world = World::new();
+    let first = world.start("first", &[]);
+    world.has(1);
+    let complains = |command: &mut Command, what: &str| {
+        let output = world.node.output(command.env("NO_COLOR", "1").stdin(Stdio::null()), "").unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{log}");
+        assert!(log.contains("could not serve") && log.contains(what), "{what} in {log}");
+    };
+    // What answers with its version, and takes nothing.
+    let folder = tempfile::tempdir().unwrap();
+    let broken = folder.path().join("nft");
+    let script = "#!/bin/sh\n[ \"$1\" = --version ] && { echo 'nftables v1.0.6 (Lester Gooch #5)'; exit 0; }\necho broken >&2; exit 1\n";
+    fs::write(&broken, script).unwrap();
+    fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    complains(world.source.command("run").unwrap().env("PATH", path), "nft refused: broken");
+    // Programs that it has no right to load.
+    let places = Places::new().unwrap();
+    let mut ebpf = world.source.command("run").unwrap();
+    places.apply(&mut ebpf);
+    let mut powerless = Command::new("setpriv");
+    powerless.args(["--bounding-set", "-bpf,-perfmon,-sys_admin", "--inh-caps", "-bpf,-perfmon,-sys_admin"]);
+    complains(powerless.arg("--").arg(ebpf.get_program()).args(ebpf.get_args()), "CAP_BPF");
+    // An API server that refuses it.
+    let server = world.node.run(ApiServer::start).unwrap().unwrap();
+    server.fault(Fault::Status(403, usize::MAX));
+    let mut refused = Command::new(binary::path().unwrap());
+    refused.arg("run").args(Node::parse(NODE).unwrap().flags()).args(["--server", &server.url()]);
+    complains(&mut refused, "the API server refuses services (403)");
+    // With all that it needs, each datapath waits, having left nothing behind.
+    ebpf.env("NO_COLOR", "1").stderr(File::create(world.log("ebpf")).unwrap());
+    let waiting = [Running::start_command(&mut ebpf, &world.node).unwrap(), world.start("nftables", &[])];
+    for name in ["ebpf", "nftables"] {
+        world.says(name, "waiting until it ends");
+    }
+    assert_eq!(world.node.nft(&["list", "tables"], "").unwrap().trim(), "table inet kubeferry");
+    assert!(places.pins().unwrap().is_empty());
+    world.services(2);
+    world.has(2);
+    for one in waiting {
+        assert!(one.stop().unwrap().success());
+    }
+    assert!(first.stop().unwrap().success());
 }
 
 #[test]

@@ -79,7 +79,7 @@ pub fn each_fault<B: Backend>(proxy: &Proxy<B>, each: &mut dyn FnMut(Fault)) {
     }
     // What else the backend leaves out is about the node; its frontends have been told.
     let frontends: BTreeSet<String> = left_out.keys().map(|frontend| format!("frontend {frontend}")).collect();
-    for other in proxy.backend().refused() {
+    for other in proxy.backend().refused().into_iter().chain(proxy.limits()) {
         if !frontends.contains(&other.what) {
             give(Regarding::Node, Reason::DatapathLimited, other.what, other.why);
         }

@@ -3,12 +3,13 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn;
-use tokio::net::TcpListener;
+use rustix::net::sockopt::set_ipv6_v6only;
+use tokio::net::{TcpListener, TcpSocket};
 use tracing::{info, warn};
 
 use super::connections::Connections;
@@ -19,6 +20,9 @@ use crate::settings::Settings;
 
 /// How long to wait before an address that could not be bound is tried again; kube-proxy's.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// Connections that may wait to be taken, as in the standard library.
+const BACKLOG: u32 = 128;
 
 /// Connections that may be open at each of the two addresses: what asks there, a kubelet and a few that scrape, has one or two.
 const CONNECTIONS: usize = 128;
@@ -81,7 +85,7 @@ impl Server {
         let Some(address) = address else { return std::future::pending().await };
         let routes = if address.ip().is_loopback() { routes.layer(from_fn(local_only)) } else { routes };
         loop {
-            match TcpListener::bind(address).await {
+            match bind(address).await {
                 Ok(listener) => {
                     info!(%address, "serving {}", self.what);
                     return Ok(Connections::at_most(CONNECTIONS).serve(listener, routes).await);
@@ -97,6 +101,19 @@ impl Server {
             tokio::time::sleep(RETRY).await;
         }
     }
+}
+
+/// Listens at an address. 0.0.0.0 is every address of both families, as it is to programs of Go, kube-proxy among them, where the
+/// kernel has IPv6.
+async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    if address.ip() != Ipv4Addr::UNSPECIFIED {
+        return TcpListener::bind(address).await;
+    }
+    let Ok(socket) = TcpSocket::new_v6() else { return TcpListener::bind(address).await };
+    set_ipv6_v6only(&socket, false)?;
+    socket.set_reuseaddr(true)?;
+    socket.bind((Ipv6Addr::UNSPECIFIED, address.port()).into())?;
+    socket.listen(BACKLOG)
 }
 
 #[cfg(test)]

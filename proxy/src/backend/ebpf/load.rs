@@ -24,6 +24,9 @@ use super::{bpf, object, own_folder};
 use crate::backend::nftables::chains::fnv1a;
 use crate::settings::{BpfLogLevel, EbpfSettings, MapSizes};
 
+/// Rows of each map where programs are only tried.
+const TRIAL_ROWS: u32 = 64;
+
 /// The programs of traffic control: each hook, for devices with an Ethernet header and for those without.
 pub const TC: [[&str; 2]; 2] = [["tc_egress", "tc_egress_l3"], ["tc_ingress", "tc_ingress_l3"]];
 
@@ -179,7 +182,7 @@ pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
             remove(&folder.maps)?;
             own_folder::make(&folder.maps)?;
         }
-        let mut object = load_object(settings, &folder)?;
+        let mut object = load_object(settings, Some(&folder))?;
         if !silent {
             lines = Some(Lines::of(&mut object)?);
         }
@@ -241,11 +244,26 @@ fn seal(folder: &Folder, sizes: &MapSizes) -> Result<PathBuf, EbpfError> {
     Ok(folder.programs.join(format!("complete-{:016x}", fnv1a(text.as_bytes()))))
 }
 
-fn load_object(settings: &EbpfSettings, folder: &Folder) -> Result<Ebpf, EbpfError> {
+/// Has the kernel's verifier look at every program, with maps of the least size, and lets go of all of it.
+///
+/// # Errors
+/// As [`load`].
+pub fn trial(settings: &EbpfSettings) -> Result<(), EbpfError> {
+    if bpf::file_system(&settings.bpffs_root).ok() != Some(bpf::BPF_FS) {
+        return Err(EbpfError::NoFileSystem(settings.bpffs_root.clone()));
+    }
+    load_object(settings, None).map(drop)
+}
+
+/// Loads the object's programs; those of a folder with its maps, and pinned there.
+fn load_object(settings: &EbpfSettings, folder: Option<&Folder>) -> Result<Ebpf, EbpfError> {
     let definitions = definitions(&settings.map_sizes);
     let mut loader = EbpfLoader::new();
     for (map, definition) in &definitions {
-        loader.map_pin_path(map, folder.maps.join(map)).map_max_entries(map, definition.rows);
+        match folder {
+            Some(folder) => loader.map_pin_path(map, folder.maps.join(map)).map_max_entries(map, definition.rows),
+            None => loader.map_max_entries(map, definition.rows.min(TRIAL_ROWS)),
+        };
     }
     let level = settings.log_level as u8;
     loader.override_global(log::LEVEL, &level, true).map_max_entries(log::MAP, log::bytes(settings.log_level));
@@ -254,7 +272,6 @@ fn load_object(settings: &EbpfSettings, folder: &Folder) -> Result<Ebpf, EbpfErr
         EbpfError::Load { what: "the maps".to_owned(), why: why + help_in(&error) }
     })?;
     for (name, program) in object.programs_mut() {
-        let path = folder.programs.join(name);
         let failed = |error: &(dyn std::error::Error + 'static)| EbpfError::Load {
             what: format!("the program {name}"),
             why: chain(error) + help_in(error),
@@ -267,7 +284,9 @@ fn load_object(settings: &EbpfSettings, folder: &Folder) -> Result<Ebpf, EbpfErr
             // Programs of hooks that are not used.
             _ => continue,
         }
-        program.pin(&path).map_err(|error| failed(&error))?;
+        if let Some(folder) = folder {
+            program.pin(folder.programs.join(name)).map_err(|error| failed(&error))?;
+        }
     }
     Ok(object)
 }

@@ -136,3 +136,18 @@ async fn a_taken_address_is_tried_again_until_it_is_free() {
     }
     server.abort();
 }
+
+#[tokio::test]
+async fn the_unspecified_address_is_that_of_both_families() {
+    let listener = bind("0.0.0.0:0".parse().unwrap()).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for host in ["127.0.0.1", "[::1]"] {
+        tokio::net::TcpStream::connect(format!("{host}:{port}"))
+            .await
+            .unwrap_or_else(|error| panic!("{host}: {error}"));
+    }
+    let again = bind(SocketAddr::from(([0, 0, 0, 0], port))).await.unwrap_err();
+    assert_eq!(again.kind(), io::ErrorKind::AddrInUse);
+    let one = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    assert!(one.local_addr().unwrap().is_ipv4());
+}

@@ -28,6 +28,8 @@ pub struct Said {
     pub set: Vec<String>,
     /// Values that stay as they are, and why.
     pub left: Vec<String>,
+    /// Values that differ and that this process may not write: the file, and why.
+    pub refused: Vec<(String, String)>,
 }
 
 /// The greatest number of entries for so many CPUs; `None`: leave it as it is.
@@ -70,7 +72,7 @@ impl Conntrack {
     /// connections, those that are there already excepted.
     ///
     /// # Errors
-    /// The first value that cannot be set.
+    /// The first value that cannot be set, for another reason than that only others may.
     pub fn apply(&self, settings: &ConntrackSettings, accounts: bool) -> Result<Said, SetupError> {
         let mut said = Said::default();
         if accounts {
@@ -98,7 +100,14 @@ impl Conntrack {
 
     /// Whether the setting is as wanted now.
     fn set(&self, name: &str, wanted: u64, field: &'static str, said: &mut Said) -> Result<bool, SetupError> {
-        match write(&self.sysctls.join(name), wanted, "CAP_NET_ADMIN", field)? {
+        let written = match write(&self.sysctls.join(name), wanted, "CAP_NET_ADMIN", field) {
+            Err(error) if error.is_refused() => {
+                said.refused.push((format!("net.netfilter.{name}"), error.to_string()));
+                return Ok(false);
+            }
+            written => written?,
+        };
+        match written {
             Written::Already => {}
             Written::Set(found) => said.set.push(format!("set net.netfilter.{name} from {found} to {wanted}")),
             Written::Foreign(found) => {
@@ -129,6 +138,9 @@ impl Conntrack {
                      takes longer to find; write it from outside",
                     self.hash_size.display()
                 ));
+            }
+            Err(error) if error.is_refused() => {
+                said.refused.push(("nf_conntrack's hashsize".to_owned(), error.to_string()));
             }
             Err(error) => return Err(error),
         }

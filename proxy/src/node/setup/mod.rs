@@ -17,11 +17,12 @@ use crate::settings::{BackendName, ServiceMetrics, Settings};
 /// What the kernel thinks of ending us when memory is short.
 const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
 
-/// Sets what `settings` ask for; a value that is right already is not written. Blocks.
+/// Sets what `settings` ask for; a value that is right already is not written. Blocks. Gives what differs and only others may write,
+/// and why, which is no reason not to serve: an earlier start has set it, or whoever changed it wanted that.
 ///
 /// # Errors
-/// A value cannot be set, and what is missing for it. With eBPF that is a warning: our connections do not depend on it.
-pub fn set_up(settings: &Settings) -> Result<(), SetupError> {
+/// A value cannot be set. With eBPF that is a warning: our connections do not depend on it.
+pub fn set_up(settings: &Settings) -> Result<Vec<(String, String)>, SetupError> {
     let conntrack = Conntrack::of_this_namespace();
     let needed = settings.backend == BackendName::Nftables;
     if !conntrack.is_there() {
@@ -30,7 +31,7 @@ pub fn set_up(settings: &Settings) -> Result<(), SetupError> {
             tracing::info!(
                 "the kernel does not track connections, and eBPF does not ask for it: no sysctl of it is set"
             );
-            return Ok(());
+            return Ok(Vec::new());
         }
         conntrack.load();
     }
@@ -39,15 +40,23 @@ pub fn set_up(settings: &Settings) -> Result<(), SetupError> {
         Ok(said) => {
             said.set.iter().for_each(|what| tracing::info!("{what}"));
             said.left.iter().for_each(|what| tracing::warn!("{what}"));
-            Ok(())
+            if needed {
+                return Ok(said.refused);
+            }
+            said.refused.iter().for_each(|(_, why)| without(why));
+            Ok(Vec::new())
         }
         Err(error) if !needed => {
-            // Others on the node may use it, and kube-proxy would have set this; what we carry does not pass it.
-            tracing::warn!("{error}; connections of Services do not depend on it with eBPF");
-            Ok(())
+            without(&error.to_string());
+            Ok(Vec::new())
         }
         Err(error) => Err(error),
     }
+}
+
+/// Others on the node may use connection tracking, and kube-proxy would have set this; what eBPF carries does not pass it.
+fn without(why: &str) {
+    tracing::warn!("{why}; connections of Services do not depend on it with eBPF");
 }
 
 /// Sets our own preference to be ended when memory is short. As with kube-proxy, a refusal is told and nothing more.

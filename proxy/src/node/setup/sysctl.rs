@@ -20,8 +20,9 @@ pub enum SetupError {
     },
     /// The file system is mounted read-only, as in containers that are not privileged.
     #[error(
-        "{} is {found} and should be {wanted}, and it is mounted read-only here: run `kubeferry run --init-only` with these \
-         settings in a privileged (init) container before, set it from outside, or leave it alone with {field}",
+        "{} is {found} and should be {wanted}, and it is mounted read-only here: `kubeferry run --init-only` sets it, in a privileged \
+         init container (which a new pod runs, and a container that is only started again does not); or set it from outside, or \
+         leave it alone with {field}",
         path.display()
     )]
     ReadOnly {
@@ -73,6 +74,13 @@ pub enum SetupError {
         /// The system's error.
         source: io::Error,
     },
+}
+
+impl SetupError {
+    /// Whether only here nobody may set it: who has more rights can, before or while we serve.
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Self::ReadOnly { .. } | Self::Denied { .. })
+    }
 }
 
 /// What became of a setting.

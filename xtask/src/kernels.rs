@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// what runs beside it is not less for that.
 const PATIENCE_OF_TESTS: u32 = 8;
 /// What the datapaths and their tests need of a kernel.
-const MODULES: [&str; 30] = [
+const MODULES: [&str; 31] = [
     "veth",
     "dummy",
     "bridge",
@@ -40,6 +40,7 @@ const MODULES: [&str; 30] = [
     "nft_masq",
     "nft_nat",
     "nft_numgen",
+    "nft_objref",
     "nft_redir",
     "nft_reject_inet",
     "nf_conntrack",

@@ -25,13 +25,18 @@ pub fn home() -> Option<PathBuf> {
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace());
+    forget_ourselves(&mut command);
+    command
+}
+
+/// Takes from a command what `cargo run` tells us about ourselves.
+pub fn forget_ourselves(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
             command.env_remove(&name);
         }
     }
-    command
 }
 
 /// Builds the binary `kubeferry`, with the eBPF datapath, and gives its path.

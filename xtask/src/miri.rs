@@ -5,7 +5,7 @@ use crate::{nightly, step};
 
 /// Runs them.
 pub fn run(pass_on: &[String]) -> anyhow::Result<()> {
-    let mut test = nightly::cargo(&["miri", "rust-src"])?;
+    let mut test = nightly::command("cargo", &["miri", "rust-src"])?;
     step::start("testing in Miri");
     test.args(["miri", "test", "--package", "kubeferry-ebpf-common", "--lib", "--target-dir", "target/miri", "--"]);
     step::run(test.args(pass_on))

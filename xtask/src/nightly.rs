@@ -1,21 +1,23 @@
 //! A nightly Rust, for what stable Rust has not. It lies in `target/rustup`, where no other command looks: `build-ebpf` would
 //! compile the BPF programs with any nightly that has rust-src.
 
+use std::ffi::OsStr;
 use std::process::Command;
 
 use anyhow::Context as _;
 
-use crate::cargo::workspace;
+use crate::cargo::{forget_ourselves, workspace};
 use crate::step;
 
 /// The nightly of this day: a later one is another Rust, with lints and faults of its own.
 const TOOLCHAIN: &str = "nightly-2026-05-20";
 
-/// Its cargo, in the workspace's folder, with these components; fetched where one of them is missing.
+/// A program that calls its cargo and its compiler, or one of these by name, in the workspace's folder, with these components;
+/// fetched where one of them is missing.
 ///
 /// # Errors
 /// There is no rustup, or what is missing cannot be fetched.
-pub fn cargo(components: &[&str]) -> anyhow::Result<Command> {
+pub fn command(program: impl AsRef<OsStr>, components: &[&str]) -> anyhow::Result<Command> {
     let home = workspace().join("target/rustup");
     let rustup = || {
         let mut command = Command::new("rustup");
@@ -34,9 +36,10 @@ pub fn cargo(components: &[&str]) -> anyhow::Result<Command> {
             format!("{TOOLCHAIN} cannot be fetched (from static.rust-lang.org, or where RUSTUP_DIST_SERVER says)")
         })?;
     }
-    let mut cargo = rustup();
+    let mut command = rustup();
     // What the cargo that runs us has told us is not for this one.
-    cargo.env_remove("CARGO").env_remove("RUSTC").env_remove("RUSTDOC");
-    cargo.args(["run", TOOLCHAIN, "cargo"]);
-    Ok(cargo)
+    forget_ourselves(&mut command);
+    command.env_remove("CARGO").env_remove("RUSTC").env_remove("RUSTDOC");
+    command.args(["run", TOOLCHAIN]).arg(program);
+    Ok(command)
 }

@@ -72,6 +72,9 @@ pub const BROWSER: &[Program] = &[
 /// What compiling needs beside Rust: a linker, and a C compiler for the TLS library.
 pub const BUILD: &[Program] = &[Program { name: "cc", package: "gcc libc6-dev", purpose: "linking" }];
 
+/// What compiles libFuzzer.
+pub const CPLUSPLUS: &[Program] = &[Program { name: "c++", package: "g++", purpose: "compiling libFuzzer" }];
+
 /// What takes Debian's packages apart, for the image.
 pub const PACKAGES: &[Program] = &[Program { name: "dpkg-deb", package: "dpkg", purpose: "unpacking packages" }];
 

@@ -92,9 +92,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 fn check() -> anyhow::Result<()> {
     step::start("checking the format");
     step::run(cargo().args(["fmt", "--all", "--", "--check"]))?;
-    // The BPF programs are a workspace of their own. There is no clippy for them: Debian's compiler comes without, and
-    // rustup's has no core for BPF. Their build refuses warnings instead.
-    step::run(cargo().args(["fmt", "--manifest-path", "proxy-ebpf/Cargo.toml", "--", "--check"]))?;
+    // Workspaces of their own. There is no clippy for the BPF programs: Debian's compiler comes without, and rustup's has no
+    // core for BPF. Their build refuses warnings instead.
+    for other in ["proxy-ebpf/Cargo.toml", "fuzz/Cargo.toml"] {
+        step::run(cargo().args(["fmt", "--manifest-path", other, "--", "--check"]))?;
+    }
     step::start("checking lints");
     let deny = ["--", "-D", "warnings"];
     step::run(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets"]).args(FEATURES).args(deny))?;

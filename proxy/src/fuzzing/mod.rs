@@ -148,6 +148,23 @@ mod tests {
     }
 
     #[test]
+    fn every_parser_has_a_program_of_its_own() {
+        let manifest = std::fs::read_to_string(folder("Cargo.toml")).unwrap();
+        let mut functions = BTreeSet::new();
+        for Target { name, .. } in TARGETS {
+            assert!(
+                manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\"")),
+                "{name} is not in fuzz/Cargo.toml"
+            );
+            let program = std::fs::read_to_string(folder("fuzz_targets").join(format!("{name}.rs"))).unwrap();
+            let (_, function) = program.split_once("kubeferry::fuzzing::").unwrap();
+            assert!(functions.insert(function.to_owned()), "{name} calls what another one calls");
+        }
+        let programs = std::fs::read_dir(folder("fuzz_targets")).unwrap().count();
+        assert!(programs == TARGETS.len() || !cfg!(feature = "ebpf"), "{programs} programs");
+    }
+
+    #[test]
     fn nothing_is_read_as_nothing() {
         TARGETS.iter().for_each(|target| (target.run)(b""));
     }

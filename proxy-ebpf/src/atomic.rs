@@ -32,6 +32,24 @@ pub unsafe fn fetch_add(at: *mut u64, number: u64) -> u64 {
     number
 }
 
+/// Puts `new` in the place of the number at `at`, if that is `old`.
+///
+/// # Safety
+/// As for [`add`].
+#[inline(always)]
+pub unsafe fn replace(at: *mut u64, old: u64, new: u64) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        asm!(
+            "r0 = cmpxchg_64({at} + 0, r0, {new})",
+            at = in(reg) at,
+            new = in(reg) new,
+            inout("r0") old => _,
+            options(nostack),
+        );
+    };
+}
+
 /// Keeps these bits of the number at `at`; what was there before.
 ///
 /// # Safety

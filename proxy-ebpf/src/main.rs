@@ -9,6 +9,7 @@ mod counting;
 mod fragments;
 mod frame;
 mod icmp;
+mod live;
 mod log;
 mod lookup;
 mod maps;
@@ -36,29 +37,34 @@ const ETHERNET: u32 = 14;
 
 #[classifier]
 pub fn tc_ingress(context: TcContext) -> i32 {
-    tc::ingress(Skb { raw: context.skb.skb }, ETHERNET).verdict()
+    let skb = Skb { raw: context.skb.skb };
+    tc::ingress(skb, ETHERNET).verdict(tc::at_ingress(&skb))
 }
 
 #[classifier]
 pub fn tc_egress(context: TcContext) -> i32 {
-    tc::egress(Skb { raw: context.skb.skb }, ETHERNET).verdict()
+    let skb = Skb { raw: context.skb.skb };
+    tc::egress(skb, ETHERNET).verdict(tc::at_egress(&skb))
 }
 
 /// For devices whose packets begin with the IP header.
 #[classifier]
 pub fn tc_ingress_l3(context: TcContext) -> i32 {
-    tc::ingress(Skb { raw: context.skb.skb }, 0).verdict()
+    let skb = Skb { raw: context.skb.skb };
+    tc::ingress(skb, 0).verdict(tc::at_ingress(&skb))
 }
 
 /// For devices whose packets begin with the IP header.
 #[classifier]
 pub fn tc_egress_l3(context: TcContext) -> i32 {
-    tc::egress(Skb { raw: context.skb.skb }, 0).verdict()
+    let skb = Skb { raw: context.skb.skb };
+    tc::egress(skb, 0).verdict(tc::at_egress(&skb))
 }
 
 #[xdp]
 pub fn xdp_uplink(context: XdpContext) -> u32 {
-    xdp::uplink(Frame { raw: context.ctx }).verdict()
+    let frame = Frame { raw: context.ctx };
+    xdp::uplink(frame).verdict(xdp::at_uplink(&frame))
 }
 
 #[cgroup_sock_addr(connect4)]

@@ -1,10 +1,12 @@
 //! Every map. Sizes here are the defaults; userspace sets them when it loads the object.
 
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use kubeferry_ebpf_common::{
     Address, Affinity, AffinityKey, Backend, Config, Device, Flow, FlowKey, Frontend, FrontendKey, Member, MemberKey,
-    RangeKey, Slot, SocketConnection, SocketKey, SocketPeer, stats::Counter,
+    RangeKey, Slot, SocketConnection, SocketKey, SocketPeer,
+    live::{LiveEvent, LiveFilter, LiveFollowed, LiveSpent},
+    stats::Counter,
 };
 
 /// Hash maps whose rows come one by one take memory for the rows that they have.
@@ -76,3 +78,23 @@ pub static SOCKET_ENDPOINTS: LruHashMap<SocketKey, SocketPeer, 65_536> = LruHash
 /// Connections of translated sockets, until they are closed: by cookie.
 #[btf_map(name = "socket_connections")]
 pub static SOCKET_CONNECTIONS: LruHashMap<u64, SocketConnection, 262_144> = LruHashMap::new();
+
+/// Which packets somebody follows.
+#[btf_map(name = "live_filter")]
+pub static LIVE_FILTER: Array<LiveFilter, 1> = Array::new();
+
+/// Where these packets go.
+#[btf_map(name = "live_destinations")]
+pub static LIVE_DESTINATIONS: HashMap<FrontendKey, u32, 4_096, NO_PREALLOC> = HashMap::new();
+
+/// How many were told of lately.
+#[btf_map(name = "live_spent")]
+pub static LIVE_SPENT: Array<LiveSpent, 1> = Array::new();
+
+/// Those that were, and are expected elsewhere.
+#[btf_map(name = "live_followed")]
+pub static LIVE_FOLLOWED: LruHashMap<FlowKey, LiveFollowed, 4_096> = LruHashMap::new();
+
+/// What is told of them.
+#[btf_map(name = "live_events")]
+pub static LIVE_EVENTS: RingBuf<LiveEvent, 131_072> = RingBuf::new();

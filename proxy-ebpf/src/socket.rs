@@ -19,6 +19,7 @@ use kubeferry_ebpf_common::{
 
 use crate::connection::now;
 use crate::counting::{join, leave, serve};
+use crate::live;
 use crate::log;
 use crate::lookup::{config, frontend};
 use crate::maps::{SOCKET_CONNECTIONS, SOCKET_ENDPOINTS, SOCKET_SERVICES};
@@ -151,6 +152,7 @@ pub fn connect(socket: Socket) {
     join(socket.cookie(), &connection);
     count(Counter::SocketConnected);
     log::translated(|| socket.key(address, port), &slot);
+    live::translated(socket.protocol(), &address, port, &slot);
     socket.set(&slot.address, slot.port);
 }
 
@@ -189,6 +191,7 @@ pub fn send(socket: Socket) {
     let _ = SOCKET_SERVICES.insert(socket.key(slot.address, slot.port), &service, 0);
     count(Counter::SocketConnected);
     log::translated(|| socket.key(address, port), &slot);
+    live::translated(socket.protocol(), &address, port, &slot);
     let peer = SocketPeer { address: slot.address, port: slot.port, reserved: 0, seen: now };
     // An LRU map takes every row; not remembered, the next datagram is drawn again.
     let _ = SOCKET_ENDPOINTS.insert(&key, &peer, 0);

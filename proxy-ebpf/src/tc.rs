@@ -2,6 +2,7 @@
 
 use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::bpf_redirect;
+use kubeferry_ebpf_common::live::LiveEvent;
 use kubeferry_ebpf_common::packet::read::read;
 use kubeferry_ebpf_common::packet::rewrite::{End, rewrite, rewrite_alias};
 use kubeferry_ebpf_common::packet::{RST, Unreadable};
@@ -12,6 +13,7 @@ use crate::connection::{current, find, leaving, masquerade, now, open, touch};
 use crate::counting::count_packet;
 use crate::fragments::{leave_ports, recall_ports};
 use crate::icmp;
+use crate::live::{self, Place};
 use crate::log;
 use crate::lookup::{Answer, Origin, answer};
 use crate::maps::DEVICES;
@@ -48,17 +50,30 @@ impl Action {
 
     /// The verdict for the kernel.
     #[inline(always)]
-    pub fn verdict(self) -> i32 {
+    pub fn verdict(self, place: Place) -> i32 {
         match self {
             Self::Next => Self::NEXT,
             Self::Drop(counter) => {
                 count(counter);
                 log::dropped(counter);
+                live::stopped(LiveEvent::DROPPED, counter, place);
                 TC_ACT_SHOT as i32
             }
             Self::Redirect(verdict) => verdict,
         }
     }
+}
+
+/// Where a packet comes in.
+#[inline(always)]
+pub fn at_ingress(skb: &Skb) -> Place {
+    Place { hook: LiveEvent::AT_INGRESS, device: skb.device() }
+}
+
+/// Where a packet leaves.
+#[inline(always)]
+pub fn at_egress(skb: &Skb) -> Place {
+    Place { hook: LiveEvent::AT_EGRESS, device: skb.device() }
 }
 
 /// A packet comes in.
@@ -77,11 +92,11 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
     let now = now();
     let Some(flow) = current(work, now) else {
         return match answer(work, Origin::Device(skb.device())) {
-            Answer::Endpoint { masquerade } => match connect(work, masquerade, 0, now, true) {
+            Answer::Endpoint { masquerade } => match connect(work, masquerade, 0, now, true, at_ingress(&skb)) {
                 Ok(()) => finish(rewrite_forward(&skb, work, &work.flow)),
                 Err(counter) => Action::Drop(counter),
             },
-            other => without(&skb, work, other, false),
+            other => without(&skb, work, other, false, at_ingress(&skb)),
         };
     };
     touch(work, flow, now);
@@ -170,13 +185,21 @@ fn come_in(device: u32) -> Action {
 
 /// Opens a connection to the endpoint that was chosen.
 #[inline(always)]
-fn connect(work: &mut Work, masquerade: bool, device: u32, now: u32, aliases: bool) -> Result<(), Counter> {
+fn connect(
+    work: &mut Work,
+    masquerade: bool,
+    device: u32,
+    now: u32,
+    aliases: bool,
+    place: Place,
+) -> Result<(), Counter> {
     if !work.packet.has_ports() || work.packet.tcp_flags & RST != 0 {
         return Err(Counter::FlowTable);
     }
     if open(work, masquerade, device, now, aliases)? {
         count(Counter::Connected);
         log::connected(&work.packet.key, &work.slot, masquerade);
+        live::chosen(work, masquerade, place);
     }
     // The first packet is counted like those after it.
     count_packet(work, &work.flow);
@@ -186,15 +209,19 @@ fn connect(work: &mut Work, masquerade: bool, device: u32, now: u32, aliases: bo
 
 /// What becomes of a packet that gets no endpoint.
 #[inline(always)]
-fn without(skb: &Skb, work: &mut Work, answer: Answer, own: bool) -> Action {
+fn without(skb: &Skb, work: &mut Work, answer: Answer, own: bool, place: Place) -> Action {
     match answer {
         Answer::Drop(counter) => Action::Drop(counter),
         Answer::Refuse(counter) => {
             count(counter);
             log::refused(work, counter);
+            live::stopped(LiveEvent::REFUSED, counter, place);
             refuse(skb, work, own)
         }
-        Answer::NotOurs | Answer::Endpoint { .. } => Action::Next,
+        Answer::NotOurs | Answer::Endpoint { .. } => {
+            live::not_ours(work, place);
+            Action::Next
+        }
     }
 }
 
@@ -228,7 +255,11 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
     let now = now();
     let flow = if work.packet.key.hook == FlowKey::OUT { leaving(&work.packet) } else { None };
     let Some(flow) = flow else {
-        return if skb.is_own() { send_own(&skb, work, now) } else { Action::Next };
+        if skb.is_own() {
+            return send_own(&skb, work, now);
+        }
+        live::leaves(&work.packet, None, at_egress(&skb));
+        return Action::Next;
     };
     touch(work, flow, now);
     leave_ports(&work.packet, &mut work.fragment);
@@ -237,6 +268,7 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
     {
         return Action::Drop(counter);
     }
+    live::leaves(&work.packet, Some(flow), at_egress(&skb));
     if flow.flags & Flow::KEEPS != 0 {
         return Action::Next;
     }
@@ -267,6 +299,7 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
             Answer::Refuse(counter) if inside && matches!(work.packet.key.protocol, TCP | UDP) => {
                 count(counter);
                 log::refused(work, counter);
+                live::stopped(LiveEvent::REFUSED, counter, at_egress(skb));
                 work.slot.address = work.packet.key.destination;
                 work.slot.port = 0;
                 work.slot.backend = 0;
@@ -279,12 +312,12 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
                 // Both ends are on this node and the way between them is the loopback interface: nothing is routed anew.
                 let stays = inside && work.slot.flags & Slot::HOST != 0;
                 let device = if stays { 0 } else { skb.device() };
-                match connect(work, masquerade && !stays, device, now, false) {
+                match connect(work, masquerade && !stays, device, now, false, at_egress(skb)) {
                     Ok(()) => work.flow.flags,
                     Err(counter) => return Action::Drop(counter),
                 }
             }
-            other => return without(skb, work, other, true),
+            other => return without(skb, work, other, true, at_egress(skb)),
         },
     };
     let loops = flags & Flow::LOOPS != 0;

@@ -6,6 +6,7 @@ use core::mem::size_of;
 
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Lookup, xdp_action};
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect};
+use kubeferry_ebpf_common::live::LiveEvent;
 use kubeferry_ebpf_common::packet::read::read;
 use kubeferry_ebpf_common::packet::rewrite::{End, hop, rewrite, rewrite_alias};
 use kubeferry_ebpf_common::packet::{Buffer, RST, Unreadable};
@@ -15,6 +16,7 @@ use kubeferry_ebpf_common::{Device, Flow, FlowKey, TCP, UDP};
 use crate::connection::{current, find, masquerade, now, open, touch};
 use crate::counting::count_packet;
 use crate::frame::Frame;
+use crate::live::{self, Place};
 use crate::log;
 use crate::lookup::{Answer, Origin, answer};
 use crate::maps::DEVICES;
@@ -40,18 +42,25 @@ pub enum Action {
 impl Action {
     /// The verdict for the kernel.
     #[inline(always)]
-    pub fn verdict(self) -> u32 {
+    pub fn verdict(self, place: Place) -> u32 {
         match self {
             Self::Pass => xdp_action::XDP_PASS,
             Self::Drop(counter) => {
                 count(counter);
                 log::dropped(counter);
+                live::stopped(LiveEvent::DROPPED, counter, place);
                 xdp_action::XDP_DROP
             }
             Self::Back => xdp_action::XDP_TX,
             Self::Redirect(verdict) => verdict as u32,
         }
     }
+}
+
+/// Where a frame comes in.
+#[inline(always)]
+pub fn at_uplink(frame: &Frame) -> Place {
+    Place { hook: LiveEvent::AT_XDP, device: frame.device() }
 }
 
 /// A frame comes in.
@@ -117,6 +126,7 @@ fn forward(
                 Ok(true) => {
                     count(Counter::Connected);
                     log::connected(&work.packet.key, &work.slot, masquerades);
+                    live::chosen(work, masquerades, at_uplink(frame));
                 }
                 // The way was looked up for another endpoint.
                 Ok(false) => return Ok(Action::Pass),
@@ -132,6 +142,7 @@ fn forward(
     work.packet.key.destination = work.slot.address;
     work.packet.key.destination_port = work.slot.port;
     work.packet.key.hook = FlowKey::OUT;
+    let leaving = Place { device, ..at_uplink(frame) };
     if let Some(out) = find(&work.packet.key) {
         touch(work, out, now);
         if out.flags & Flow::PENDING != 0
@@ -139,10 +150,13 @@ fn forward(
         {
             return Ok(Action::Drop(counter));
         }
+        live::leaves(&work.packet, Some(out), leaving);
         if out.flags & Flow::KEEPS == 0 {
             rewrite(frame, &work.packet, End::Source, &out.address, out.port)?;
             rewrite_alias(frame, &work.packet, End::Destination, out)?;
         }
+    } else {
+        live::leaves(&work.packet, None, leaving);
     }
     hop(frame, work.packet.v4, work.packet.l3)?;
     frame.store(0, &work.lookup.dmac)?;

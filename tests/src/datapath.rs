@@ -1,5 +1,7 @@
 //! Tests that hold for every datapath.
 
+use std::process::Command;
+
 use anyhow::Result;
 
 use crate::bpf::Places;
@@ -25,6 +27,17 @@ impl Datapath {
         Places::new().map(Self::Ebpf)
     }
 
+    /// The same datapath with nothing in it.
+    ///
+    /// # Errors
+    /// As [`Places::new`].
+    pub fn another(&self) -> Result<Self> {
+        match self {
+            Self::Nftables => Ok(Self::Nftables),
+            Self::Ebpf(_) => Self::ebpf(),
+        }
+    }
+
     /// Its name, as `--backend` has it.
     pub fn name(&self) -> &'static str {
         match self {
@@ -38,11 +51,19 @@ impl Datapath {
     /// # Errors
     /// There is no binary, or it cannot be started.
     pub fn run(&self, source: &Source, node: &Netns) -> Result<Running> {
+        Running::start_command(&mut self.command(source)?, node)
+    }
+
+    /// `kubeferry run`, to be written on.
+    ///
+    /// # Errors
+    /// There is no binary.
+    pub fn command(&self, source: &Source) -> Result<Command> {
         let mut command = source.command("run")?;
         if let Self::Ebpf(places) = self {
             places.apply(&mut command);
         }
-        Running::start_command(&mut command, node)
+        Ok(command)
     }
 }
 

@@ -16,6 +16,7 @@ pub mod crc32c;
 pub mod flow;
 pub mod frontend;
 pub mod jhash;
+pub mod live;
 pub mod packet;
 pub mod plain;
 pub mod policy;

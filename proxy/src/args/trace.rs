@@ -50,7 +50,7 @@ pub struct TraceArgs {
     pub output: TraceOutput,
     /// Follow real packets, the first of each new connection that --from, --to and --service describe, through the running
     /// proxy's datapath, and set the model's answer beside what became of each. Needs CAP_NET_ADMIN in the node's network
-    /// namespace
+    /// namespace with nftables, CAP_BPF with eBPF
     #[arg(long, conflicts_with_all = ["stdin", "iif", "SourceArgs", "DatapathArgs", "EbpfArgs", "LogArgs"])]
     pub live: bool,
     /// With --live: connections to any address or node port of this Service; NAMESPACE is `default` unless said

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 use jiff::{SignedDuration, Timestamp};
@@ -33,7 +34,9 @@ const CHANGING: SignedDuration = SignedDuration::from_secs(2);
 struct Line<'a> {
     at: Timestamp,
     protocol: &'static str,
-    from: String,
+    /// Absent: of a socket that was translated before it had a source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<String>,
     to: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     iif: Option<&'a str>,
@@ -71,7 +74,8 @@ pub async fn live(args: &TraceArgs) -> anyhow::Result<bool> {
     let proxy = RunningProxy::new(&args.url);
     let node = block_in_place(|| proxy.node())?;
     let filter = block_in_place(|| filter(args, &proxy))?;
-    let mut tap = Tap::open(&node.backend, &filter, args.rate)?;
+    let bpffs_root = node.settings.get("bpffsRoot").map(PathBuf::from).unwrap_or_default();
+    let mut tap = Tap::open(&node.backend, &bpffs_root, &filter, args.rate)?;
     output::complain(&format!(
         "following new connections on {} ({}), {} a second at most; Ctrl-C ends it",
         node.node, node.backend, args.rate
@@ -134,7 +138,7 @@ fn filter(args: &TraceArgs, proxy: &RunningProxy) -> anyhow::Result<Filter> {
     let mut to = BTreeSet::new();
     if let Some(text) = &args.to {
         let (protocol, at) = trace::destination(text)?;
-        to.insert(Destination { protocol: Some(protocol), ip: Some(at.ip()), port: Some(at.port()) });
+        to.insert(Destination { protocol, ip: Some(at.ip()), port: at.port() });
     }
     if let Some(name) = &args.service {
         let (namespace, name) = service_name(name);
@@ -147,7 +151,7 @@ fn filter(args: &TraceArgs, proxy: &RunningProxy) -> anyhow::Result<Filter> {
                     Some(at) => (None, at.parse()?),
                     None => frontend.address.parse().map(|at: SocketAddr| (Some(at.ip()), at.port()))?,
                 };
-                to.insert(Destination { protocol: Some(protocol), ip, port: Some(at) });
+                to.insert(Destination { protocol, ip, port: at });
             }
         }
         ensure!(!to.is_empty(), "{namespace}/{name} has no address that packets could go to");
@@ -213,12 +217,12 @@ fn json(journey: &Journey, told: Option<&TraceFacts>, judgement: Option<&Judgeme
     Ok(serde_json::to_string(&Line {
         at: Timestamp::now(),
         protocol: journey.came.protocol.as_str(),
-        from: journey.came.from.to_string(),
+        from: journey.has_source().then(|| journey.came.from.to_string()),
         to: journey.came.to.to_string(),
         iif: journey.iif.as_deref(),
         steps: steps.collect(),
         end,
-        went_from: went.map(|ends| ends.from),
+        went_from: went.filter(|_| journey.has_source()).map(|ends| ends.from),
         went_to: went.map(|ends| ends.to),
         says: journey.end_text(),
         model: told,

@@ -21,19 +21,17 @@ pub struct Filter {
 /// A place that packets go to, as they come to the node: before an endpoint is chosen.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Destination {
-    /// The protocol; any of those that Services have, if there is none.
-    pub protocol: Option<Protocol>,
+    /// The protocol.
+    pub protocol: Protocol,
     /// The address; any, if there is none: a node port.
     pub ip: Option<IpAddr>,
     /// The port.
-    pub port: Option<u16>,
+    pub port: u16,
 }
 
 impl Destination {
     fn takes(&self, protocol: Protocol, to: SocketAddr) -> bool {
-        self.protocol.is_none_or(|mine| mine == protocol)
-            && self.ip.is_none_or(|ip| ip == to.ip())
-            && self.port.is_none_or(|port| port == to.port())
+        self.protocol == protocol && self.ip.is_none_or(|ip| ip == to.ip()) && self.port == to.port()
     }
 }
 
@@ -58,7 +56,7 @@ mod tests {
             from: "10.244.1.7:40000".parse().unwrap(),
             to: "10.96.0.50:80".parse().unwrap(),
         };
-        let to = Destination { protocol: Some(Protocol::Tcp), ip: Some(ends.to.ip()), port: Some(80) };
+        let to = Destination { protocol: Protocol::Tcp, ip: Some(ends.to.ip()), port: 80 };
         let filter = Filter { from: Some(ends.from.ip()), from_port: Some(40000), to: vec![to], except: Vec::new() };
         assert!(filter.takes(&ends) && Filter::default().takes(&ends));
         let node_port = Destination { ip: None, ..to };
@@ -67,8 +65,8 @@ mod tests {
             Filter { from: Some("10.244.1.8".parse().unwrap()), ..filter.clone() },
             Filter { from_port: Some(1), ..filter.clone() },
             Filter { except: vec![ends.to], ..Filter::default() },
-            Filter { to: vec![Destination { port: Some(81), ..to }], ..filter.clone() },
-            Filter { to: vec![Destination { protocol: Some(Protocol::Udp), ..to }], ..filter.clone() },
+            Filter { to: vec![Destination { port: 81, ..to }], ..filter.clone() },
+            Filter { to: vec![Destination { protocol: Protocol::Udp, ..to }], ..filter.clone() },
             Filter { to: vec![Destination { ip: Some("10.96.0.51".parse().unwrap()), ..to }], ..filter },
         ] {
             assert!(!other.takes(&ends), "{other:?}");

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use kubeferry_ebpf_common::live::{LiveFilter, LiveSpent};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Address, Backend, Config, Flow, FlowKey, Frontend, FrontendKey, Slot, SocketKey};
 
@@ -27,6 +28,8 @@ pub struct Pinned {
     ingress: OwnedFd,
     egress: OwnedFd,
     uplink: OwnedFd,
+    live_filter: OwnedFd,
+    live_spent: OwnedFd,
 }
 
 /// What a program made of a frame.
@@ -85,6 +88,8 @@ impl Pinned {
             ingress: open(&programs, "tc_ingress")?,
             egress: open(&programs, "tc_egress")?,
             uplink: open(&programs, "xdp_uplink")?,
+            live_filter: open(&programs, "live/live_filter")?,
+            live_spent: open(&programs, "live/live_spent")?,
         })
     }
 
@@ -165,6 +170,27 @@ impl Pinned {
             }
         }
         Ok(usize::MAX)
+    }
+
+    /// Until when packets are told of, in nanoseconds of CLOCK_MONOTONIC; 0: they are not.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn followed_until(&self) -> Result<u64> {
+        self.live(&self.live_filter, size_of::<LiveFilter>(), offset_of!(LiveFilter, until))
+    }
+
+    /// How many connections were told of since the last full second in which one was.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn told(&self) -> Result<u64> {
+        self.live(&self.live_spent, size_of::<LiveSpent>(), offset_of!(LiveSpent, told))
+    }
+
+    fn live(&self, map: &OwnedFd, length: usize, at: usize) -> Result<u64> {
+        let row = kernel::get(map.as_fd(), &0u32.to_ne_bytes(), length)?.context("no row")?;
+        Ok(u64::from_ne_bytes(row[at..at + 8].try_into()?))
     }
 
     /// How many interfaces there are.

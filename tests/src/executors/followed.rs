@@ -11,11 +11,13 @@ use serde_json::Value;
 use super::packets::Sender;
 use super::{Disagreement, Source, named};
 use crate::binary;
-use crate::client::{synced, until};
+use crate::client::{Running, synced, until};
 use crate::datapath::Datapath;
-use crate::flows::{Case, Expect, Row};
+use crate::flows::{Case, Expect, Row, UPLINK};
 use crate::netns::Netns;
+use crate::packets::Protocol;
 use crate::world::World;
+use crate::xdp::PassAll;
 
 /// A trace that runs, and what it has said so far. It is killed when dropped, if it has not ended.
 #[derive(Debug)]
@@ -77,23 +79,32 @@ impl Drop for Follower {
     }
 }
 
-/// Follows one packet of each row of the first step of a case through a datapath.
+/// Follows one packet of each row of the first step of a case through a datapath; `at_xdp`: through the program of XDP at the uplink
+/// as well.
 ///
 /// # Errors
 /// The harness itself fails.
-pub fn run_live(case: &Case, datapath: &Datapath) -> Result<Vec<Disagreement>> {
+pub fn run_live(case: &Case, datapath: &Datapath, at_xdp: bool) -> Result<Vec<Disagreement>> {
     let world = World::build(case)?;
     let source = Source::new(case)?;
     let step = case.steps.first().context("a case without steps")?;
     source.write(step)?;
-    let _running = datapath.run(&source, &world.node)?;
+    let mut command = datapath.command(&source)?;
+    let _far = match at_xdp {
+        true => Some(world.far.run(|| PassAll::attach(UPLINK))??),
+        false => None,
+    };
+    if at_xdp {
+        command.args(["--xdp", "native", "--xdp-devices", UPLINK]);
+    }
+    let _running = Running::start_command(&mut command, &world.node)?;
     until("the first sync", || synced(&world.node))?;
     let follower = Follower::start(&[], &world.node)?;
     let mut sender = Sender::where_the_node_loops(world.prober()?);
     let mut disagreements = Vec::new();
     for row in &step.rows {
         let told = sender.send(case, row).and_then(|(from, _)| follower.line(Some(from), row.to));
-        if let Err(error) = told.and_then(|line| judge(row, &line)) {
+        if let Err(error) = told.and_then(|line| judge(row, &line, at_xdp)) {
             let (step, what, says) = (case.name.clone(), named(row), format!("{error:#}"));
             disagreements.push(Disagreement { step, executor: "trace --live", what, says });
         }
@@ -102,7 +113,7 @@ pub fn run_live(case: &Case, datapath: &Datapath) -> Result<Vec<Disagreement>> {
 }
 
 /// Compares what is told with what the row says.
-fn judge(row: &Row, line: &Value) -> Result<()> {
+fn judge(row: &Row, line: &Value, at_xdp: bool) -> Result<()> {
     ensure!(line["agrees"] == true, "the trace does not find it as the model says: {line:#}");
     let end = line["end"].as_str().unwrap_or_default();
     let right = match &row.expect {
@@ -117,5 +128,10 @@ fn judge(row: &Row, line: &Value) -> Result<()> {
     };
     ensure!(right, "the trace tells {line:#}");
     ensure!(!line["steps"].as_array().is_none_or(Vec::is_empty), "no steps: {line:#}");
+    // What has no endpoint there, and SCTP, is left to TC.
+    let decides = matches!(row.expect, Expect::Endpoints { .. } | Expect::Drop) && row.protocol != Protocol::Sctp;
+    if at_xdp && decides && line["iif"] == UPLINK {
+        ensure!(line["steps"][0]["place"] == format!("XDP {UPLINK}"), "not told of at XDP: {line:#}");
+    }
     Ok(())
 }

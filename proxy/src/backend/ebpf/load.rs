@@ -20,7 +20,7 @@ use super::kernel::{Maps, definitions};
 use super::links::Links;
 use super::log::{self, Lines};
 use super::pins::Pins;
-use super::{bpf, object, own_folder};
+use super::{bpf, live, object, own_folder};
 use crate::backend::nftables::chains::fnv1a;
 use crate::settings::{BpfLogLevel, EbpfSettings, MapSizes};
 
@@ -166,7 +166,7 @@ pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
         return Err(EbpfError::NoFileSystem(settings.bpffs_root.clone()));
     }
     let folder = Folder::new(settings);
-    for path in [&folder.root, &folder.links(), &folder.maps, &folder.programs] {
+    for path in [&folder.root, &folder.links(), &folder.maps, &folder.programs, &live::folder(&folder.programs)] {
         own_folder::make(path)?;
     }
     // Programs that write are loaded with a ring buffer of ours.
@@ -178,6 +178,7 @@ pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
     if !adopted {
         remove(&folder.programs)?;
         own_folder::make(&folder.programs)?;
+        own_folder::make(&live::folder(&folder.programs))?;
         if list(&folder.maps)?.is_empty() || Maps::open(&folder.maps, &settings.map_sizes).is_err() {
             remove(&folder.maps)?;
             own_folder::make(&folder.maps)?;
@@ -190,8 +191,10 @@ pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
         own_folder::make(&seal)?;
     }
     let mut pins = Pins::new(folder.file_system().to_owned());
-    for path in
-        [&folder.maps, &folder.programs].into_iter().map(|folder| list(folder)).collect::<Result<Vec<_>, _>>()?
+    for path in [&folder.maps, &folder.programs, &live::folder(&folder.programs)]
+        .into_iter()
+        .map(|folder| list(folder))
+        .collect::<Result<Vec<_>, _>>()?
     {
         for path in path.into_iter().filter(|path| !path.is_dir()) {
             let object = bpf::open_pin(&path).map_err(EbpfError::pin(&path))?;
@@ -236,8 +239,9 @@ fn seal(folder: &Folder, sizes: &MapSizes) -> Result<PathBuf, EbpfError> {
         used.extend(maps);
         text += &format!("{} {tag:016x}\n", path.file_name().unwrap_or_default().display());
     }
-    for (map, _) in definitions(sizes) {
-        let path = folder.maps.join(map);
+    let maps = definitions(sizes).into_iter().map(|(map, _)| (map, folder.maps.join(map)));
+    let live = live::MAPS.into_iter().map(|map| (map, live::folder(&folder.programs).join(map)));
+    for (map, path) in maps.chain(live) {
         let number = bpf::open_pin(&path).and_then(|map| bpf::number(map.as_fd())).map_err(EbpfError::pin(&path))?;
         text += &format!("{map} {}\n", used.contains(&number));
     }
@@ -264,6 +268,11 @@ fn load_object(settings: &EbpfSettings, folder: Option<&Folder>) -> Result<Ebpf,
             Some(folder) => loader.map_pin_path(map, folder.maps.join(map)).map_max_entries(map, definition.rows),
             None => loader.map_max_entries(map, definition.rows.min(TRIAL_ROWS)),
         };
+    }
+    if let Some(folder) = folder {
+        for map in live::MAPS {
+            loader.map_pin_path(map, live::folder(&folder.programs).join(map));
+        }
     }
     let level = settings.log_level as u8;
     loader.override_global(log::LEVEL, &level, true).map_max_entries(log::MAP, log::bytes(settings.log_level));

@@ -21,6 +21,7 @@ pub mod kernel;
 #[cfg(test)]
 mod laws;
 pub mod links;
+pub mod live;
 pub mod load;
 pub mod log;
 pub mod numbering;

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use crate::backend::nftables::expression::{Compare, Expression, Register};
 use crate::backend::nftables::netlink::Op;
 use crate::backend::nftables::rule::{Field, family_is, octets};
-use crate::live::filter::{Destination, Filter};
+use crate::live::filter::Filter;
 use crate::state::objects::{Family, Protocol};
 
 /// Where the packet is as it came: before any destination is rewritten.
@@ -37,22 +37,14 @@ pub fn table(process: u32) -> String {
 /// The rules of the chain that decides which packets are followed: one for each place that is not, then one for each destination.
 pub fn matches(filter: &Filter) -> Vec<Vec<Expression>> {
     let everybody = Filter::default();
-    let passed = filter.except.iter().map(|at| {
-        let to = Destination { protocol: None, ip: Some(at.ip()), port: Some(at.port()) };
-        rule(&everybody, &to, Protocol::Tcp, PASSED)
-    });
-    let anywhere = [Destination { protocol: None, ip: None, port: None }];
-    let to = if filter.to.is_empty() { &anywhere } else { &filter.to[..] };
-    let protocols = |to: &Destination| match to.protocol {
-        Some(protocol) => vec![protocol],
-        None => vec![Protocol::Tcp, Protocol::Udp, Protocol::Sctp],
-    };
-    let followed =
-        to.iter().flat_map(|to| protocols(to).into_iter().map(|protocol| rule(filter, to, protocol, FOLLOW)));
-    passed.chain(followed).collect()
+    let passed = filter.except.iter().map(|at| rule(&everybody, Protocol::Tcp, Some(at.ip()), Some(at.port()), PASSED));
+    let followed = filter.to.iter().map(|to| rule(filter, to.protocol, to.ip, Some(to.port), FOLLOW));
+    let anywhere = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().filter(|_| filter.to.is_empty());
+    let anywhere = anywhere.map(|protocol| rule(filter, protocol, None, None, FOLLOW));
+    passed.chain(followed).chain(anywhere).collect()
 }
 
-fn rule(filter: &Filter, to: &Destination, protocol: Protocol, chain: &str) -> Vec<Expression> {
+fn rule(filter: &Filter, protocol: Protocol, to: Option<IpAddr>, port: Option<u16>, chain: &str) -> Vec<Expression> {
     let register = Register::FIRST;
     let equal = |value| Expression::Compare { register, compare: Compare::Equal, value };
     let mut rule = vec![
@@ -60,7 +52,7 @@ fn rule(filter: &Filter, to: &Destination, protocol: Protocol, chain: &str) -> V
         Expression::Mask { register, mask: NEW.to_ne_bytes().to_vec() },
         Expression::Compare { register, compare: Compare::NotEqual, value: vec![0; 4] },
     ];
-    if let Some(family) = filter.from.or(to.ip).map(Family::of) {
+    if let Some(family) = filter.from.or(to).map(Family::of) {
         rule.extend(family_is(family));
     }
     let mut address = |field, ip: Option<IpAddr>| {
@@ -69,12 +61,12 @@ fn rule(filter: &Filter, to: &Destination, protocol: Protocol, chain: &str) -> V
         }
     };
     address(Field::Source, filter.from);
-    address(Field::Destination, to.ip);
+    address(Field::Destination, to);
     rule.extend([Expression::L4Proto(register), equal(vec![protocol.number()])]);
     if let Some(port) = filter.from_port {
         rule.extend([Expression::SourcePort(register), equal(port.to_be_bytes().to_vec())]);
     }
-    if let Some(port) = to.port {
+    if let Some(port) = port {
         rule.extend([Expression::DestinationPort(register), equal(port.to_be_bytes().to_vec())]);
     }
     rule.push(Expression::Goto(chain.to_owned()));

@@ -1,0 +1,98 @@
+//! The node with two Services, of which the second has no endpoint.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
+
+use kubeferry_tests::binary;
+use kubeferry_tests::client::{Connection, Running, synced, until};
+use kubeferry_tests::datapath::Datapath;
+use kubeferry_tests::executors::Follower;
+use kubeferry_tests::netns::Netns;
+use kubeferry_tests::web::Web;
+
+const MANIFESTS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec:
+  clusterIP: 10.96.0.10
+  ports: [{name: tcp, port: 80}, {name: other, port: 81}, {name: udp, protocol: UDP, port: 80}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-4, namespace: default, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: tcp, port: 8080}, {name: other, port: 8080}, {name: udp, protocol: UDP, port: 8080}]
+endpoints: [{addresses: [10.244.1.1], nodeName: worker-1}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: other, namespace: default}
+spec: {clusterIP: 10.96.0.11, ports: [{name: tcp, port: 80}]}
+";
+
+pub struct Served {
+    // In this order: what runs ends before what it runs in.
+    running: Option<Running>,
+    pub datapath: Datapath,
+    pub web: Web,
+}
+
+impl Served {
+    pub fn on(datapath: Datapath) -> Self {
+        let web = Web::build().unwrap();
+        web.write(MANIFESTS).unwrap();
+        let mut served = Self { running: None, datapath, web };
+        served.restart(&[]);
+        served
+    }
+
+    /// Ends what runs (SIGKILL) and starts it with other flags; waits until it is in force.
+    pub fn restart(&mut self, flags: &[&str]) {
+        drop(self.running.take());
+        let mut command = self.datapath.command(&self.web.source).unwrap();
+        self.running = Some(Running::start_command(command.args(flags), self.node()).unwrap());
+        until("the first sync", || synced(self.node())).unwrap();
+    }
+
+    pub fn node(&self) -> &Netns {
+        &self.web.hosts.node
+    }
+
+    pub fn trace(&self, flags: &[&str]) -> Command {
+        let mut command = Command::new(binary::path().unwrap());
+        command.args(["trace", "--live"]).args(flags);
+        command
+    }
+
+    pub fn follow(&self, flags: &[&str]) -> Follower {
+        Follower::start(flags, self.node()).unwrap()
+    }
+
+    /// Sends as many first datagrams as there is time for, until `end`; how many.
+    pub fn flood(&self, end: impl Fn() -> bool + Sync) -> u32 {
+        let flood = || {
+            let mut sent = 0;
+            while !end() {
+                let socket = UdpSocket::bind("10.244.1.7:0").unwrap();
+                sent += u32::from(socket.send_to(b"?\n", self.web.vip()).is_ok());
+            }
+            sent
+        };
+        self.web.client().run(flood).unwrap()
+    }
+
+    /// Connects to a port of `web`; from where, and to where.
+    pub fn connect(&self, port: u16) -> (SocketAddr, SocketAddr) {
+        let to = SocketAddr::new(self.web.vip().ip(), port);
+        let mut connection = Connection::open(self.web.client(), to).unwrap();
+        connection.ask().unwrap();
+        (connection.local().unwrap(), to)
+    }
+
+    pub fn tables(&self) -> String {
+        let output = self.node().output(Command::new("nft").args(["list", "tables"]), "").unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+}

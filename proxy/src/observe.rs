@@ -13,6 +13,7 @@ use crate::events::{self, Events, Notice, Reason, Regarding};
 use crate::facts::history::Done;
 use crate::facts::{History, ServiceFacts, Snapshot, Watched};
 use crate::health::Health;
+use crate::leftovers::Outcome;
 use crate::metrics::{Counts, Metrics, Policy, SyncReport};
 use crate::node::{self, families};
 use crate::proxy::{Proxy, Synced};
@@ -52,6 +53,8 @@ pub struct Observer {
     /// Services or endpoints may have changed since they were counted.
     uncounted: bool,
     ignored: BTreeSet<Ignored>,
+    /// What another proxy or datapath left and could not be removed, at the last look.
+    leftovers: Vec<String>,
     last_sync: Option<LastSync>,
     syncs: u64,
     failures: u64,
@@ -98,6 +101,7 @@ impl Observer {
             seen_triggers: 0,
             uncounted: true,
             ignored: BTreeSet::new(),
+            leftovers: Vec::new(),
             last_sync: None,
             syncs: 0,
             failures: 0,
@@ -334,6 +338,30 @@ impl Observer {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
+    /// What another proxy or datapath left was looked for, and removed as far as that could be. What stays is said once, and an
+    /// Event reminds of it.
+    pub fn leftovers(&mut self, outcome: Outcome) {
+        let Outcome { removed, notes, failed } = outcome;
+        removed.iter().for_each(|what| tracing::info!(%what, "removed what another proxy or datapath left"));
+        notes.iter().for_each(|note| tracing::warn!("{note}"));
+        self.metrics.leftovers(failed.len());
+        let new = failed.iter().filter(|error| !self.leftovers.contains(*error));
+        new.for_each(|error| tracing::error!(%error, "cannot remove what another proxy left"));
+        self.leftovers = failed;
+        self.report_leftovers();
+    }
+
+    fn report_leftovers(&self) {
+        if !self.leftovers.is_empty() {
+            let note = format!(
+                "what another proxy or datapath left may be in force beside ours; `kubeferry cleanup --kube-proxy`, or `kube-proxy \
+                 --cleanup`, on the node removes it: {}",
+                self.leftovers.join("; ")
+            );
+            self.events.report(Notice::new(Regarding::Node, Reason::LeftoversRemain, note));
+        }
+    }
+
     /// Stale entries of connection tracking were looked for.
     pub fn cleaned(&self, cleaned: Cleaned, took: Duration) {
         if cleaned.deleted > 0 {
@@ -378,6 +406,7 @@ impl Observer {
     /// Reports everything that is wrong now.
     fn remind<B: Backend>(&mut self, proxy: &Proxy<B>) {
         self.reminded = Instant::now();
+        self.report_leftovers();
         if !self.ignored.is_empty() {
             events::standing(proxy).into_iter().for_each(|notice| self.events.report(notice));
         }

@@ -25,6 +25,7 @@ use crate::facts::{self, Ask};
 use crate::health::node_ports::HealthCheckPorts;
 use crate::health::routes::Serving;
 use crate::health::{configz, server};
+use crate::leftovers::Looks;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::node;
@@ -35,7 +36,6 @@ use crate::proxy::{Proxy, Synced};
 use crate::settings::reload::Reload;
 use crate::settings::{BackendName, DetectLocal, Loaded, ServiceMetrics, Settings, SettingsError, change};
 use crate::start::Begun;
-use crate::state::objects::Family;
 use crate::watch::{self, WatchStats};
 
 /// How often the kernel's generation is looked at, so that a deleted table is back soon; one small question.
@@ -148,6 +148,8 @@ async fn serve(
         mode: backend.name(),
         flags: Arc::new(args::flags(std::env::args_os())),
         config: configz.clone(),
+        guards_metrics: settings.datapath.service_metrics != ServiceMetrics::Off
+            && settings.metrics.is_some_and(|address| address.ip().is_loopback()),
         started: Timestamp::now(),
         profiling: settings.profiling,
     };
@@ -248,7 +250,7 @@ struct Runner<B> {
     /// Whether the settings have been held against the Node's families.
     fits: bool,
     /// Another datapath or kube-proxy may have left something, which goes once ours is in force.
-    others: bool,
+    others: Looks,
 }
 
 impl<B: Backend> Runner<B> {
@@ -259,7 +261,7 @@ impl<B: Backend> Runner<B> {
         let families = observer.families.clone();
         let health_checks = HealthCheckPorts::new(health.clone(), events.clone(), metrics.clone(), families);
         let (started, glanced, tried) = (now, now, now);
-        let (fits, others) = (false, true);
+        let (fits, others) = (false, Looks::default());
         Self { proxy, settings, observer, started, pacing, glanced, health_checks, tried, fits, others }
     }
 
@@ -336,7 +338,10 @@ impl<B: Backend> Runner<B> {
         if glance && !self.proxy.has_failed() {
             let start = Instant::now();
             match self.proxy.check() {
-                Ok(repair) => self.observer.checked(&mut self.proxy, repair.as_ref(), start.elapsed()),
+                Ok(repair) => {
+                    self.observer.checked(&mut self.proxy, repair.as_ref(), start.elapsed());
+                    self.remove_leftovers();
+                }
                 Err(error) => self.observer.check_failed(&error),
             }
             if now - self.tried >= self.settings.sync_period {
@@ -399,22 +404,19 @@ impl<B: Backend> Runner<B> {
         self.proxy.limit(CONFIGURATION, Some(why));
     }
 
+    fn remove_leftovers(&mut self) {
+        if self.others.due(Instant::now()) {
+            self.observer.leftovers(Handle::current().block_on(cleanup::others(&self.settings)));
+        }
+    }
+
     fn synced(&mut self, synced: &Synced) {
         self.observer.synced(&self.proxy, synced);
         if !self.settings.once {
             let (state, node) = (self.proxy.state(), self.proxy.desired().node());
             Handle::current().block_on(self.health_checks.synced(state, node, &synced.changes.services));
         }
-        if std::mem::take(&mut self.others) {
-            let outcome = Handle::current().block_on(cleanup::others(&self.settings));
-            let removed = "removed what another proxy or datapath left";
-            outcome.removed.iter().for_each(|what| tracing::info!(%what, "{removed}"));
-            outcome.notes.iter().for_each(|note| tracing::warn!("{note}"));
-            outcome.failed.iter().for_each(|error| tracing::error!(%error, "cannot remove what another proxy left"));
-            if !outcome.failed.is_empty() {
-                self.observer.metrics.cleanup_failed(&Family::BOTH);
-            }
-        }
+        self.remove_leftovers();
         if synced.report.full {
             release_memory();
         }

@@ -269,6 +269,42 @@ fn a_step_that_fails_is_exit_code_1_and_the_others_are_done() {
     assert!(!node.nft(&["list", "tables"], "").unwrap().contains("kube-proxy"));
 }
 
+/// The image has no program for chains of iptables-legacy: whoever runs it must hear of them.
+#[test]
+fn chains_that_no_program_here_can_remove_are_told_and_counted() {
+    let (node, source) = (Netns::new("node").unwrap(), source());
+    Mode::IptablesLegacy.load(&node, &[service()]).unwrap();
+    let (programs, log) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    let nft = tool("which", &["nft"], "").unwrap();
+    std::os::unix::fs::symlink(nft.trim(), programs.path().join("nft")).unwrap();
+    let mut command = source.command("run").unwrap();
+    command.env("PATH", programs.path()).env("NO_COLOR", "1").stderr(log.reopen().unwrap());
+    let running = Running::start_command(&mut command, &node).unwrap();
+    let metrics = || {
+        let get = || kubeferry::status::get("http://127.0.0.1:10249/metrics", DEADLINE).ok();
+        Some(node.run(get).unwrap()?.body).filter(|text| !text.contains("\nkubeferry_leftovers 0\n"))
+    };
+    let text = until("the chains to be counted", metrics).unwrap();
+    let count = text.lines().find_map(|line| line.strip_prefix("kubeferry_leftovers ")).unwrap();
+    assert!(count.parse::<u32>().unwrap() >= 1, "{count}");
+    let theirs = "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total{ip_family=\"IPv4\"} 0\n";
+    assert!(text.contains(theirs), "it counts something else");
+    let said = || {
+        let text = fs::read_to_string(log.path()).unwrap();
+        let event = text.lines().any(|line| line.contains("LeftoversRemain") && line.contains("kube-proxy --cleanup"));
+        event.then_some(())
+    };
+    until("an Event that says what to do", said).unwrap();
+    assert!(running.stop().unwrap().success());
+    assert!(!Mode::IptablesLegacy.rules(&node).unwrap().is_empty());
+    let mut without = Command::new(binary::path().unwrap());
+    let output = node.output(without.args(["cleanup", "--kube-proxy"]).env("PATH", programs.path()), "").unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", self::text(&output));
+    assert!(self::text(&output).contains("iptables-legacy-save is not here"), "{}", self::text(&output));
+    assert!(cleanup(&node, &["--kube-proxy"]).status.success());
+    assert_eq!(Mode::IptablesLegacy.rules(&node).unwrap(), Vec::<String>::new());
+}
+
 /// The eBPF datapath has no use for connection tracking: nothing of it is asked for, and what is there is set as ever.
 #[test]
 fn with_ebpf_a_sysctl_that_cannot_be_set_is_a_warning() {

@@ -91,6 +91,27 @@ impl World {
 }
 
 #[test]
+fn cleanup_refuses_beside_a_proxy() {
+    let world = World::new();
+    let first = world.start("first", &[]);
+    world.has(1);
+    let cleanup = || {
+        let mut command = Command::new(binary::path().unwrap());
+        world.node.output(command.arg("cleanup").stdin(Stdio::null()), "").unwrap()
+    };
+    let output = cleanup();
+    let said = String::from_utf8_lossy(&output.stderr).to_string();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let why = format!("nothing was removed: another kubeferry run (process {})", first.id());
+    assert!(said.contains(&why) && output.stdout.is_empty(), "{output:?}");
+    world.has(1);
+    assert!(first.stop().unwrap().success());
+    let output = cleanup();
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("removed table inet kubeferry\n"), "{output:?}");
+}
+
+#[test]
 fn a_second_proxy_waits_for_the_first_to_end_however_it_does() {
     for killed in [false, true] {
         let world = World::new();

@@ -67,7 +67,7 @@ const STATUS_ABOUT: &str = "Show what the running proxy serves, its last sync an
 const CLEANUP_ABOUT: &str = "Remove everything that Kubeferry put into the kernel: the table `inet kubeferry` with all its rows, \
         and the programs and maps of eBPF.\n\n\
         Needs CAP_NET_ADMIN. Established connections that nftables translates go on, those that eBPF \
-        translates packets for end, after --drain. Stop `kubeferry run` first, it would put all of it back. \
+        translates packets for end, after --drain. Stop `kubeferry run` first, which would put all of it back: beside it, this is an error and removes nothing. \
         `--kube-proxy` removes what kube-proxy has left, too, which `run` does by itself after its first sync. \
         Nothing to remove is a success; exit code 1 if something could not be removed: the other steps are done nevertheless.";
 

@@ -1,6 +1,7 @@
 //! `kubeferry cleanup`: removes everything that Kubeferry put into the kernel, and on request what kube-proxy left there.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,13 +13,14 @@ use crate::backend::nftables::skeleton::TABLE;
 use crate::commands::output;
 use crate::conntrack::established;
 use crate::leftovers::{self, Outcome};
+use crate::lock::{self, Lock};
 use crate::settings::{BackendName, EbpfSettings, Settings};
 
 /// Deletes what each datapath left. Connections that are established go on where connection tracking has their translation
 /// (nftables); those of eBPF end, after `--drain`. A step that fails does not keep the others. Needs no other program.
 ///
 /// # Errors
-/// The kernel cannot be asked, or refuses something: CAP_NET_ADMIN is needed; or standard output does.
+/// A proxy runs here; the kernel cannot be asked, or refuses something: CAP_NET_ADMIN is needed; or standard output does.
 pub async fn cleanup(args: &CleanupArgs) -> anyhow::Result<()> {
     if let Some(root) = args.bpffs_root.as_ref().filter(|root| !root.is_dir()) {
         anyhow::bail!(
@@ -26,6 +28,7 @@ pub async fn cleanup(args: &CleanupArgs) -> anyhow::Result<()> {
             root.display()
         );
     }
+    let _alone = alone().await?;
     let root = args.bpffs_root.clone().unwrap_or(EbpfSettings::default().bpffs_root);
     let theirs = args.kube_proxy.then_some(args.ipvs_exclude_cidrs.as_slice());
     everything(&root, args.drain, theirs).await
@@ -36,7 +39,13 @@ pub async fn cleanup(args: &CleanupArgs) -> anyhow::Result<()> {
 /// # Errors
 /// As for [`cleanup`].
 pub async fn as_kube_proxy(settings: &Settings) -> anyhow::Result<()> {
+    let _alone = alone().await?;
     everything(&settings.ebpf.bpffs_root, Duration::ZERO, Some(&settings.node.ipvs_excluded)).await
+}
+
+/// No proxy writes meanwhile: a running one would put all of it back, and one that starts waits.
+async fn alone() -> anyhow::Result<Option<Lock>> {
+    lock::take(false, &AtomicBool::new(false)).await.context("nothing was removed")
 }
 
 async fn everything(root: &Path, limit: Duration, theirs: Option<&[IpNet]>) -> anyhow::Result<()> {

@@ -172,7 +172,7 @@ pub const FIELDS: &[Field] = &[
         .note("`/debug/flags/v` sets the verbosity; there are no profiles of Go, `/debug/pprof` says so"),
     field("showHiddenMetricsForVersion", Text)
         .flag("show-hidden-metrics-for-version")
-        .note("a minor version such as `1.35`; no metric is hidden in this version, so it shows none"),
+        .note("a minor version, of which kube-proxy takes the previous one alone; no metric is hidden in this version, so it shows none"),
     field("mode", Text)
         .flag("proxy-mode")
         .default("iptables")

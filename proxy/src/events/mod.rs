@@ -49,6 +49,8 @@ pub enum Reason {
     FrontendLeftOut,
     /// Something of the node keeps the datapath from serving everything.
     DatapathLimited,
+    /// What another proxy left on the node cannot be removed, or not be looked for.
+    LeftoversRemain,
 }
 
 impl Reason {
@@ -64,6 +66,7 @@ impl Reason {
             Self::FrontendContested => "FrontendContested",
             Self::FrontendLeftOut => "FrontendLeftOut",
             Self::DatapathLimited => "DatapathLimited",
+            Self::LeftoversRemain => "LeftoversRemain",
         }
     }
 
@@ -74,6 +77,7 @@ impl Reason {
                 "StartKubeProxy"
             }
             Self::FailedToStartServiceHealthcheck => "Listen",
+            Self::LeftoversRemain => "Cleanup",
             Self::Ignored => "Read",
             Self::SchedulerFallback => "Schedule",
             Self::FrontendContested | Self::FrontendLeftOut | Self::DatapathLimited => "Sync",

@@ -4,20 +4,29 @@
 use std::net::IpAddr;
 
 use axum::extract::Request;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 /// Lets requests pass that were sent to an address or to `localhost`.
 pub(super) async fn local_only(request: Request, next: Next) -> Response {
-    if is_local(request.headers()) {
+    let reads = [Method::GET, Method::HEAD].contains(request.method());
+    if is_local(request.headers()) || (reads && ANYBODYS.contains(&request.uri().path())) {
         return next.run(request).await;
     }
+    misdirected()
+}
+
+/// What kube-proxy tells under any name, too, such as that of a Service or of a proxy before it: numbers and words that say nothing of
+/// the cluster's objects. `/metrics` looks itself whether that holds of it.
+const ANYBODYS: [&str; 6] = ["/healthz", "/healthz/ping", "/livez", "/metrics", "/metrics/slis", "/proxyMode"];
+
+pub(super) fn misdirected() -> Response {
     let why = "this address answers to 127.0.0.1, [::1] and localhost alone, not to another name (Host)\n";
     (StatusCode::MISDIRECTED_REQUEST, why).into_response()
 }
 
-fn is_local(headers: &HeaderMap) -> bool {
+pub(super) fn is_local(headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(header::HOST).iter();
     hosts.all(|host| host.to_str().is_ok_and(is_local_name))
 }

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 
+use super::host::{is_local, misdirected};
 use super::routes::{NOSNIFF, Serving, format};
 use super::shared::{Full, Shared};
 use crate::facts::Snapshot;
@@ -45,6 +46,9 @@ pub(super) fn routes(serving: Serving) -> Router {
 }
 
 async fn metrics(State(large): State<Large>, headers: HeaderMap) -> Response {
+    if large.serving.guards_metrics && !is_local(&headers) {
+        return misdirected();
+    }
     large.serving.facts.count().await;
     let format = format(&headers);
     let shared = match format {

@@ -30,6 +30,8 @@ pub struct Serving {
     pub flags: Arc<BTreeMap<String, String>>,
     /// For `/configz`: the settings in force, as they may change while this serves.
     pub config: Arc<RwLock<serde_json::Value>>,
+    /// Whether `/metrics` is answered under a local name alone: it names Services (`--service-metrics`), at a loopback address.
+    pub guards_metrics: bool,
     /// For `/statusz`: when the process started.
     pub started: Timestamp,
     /// Whether `/debug` is there (`enableProfiling`).

@@ -69,7 +69,7 @@ pub(super) fn remove() -> Outcome {
                 Ok((plan, closed)) => told(&plan, closed, &format!("{program}-legacy, {table}"), &mut outcome),
                 // Who could look at the start, and saw nothing, has given the right up; who could not has said so.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => unseen.push(format!("{program} {table}")),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => outcome.notes.push(format!(
+                Err(error) if error.kind() == io::ErrorKind::NotFound => outcome.failed.push(format!(
                     "the kernel has a table {table} of {program}-legacy, and {program}-legacy-save is not here to tell whether \
                      kube-proxy's chains are in it: if it ran with them, remove them with `kube-proxy --cleanup`"
                 )),

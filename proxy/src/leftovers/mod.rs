@@ -18,7 +18,27 @@ mod plan;
 mod tables;
 mod xtables;
 
+use std::time::{Duration, Instant};
+
 use ipnet::IpNet;
+
+/// How often is looked again: a kube-proxy that ends later leaves its rules, too.
+const AGAIN: Duration = Duration::from_secs(3600);
+
+/// When a running proxy looks for what others left.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Looks(Option<Instant>);
+
+impl Looks {
+    /// Whether it is time, which counts as a look.
+    pub fn due(&mut self, now: Instant) -> bool {
+        let due = self.0.is_none_or(|last| now.saturating_duration_since(last) >= AGAIN);
+        if due {
+            self.0 = Some(now);
+        }
+        due
+    }
+}
 
 /// What came of it.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -27,7 +47,7 @@ pub struct Outcome {
     pub removed: Vec<String>,
     /// What an operator should know, a sentence each.
     pub notes: Vec<String>,
-    /// What could not be removed, and why.
+    /// What could not be removed, or not be looked for, and why.
     pub failed: Vec<String>,
 }
 
@@ -67,4 +87,17 @@ pub async fn remove(excluded: &[IpNet]) -> Outcome {
 
 fn route_localnet() -> bool {
     std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/route_localnet").is_ok_and(|text| text.trim() == "1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_looked_at_once_and_then_every_hour() {
+        let (start, mut looks) = (Instant::now(), Looks::default());
+        let due: Vec<bool> =
+            [0, 2, 3599, 3600, 3602, 7199, 7200].map(|after| looks.due(start + Duration::from_secs(after))).into();
+        assert_eq!(due, [true, false, false, true, false, false, true]);
+    }
 }

@@ -62,7 +62,9 @@ pub struct Metrics {
     healthz: Series<Code, Counter>,
     livez: Series<Code, Counter>,
     sync_failures: Series<OfFamily, Counter>,
+    /// kube-proxy's, of chains of its own table that it removes later; there are none of ours.
     cleanup_failures: Series<OfFamily, Counter>,
+    leftovers: Gauge,
     conntrack: Histograms<OfFamily>,
     conntrack_deleted: Series<OfFamily, Counter>,
     rows: Series<Map, Gauge>,
@@ -117,11 +119,9 @@ impl Metrics {
         }
     }
 
-    /// What another datapath left behind could not be removed.
-    pub fn cleanup_failed(&self, families: &[Family]) {
-        for family in families {
-            self.cleanup_failures.get_or_create(&(*family).into()).inc();
-        }
+    /// So many things that another proxy or datapath left, or may have left, could not be removed at the last look.
+    pub fn leftovers(&self, count: usize) {
+        self.leftovers.set(gauge(count));
     }
 
     /// A sync was asked for, by a change or by the clock.

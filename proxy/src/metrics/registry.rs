@@ -12,6 +12,7 @@ use super::{
 };
 use crate::state::event;
 use crate::state::objects::Family;
+use crate::version;
 
 /// 1 ms, doubled 14 times: up to 16.384 s.
 fn durations() -> Histogram {
@@ -102,7 +103,12 @@ impl Metrics {
             cleanup_failures: series(
                 &mut r,
                 "kubeproxy_sync_proxy_rules_nftables_cleanup_failures",
-                "Times that what another datapath left could not be removed",
+                "Stale chains of our own table that could not be removed: there are none, chains go in the transaction of their rows",
+            ),
+            leftovers: series(
+                &mut r,
+                "kubeferry_leftovers",
+                "What another proxy or datapath left, or may have left, and could not be removed at the last look",
             ),
             conntrack: histograms(
                 &mut r,
@@ -212,7 +218,8 @@ impl Metrics {
         };
         requests.register(&mut r);
         features::register(&mut r);
-        r.register("kubeferry_build", "Version of this program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        let build = Info::new([("version", version::VERSION), ("commit", version::COMMIT)]);
+        r.register("kubeferry_build", "Version and commit of this program", build);
         r.register_collector(Box::new(Process));
         metrics.start_at_zero();
         Self { registry: r, ..metrics }

@@ -77,7 +77,7 @@ fn everything_recorded_can_be_read() {
     metrics.drift_stays(true);
     metrics.watch_error("Service");
     metrics.ignored(6);
-    metrics.cleanup_failed(&[Family::V6]);
+    metrics.leftovers(3);
     metrics.watched(Family::V4, Duration::from_millis(300));
     metrics.in_kernel(Duration::from_micros(300));
     metrics.watch("Service", 8, 2, Some(jiff::Timestamp::from_second(1_700_000_000).unwrap()));
@@ -113,7 +113,8 @@ fn everything_recorded_can_be_read() {
         ("kubeferry_drift_unrepaired", 1.0),
         ("kubeferry_watch_errors_total{kind=\"Service\"}", 1.0),
         ("kubeferry_ignored_objects", 6.0),
-        ("kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total{ip_family=\"IPv6\"}", 1.0),
+        ("kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total{ip_family=\"IPv6\"}", 0.0),
+        ("kubeferry_leftovers", 3.0),
         ("kubeferry_watch_lag_seconds_bucket{le=\"0.5\",ip_family=\"IPv4\"}", 1.0),
         ("kubeferry_change_to_kernel_seconds_bucket{le=\"0.0004\"}", 1.0),
         ("kubeferry_change_to_kernel_seconds_bucket{le=\"0.0002\"}", 0.0),

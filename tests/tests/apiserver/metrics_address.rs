@@ -69,6 +69,25 @@ fn small_answers_are_kube_proxys() {
 }
 
 #[test]
+fn metrics_that_name_services_are_told_under_a_local_name_alone() {
+    let get = |node: &Node, host: &str| {
+        let exchange = || {
+            let mut stream = TcpStream::connect("127.0.0.1:10249")?;
+            stream.write_all(format!("GET /metrics HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes())?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok::<_, std::io::Error>(answer)
+        };
+        let answer = node.namespace.run(exchange).unwrap().unwrap();
+        (answer.split(' ').nth(1).unwrap().parse::<u16>().unwrap(), answer)
+    };
+    let node = started(&["--service-metrics", "connections"]);
+    let named = || Some(get(&node, "localhost:10249").1).filter(|text| text.contains("service=\"web\""));
+    node.until("a series of the Service", named);
+    assert_eq!(get(&node, "kube-proxy.kube-system.svc:10249").0, 421);
+}
+
+#[test]
 fn objects_are_counted_with_the_first_sync() {
     let mut node = Node::new();
     node.server.apply(&service("web", "10.96.0.1", &["10.244.1.1", "10.244.1.2"])).unwrap();

@@ -35,6 +35,7 @@ fn hostile_requests_are_refused_and_the_next_is_answered() {
     let get =
         |path: &str, headers: &str| format!("GET {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").into_bytes();
     let local = "Host: 127.0.0.1\r\n";
+    let other = "Host: kube-proxy.kube-system.svc:10249\r\n";
     for (port, what, request, codes) in [
         (metrics, "a large header", get("/status", &format!("{local}A: {}\r\n", "a".repeat(4 << 20))), &[431, 400][..]),
         (metrics, "many headers", get("/status", &format!("{local}{}", "A: a\r\n".repeat(5000))), &[431, 400]),
@@ -48,7 +49,21 @@ fn hostile_requests_are_refused_and_the_next_is_answered() {
         (metrics, "no HTTP", vec![0x16, 3, 1, 0, 0xff, b'\r', b'\n', b'\r', b'\n'], &[400]),
         (metrics, "half a word", b"GE\0 /\r\n\r\n".to_vec(), &[400]),
         (metrics, "another host's name", get("/status", "Host: rebound.example:10249\r\n"), &[421]),
-        (metrics, "two hosts", get("/metrics", "Host: localhost\r\nHost: rebound.example\r\n"), &[421, 400]),
+        (metrics, "two hosts", get("/status", "Host: localhost\r\nHost: rebound.example\r\n"), &[421, 400]),
+        (metrics, "settings under another name", get("/configz", other), &[421]),
+        (metrics, "flags under another name", get("/flagz", other), &[421]),
+        (metrics, "the page under another name", get("/", other), &[421]),
+        (metrics, "the API under another name", get("/api/v1/services", other), &[421]),
+        (
+            metrics,
+            "a reset under another name",
+            b"DELETE /metrics/slis HTTP/1.1\r\nHost: a.example\r\n\r\n".to_vec(),
+            &[421],
+        ),
+        // As kube-proxy answers them: they name no object.
+        (metrics, "metrics under another name", get("/metrics", other), &[200]),
+        (metrics, "its health under another name", get("/healthz", other), &[200]),
+        (metrics, "the mode under another name", get("/proxyMode", other), &[200]),
         (metrics, "climbing", get("/status/../../etc/passwd", local), &[404]),
         (metrics, "two lengths", get("/status", &format!("{local}Content-Length: 4\r\nContent-Length: 5\r\n")), &[400]),
         (

@@ -31,6 +31,7 @@ fn api() -> Router {
         flags: Arc::default(),
         config: Arc::default(),
         started: jiff::Timestamp::now(),
+        guards_metrics: false,
         profiling: false,
     })
 }

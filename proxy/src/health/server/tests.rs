@@ -40,6 +40,7 @@ async fn serving(timeout: Duration) -> Fixture {
         flags: Arc::new([("node-name".to_owned(), "n1".to_owned()), ("once".to_owned(), String::new())].into()),
         config: Arc::new(RwLock::new(json!({"kubeproxy.config.k8s.io": {"Mode": "nftables"}}))),
         started: jiff::Timestamp::now(),
+        guards_metrics: false,
         profiling: false,
     };
     let mut addresses = Vec::new();

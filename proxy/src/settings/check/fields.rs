@@ -7,6 +7,9 @@ use crate::settings::merge::Given;
 /// Gates that Kubernetes 1.36 has on for good.
 const LOCKED: [&str; 3] = ["MultiCIDRServiceAllocator", "NFTablesProxyMode", "PreferSameTrafficDistribution"];
 
+/// The minor version before that of the kube-proxy that this one is like.
+const PREVIOUS: &str = "1.35";
+
 impl Check<'_> {
     pub(super) fn fields(&mut self) {
         self.gates();
@@ -41,6 +44,11 @@ impl Check<'_> {
         let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         if !version.value.split_once('.').is_some_and(|(major, minor)| digits(major) && digits(minor)) {
             self.problems.push(version.problem("must be a minor version such as 1.35"));
+        } else if version.value != PREVIOUS {
+            self.warnings.push(format!(
+                "{} = {:?} shows nothing: kube-proxy 1.36 takes {PREVIOUS} alone, and ends with any other",
+                version.what, version.value
+            ));
         }
         Some(version.value)
     }

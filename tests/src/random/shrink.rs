@@ -133,9 +133,7 @@ impl Shrinker<'_> {
                 state.flows.extend(first);
             }
         }
-        if self.attempt(&smaller)? {
-            return Ok(());
-        }
+        self.attempt(&smaller)?;
         for state in 0..self.best.states.len() {
             let mut length = self.best.states[state].flows.len() / 2;
             while length > 0 {

@@ -3,7 +3,7 @@
 use anyhow::Context;
 
 use crate::args::{PlanArgs, PlanOutput};
-use crate::backend::nftables::kernel::Netfilter;
+use crate::backend::nftables::netfilter::Netfilter;
 use crate::backend::nftables::nft::{Nft, TIMEOUT};
 use crate::backend::nftables::reconciler::{Preview, Reconciler};
 use crate::backend::nftables::rows::{Rows, Wanted};

@@ -13,7 +13,8 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::kernel::{Conntrack, read_tracked};
+use super::entry::read_tracked;
+use super::kernel::Conntrack;
 use crate::backend::nftables::netlink::{Error, kernel::NetfilterSocket};
 use crate::state::objects::Protocol;
 

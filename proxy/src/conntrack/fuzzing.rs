@@ -1,6 +1,7 @@
 //! Entries of connection tracking, for the fuzzer.
 
-use super::kernel::{TCP, UDP, read};
+use super::entry::read;
+use super::kernel::{TCP, UDP};
 use crate::backend::nftables::netlink::kernel::Dump;
 
 /// Reads a dump (its messages are numbered 1). What an entry is deleted by is that entry.

@@ -5,6 +5,7 @@
 //! (kube-proxy: pkg/proxy/conntrack/cleanup.go). TCP and SCTP recover by themselves and are never touched.
 
 pub mod accounting;
+mod entry;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod kernel;

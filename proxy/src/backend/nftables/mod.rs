@@ -14,6 +14,7 @@ pub mod kernel;
 #[cfg(test)]
 pub(crate) mod laws;
 pub mod maps;
+pub mod netfilter;
 pub mod netlink;
 pub mod nft;
 mod pick;

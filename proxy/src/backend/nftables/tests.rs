@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 
 use crate::backend::EndpointCount;
 use crate::backend::nftables::costs;
-use crate::backend::nftables::kernel::{Kernel, Netfilter};
+use crate::backend::nftables::kernel::Kernel;
+use crate::backend::nftables::netfilter::Netfilter;
 use crate::backend::nftables::nft::{Nft, TIMEOUT};
 use crate::backend::nftables::reconciler::{Preview, Reconciler};
 use crate::backend::nftables::rows::{Rows, Wanted, client_number};

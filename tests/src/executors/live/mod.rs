@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use kubeferry::backend::ebpf::reconciler::Ebpf;
-use kubeferry::backend::nftables::kernel::Netfilter;
+use kubeferry::backend::nftables::netfilter::Netfilter;
 use kubeferry::backend::nftables::reconciler::Reconciler;
 
 use super::{Disagreement, Findings, Last, Source, auto, ebpf, model, packets, test_run};

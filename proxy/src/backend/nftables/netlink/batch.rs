@@ -7,35 +7,17 @@
 
 use std::ops::Range;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_ECHO, NLM_F_REQUEST};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_ECHO, NLM_F_REQUEST};
 
-use super::super::expression::Expression;
 use super::attribute::{Message, NETFILTER_HEADER, Nest, Writer, attributes, value};
 use super::element::Element;
 use super::error::{Refused, RefusedPart};
+use super::op::{About, Op, Ops, Way};
 
 // enum nf_tables_msg_types, nft_set_elem_list_attributes; include/uapi/linux/netfilter/{nfnetlink,nf_tables}.h
 pub(super) const NFTABLES: u16 = 10 << 8;
-const NFT_MSG_NEWTABLE: u16 = NFTABLES;
 const NFT_MSG_NEWSETELEM: u16 = NFTABLES | 12;
 pub(super) const NFT_MSG_DELSETELEM: u16 = NFTABLES | 14;
-const NFT_MSG_NEWCHAIN: u16 = NFTABLES | 3;
-const NFT_MSG_DELCHAIN: u16 = NFTABLES | 5;
-const NFT_MSG_NEWRULE: u16 = NFTABLES | 6;
-const NFT_MSG_DELRULE: u16 = NFTABLES | 8;
-const NFT_MSG_DELTABLE: u16 = NFTABLES | 2;
-const NFTA_TABLE: u16 = 1;
-const NFTA_TABLE_FLAGS: u16 = 2;
-const NFT_TABLE_F_OWNER: u32 = 2;
-const NFTA_CHAIN_NAME: u16 = 3;
-const NFTA_CHAIN_HOOK: u16 = 4;
-const NFTA_CHAIN_TYPE: u16 = 7;
-const NFTA_HOOK_HOOKNUM: u16 = 1;
-const NFTA_HOOK_PRIORITY: u16 = 2;
-const NF_INET_PRE_ROUTING: u32 = 0;
-const NF_IP_PRI_NAT_DST: i32 = -100;
-const NFTA_RULE_CHAIN: u16 = 2;
-const NFTA_RULE_EXPRESSIONS: u16 = 4;
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
@@ -46,154 +28,6 @@ pub(super) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 
 /// Elements of one message, in bytes: an attribute's length has 16 bits, so the list must stay below 65,535.
 pub(super) const GROUP: usize = 60_000;
-
-/// One change of a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Op<'a> {
-    /// Add a row; the same row again is no error, the same key with other data is (`EEXIST`).
-    Add {
-        /// The map or set.
-        map: &'a str,
-        /// The row.
-        element: &'a Element,
-    },
-    /// Delete a row by its key; data is not looked at. A row that is not there is an error (`ENOENT`).
-    Delete {
-        /// The map or set.
-        map: &'a str,
-        /// The row.
-        element: &'a Element,
-    },
-    /// The same, and the kernel says what the row was, with what it counted until then.
-    Take {
-        /// The map or set.
-        map: &'a str,
-        /// The row.
-        element: &'a Element,
-    },
-    /// Add the table.
-    AddTable,
-    /// Add a table that is the socket's own: only it can change the table, and the table goes when the socket is closed, be it by
-    /// the process's end (Linux 5.12).
-    AddOwnTable,
-    /// Add an empty chain of type filter at a hook.
-    AddFilterChain {
-        /// Its name.
-        chain: &'a str,
-        /// `NF_INET_…`.
-        hook: u32,
-        /// Its place among the chains of the hook.
-        priority: i32,
-    },
-    /// Add an empty chain of type nat, at prerouting: connection tracking translates as long as there is one.
-    AddNatChain {
-        /// Its name.
-        chain: &'a str,
-    },
-    /// Add an empty chain.
-    AddChain {
-        /// Its name.
-        chain: &'a str,
-    },
-    /// Append a rule to a chain.
-    AddRule {
-        /// The chain.
-        chain: &'a str,
-        /// The rule.
-        expressions: &'a [Expression],
-    },
-    /// Delete the rules of a chain.
-    FlushChain {
-        /// The chain.
-        chain: &'a str,
-    },
-    /// Delete the table with everything in it.
-    DeleteTable,
-    /// Delete a chain with its rules. One that a row or rule still goes to is an error (`EBUSY`).
-    DeleteChain {
-        /// Its name.
-        chain: &'a str,
-    },
-}
-
-/// What is done to a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Add,
-    Delete,
-    Take,
-}
-
-impl<'a> Op<'a> {
-    /// What the operation does to a row, the map and the row; `None` for an operation on chains.
-    fn row(&self) -> Option<(Way, &'a str, &'a Element)> {
-        match *self {
-            Op::Add { map, element } => Some((Way::Add, map, element)),
-            Op::Delete { map, element } => Some((Way::Delete, map, element)),
-            Op::Take { map, element } => Some((Way::Take, map, element)),
-            _ => None,
-        }
-    }
-
-    fn write_chain(&self, writer: &mut Writer, table: &str, number: u32) {
-        let (kind, flags) = match self {
-            Op::AddTable | Op::AddOwnTable => (NFT_MSG_NEWTABLE, NLM_F_CREATE),
-            Op::AddChain { .. } | Op::AddNatChain { .. } | Op::AddFilterChain { .. } => {
-                (NFT_MSG_NEWCHAIN, NLM_F_CREATE)
-            }
-            Op::AddRule { .. } => (NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND),
-            Op::FlushChain { .. } => (NFT_MSG_DELRULE, 0),
-            Op::DeleteTable => (NFT_MSG_DELTABLE, 0),
-            _ => (NFT_MSG_DELCHAIN, 0),
-        };
-        let message = writer.message(kind, NLM_F_REQUEST | flags, number, NFPROTO_INET, 0);
-        writer.text(NFTA_TABLE, table);
-        match *self {
-            Op::AddChain { chain } | Op::DeleteChain { chain } => writer.text(NFTA_CHAIN_NAME, chain),
-            Op::AddNatChain { chain } => base_chain(writer, chain, NF_INET_PRE_ROUTING, NF_IP_PRI_NAT_DST, "nat"),
-            Op::AddFilterChain { chain, hook, priority } => base_chain(writer, chain, hook, priority, "filter"),
-            Op::AddOwnTable => writer.value(NFTA_TABLE_FLAGS, &NFT_TABLE_F_OWNER.to_be_bytes()),
-            Op::AddRule { chain, expressions } => {
-                writer.text(NFTA_RULE_CHAIN, chain);
-                let list = writer.nest(NFTA_RULE_EXPRESSIONS);
-                for expression in expressions {
-                    expression.write(writer);
-                }
-                writer.end(list);
-            }
-            Op::FlushChain { chain } => writer.text(NFTA_RULE_CHAIN, chain),
-            Op::Add { .. } | Op::Delete { .. } | Op::Take { .. } | Op::AddTable | Op::DeleteTable => {}
-        }
-        writer.end_message(message);
-    }
-
-    fn about(&self) -> About {
-        match *self {
-            Op::AddChain { chain }
-            | Op::AddNatChain { chain }
-            | Op::AddFilterChain { chain, .. }
-            | Op::AddRule { chain, .. }
-            | Op::FlushChain { chain }
-            | Op::DeleteChain { chain } => About::Chain(chain.to_owned()),
-            Op::Add { map, .. } => About::Rows { way: Way::Add, map: map.to_owned() },
-            Op::Delete { map, .. } => About::Rows { way: Way::Delete, map: map.to_owned() },
-            Op::Take { map, .. } => About::Rows { way: Way::Take, map: map.to_owned() },
-            Op::AddTable | Op::AddOwnTable | Op::DeleteTable => About::Table,
-        }
-    }
-}
-
-fn base_chain(writer: &mut Writer, chain: &str, hook: u32, priority: i32, kind: &str) {
-    writer.text(NFTA_CHAIN_NAME, chain);
-    let nest = writer.nest(NFTA_CHAIN_HOOK);
-    writer.value(NFTA_HOOK_HOOKNUM, &hook.to_be_bytes());
-    writer.value(NFTA_HOOK_PRIORITY, &priority.to_be_bytes());
-    writer.end(nest);
-    writer.text(NFTA_CHAIN_TYPE, kind);
-}
-
-/// Operations that need not all be in memory at once: pushes them in order, the same ones whenever it is called.
-pub type Ops<'a> = dyn Fn(&mut dyn FnMut(Op<'_>)) + 'a;
 
 /// The bytes of a transaction and where in them each operation went.
 #[derive(Debug)]
@@ -212,14 +46,6 @@ struct Sent {
     begin: usize,
     elements: usize,
     end: usize,
-}
-
-/// What a message is about, for telling what was refused.
-#[derive(Debug, PartialEq, Eq)]
-enum About {
-    Rows { way: Way, map: String },
-    Chain(String),
-    Table,
 }
 
 /// A batch that grows; neighbouring rows of one kind and map share the open message.

@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use super::attribute::{attributes, find, text, value};
 use super::batch::{
     Batch, GROUP, NFPROTO_INET, NFT_MSG_DELSETELEM, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET,
-    NFTA_SET_ELEM_LIST_TABLE, NFTABLES, Op, Ops,
+    NFTA_SET_ELEM_LIST_TABLE, NFTABLES,
 };
 use super::element::{
     Element, NFTA_LIST_ELEM, NFTA_SET_ELEM_EXPIRATION, NFTA_SET_ELEM_FLAGS, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_KEY_END,
@@ -13,6 +13,7 @@ use super::element::{
 };
 use super::error::{CommitError, Error, Refused, RefusedPart};
 use super::kernel::{Dump, NetfilterSocket};
+use super::op::{Op, Ops};
 
 const NFT_MSG_GETSETELEM: u16 = NFTABLES | 13;
 /// How often a map is read before giving up on a whole list, with pauses of 1, 2, 4… ms between.

@@ -3,11 +3,12 @@
 use netlink_packet_core::NLMSG_ERROR;
 
 use super::attribute::{NETFILTER_HEADER, Writer, attributes, find, frames, text, value};
-use super::batch::{Batch, GROUP, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET, Op, Ops};
+use super::batch::{Batch, GROUP, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET};
 use super::connection::{for_each_element, is_whole};
 use super::element::{Data, Element, NFTA_LIST_ELEM};
 use super::error::Error;
 use super::kernel::{Dump, read_answer};
+use super::op::{Op, Ops};
 use super::rules::FoundRule;
 use super::ruleset::{read_table, without_rules};
 use super::sets::read_set;

@@ -1,6 +1,6 @@
 //! Rows of nftables maps, written and read over netlink instead of by starting `nft` (about 4 ms for each start).
 //!
-//! `element` and `batch` are pure: rows to bytes and back. `kernel` holds the socket; `ruleset` (generation, the
+//! `element`, `op` and `batch` are pure: rows to bytes and back. `kernel` holds the socket; `ruleset` (generation, the
 //! table's comment, chains), `rules` and `sets` read what is not rows, for noticing drift.
 //!
 //! The messages are written and read here rather than through `netlink-packet-netfilter`: its readers render the whole
@@ -16,15 +16,16 @@ mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 pub(crate) mod kernel;
+mod op;
 mod rules;
 mod ruleset;
 mod sets;
 #[cfg(test)]
 mod tests;
 
-pub use batch::{Op, Ops};
 pub use connection::{Connection, Taken};
 pub use element::{Data, Element};
 pub use error::{CommitError, Error, Refused, RefusedPart};
+pub use op::{Op, Ops};
 pub use rules::FoundRule;
 pub use ruleset::{Chain, Table};

@@ -264,8 +264,7 @@ fn takes(filter: &LiveFilter, key: &FlowKey, what: u32) -> bool {
     if !from {
         return false;
     }
-    let mut at =
-        FrontendKey { address: key.destination, port: key.destination_port, protocol: key.protocol, kind: 0 };
+    let mut at = FrontendKey { address: key.destination, port: key.destination_port, protocol: key.protocol, kind: 0 };
     // SAFETY: read at once.
     match unsafe { LIVE_DESTINATIONS.get(&at) } {
         Some(&live_destination::PASSED) => return false,

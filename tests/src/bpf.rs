@@ -13,8 +13,11 @@ use crate::bpffs::Bpffs;
 use crate::client::until;
 use anyhow::{Context, Result, ensure};
 
-/// Flags for maps that are small enough for many tests at a time.
+/// Flags for maps that are small enough for many tests at a time, in which connections do not last.
 pub const SMALL_MAPS: [&str; 2] = ["--map-sizes", "flows=20000,affinity=1000,sockets=1000,slots=16384"];
+
+/// The same with room for the connections of many clients: one that is open and silent would be the first to be thrown out.
+const ROOM: [&str; 2] = ["--map-sizes", "flows=200000,affinity=1000,sockets=1000,slots=16384"];
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
@@ -59,7 +62,7 @@ impl Places {
     /// Has a `kubeferry` command use them, with maps that are small enough for many tests at a time.
     pub fn apply<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command.args(["--backend", "ebpf", "--bpffs-root"]).arg(self.bpffs()).arg("--cgroup-root").arg(&self.cgroup);
-        command.args(SMALL_MAPS)
+        command.args(ROOM)
     }
 
     /// What is pinned, as paths in our folder; empty where there is none.

@@ -216,8 +216,7 @@ impl Place {
             None => command.arg("--manifests").arg(self.manifests()),
         };
         if let Datapath::Ebpf(places) = &self.datapath {
-            // Room for every request of a test: the connections that are idle meanwhile would go first.
-            places.apply(command).args(["--map-sizes", "flows=200000,affinity=1000,sockets=1000,slots=16384"]);
+            places.apply(command);
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_reuseaddr;
 use rustix::net::{SendFlags, SocketType};
 
@@ -78,6 +79,21 @@ impl Sockets {
         begin(&socket, protocol, call, from, to, cookie)
     }
 
+    /// A socket of a pod that listens.
+    fn listener(&self, protocol: Protocol, at: SocketAddr) -> Result<OwnedFd> {
+        let socket = transparent(make(&self.pods, protocol, at)?, at)?;
+        if protocol == Protocol::Tcp {
+            // What came to the one before may not be over.
+            set_socket_reuseaddr(&socket, true)?;
+        }
+        let context = || format!("a pod cannot listen at {at}");
+        once_free(|| rustix::net::bind(&socket, &at)).with_context(context)?;
+        if protocol == Protocol::Tcp {
+            once_free(|| rustix::net::listen(&socket, 1)).with_context(context)?;
+        }
+        Ok(socket)
+    }
+
     /// The first packet of a pod's socket, as it leaves the pod; it has no Ethernet header. At `listens` the pod listens
     /// itself.
     ///
@@ -92,19 +108,8 @@ impl Sockets {
         cookie: u32,
         listens: &[SocketAddr],
     ) -> Result<Vec<u8>> {
-        let listener = |at: &SocketAddr| {
-            let socket = transparent(make(&self.pods, protocol, *at)?, *at)?;
-            if protocol == Protocol::Tcp {
-                // What came to the one before may not be over.
-                set_socket_reuseaddr(&socket, true)?;
-            }
-            rustix::net::bind(&socket, at)?;
-            if protocol == Protocol::Tcp {
-                rustix::net::listen(&socket, 1)?;
-            }
-            Ok(socket)
-        };
-        let _listeners = listens.iter().map(listener).collect::<Result<Vec<_>>>()?;
+        let listeners = listens.iter().map(|at| self.listener(protocol, *at));
+        let _listeners = listeners.collect::<Result<Vec<_>>>()?;
         let socket = transparent(make(&self.pods, protocol, from)?, from)?;
         begin(&socket, protocol, call, from, to, cookie)?;
         let end = Instant::now() + DEADLINE;
@@ -117,6 +122,18 @@ impl Sockets {
             let left = end.saturating_duration_since(Instant::now());
             ensure!(!left.is_zero(), "waited {DEADLINE:?} for a pod's socket to send from {from} to {to}");
             wait(&[self.wire.as_raw_fd()], left)?;
+        }
+    }
+}
+
+/// Does what a socket that listens at the same place is in the way of, once that is gone: one that is closed here lives on in a
+/// process that another thread has just forked, until that runs its own program.
+fn once_free(what: impl Fn() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        match what() {
+            Err(Errno::ADDRINUSE) if Instant::now() < end => std::thread::sleep(Duration::from_millis(1)),
+            done => return done,
         }
     }
 }

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// what runs beside it is not less for that.
 const PATIENCE_OF_TESTS: u32 = 8;
 /// What the datapaths and their tests need of a kernel.
-const MODULES: [&str; 31] = [
+const MODULES: [&str; 30] = [
     "veth",
     "dummy",
     "bridge",
@@ -40,7 +40,6 @@ const MODULES: [&str; 31] = [
     "nft_masq",
     "nft_nat",
     "nft_numgen",
-    "nft_objref",
     "nft_redir",
     "nft_reject_inet",
     "nf_conntrack",
@@ -52,6 +51,8 @@ const MODULES: [&str; 31] = [
     "sctp",
     "sctp_diag",
 ];
+/// The same of Linux 6.1 alone: it is part of nf_tables since 6.2.
+const MODULES_OF_6_1: [&str; 1] = ["nft_objref"];
 /// Programs that tests call.
 const TOOLS: [&str; 9] = ["ip", "nft", "conntrack", "ethtool", "tc", "ping", "setpriv", "mount", "umount"];
 /// What the machine's command says before and after each part.
@@ -103,7 +104,11 @@ pub fn run(arguments: &[String]) -> anyhow::Result<()> {
     let programs = Programs::build()?;
     let mut outcomes = Vec::new();
     for (_, series) in KERNELS.iter().filter(|(name, _)| Asked::is_wanted(&asked.kernels, name)) {
-        outcomes.push(under(&Kernel::find_or_fetch(*series)?, &programs, &asked)?);
+        let modules = match *series {
+            Series::V6_1 => [&MODULES[..], &MODULES_OF_6_1].concat(),
+            _ => MODULES.to_vec(),
+        };
+        outcomes.push(under(&Kernel::find_or_fetch(*series)?, &modules, &programs, &asked)?);
     }
     for outcome in &outcomes {
         outcome.tell();
@@ -254,9 +259,9 @@ impl Outcome {
     }
 }
 
-fn under(kernel: &Kernel, programs: &Programs, asked: &Asked<'_>) -> anyhow::Result<Outcome> {
+fn under(kernel: &Kernel, modules: &[&str], programs: &Programs, asked: &Asked<'_>) -> anyhow::Result<Outcome> {
     let began = Instant::now();
-    let mut guest = Guest::new(kernel, &MODULES)?;
+    let mut guest = Guest::new(kernel, modules)?;
     guest.tools(&TOOLS)?;
     let stripped = tempfile::tempdir()?;
     let mut add = |at: &Path, from: &Path| -> anyhow::Result<()> {

@@ -14,6 +14,7 @@ pub mod flows;
 pub mod hosts;
 pub mod kube_proxy;
 pub mod load;
+pub mod memory;
 pub mod netns;
 pub mod network;
 pub mod packets;

@@ -15,7 +15,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// A request that is not answered within this time has failed: long enough for a packet that was lost once.
 const ANSWER: Duration = Duration::from_secs(3);
 /// Endpoints: two on the node, and one beyond it.
-const EVERYWHERE: [&str; 3] = ["1", "2", "remote"];
+pub const EVERYWHERE: [&str; 3] = ["1", "2", "remote"];
 
 /// What clients may see of a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,0 +1,95 @@
+//! A limit of memory, as a container has one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+
+use crate::client::until;
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// A control group for memory, of whichever version is mounted. It goes with the value, once its processes have ended.
+#[derive(Debug)]
+pub struct MemoryLimit {
+    folder: PathBuf,
+    /// The file that counts what the kernel ended, in lines of `oom_kill N`.
+    events: &'static str,
+}
+
+impl MemoryLimit {
+    /// Makes one of so many bytes.
+    ///
+    /// # Errors
+    /// No hierarchy has the controller, or the right is missing.
+    pub fn new(bytes: u64) -> Result<Self> {
+        let (hierarchy, limit, events) = hierarchy()?;
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = hierarchy.join(format!("kubeferry-memory-{}-{number}", std::process::id()));
+        fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let made = Self { folder, events };
+        made.write(limit, &bytes.to_string())?;
+        Ok(made)
+    }
+
+    /// From now on, what the process takes counts.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn takes(&self, pid: u32) -> Result<()> {
+        self.write("cgroup.procs", &pid.to_string())
+    }
+
+    /// A program that is in it from its first instruction on.
+    pub fn command(&self, of: &Command) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $$ > \"$0/cgroup.procs\" && exec \"$@\""]).arg(&self.folder);
+        command.arg(of.get_program()).args(of.get_args());
+        command
+    }
+
+    /// How many processes the kernel has ended for want of memory.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub fn killed(&self) -> Result<u64> {
+        let text = fs::read_to_string(self.folder.join(self.events))?;
+        let number = text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok());
+        number.with_context(|| format!("no oom_kill in {text:?}"))
+    }
+
+    fn write(&self, file: &str, text: &str) -> Result<()> {
+        let path = self.folder.join(file);
+        fs::write(&path, text).with_context(|| format!("writing {text} to {}", path.display()))
+    }
+}
+
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        // Not before what was in it is gone, which takes a moment.
+        drop(until("the memory cgroup to be empty", || fs::remove_dir(&self.folder).ok()));
+    }
+}
+
+/// Where the controller is, its file with the limit, and that with what it ended: of cgroup v2, or of v1.
+fn hierarchy() -> Result<(PathBuf, &'static str, &'static str)> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let mounted = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (at, kind, options) = (Path::new(fields.next()?), fields.next()?, fields.next()?);
+        match kind {
+            "cgroup" if options.split(',').any(|option| option == "memory") => {
+                Some((at.to_owned(), "memory.limit_in_bytes", "memory.oom_control"))
+            }
+            "cgroup2" => {
+                let given = fs::read_to_string(at.join("cgroup.subtree_control")).ok()?;
+                let has = given.split_whitespace().any(|controller| controller == "memory");
+                has.then(|| (at.to_owned(), "memory.max", "memory.events"))
+            }
+            _ => None,
+        }
+    });
+    mounted.into_iter().next().context("no cgroup hierarchy has the memory controller")
+}

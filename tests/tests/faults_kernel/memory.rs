@@ -1,0 +1,58 @@
+//! A limit of memory, as the container of the proxy has one.
+
+use std::fmt::Write as _;
+
+use kubeferry_tests::client::until_for;
+use kubeferry_tests::datapath::Datapath;
+use kubeferry_tests::memory::MemoryLimit;
+use kubeferry_tests::on_both_datapaths;
+
+use super::trial::{EVERYWHERE, PATIENCE, Sees, Trial};
+
+on_both_datapaths! {
+    an_end_for_want_of_memory_costs_no_request,
+}
+
+const MIB: u64 = 1 << 20;
+
+fn an_end_for_want_of_memory_costs_no_request(datapath: Datapath) {
+    let trial = Trial::start(datapath, &[]);
+    // What it has taken so far is not of this group.
+    let limit = MemoryLimit::new(8 * MIB).unwrap();
+    limit.takes(trial.site.pid().unwrap()).unwrap();
+    let flood = || {
+        trial.site.change_as(&EVERYWHERE, &|manifests| manifests + &services(20_000)).unwrap();
+        until_for(PATIENCE, "the kernel to end the proxy", || (limit.killed().unwrap() > 0).then_some(())).unwrap();
+        trial.site.change(&EVERYWHERE).unwrap();
+        trial.site.run().unwrap();
+    };
+    trial.suffers("ended for want of memory", Sees::Nothing, flood, || {
+        (trial.status()["syncs"].as_u64()? > 0).then_some(())
+    });
+}
+
+fn services(count: u32) -> String {
+    let mut text = String::new();
+    for number in 0..count {
+        let ip = format!("10.97.{}.{}", number >> 8, number & 0xff);
+        writeln!(
+            text,
+            "\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: many-{number}, namespace: default}}\n\
+             spec: {{clusterIP: {ip}, clusterIPs: [{ip}], ipFamilies: [IPv4], ports: [{{port: 80}}]}}"
+        )
+        .unwrap();
+    }
+    text
+}
+
+#[test]
+fn maps_beyond_the_limit_are_named_at_the_start() {
+    let trial = Trial::build(Datapath::ebpf().unwrap(), &["--map-sizes", "flows=4000000"], None);
+    let limit = MemoryLimit::new(256 * MIB).unwrap();
+    let command = trial.site.command(kubeferry_tests::binary::path().unwrap()).unwrap();
+    let ended = trial.site.node().output(&mut limit.command(&command), "").unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success(), "{said}");
+    assert!(said.contains("there is no memory for so many rows: give --map-sizes smaller numbers"), "{said}");
+    assert_eq!(limit.killed().unwrap(), 0, "{said}");
+}

@@ -15,6 +15,10 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 #[derive(Debug)]
 pub struct MemoryLimit {
     folder: PathBuf,
+    /// The file that has the limit, in bytes.
+    limit: &'static str,
+    /// The file that says how many bytes are taken.
+    usage: &'static str,
     /// The file that counts what the kernel ended, in lines of `oom_kill N`.
     events: &'static str,
 }
@@ -25,13 +29,38 @@ impl MemoryLimit {
     /// # Errors
     /// No hierarchy has the controller, or the right is missing.
     pub fn new(bytes: u64) -> Result<Self> {
-        let (hierarchy, limit, events) = hierarchy()?;
+        let Hierarchy { folder: hierarchy, limit, usage, events } = hierarchy()?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = hierarchy.join(format!("kubeferry-memory-{}-{number}", std::process::id()));
         fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let made = Self { folder, events };
-        made.write(limit, &bytes.to_string())?;
+        let made = Self { folder, limit, usage, events };
+        made.set(bytes)?;
         Ok(made)
+    }
+
+    /// Sets another limit.
+    ///
+    /// # Errors
+    /// Where more is taken, cgroup v1 refuses it.
+    pub fn set(&self, bytes: u64) -> Result<()> {
+        self.write(self.limit, &bytes.to_string())
+    }
+
+    /// How many bytes are taken.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn taken(&self) -> Result<u64> {
+        Ok(fs::read_to_string(self.folder.join(self.usage))?.trim().parse()?)
+    }
+
+    /// What the process takes from now on is not limited. What it has taken, and what the maps take that it has made, still is.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn frees(&self, pid: u32) -> Result<()> {
+        let above = self.folder.parent().context("no folder above")?;
+        Ok(fs::write(above.join("cgroup.procs"), pid.to_string())?)
     }
 
     /// From now on, what the process takes counts.
@@ -73,23 +102,39 @@ impl Drop for MemoryLimit {
     }
 }
 
-/// Where the controller is, its file with the limit, and that with what it ended: of cgroup v2, or of v1.
-fn hierarchy() -> Result<(PathBuf, &'static str, &'static str)> {
+/// Where the controller is, and how its files are called.
+struct Hierarchy {
+    folder: PathBuf,
+    limit: &'static str,
+    usage: &'static str,
+    events: &'static str,
+}
+
+/// That of cgroup v2, or of v1.
+fn hierarchy() -> Result<Hierarchy> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let mounted = mounts.lines().filter_map(|line| {
+    let mut mounted = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(1);
-        let (at, kind, options) = (Path::new(fields.next()?), fields.next()?, fields.next()?);
+        let (folder, kind, options) = (Path::new(fields.next()?).to_owned(), fields.next()?, fields.next()?);
         match kind {
-            "cgroup" if options.split(',').any(|option| option == "memory") => {
-                Some((at.to_owned(), "memory.limit_in_bytes", "memory.oom_control"))
-            }
+            "cgroup" if options.split(',').any(|option| option == "memory") => Some(Hierarchy {
+                folder,
+                limit: "memory.limit_in_bytes",
+                usage: "memory.usage_in_bytes",
+                events: "memory.oom_control",
+            }),
             "cgroup2" => {
-                let given = fs::read_to_string(at.join("cgroup.subtree_control")).ok()?;
+                let given = fs::read_to_string(folder.join("cgroup.subtree_control")).ok()?;
                 let has = given.split_whitespace().any(|controller| controller == "memory");
-                has.then(|| (at.to_owned(), "memory.max", "memory.events"))
+                has.then_some(Hierarchy {
+                    folder,
+                    limit: "memory.max",
+                    usage: "memory.current",
+                    events: "memory.events",
+                })
             }
             _ => None,
         }
     });
-    mounted.into_iter().next().context("no cgroup hierarchy has the memory controller")
+    mounted.next().context("no cgroup hierarchy has the memory controller")
 }

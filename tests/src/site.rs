@@ -158,9 +158,22 @@ impl Site {
     }
 
     fn launch(&self, program: &Path) -> Result<()> {
+        self.launch_command(&mut self.command(program)?)
+    }
+
+    fn launch_command(&self, command: &mut Command) -> Result<()> {
         self.kill();
-        *self.running() = Some(Running::start_command(&mut self.command(program)?, &self.hosts.node)?);
+        *self.running() = Some(Running::start_command(command, &self.hosts.node)?);
         Ok(())
+    }
+
+    /// As [`Site::run`], by a command that ends in that of [`Site::command`].
+    ///
+    /// # Errors
+    /// As [`Site::run`].
+    pub fn run_command(&self, command: &mut Command) -> Result<()> {
+        self.launch_command(command)?;
+        until("the proxy to say that it serves", || self.status().ok()).map(drop)
     }
 
     /// How the proxy is started.

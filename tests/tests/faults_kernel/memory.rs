@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
-use kubeferry_tests::client::until_for;
+use kubeferry_tests::client::{Connection, until_for};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::memory::MemoryLimit;
 use kubeferry_tests::on_both_datapaths;
+use kubeferry_tests::site::at;
 
 use super::trial::{EVERYWHERE, PATIENCE, Sees, Trial};
 
@@ -14,6 +15,8 @@ on_both_datapaths! {
 }
 
 const MIB: u64 = 1 << 20;
+/// What one is told.
+const TOLD: &str = "there is no memory for so many rows: allow the container more, or give --map-sizes smaller numbers";
 
 fn an_end_for_want_of_memory_costs_no_request(datapath: Datapath) {
     let trial = Trial::start(datapath, &[]);
@@ -53,6 +56,31 @@ fn maps_beyond_the_limit_are_named_at_the_start() {
     let ended = trial.site.node().output(&mut limit.command(&command), "").unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
     assert!(!ended.status.success(), "{said}");
-    assert!(said.contains("there is no memory for so many rows: give --map-sizes smaller numbers"), "{said}");
+    assert!(said.contains(TOLD), "{said}");
     assert_eq!(limit.killed().unwrap(), 0, "{said}");
+}
+
+/// Rows of maps are the memory of who made the maps.
+#[test]
+fn rows_that_there_is_no_memory_for_are_told_and_written_when_there_is() {
+    let trial = Trial::build(Datapath::ebpf().unwrap(), &[], None);
+    let limit = MemoryLimit::new(512 * MIB).unwrap();
+    let command = trial.site.command(kubeferry_tests::binary::path().unwrap()).unwrap();
+    trial.site.run_command(&mut limit.command(&command)).unwrap();
+    trial.site.until_served().unwrap();
+    limit.frees(trial.site.pid().unwrap()).unwrap();
+    limit.set(limit.taken().unwrap() + MIB).unwrap();
+    let error = || trial.status()["last_sync"]["error"].as_str().map(str::to_owned);
+    let flood = || {
+        trial.site.change_as(&EVERYWHERE, &|manifests| manifests + &services(20_000)).unwrap();
+        let told = until_for(PATIENCE, "a sync to have no memory", error).unwrap();
+        assert!(told.contains(TOLD), "{told}");
+    };
+    trial.suffers("no memory for rows", Sees::Nothing, flood, || Some(()));
+    limit.set(512 * MIB).unwrap();
+    // A Service without endpoints refuses.
+    let last = || Connection::open(trial.site.client(), at("10.97.78.31", 80)).err();
+    let refused = || last().filter(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
+    until_for(PATIENCE, "the last Service to be served", refused).unwrap();
+    assert_eq!(error(), None);
 }

@@ -70,7 +70,9 @@ pub enum EbpfError {
 pub(super) fn help(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => " (CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN, are needed)",
-        Some(libc::E2BIG | libc::ENOMEM) => " (there is no memory for so many rows: give --map-sizes smaller numbers)",
+        Some(libc::E2BIG | libc::ENOMEM) => {
+            " (there is no memory for so many rows: allow the container more, or give --map-sizes smaller numbers)"
+        }
         _ => "",
     }
 }

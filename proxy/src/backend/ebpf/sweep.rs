@@ -112,12 +112,10 @@ pub struct Swept {
 /// The map cannot be read or written.
 pub fn sweep(maps: &Maps, now: u32, suspects: Option<&mut Suspects>, orphans: u32) -> Result<Swept, EbpfError> {
     let mut swept = Swept::default();
-    let mut idle = Vec::new();
     let mut recount = Recount::new(&maps.backends);
     let each = maps.flows.each_batch(|rows: &[(FlowKey, Flow)]| {
         swept.entries += rows.len();
         rows.iter().filter(|(key, flow)| is_first(key, flow)).for_each(|(_, flow)| recount.flow(flow));
-        idle.extend(rows.iter().copied().filter(|(key, flow)| may_be_over(key, flow, now, orphans)));
     });
     each.map_err(EbpfError::map("flows"))?;
     let sockets = maps.socket_connections.each_batch(|rows| {
@@ -129,21 +127,32 @@ pub fn sweep(maps: &Maps, now: u32, suspects: Option<&mut Suspects>, orphans: u3
         Some(known) => recount.repair(&maps.backends, known),
         None => recount.repair_at_once(&maps.backends),
     };
-    let mut get = |key: &FlowKey| maps.flows.get(key).ok().flatten();
-    for (key, flow) in idle {
-        let (entries, over) = match is_first(&key, &flow) {
-            true => {
-                let entries = connection(&key, &flow, &mut get);
-                let over = is_over(&entries, now);
-                (entries, over)
-            }
-            false => (vec![(key, flow)], is_orphan(&key, &flow, &mut get)),
-        };
-        if over {
-            swept.deleted += delete(maps, &entries)?;
-        }
-    }
+    swept.deleted = delete_idle(maps, now, orphans)?;
     Ok(swept)
+}
+
+/// Deletes the connections that are over, and what is left of some that have lost their first entry. How many entries that were.
+/// Some thousands are looked at at a time, however many there are.
+fn delete_idle(maps: &Maps, now: u32, orphans: u32) -> Result<usize, EbpfError> {
+    let mut get = |key: &FlowKey| maps.flows.get(key).ok().flatten();
+    let mut deleted = Ok(0);
+    let each = maps.flows.each_batch(|rows: &[(FlowKey, Flow)]| {
+        for (key, flow) in rows.iter().filter(|(key, flow)| may_be_over(key, flow, now, orphans)) {
+            let (entries, over) = match is_first(key, flow) {
+                true => {
+                    let entries = connection(key, flow, &mut get);
+                    let over = is_over(&entries, now);
+                    (entries, over)
+                }
+                false => (vec![(*key, *flow)], is_orphan(key, flow, &mut get)),
+            };
+            if let (true, Ok(before)) = (over, &deleted) {
+                deleted = delete(maps, &entries).map(|more| before + more);
+            }
+        }
+    });
+    each.map_err(EbpfError::map("flows"))?;
+    deleted
 }
 
 /// Deletes the entries of a connection, as far as they are still as they were found: its first one before the others, so

@@ -160,9 +160,11 @@ impl<K: Plain, V: Plain> Table<K, V> {
         let mut position = vec![0u8; std::mem::size_of::<K>().max(8)];
         let mut next = position.clone();
         let mut started = false;
+        // Used for each call again: memory that is taken and given back in large pieces stays with the allocator.
+        let (mut keys, mut values, mut part) = (Vec::new(), Vec::new(), Vec::new());
         loop {
-            let mut keys = vec![K::new_zeroed(); room];
-            let mut values = vec![V::new_zeroed(); room];
+            keys.resize(room, K::new_zeroed());
+            values.resize(room, V::new_zeroed());
             let mut attributes = self.batch(keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64, room);
             attributes[0] = if started { position.as_ptr() as u64 } else { 0 };
             attributes[1] = next.as_mut_ptr() as u64;
@@ -178,7 +180,8 @@ impl<K: Plain, V: Plain> Table<K, V> {
                 Err(error) => return Err(error),
             };
             let count = (first_word(attributes[4]) as usize).min(room);
-            let part: Vec<(K, V)> = keys.into_iter().zip(values).take(count).collect();
+            part.clear();
+            part.extend(keys.iter().copied().zip(values.iter().copied()).take(count));
             take(&part);
             if end {
                 return Ok(());

@@ -46,12 +46,15 @@ impl MemoryLimit {
         self.write(self.limit, &bytes.to_string())
     }
 
-    /// How many bytes are taken.
+    /// Leaves room for so many bytes more than what cannot be given back: pages of files can.
     ///
     /// # Errors
-    /// The kernel does not say.
-    pub fn taken(&self) -> Result<u64> {
-        Ok(fs::read_to_string(self.folder.join(self.usage))?.trim().parse()?)
+    /// As [`MemoryLimit::set`].
+    pub fn leave(&self, bytes: u64) -> Result<()> {
+        // Gives back what can be; with cgroup v1 it is refused all the same where the rest is more.
+        drop(self.set(bytes));
+        let taken: u64 = fs::read_to_string(self.folder.join(self.usage))?.trim().parse()?;
+        self.set(taken + bytes)
     }
 
     /// What the process takes from now on is not limited. What it has taken, and what the maps take that it has made, still is.

@@ -4,14 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 
 use crate::cargo::workspace;
 use crate::release::tree::{Tree, gzip, sha256};
 use crate::release::{self, Arch, VERSION};
 use crate::{dependencies, image, packages, step};
 
-mod sbom;
+pub mod sbom;
 mod trial;
 
 /// Build the archives of a release: static binary, manual pages, completions, manifests, SBOM, sums
@@ -41,9 +41,8 @@ fn make(archs: &[Arch], check: bool) -> anyhow::Result<PathBuf> {
     fs::create_dir_all(&folder)?;
     // Manual pages and completions come from a binary that runs here.
     let own = release::static_binary(Arch::own()?, true)?;
-    let mut sums = Vec::new();
-    for arch in archs {
-        let binary = if *arch == Arch::own()? { own.clone() } else { release::static_binary(*arch, true)? };
+    let archive = |arch: Arch| {
+        let binary = if arch == Arch::own()? { own.clone() } else { release::static_binary(arch, true)? };
         step::start(format!("packing for {}", arch.name()));
         let name = format!("kubeferry-{VERSION}-linux-{}", arch.name());
         let packed = pack(&name, &binary, &own)?;
@@ -53,15 +52,30 @@ fn make(archs: &[Arch], check: bool) -> anyhow::Result<PathBuf> {
         let path = folder.join(format!("{name}.tar.gz"));
         fs::write(&path, &packed).with_context(|| path.display().to_string())?;
         step::note(format!("{}: {}", path.display(), release::size(packed.len())));
-        sums.push(format!("{}  {name}.tar.gz\n", sha256(&packed)));
         if check {
-            trial::try_out(&path, &name, *arch)?;
+            trial::try_out(&path, &name, arch)?;
+        }
+        Ok(format!("{}  {name}.tar.gz\n", sha256(&packed)))
+    };
+    let (sums, whole) = each(archs, archive);
+    fs::write(folder.join("SHA256SUMS"), sums)?;
+    step::note(folder.join("SHA256SUMS").display().to_string());
+    whole.map(|()| own)
+}
+
+/// Makes one archive after the other, and gives the sums of those that came to be: one that cannot be made keeps no other from being
+/// there, and from having its sum. Then the errors.
+fn each(archs: &[Arch], archive: impl Fn(Arch) -> anyhow::Result<String>) -> (String, anyhow::Result<()>) {
+    let (mut sums, mut failed) = (Vec::new(), Vec::new());
+    for arch in archs {
+        match archive(*arch) {
+            Ok(sum) => sums.push(sum),
+            Err(error) => failed.push(format!("no archive for {}: {error:#}", arch.name())),
         }
     }
     sums.sort();
-    fs::write(folder.join("SHA256SUMS"), sums.concat())?;
-    step::note(folder.join("SHA256SUMS").display().to_string());
-    Ok(own)
+    let whole = if failed.is_empty() { Ok(()) } else { Err(anyhow!("{}", failed.join("; "))) };
+    (sums.concat(), whole)
 }
 
 /// The archive of a binary; `runs` is one for this machine.
@@ -73,7 +87,7 @@ fn pack(name: &str, binary: &Path, runs: &Path) -> anyhow::Result<Vec<u8>> {
     let time = release::time()?;
     let mut tree = Tree::default();
     let at = |path: &str| format!("{name}/{path}");
-    let bill = sbom::write(&dependencies::shipped()?, &sha256(&content), &image::layout::rfc3339(time))?;
+    let bill = sbom::write(&dependencies::shipped()?, &sha256(&content), &image::layout::rfc3339(time), &[])?;
     tree.program(&at("kubeferry"), content);
     for (path, from) in [
         ("LICENSE", "LICENSE"),
@@ -92,4 +106,23 @@ fn pack(name: &str, binary: &Path, runs: &Path) -> anyhow::Result<Vec<u8>> {
     }
     tree.file(&at("sbom.cdx.json"), bill);
     gzip(&tree.tar(time)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_that_cannot_be_made_keeps_no_other_from_its_sum() {
+        let archive = |arch| match arch {
+            Arch::X86_64 => Ok("a  x\n".to_owned()),
+            Arch::Aarch64 => Err(anyhow!("no compiler")),
+        };
+        let (sums, whole) = each(&[Arch::Aarch64, Arch::X86_64], archive);
+        assert_eq!(sums, "a  x\n");
+        assert_eq!(whole.unwrap_err().to_string(), "no archive for aarch64: no compiler");
+        let (sums, whole) = each(&[Arch::X86_64], archive);
+        assert_eq!(sums, "a  x\n");
+        whole.unwrap();
+    }
 }

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 
 use crate::cargo::workspace;
-use crate::release::tree::{Entry, Tree};
+use crate::dist::sbom;
+use crate::release::tree::{Entry, Tree, sha256};
 use crate::release::{self, Arch, VERSION};
-use crate::{packages, step};
+use crate::{dependencies, packages, step};
 
-mod debian;
+pub mod debian;
 pub mod layout;
 pub mod libraries;
 mod trial;
@@ -21,6 +22,8 @@ use layout::{Image, Layout};
 /// Where the programs are in the image.
 const KUBEFERRY: &str = "usr/bin/kubeferry";
 const NFT: &str = "usr/sbin/nft";
+/// The bill of materials of all that is in the image.
+const BILL: &str = "usr/share/doc/kubeferry/sbom.cdx.json";
 
 /// Build the container image as an OCI layout: kubeferry, and Debian's nft with the libraries that it needs
 #[derive(clap::Args)]
@@ -104,8 +107,11 @@ fn image(name: &str, binary: &Path) -> anyhow::Result<Image> {
     if !libraries::needs(&ours)?.is_static() {
         bail!("{} needs shared libraries, and the image has those of nft alone", binary.display());
     }
+    let time = release::time()?;
+    let bill = sbom::write(&dependencies::shipped()?, &sha256(&ours), &layout::rfc3339(time), &pinned)?;
     let mut layer = Tree::default();
     layer.program(KUBEFERRY, ours);
+    layer.file(BILL, bill);
     layer.file("usr/share/doc/kubeferry/LICENSE", fs::read(workspace().join("LICENSE"))?);
     layer.file("usr/share/doc/kubeferry/licences.md", fs::read(workspace().join("docs/licences.md"))?);
     let label = |name: &str, value: &str| (format!("org.opencontainers.image.{name}"), value.to_owned());
@@ -124,7 +130,7 @@ fn image(name: &str, binary: &Path) -> anyhow::Result<Image> {
                 "Apache-2.0 AND (MIT OR GPL-2.0-only) AND GPL-2.0-or-later AND LGPL-2.1-or-later AND MPL-2.0",
             ),
         ]),
-        time: release::time()?,
+        time,
     })
 }
 

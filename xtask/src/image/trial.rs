@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use super::{KUBEFERRY, NFT, layout};
+use super::{BILL, KUBEFERRY, NFT, layout};
 use crate::release::VERSION;
 use crate::step;
 
@@ -42,6 +42,10 @@ pub fn run(folder: &Path) -> anyhow::Result<()> {
     let place = tempfile::tempdir()?;
     let (root, shared) = (place.path().join("root"), place.path().join("shared"));
     layout::unpack(folder, &root)?;
+    let bill = fs::read_to_string(root.join(BILL)).context(BILL)?;
+    for part in ["pkg:cargo/kubeferry@", "pkg:deb/debian/nftables@", "pkg:deb/debian/libc6@"] {
+        anyhow::ensure!(bill.contains(part), "{BILL} has no {part}");
+    }
     fs::create_dir(&shared)?;
     fs::write(shared.join("web.yaml"), MANIFESTS)?;
     let inside = |command: &[&str]| {

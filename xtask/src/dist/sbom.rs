@@ -53,9 +53,14 @@ fn reference(name: &str, version: &str) -> String {
     format!("pkg:cargo/{name}@{version}")
 }
 
+/// The package URL. Its specification has `+` escaped, which the library does not do.
+fn purl(kind: &str, name: &str, version: &str) -> anyhow::Result<String> {
+    Ok(Purl::new(kind, name, version)?.to_string().replace('+', "%2B"))
+}
+
 fn component(it: &Crate, kind: Classification) -> anyhow::Result<Component> {
     let mut component = Component::new(kind, &it.name, &it.version, Some(reference(&it.name, &it.version)));
-    component.purl = Some(Purl::new("cargo", &it.name, &it.version)?);
+    component.purl = purl("cargo", &it.name, &it.version)?.parse().ok();
     component.licenses = Some(Licenses(vec![LicenseChoice::expression(&it.licence)]));
     component.hashes = it.sha256.as_deref().map(sha256);
     // Which half of the binary it is in.
@@ -68,7 +73,7 @@ fn component(it: &Crate, kind: Classification) -> anyhow::Result<Component> {
 /// A package of Debian 12; its sum is that of the `.deb`.
 fn of_debian(package: &Package) -> anyhow::Result<Component> {
     let Package { name, version, sha256 } = package;
-    let purl = Purl::new("deb", name, version)?.to_string().replacen("pkg:deb/", "pkg:deb/debian/", 1);
+    let purl = purl("deb", name, version)?.replacen("pkg:deb/", "pkg:deb/debian/", 1);
     let purl = format!("{purl}?arch=amd64&distro=debian-12");
     let mut component = Component::new(Classification::Library, name, version, Some(purl.clone()));
     component.purl = purl.parse().ok();
@@ -113,7 +118,7 @@ mod tests {
         assert_eq!(components.len(), crates.len());
         let gmp = components.iter().find(|it| it.name.to_string() == "libgmp10").unwrap();
         let purl = gmp.purl.as_ref().unwrap().to_string();
-        assert_eq!(purl, "pkg:deb/debian/libgmp10@2:6.2.1+dfsg1-1.1?arch=amd64&distro=debian-12");
+        assert_eq!(purl, "pkg:deb/debian/libgmp10@2:6.2.1%2Bdfsg1-1.1?arch=amd64&distro=debian-12");
         assert_eq!(gmp.hashes, Some(sha256(&sum)));
     }
 }

@@ -148,9 +148,12 @@ fn a_changed_configmap_is_taken_over_and_a_bad_one_is_not() {
     let configz = get(&node, "/configz");
     assert!(configz.contains("\"MasqueradeBit\":5"), "{configz}");
 
+    world.change("mode: nftables\nclusterCIDR: 10.244.0.0/16\nfeatureGates: {NoSuchGate: true}\n");
+    world.says("featureGates.NoSuchGate = true: unrecognized feature gate");
+    assert_eq!(world.count("is not taken over"), 1);
     world.change("mode: nftables\nclusterCIDR: wrong\nnftables: {masqueradeBit: 7, syncPeriod: 1}\n");
-    let line = world.says("is not taken over");
-    assert!(line.contains("2 settings are wrong") && line.contains("the settings in force stay"), "{line}");
+    let line = world.says("2 settings are wrong");
+    assert!(line.contains("is not taken over") && line.contains("the settings in force stay"), "{line}");
     let ignored = || get(&node, "/api/v1/ignored");
     let told = || Some(ignored()).filter(|told| told.contains("the configuration file"));
     let told = until("what is refused to be told", told).unwrap();

@@ -1,12 +1,13 @@
 //! The configuration file of kube-proxy: `KubeProxyConfiguration`, `kubeproxy.config.k8s.io/v1alpha1`.
 //!
 //! [`schema`] is the list of all its fields: their type, their bounds, kube-proxy's flags for them, and what becomes of them
-//! here; [`flags`] are kube-proxy's flags without a field. [`decode`] reads a file against that list and keeps the values;
+//! here; [`flags`] are kube-proxy's flags without a field, [`gates`] its feature gates. [`decode`] reads a file against that list and keeps the values;
 //! `settings` makes settings of them. [`table`] writes the list for people.
 
 mod decode;
 mod duration;
 pub mod flags;
+pub mod gates;
 pub mod schema;
 pub mod table;
 mod tree;
@@ -189,6 +190,14 @@ impl ProxyConfig {
                 continue;
             }
             let what = self.origin(field.path);
+            if let Value::Switches(gates) = &asks {
+                // What is refused is told as that.
+                let taken = gates.iter().filter(|(name, on)| gates::refused(name, **on).is_none());
+                warnings.extend(
+                    taken.map(|(name, on)| format!("{what}.{name} = {on} has no effect: {}", gates::reason(name))),
+                );
+                continue;
+            }
             if field.block().is_some() && !reads(field) {
                 let hint = if field.path == "ipvs.scheduler" { "; --scheduler chooses one" } else { "" };
                 warnings.push(format!("{what} = {asks} is not read: the mode is {mode}{hint}"));
@@ -202,7 +211,7 @@ impl ProxyConfig {
 
 impl Value {
     /// Whether this is what an absent field holds.
-    fn is_zero(&self) -> bool {
+    pub fn is_zero(&self) -> bool {
         match self {
             Self::Text(text) => text.is_empty(),
             Self::Bool(value) => !value,

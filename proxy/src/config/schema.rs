@@ -113,8 +113,9 @@ pub const FIELDS: &[Field] = &[
     field("featureGates", Switches)
         .flag("feature-gates")
         .warned(
-            "what gates of kube-proxy turn on is always on, others mean nothing here. Refused: turning off \
-             `AllowServiceExternalIPs` (external IPs are always served) and gates that Kubernetes has locked",
+            "what gates of kube-proxy turn on is always on, others mean nothing here; each is named with its reason. Refused: names that \
+             Kubernetes 1.34 to 1.37 do not have, values other than those that 1.36 has locked, and turning off `AllowServiceExternalIPs` \
+             (external IPs are always served)",
         )
         .harmless(&[
             "AllowServiceExternalIPs=true",

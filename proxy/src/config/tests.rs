@@ -101,13 +101,13 @@ fn the_file_must_be_a_kube_proxy_configuration() {
 #[test]
 fn fields_without_effect_are_named_where_they_ask_for_something() {
     let decoded = read(
-        "clientConnection: {qps: 5, burst: 20}\nfeatureGates: {NFTablesProxyMode: true, SomeGate: true}\n\
+        "clientConnection: {qps: 5, burst: 20}\nfeatureGates: {NFTablesProxyMode: true, GangScheduling: true, NoSuchGate: true}\n\
          ipvs: {strictARP: true}\niptables: {localhostNodePorts: true, masqueradeAll: true}\nportRange: \"\"\n\
          logging: {flushFrequency: 5000000000, vmodule: [{filePattern: a, verbosity: 3}], options: {json: {infoBufferSize: 1Ki}}}",
     );
     assert_eq!(decoded.problems, []);
     let always = [
-        "featureGates = SomeGate=true has no effect: ",
+        "featureGates.GangScheduling = true has no effect: it turns nothing on or off",
         "clientConnection.burst = 20 has no effect: requests are few",
         "logging.vmodule = a=3 has no effect: files of Go",
         "logging.options.json.infoBufferSize = 1Ki has no effect: log lines",

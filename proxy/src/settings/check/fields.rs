@@ -1,11 +1,8 @@
 //! kube-proxy's rules for values that nothing else looks at.
 
 use super::Check;
-use crate::config::Problem;
+use crate::config::{Problem, gates};
 use crate::settings::merge::Given;
-
-/// Gates that Kubernetes 1.36 has on for good.
-const LOCKED: [&str; 3] = ["MultiCIDRServiceAllocator", "NFTablesProxyMode", "PreferSameTrafficDistribution"];
 
 /// The minor version before that of the kube-proxy that this one is like.
 const PREVIOUS: &str = "1.35";
@@ -25,17 +22,11 @@ impl Check<'_> {
 
     fn gates(&mut self) {
         let config = self.given.config;
-        for (name, _) in config.switches("featureGates").filter(|(_, on)| !on) {
-            let why = match name {
-                "AllowServiceExternalIPs" => {
-                    "cannot be turned off: external IPs are always served here. The admission plugin \
-                     DenyServiceExternalIPs keeps Services from having any"
-                }
-                locked if LOCKED.contains(&locked) => "is locked to true, in kube-proxy as here",
-                _ => continue,
-            };
-            let what = format!("{}.{name}", config.origin("featureGates"));
-            self.problems.push(Problem { what, value: "false".to_owned(), why: why.to_owned() });
+        for (name, on) in config.switches("featureGates") {
+            if let Some(why) = gates::refused(name, on) {
+                let what = format!("{}.{name}", config.origin("featureGates"));
+                self.problems.push(Problem { what, value: on.to_string(), why });
+            }
         }
     }
 

@@ -30,13 +30,31 @@ fn load(text: &str) -> Result<Loaded, SettingsError> {
 fn bad_files_are_refused_each_with_its_messages() {
     for (name, text, says) in cases("bad", "says") {
         match load(&text) {
-            Err(SettingsError::Wrong { problems, .. }) => {
+            Err(SettingsError::Wrong { problems, warnings }) => {
                 let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
                 assert_eq!(said, says, "{name}");
+                let twice =
+                    |problem: &Problem| warnings.iter().any(|text| text.starts_with(&format!("{} = ", problem.what)));
+                let mut gates = problems.iter().filter(|problem| problem.what.starts_with("featureGates."));
+                assert!(!gates.any(twice), "{name}: {warnings:?}");
             }
             other => panic!("{name}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn flags_are_refused_as_the_field_is() {
+    let flags = ["kubeferry", "run", "--feature-gates", "NoSuchGate=true,NFTablesProxyMode=true"];
+    let crate::args::Command::Run(args) = crate::args::parse(flags).unwrap().command else { panic!("run") };
+    let Err(SettingsError::Wrong { problems, .. }) = Settings::resolve(&args.common, &args.serve, None, "n1") else {
+        panic!("a gate that nobody knows is taken")
+    };
+    let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert!(
+        said.len() == 1 && said[0].starts_with("--feature-gates.NoSuchGate = true: unrecognized feature gate"),
+        "{said:?}"
+    );
 }
 
 #[test]

@@ -1,0 +1,159 @@
+//! The feature gates of Kubernetes, as far as the kube-proxy of 1.34 to 1.37 knows them: all that are compiled into it, also those
+//! of other components. Source: `test/compatibility_lifecycle/reference/` of kubernetes/kubernetes, `--help` of 1.36, and the page
+//! "Feature Gates" of 1.37.
+
+/// Gates that Kubernetes 1.36 has on for good.
+const LOCKED_ON: &str = "
+    APIServerTracing AggregatedDiscoveryRemoveBetaType AnonymousAuthConfigurableEndpoints AnyVolumeDataSource
+    AuthorizeNodeWithSelectors AuthorizeWithSelectors BtreeWatchCache CPUManagerPolicyOptions CRDValidationRatcheting
+    CSIServiceAccountTokenSecrets ConsistentListFromCache CustomResourceFieldSelectors DisableAllocatorDualWrite
+    DynamicResourceAllocation ExecProbeTimeout HonorPVReclaimPolicy ImageMaximumGCAge InPlacePodVerticalScaling
+    JobBackoffLimitPerIndex JobManagedBy JobPodReplacementPolicy JobSuccessPolicy KubeletCgroupDriverFromCRI
+    KubeletFineGrainedAuthz KubeletTracing LogarithmicScaleDown MatchLabelKeysInPodAffinity MultiCIDRServiceAllocator
+    NFTablesProxyMode NodeInclusionPolicyInPodTopologySpread NodeSwap OrderedNamespaceDeletion PodLifecycleSleepAction
+    PodLifecycleSleepActionAllowZero PodObservedGenerationTracking PodSchedulingReadiness PreferSameTrafficDistribution
+    RecoverVolumeExpansionFailure RecursiveReadOnlyMounts RelaxedDNSSearchValidation RelaxedEnvironmentVariableValidation
+    ResilientWatchCacheInitialization RetryGenerateName SchedulerQueueingHints SeparateTaintEvictionController
+    ServiceAccountTokenJTI ServiceAccountTokenNodeBinding ServiceAccountTokenNodeBindingValidation
+    ServiceAccountTokenPodNodeInfo SidecarContainers StreamingCollectionEncodingToJSON StreamingCollectionEncodingToProtobuf
+    StructuredAuthenticationConfiguration SupplementalGroupsPolicy SystemdWatchdog TopologyManagerPolicyOptions
+    VolumeAttributesClass WinDSR WinOverlay";
+
+/// Gates that it has off for good.
+const LOCKED_OFF: &str = "AllowOverwriteTerminationGracePeriodSeconds AllowServiceLBStatusOnNonLB";
+
+/// The others.
+const OPEN: &str = "
+    APIResponseCompression APIServerIdentity APIServerWebhookAuthenticationToken APIServingWithRoutine AllAlpha AllBeta
+    AllowDNSOnlyNodeCSR AllowInsecureKubeletCertificateSigningRequests AllowParsingUserUIDFromCertAuth
+    AllowServiceExternalIPs AllowUnsafeMalformedObjectDeletion AtomicFIFO AtomicWriteVolumeUserFields
+    AuthorizePodWebsocketUpgradeCreatePermission CBORServingAndStorage CPUCFSQuotaPeriod CPUManager
+    CPUManagerPolicyAlphaOptions CPUManagerPolicyBetaOptions CRDObservedGenerationTracking CRIListStreaming
+    CSIMigrationPortworx CSIVolumeHealth ChangeContainerStatusOnKubeletRestart ClearingNominatedNodeNameAfterBinding
+    ClientsAllowCARotation ClientsAllowCBOR ClientsAllowTLSCacheGC ClientsPreferCBOR
+    CloudControllerManagerWatchBasedRoutesReconciliation CloudControllerManagerWebhook ClusterTrustBundle
+    ClusterTrustBundleProjection ComponentFlagz ComponentSLIs ComponentStatusz CompositePodGroup ConcurrentWatchObjectDecode
+    ConstrainedImpersonation ContainerCheckpoint ContainerRestartRules ContainerStopSignals ContextualLogging
+    ControllerManagerReleaseLeaderElectionLockOnExit CoordinatedLeaderElection CronJobsScheduledAnnotation
+    CrossNamespaceVolumeDataSource CustomCPUCFSQuotaPeriod DRAAdminAccess DRAConsumableCapacity DRADerivedAttributes
+    DRADeviceBindingConditions DRADeviceCompatibilityGroups DRADeviceTaintRules DRADeviceTaints DRAExtendedResource
+    DRAListTypeAttributes DRANodeAllocatableResources DRAOptionalNodeOperations DRAPartitionableDevices
+    DRAPartitionableDevicesType DRAPrioritizedList DRAResourceClaimDeviceStatus DRAResourceClaimGranularStatusAuthorization
+    DRAResourcePoolStatus DRASchedulerFilterTimeout DRAWorkloadResourceClaims DeclarativeValidation DeclarativeValidationBeta
+    DeclarativeValidationTakeover DefaultPodSysctls DeploymentPodReplacementPolicy DeploymentReplicaSetTerminatingReplicas
+    DetectCacheInconsistency DevicePluginCDIDevices DisableCPUQuotaWithExclusiveCPUs DisableNodeKubeProxyVersion
+    ElasticIndexedJob EmptyDirVolumeMode EnvFiles EtcdRangeStream EventedPLEG ExcludeAdmissionWebhookVirtualResources
+    ExtendWebSocketsToKubelet ExternalServiceAccountTokenSigner GRPCContainerProbeTLS GangScheduling GenericWorkload
+    GitRepoVolumeDriver GracefulNodeShutdown GracefulNodeShutdownBasedOnPodPriority H2CContainerProbe
+    HPAConfigurableTolerance HPAScaleToZero HostnameOverride HugepageAwareEviction ImageVolume ImageVolumeWithDigest
+    InOrderInformers InOrderInformersBatchProcess InPlacePodLevelResourcesVerticalScaling
+    InPlacePodVerticalScalingAllocatedStatus InPlacePodVerticalScalingExclusiveCPUs InPlacePodVerticalScalingExclusiveMemory
+    InPlacePodVerticalScalingInitContainers InPlacePodVerticalScalingMemoryBackedVolumes
+    InPlacePodVerticalScalingSchedulerPreemption InTreePluginPortworxUnregister InformerResourceVersion KMSv1 KubeProxyIPVS
+    KubeProxyNFTablesLocalhostNodePorts KubeletCrashLoopBackOffMax KubeletEnsureSecretPulledImages KubeletInUserNamespace
+    KubeletPSI KubeletPodResourcesDynamicResources KubeletPodResourcesGet KubeletPodResourcesListUseActivePods
+    KubeletRegistrationGetOnExistsOnly KubeletSeparateDiskGC KubeletServiceAccountTokenForCredentialProviders
+    LegacySidecarContainers ListFromCacheSnapshot LocalStorageCapacityIsolationFSQuotaMonitoring LoggingAlphaOptions
+    LoggingBetaOptions ManifestBasedAdmissionControlConfig MatchLabelKeysInPodTopologySpread
+    MatchLabelKeysInPodTopologySpreadSelectorMerge MaxUnavailableStatefulSet MemoryManager MemoryQoS
+    MutableCSINodeAllocatableCount MutablePVNodeAffinity MutablePodResourcesForSuspendedJobs
+    MutableSchedulingDirectivesForSuspendedJobs MutatingAdmissionPolicy NativeHistograms NodeDeclaredFeatures
+    NodeLifecycleConditions NodeLogQuery NominatedNodeNameForExpectation OpenAPIEnums OpportunisticBatching PLEGOnDemandRelist
+    PersistentVolumeClaimUnusedSinceTime PodAndContainerStatsFromCRI PodCertificateRequest PodDeletionCost
+    PodGroupPreemptionPolicy PodIndexLabel PodLevelResourceManagers PodLevelResources PodLogsQuerySplitStreams
+    PodReadyToStartContainersCondition PodTopologyLabelsAdmission PodsAPI PortForwardWebsockets
+    PreventStaticPodAPIReferences ProcMountType QOSReserved ReduceDefaultCrashLoopBackOffDecay RelaxedServiceNameValidation
+    ReloadKubeletClientCAFile ReloadKubeletServerCertificateFile RemoteRequestHeaderUID ResourceHealthStatus
+    ResourceHealthStatusMessage RestartAllContainersOnContainerExits RotateKubeletServerCertificate RuntimeClassInImageCriApi
+    SELinuxChangePolicy SELinuxMount SELinuxMountReadWriteOncePod SchedulerAsyncAPICalls SchedulerAsyncPreemption
+    SchedulerPopFromBackoffQ SeparateCacheWatchRPC ServiceAccountNodeAudienceRestriction ServiceTrafficDistribution
+    ShardedListAndWatch SizeBasedListCostEstimate StaleControllerConsistencyDaemonSet StaleControllerConsistencyJob
+    StaleControllerConsistencyReplicaSet StaleControllerConsistencyStatefulSet StatefulSetAutoDeletePVC
+    StatefulSetRecreateStrategy StatefulSetSemanticRevisionComparison StatefulSetStartOrdinal StorageCapacityScoring
+    StorageNamespaceIndex StorageVersionAPI StorageVersionHash StorageVersionMigrator StrictCostEnforcementForVAP
+    StrictCostEnforcementForWebhooks StrictIPCIDRValidation StructuredAuthenticationConfigurationEgressSelector
+    StructuredAuthenticationConfigurationJWKSMetrics StructuredAuthorizationConfiguration TaintTolerationComparisonOperators
+    TokenRequestServiceAccountUIDValidation TopologyAwareHints TopologyAwareWorkloadScheduling
+    TopologyManagerPolicyAlphaOptions TopologyManagerPolicyBetaOptions TranslateStreamCloseWebsocketRequests
+    UnauthenticatedHTTP2DOSMitigation UnknownVersionInteroperabilityProxy UnlockWhileProcessingFIFO
+    UserNamespacesHostNetworkSupport UserNamespacesPodSecurityStandards UserNamespacesSupport VolumeBindMountOptions
+    VolumeLimitScaling WatchCacheInitializationPostStartHook WatchFromStorageWithoutResourceVersion WatchList WatchListClient
+    WindowsCPUAndMemoryAffinity WindowsGracefulNodeShutdown WindowsHostNetwork WorkloadAwarePreemption WorkloadWithJob";
+
+fn names(list: &'static str, name: &str) -> bool {
+    list.split_ascii_whitespace().any(|known| known == name)
+}
+
+/// Why a gate may not be set to this, as in kube-proxy (`component-base/featuregate`, `Set`); absent where it may.
+pub fn refused(name: &str, on: bool) -> Option<String> {
+    if name == "AllowServiceExternalIPs" && !on {
+        let why = "cannot be turned off: external IPs are always served here. The admission plugin \
+            DenyServiceExternalIPs keeps Services from having any";
+        return Some(why.to_owned());
+    }
+    let locked = if names(LOCKED_ON, name) {
+        true
+    } else if names(LOCKED_OFF, name) {
+        false
+    } else if names(OPEN, name) {
+        return None;
+    } else {
+        let why = "unrecognized feature gate: Kubernetes 1.34 to 1.37 have none of this name, and kube-proxy does not start with it";
+        return Some(why.to_owned());
+    };
+    (locked != on).then(|| format!("is locked to {locked}, in kube-proxy as here"))
+}
+
+/// Why setting a gate has no effect here.
+pub fn reason(name: &str) -> &'static str {
+    match name {
+        "AllAlpha" | "AllBeta" => "what gates of kube-proxy turn on here is always on",
+        "ClientsAllowCBOR" | "ClientsPreferCBOR" => "JSON is spoken with the API server",
+        "ComponentFlagz" | "ComponentStatusz" => "/flagz and /statusz are always there",
+        "ContextualLogging" => "log lines always have their fields",
+        "KubeProxyIPVS" => "there is no IPVS here: mode ipvs is nftables with the settings of ipvs",
+        "KubeProxyNFTablesLocalhostNodePorts" => "node ports never answer at loopback addresses",
+        "LoggingAlphaOptions" | "LoggingBetaOptions" => "log lines are written at once, to standard error",
+        "NativeHistograms" => "histograms have kube-proxy's fixed buckets",
+        "WatchListClient" => "objects are listed in pages and then watched",
+        _ => "it turns nothing on or off in kube-proxy, or what is always on here",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_name_stands_once() {
+        let all: Vec<&str> =
+            [LOCKED_ON, LOCKED_OFF, OPEN].iter().flat_map(|list| list.split_ascii_whitespace()).collect();
+        assert_eq!(all.len(), all.iter().collect::<BTreeSet<_>>().len());
+        assert!(all.iter().all(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric())));
+    }
+
+    #[test]
+    fn names_that_nobody_knows_and_locked_values_are_refused() {
+        for (gate, wanted) in [
+            (("NFTablesProxyMode", true), None),
+            (("NFTablesProxyMode", false), Some("is locked to true")),
+            (("AllowServiceLBStatusOnNonLB", true), Some("is locked to false")),
+            (("AllowServiceLBStatusOnNonLB", false), None),
+            (("AllowServiceExternalIPs", true), None),
+            (("AllowServiceExternalIPs", false), Some("cannot be turned off")),
+            (("GangScheduling", true), None),
+            (("AllAlpha", true), None),
+            (("nftablesproxymode", true), Some("unrecognized feature gate")),
+            (("", false), Some("unrecognized feature gate")),
+        ] {
+            let got = refused(gate.0, gate.1);
+            let right = match (&got, wanted) {
+                (Some(got), Some(start)) => got.starts_with(start),
+                (got, wanted) => got.is_none() && wanted.is_none(),
+            };
+            assert!(right, "{gate:?}: {got:?}");
+        }
+    }
+}

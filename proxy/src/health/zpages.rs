@@ -1,11 +1,14 @@
-//! `/flagz` and `/statusz` in the text form that Kubernetes components have (KEP-4828, KEP-4827).
+//! `/flagz` and `/statusz` as Kubernetes components have them (KEP-4828, KEP-4827): text, and objects of `config.k8s.io` in JSON for
+//! who asks for them.
 
 use std::fmt::Write;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use super::routes::{NOSNIFF, PATHS, Serving};
 
@@ -14,15 +17,22 @@ const WARNING: &str = "Warning: This endpoint is not meant to be machine parseab
     guarantees and is for debugging purposes only.";
 /// The Kubernetes whose kube-proxy we follow.
 const EMULATED: &str = "1.36";
+/// Versions of the objects: of Kubernetes 1.36, and of 1.35.
+const VERSIONS: [&str; 2] = ["v1beta1", "v1alpha1"];
 
 /// Every flag of `run` with its value.
 pub(super) async fn flagz(State(serving): State<Serving>, headers: HeaderMap) -> Response {
-    let mut text = format!("\n{COMPONENT} flags\n{WARNING}\n\n");
-    for (name, value) in serving.flags.iter() {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{name}={value}");
-    }
-    answer(&headers, text)
+    answer(&headers, "Flagz", |form| match form {
+        Form::Text => {
+            let mut text = format!("\n{COMPONENT} flags\n{WARNING}\n\n");
+            for (name, value) in serving.flags.iter() {
+                // Writing to a String cannot fail.
+                let _ = writeln!(text, "{name}={value}");
+            }
+            plain(text)
+        }
+        Form::Object(version) => object("Flagz", version, json!({"flags": *serving.flags})),
+    })
 }
 
 /// Since when it runs, what it is, and what else can be asked.
@@ -32,12 +42,20 @@ pub(super) async fn statusz(State(serving): State<Serving>, headers: HeaderMap) 
         paths.push("/debug");
         paths.sort_unstable();
     }
-    let text = status(serving.started, Timestamp::now(), &paths);
-    answer(&headers, text)
+    let (started, now) = (serving.started, Timestamp::now());
+    answer(&headers, "Statusz", |form| match form {
+        Form::Text => plain(status(started, now, &paths)),
+        Form::Object(version) => object("Statusz", version, status_object(started, now, &paths)),
+    })
+}
+
+/// For how long, in seconds.
+fn up(started: Timestamp, now: Timestamp) -> i64 {
+    (now.as_second() - started.as_second()).max(0)
 }
 
 fn status(started: Timestamp, now: Timestamp, paths: &[&str]) -> String {
-    let up = (now.as_second() - started.as_second()).max(0);
+    let up = up(started, now);
     format!(
         "\n{COMPONENT} statusz\n{WARNING}\n\nStarted: {}\nUp: {} hr {:02} min {:02} sec\nBinary version: {}\n\
          Emulation version: {EMULATED}\nPaths: {}\n",
@@ -50,29 +68,82 @@ fn status(started: Timestamp, now: Timestamp, paths: &[&str]) -> String {
     )
 }
 
-fn answer(headers: &HeaderMap, text: String) -> Response {
-    let content_type = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
-    if accepts_text(accept) {
-        return ([content_type], text).into_response();
-    }
-    let refusal = "media type not acceptable, must be: text/plain\n";
-    (StatusCode::NOT_ACCEPTABLE, [content_type, NOSNIFF], refusal).into_response()
+/// Without `goVersion`, which is optional: there is no Go.
+fn status_object(started: Timestamp, now: Timestamp, paths: &[&str]) -> Value {
+    json!({
+        "startTime": started.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        "uptimeSeconds": up(started, now),
+        "binaryVersion": env!("CARGO_PKG_VERSION"),
+        "emulationVersion": EMULATED,
+        "paths": paths,
+    })
 }
 
-/// Whether an `Accept` header takes plain text; with a parameter only `charset=utf-8`, as in Kubernetes.
-fn accepts_text(accept: &str) -> bool {
-    accept.split(',').any(|range| {
+fn plain(text: String) -> Response {
+    ([TEXT], text).into_response()
+}
+
+const TEXT: (header::HeaderName, HeaderValue) =
+    (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+
+fn object(kind: &str, version: &str, mut fields: Value) -> Response {
+    fields["kind"] = kind.into();
+    fields["apiVersion"] = format!("config.k8s.io/{version}").into();
+    fields["metadata"] = json!({"name": COMPONENT});
+    ([NOSNIFF], Json(fields)).into_response()
+}
+
+/// What an answer may be.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Form {
+    Text,
+    /// JSON of this version.
+    Object(&'static str),
+}
+
+fn answer(headers: &HeaderMap, kind: &str, tell: impl FnOnce(Form) -> Response) -> Response {
+    let given = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let accept = given.filter(|text| !text.trim().is_empty()).unwrap_or("*/*");
+    if let Some(form) = accepted(accept, kind) {
+        return tell(form);
+    }
+    let json = VERSIONS.map(|version| format!("application/json;v={version};g=config.k8s.io;as={kind}")).join(", ");
+    let refusal = format!("media type not acceptable, must be: text/plain, {json}\n");
+    (StatusCode::NOT_ACCEPTABLE, [TEXT, NOSNIFF], refusal).into_response()
+}
+
+/// What an `Accept` header takes, the most wanted first: plain text, with no parameter but `charset=utf-8`, or JSON with all of `v`,
+/// `g` and `as`, as in Kubernetes.
+fn accepted(accept: &str, kind: &str) -> Option<Form> {
+    let mut best: Option<(f32, Form)> = None;
+    for range in accept.split(',') {
         let mut parts = range.split(';').map(str::trim);
-        let kind = parts.next().unwrap_or_default();
-        let parameters: Vec<&str> = parts.filter(|part| !part.starts_with("q=")).collect();
-        matches!(kind, "text/plain" | "text/*" | "*/*")
-            && match parameters[..] {
-                [] => true,
-                [one] => one.eq_ignore_ascii_case("charset=utf-8"),
-                _ => false,
+        let media = parts.next().unwrap_or_default();
+        let (weights, parameters): (Vec<&str>, Vec<&str>) = parts.partition(|part| part.starts_with("q="));
+        let weight = weights.first().and_then(|part| part[2..].parse().ok()).unwrap_or(1.0);
+        let form = match media {
+            "text/plain" | "text/*" | "*/*" => match parameters[..] {
+                [] => Some(Form::Text),
+                [one] if one.eq_ignore_ascii_case("charset=utf-8") => Some(Form::Text),
+                _ => None,
+            },
+            "application/json" => {
+                let of = |name: &str| {
+                    parameters
+                        .iter()
+                        .find_map(|part| part.split_once('=').filter(|(key, _)| *key == name))
+                        .map(|it| it.1)
+                };
+                let version = VERSIONS.into_iter().find(|version| of("v") == Some(version));
+                version.filter(|_| of("g") == Some("config.k8s.io") && of("as") == Some(kind)).map(Form::Object)
             }
-    })
+            _ => None,
+        };
+        if let Some(form) = form.filter(|_| weight > best.map_or(0.0, |(weight, _)| weight)) {
+            best = Some((weight, form));
+        }
+    }
+    best.map(|(_, form)| form)
 }
 
 #[cfg(test)]
@@ -95,12 +166,48 @@ mod tests {
     }
 
     #[test]
-    fn only_plain_text_is_told() {
-        for yes in ["*/*", "text/plain", "text/*;q=0.5", "application/json, text/plain; charset=UTF-8"] {
-            assert!(accepts_text(yes), "{yes}");
-        }
-        for no in ["application/json", "text/html", "text/plain;charset=latin1", "some header", ""] {
-            assert!(!accepts_text(no), "{no}");
+    fn the_status_is_an_object_of_kubernetes_too() {
+        let started = Timestamp::from_second(1_725_603_591).unwrap();
+        let now = Timestamp::from_second(1_725_603_591 + 3605).unwrap();
+        assert_eq!(
+            status_object(started, now, &["/healthz", "/metrics"]),
+            json!({
+                "startTime": "2024-09-06T06:19:51Z",
+                "uptimeSeconds": 3605,
+                "binaryVersion": env!("CARGO_PKG_VERSION"),
+                "emulationVersion": "1.36",
+                "paths": ["/healthz", "/metrics"],
+            })
+        );
+    }
+
+    #[test]
+    fn text_is_told_and_objects_to_who_names_them_whole() {
+        let json = |version: &str, kind: &str| format!("application/json;v={version};g=config.k8s.io;as={kind}");
+        let (beta, alpha) = (Some(Form::Object("v1beta1")), Some(Form::Object("v1alpha1")));
+        for (accept, wanted) in [
+            ("*/*", Some(Form::Text)),
+            ("text/plain", Some(Form::Text)),
+            ("text/*;q=0.5", Some(Form::Text)),
+            ("application/json, text/plain; charset=UTF-8", Some(Form::Text)),
+            (&json("v1beta1", "Statusz"), beta),
+            (&json("v1alpha1", "Statusz"), alpha),
+            ("application/json; as=Statusz; g=config.k8s.io; v=v1beta1", beta),
+            (&format!("{}, {}", json("v1beta1", "Statusz"), json("v1alpha1", "Statusz")), beta),
+            (&format!("{};q=0.5, text/plain", json("v1beta1", "Statusz")), Some(Form::Text)),
+            (&format!("{}, */*", json("v2", "Statusz")), Some(Form::Text)),
+            (&format!("{}, text/plain;q=0.1", json("v1alpha1", "Statusz")), alpha),
+            (&json("v1beta1", "Flagz"), None),
+            (&json("v2", "Statusz"), None),
+            ("application/json;v=v1beta1;g=config.k8s.io", None),
+            ("application/json", None),
+            ("text/html", None),
+            ("text/plain;charset=latin1", None),
+            ("text/plain;q=0", None),
+            ("some header", None),
+            ("", None),
+        ] {
+            assert_eq!(accepted(accept, "Statusz"), wanted, "{accept}");
         }
     }
 }

@@ -162,9 +162,32 @@ fn flags_and_status_are_told_as_by_kubernetes_components() {
     let version = format!("Binary version: {}", env!("CARGO_PKG_VERSION"));
     let paths = "Paths: /api/v1 /configz /flagz /healthz /metrics /proxyMode /status /statusz";
     assert_eq!(rest[2..], [&version, "Emulation version: 1.36", paths]);
-    for path in ["/flagz", "/statusz"] {
-        let refused = (406, "media type not acceptable, must be: text/plain\n".to_owned());
+    for (path, kind) in [("/flagz", "Flagz"), ("/statusz", "Statusz")] {
+        let whole = |version: &str| format!("application/json;v={version};g=config.k8s.io;as={kind}");
+        let json = format!("{}, {}", whole("v1beta1"), whole("v1alpha1"));
+        let refused = (406, format!("media type not acceptable, must be: text/plain, {json}\n"));
         assert_eq!(request(&node, "GET", path, "application/json", ""), refused, "{path}");
+        for version in ["v1beta1", "v1alpha1"] {
+            let (code, body) = request(&node, "GET", path, &whole(version), "");
+            assert_eq!(code, 200, "{body}");
+            let mut told: Value = serde_json::from_str(&body).unwrap();
+            let mut wanted = json!({
+                "kind": kind, "apiVersion": format!("config.k8s.io/{version}"), "metadata": {"name": "kubeferry"},
+            });
+            if kind == "Flagz" {
+                let pairs = lines.iter().map(|line| line.split_once('=').unwrap());
+                wanted["flags"] = pairs.map(|(name, value)| (name.to_owned(), Value::from(value))).collect();
+            } else {
+                let (started, up) = (told["startTime"].take(), told["uptimeSeconds"].take());
+                assert!(started.as_str().is_some_and(|at| at.ends_with('Z')) && up.as_u64().is_some(), "{body}");
+                wanted["startTime"] = Value::Null;
+                wanted["uptimeSeconds"] = Value::Null;
+                wanted["binaryVersion"] = env!("CARGO_PKG_VERSION").into();
+                wanted["emulationVersion"] = "1.36".into();
+                wanted["paths"] = paths.trim_start_matches("Paths: ").split(' ').collect();
+            }
+            assert_eq!(told, wanted, "{path}");
+        }
     }
 }
 

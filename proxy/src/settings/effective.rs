@@ -28,9 +28,15 @@ impl Loaded {
                     put(&mut document, field.path, Json::Null);
                     continue;
                 }
+                // The name that the Node is looked for by: trimmed, in lower case.
+                "hostnameOverride" if given().is_some_and(|name| !name.is_zero()) => {
+                    put(&mut document, field.path, json!(&*self.settings.node_name));
+                    continue;
+                }
                 _ => {}
             }
             let value = in_force(&self.settings, field.path);
+            let given = || given().filter(|value| !(value.is_zero() && zero_is_default(field)));
             let value = value.unwrap_or_else(|| given().or_else(|| default_value(field)).map_or(zero(field), json_of));
             put(&mut document, field.path, value);
         }
@@ -140,6 +146,12 @@ fn json_of(value: Value) -> Json {
             Json::Array(modules.into_iter().map(module).collect())
         }
     }
+}
+
+/// Whether nothing, 0 and `0s` are as if the field was not given; a bit, and what is in force, are not so.
+fn zero_is_default(field: &Field) -> bool {
+    matches!(field.kind, Kind::Text | Kind::Duration | Kind::Nanoseconds | Kind::Number)
+        || field.path == "clientConnection.burst"
 }
 
 /// What an absent field holds.

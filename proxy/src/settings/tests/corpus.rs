@@ -82,6 +82,28 @@ fn what_is_written_of_a_good_file_gives_the_same_settings() {
 }
 
 #[test]
+fn what_kubeadm_leaves_to_kube_proxy_is_written_with_its_defaults() {
+    let (_, kubeadm, _) = cases("good", "warns").into_iter().find(|(name, ..)| name == "kubeadm").unwrap();
+    let file = ConfigFile { path: "config.conf".into(), text: kubeadm };
+    let flags = ["kubeferry", "run", "--hostname-override", " Worker-1 "];
+    let crate::args::Command::Run(args) = crate::args::parse(flags).unwrap().command else { panic!("run") };
+    let loaded = Settings::resolve(&args.common, &args.serve, Some(file), "host").unwrap();
+    let written = loaded.effective().unwrap();
+    for line in [
+        "configSyncPeriod: 15m",
+        "hostnameOverride: worker-1",
+        "  burst: 10",
+        "  qps: 5",
+        "  contentType: application/vnd.kubernetes.protobuf",
+        "iptables:\n  localhostNodePorts: null\n  masqueradeAll: false\n  masqueradeBit: 14\n  minSyncPeriod: 0s\n  syncPeriod: 30s",
+        "  scheduler: rr\n  strictARP: false\n  syncPeriod: 30s",
+        "  flushFrequency: 5s",
+    ] {
+        assert!(written.contains(&format!("{line}\n")), "{line} in\n{written}");
+    }
+}
+
+#[test]
 fn defaults_are_written_out() {
     let loaded = Settings::resolve(&CommonArgs::default(), &ServeArgs::default(), None, "worker-1").unwrap();
     let written = loaded.effective().unwrap();

@@ -8,6 +8,7 @@ use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Config, Flow, FlowKey, Slot, TCP};
 
 use crate::counting::{begin, close, count_packet, end_flow};
+use crate::known::Sockets;
 use crate::lookup::config;
 use crate::maps::{DEVICES, FLOWS};
 use crate::work::Work;
@@ -132,13 +133,40 @@ fn forget(work: &mut Work, flow: &mut Flow) {
     let _ = FLOWS.remove(key);
 }
 
+/// Whether an entry of a connection that is not looked at as a whole is to be kept.
+#[inline(always)]
+fn is_kept(protocol: u8, flow: &Flow, now: u32) -> bool {
+    let limit = timeout(protocol, flow.flags, flow.flags);
+    limit != limits::CLOSED && now.wrapping_sub(flow.seen) <= limit
+}
+
+/// Whether the packet in `work` opens a connection that nobody translates, and whose answers would be taken for those of
+/// another, whose entry for answers is at `hook`. If so, `work.slot` is where it goes.
+#[inline(always)]
+pub fn is_mistakable(work: &mut Work, hook: u8, now: u32) -> bool {
+    let key = &work.packet.key;
+    if key.protocol != TCP || !work.packet.opens_tcp() {
+        return false;
+    }
+    key.write_reverse(hook, &mut work.other_key);
+    let is_other =
+        find(&work.other_key).is_some_and(|flow| flow.flags & Flow::FORWARD == 0 && is_kept(key.protocol, flow, now));
+    if is_other {
+        work.slot.address = key.destination;
+        work.slot.port = key.destination_port;
+        work.slot.flags = 0;
+        work.slot.backend = 0;
+    }
+    is_other
+}
+
 /// Makes the entries of a new connection to `work.slot`; its first packet is in `work.packet`. `device` is where packets to
 /// the service's address leave by, for connections of the node itself; otherwise 0. The forward-in entry is left in
-/// `work.flow`. Where the same two ends talk already by way of another service, it gets an alias if `aliases`: the caller
-/// looks at [`Flow::ALIAS`]. The packet itself is left for the caller to count. False: another CPU has opened the connection
-/// meanwhile, with another packet of it, and `work.slot` is what that has chosen.
+/// `work.flow`. Where the same two ends talk already, by way of another service or, as one of the client's `sockets` says,
+/// by none, it gets an alias: the caller looks at [`Flow::ALIAS`]. The packet itself is left for the caller to count. False:
+/// another CPU has opened the connection meanwhile, with another packet of it, and `work.slot` is what that has chosen.
 #[inline(always)]
-pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32, aliases: bool) -> Result<bool, Counter> {
+pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32, sockets: Sockets) -> Result<bool, Counter> {
     let own = if device != 0 { Flow::OWN } else { 0 };
     let key = &work.packet.key;
     let (flow, other) = (&mut work.flow, &mut work.other);
@@ -153,48 +181,48 @@ pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32, aliases: b
     other.address = key.destination;
     other.port = key.destination_port;
     other.flags = own;
-    if FLOWS.insert(&work.key, &*other, BPF_NOEXIST.into()).is_err() {
-        let taken = match find(&work.key) {
-            Some(old) if old.address != other.address || old.port != other.port => {
-                let limit = timeout(key.protocol, old.flags, old.flags);
-                limit != limits::CLOSED && now.wrapping_sub(old.seen) <= limit
-            }
+    // What the node sends to the endpoint itself looks like what it sends on there from a service: where the endpoint sees
+    // another port anyway, these two differ from the beginning.
+    let mut taken = (masquerade && device != 0 && work.slot.flags & Slot::HOST == 0) || sockets.has(&work.key);
+    if !taken && FLOWS.insert(&work.key, &*other, BPF_NOEXIST.into()).is_err() {
+        taken = match find(&work.key) {
+            Some(old) if old.address != other.address || old.port != other.port => is_kept(key.protocol, old, now),
             _ => false,
         };
         if !taken {
             FLOWS.insert(&work.key, &*other, BPF_ANY.into()).map_err(|_| Counter::FlowTable)?;
-        } else if aliases {
-            let config = config().ok_or(Counter::FlowTable)?;
-            flow.flags |= Flow::ALIAS;
-            other.flags |= Flow::ALIAS;
-            other.device = key.source_port.into();
-            let mut found = false;
-            for _ in 0..ALIAS_TRIES {
-                flow.device = draw(config).into();
-                key.write_backward(flow, &mut work.key);
-                if FLOWS.insert(&work.key, &*other, BPF_NOEXIST.into()).is_ok() {
-                    found = true;
-                    break;
-                }
-            }
-            if !found {
-                return Err(Counter::FlowTable);
-            }
-            other.device = 0;
-        } else {
-            return Err(Counter::FlowTable);
         }
     }
+    if taken {
+        let config = config().ok_or(Counter::FlowTable)?;
+        flow.flags |= Flow::ALIAS;
+        other.flags |= Flow::ALIAS;
+        other.device = key.source_port.into();
+        let mut found = false;
+        for _ in 0..ALIAS_TRIES {
+            flow.device = draw(config).into();
+            key.write_backward(flow, &mut work.key);
+            if !sockets.has(&work.key) && FLOWS.insert(&work.key, &*other, BPF_NOEXIST.into()).is_ok() {
+                found = true;
+                break;
+            }
+        }
+        if !found {
+            return Err(Counter::FlowTable);
+        }
+        other.device = device;
+    }
+    other.flags = own;
     if device != 0 && work.slot.flags & Slot::HOST != 0 {
         flow.flags |= Flow::LOOPS;
         key.write_looped(flow, &mut work.other_key);
         other.address = key.source;
-        other.port = key.source_port;
+        other.port = flow.client_port(key.source_port);
         FLOWS.insert(&work.other_key, &*other, BPF_ANY.into()).map_err(|_| Counter::FlowTable)?;
     } else if masquerade || device != 0 {
         key.write_forward(flow, &mut work.key);
         other.address = key.source;
-        other.port = key.source_port;
+        other.port = flow.client_port(key.source_port);
         other.flags = Flow::FORWARD | own | if masquerade { Flow::PENDING } else { Flow::KEEPS };
         FLOWS.insert(&work.key, &*other, BPF_ANY.into()).map_err(|_| Counter::FlowTable)?;
         if !masquerade {
@@ -231,9 +259,9 @@ fn draw(config: &Config) -> u16 {
 }
 
 /// Decides what a connection is masqueraded as. Its packet is in `work.packet`, with the key of its forward-out entry
-/// `flow`; it leaves by `device`.
+/// `flow`; it leaves by `device`. `sockets` are the node's.
 #[inline(always)]
-pub fn masquerade(work: &mut Work, flow: &mut Flow, device: u32, now: u32) -> Result<(), Counter> {
+pub fn masquerade(work: &mut Work, flow: &mut Flow, device: u32, now: u32, sockets: Sockets) -> Result<(), Counter> {
     let config = config().ok_or(Counter::NoMasqueradePort)?;
     let key = &work.packet.key;
     work.flow = *flow;
@@ -254,7 +282,7 @@ pub fn masquerade(work: &mut Work, flow: &mut Flow, device: u32, now: u32) -> Re
     for _ in 0..MASQUERADE_TRIES {
         work.flow.port = draw(config);
         key.write_answer(&work.flow, &mut work.other_key);
-        if FLOWS.insert(&work.other_key, &work.other, BPF_NOEXIST.into()).is_ok() {
+        if !sockets.has(&work.other_key) && FLOWS.insert(&work.other_key, &work.other, BPF_NOEXIST.into()).is_ok() {
             flow.address = work.flow.address;
             flow.port = work.flow.port;
             flow.flags &= !Flow::PENDING;

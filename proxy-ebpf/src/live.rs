@@ -103,7 +103,7 @@ fn write_chosen(work: &mut Work, what: u32, device: u32) {
         let loops = work.flow.flags & Flow::LOOPS != 0;
         next.source = if loops { key.destination } else { key.source };
         next.destination = work.slot.address;
-        next.source_port = key.source_port;
+        next.source_port = work.flow.client_port(key.source_port);
         next.destination_port = work.slot.port;
         next.protocol = key.protocol;
         next.hook = FlowKey::IN;
@@ -114,7 +114,7 @@ fn write_chosen(work: &mut Work, what: u32, device: u32) {
         next.source = work.slot.address;
         next.destination = key.source;
         next.source_port = work.slot.port;
-        next.destination_port = key.source_port;
+        next.destination_port = work.flow.client_port(key.source_port);
         follow_answer(next, key.protocol, number);
     }
     tell(&work.packet.key, &work.slot.address, work.slot.port, number, what, device);

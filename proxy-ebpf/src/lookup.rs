@@ -141,14 +141,7 @@ pub fn answer(work: &mut Work, origin: Origin) -> Answer {
 /// [`Flow::LOOPS`]), and the endpoint's address and port may be a Service's, too.
 #[inline(always)]
 fn is_looped(work: &mut Work) -> bool {
-    let (key, answer) = (&work.packet.key, &mut work.other_key);
-    answer.source = key.destination;
-    answer.destination = key.source;
-    answer.source_port = key.destination_port;
-    answer.destination_port = key.source_port;
-    answer.protocol = key.protocol;
-    answer.hook = FlowKey::IN;
-    answer.reserved = 0;
+    work.packet.key.write_reverse(FlowKey::IN, &mut work.other_key);
     find(&work.other_key).is_some_and(|flow| flow.flags & (Flow::OWN | Flow::FORWARD) == Flow::OWN)
 }
 

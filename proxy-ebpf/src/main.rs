@@ -9,6 +9,7 @@ mod counting;
 mod fragments;
 mod frame;
 mod icmp;
+mod known;
 mod live;
 mod log;
 mod lookup;

@@ -9,10 +9,11 @@ use kubeferry_ebpf_common::packet::{RST, Unreadable};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Flow, FlowKey, Slot, TCP, UDP};
 
-use crate::connection::{current, find, leaving, masquerade, now, open, touch};
+use crate::connection::{current, find, is_mistakable, leaving, masquerade, now, open, touch};
 use crate::counting::count_packet;
 use crate::fragments::{leave_ports, recall_ports};
 use crate::icmp;
+use crate::known::Sockets;
 use crate::live::{self, Place};
 use crate::log;
 use crate::lookup::{Answer, Origin, answer};
@@ -91,12 +92,15 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
     }
     let now = now();
     let Some(flow) = current(work, now) else {
-        return match answer(work, Origin::Device(skb.device())) {
-            Answer::Endpoint { masquerade } => match connect(work, masquerade, 0, now, true, at_ingress(&skb)) {
-                Ok(()) => finish(rewrite_forward(&skb, work, &work.flow)),
-                Err(counter) => Action::Drop(counter),
-            },
-            other => without(&skb, work, other, false, at_ingress(&skb)),
+        let (masquerade, is_served) = match answer(work, Origin::Device(skb.device())) {
+            Answer::Endpoint { masquerade } => (masquerade, true),
+            Answer::NotOurs if is_mistakable(work, FlowKey::OUT, now) => (false, false),
+            other => return without(&skb, work, other, false, at_ingress(&skb)),
+        };
+        let sockets = Sockets::behind(skb.raw.cast(), skb.device());
+        return match connect(work, masquerade, 0, now, sockets, is_served, at_ingress(&skb)) {
+            Ok(()) => finish(rewrite_forward(&skb, work, &work.flow)),
+            Err(counter) => Action::Drop(counter),
         };
     };
     touch(work, flow, now);
@@ -109,7 +113,10 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
     }
     work.packet.key.destination = flow.address;
     work.packet.key.destination_port = flow.port;
-    answer_own(&skb, work, now)
+    match restore_source(&skb, work, now) {
+        Ok(()) => arrive(&skb, work, flow.device),
+        Err(action) => action,
+    }
 }
 
 /// What an entry for packets that come in does to one.
@@ -123,7 +130,7 @@ fn rewrite_forward(skb: &Skb, work: &Work, flow: &Flow) -> Result<(), Unreadable
 #[inline(always)]
 fn error_comes(skb: &Skb, work: &mut Work) -> Action {
     match icmp::translate(skb, work, FlowKey::IN) {
-        // A connection of the node itself: see `answer_own`.
+        // A connection of the node itself: see `restore_source`.
         Ok(Some(flow)) if flow.flags & (Flow::OWN | Flow::FORWARD) == Flow::OWN => {
             work.packet.key.destination = flow.address;
             if icmp::translate(skb, work, FlowKey::OUT).is_err() {
@@ -137,24 +144,15 @@ fn error_comes(skb: &Skb, work: &mut Work) -> Action {
     }
 }
 
-/// An answer to a connection of the node itself: no other hook sees it, so it gets its source back here, and then seems to
+/// An answer to a connection of the node itself: no other hook sees it, so it gets its source back here, and then has to
 /// come from where the connection left, as the check of the reverse path wants.
 #[inline(always)]
-fn answer_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
-    match restore_source(skb, work, now) {
-        Ok(device) => arrive(skb, work, device),
-        Err(action) => action,
-    }
-}
-
-/// Gives an answer its source back. Gives the device that the connection left by.
-#[inline(always)]
-fn restore_source(skb: &Skb, work: &mut Work, now: u32) -> Result<u32, Action> {
+fn restore_source(skb: &Skb, work: &mut Work, now: u32) -> Result<(), Action> {
     work.packet.key.hook = FlowKey::OUT;
     let Some(flow) = find(&work.packet.key) else { return Err(Action::Drop(Counter::FlowTable)) };
     touch(work, flow, now);
     rewrite(skb, &work.packet, End::Source, &flow.address, flow.port)?;
-    Ok(flow.device)
+    Ok(rewrite_alias(skb, &work.packet, End::Destination, flow)?)
 }
 
 /// What came in here comes in by the device that its connection left by. By the loopback interface that is a connection to
@@ -183,20 +181,21 @@ fn come_in(device: u32) -> Action {
     Action::Redirect(unsafe { bpf_redirect(device, BPF_F_INGRESS.into()) } as i32)
 }
 
-/// Opens a connection to the endpoint that was chosen.
+/// Opens a connection to `work.slot`: to an endpoint that was chosen, or, if not `is_served`, to where the packet goes anyway.
 #[inline(always)]
 fn connect(
     work: &mut Work,
     masquerade: bool,
     device: u32,
     now: u32,
-    aliases: bool,
+    sockets: Sockets,
+    is_served: bool,
     place: Place,
 ) -> Result<(), Counter> {
     if !work.packet.has_ports() || work.packet.tcp_flags & RST != 0 {
         return Err(Counter::FlowTable);
     }
-    if open(work, masquerade, device, now, aliases)? {
+    if open(work, masquerade, device, now, sockets)? && is_served {
         count(Counter::Connected);
         log::connected(&work.packet.key, &work.slot, masquerade);
         live::chosen(work, masquerade, place);
@@ -264,7 +263,7 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
     touch(work, flow, now);
     leave_ports(&work.packet, &mut work.fragment);
     if flow.flags & Flow::PENDING != 0
-        && let Err(counter) = masquerade(work, flow, skb.device(), now)
+        && let Err(counter) = masquerade(work, flow, skb.device(), now, Sockets::of_node(skb.raw.cast()))
     {
         return Action::Drop(counter);
     }
@@ -282,7 +281,7 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
 fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
     work.packet.key.hook = FlowKey::IN;
     let inside = skb.device() == LOOPBACK;
-    let flags = match current(work, now) {
+    let (flags, port) = match current(work, now) {
         Some(flow) if flow.flags & Flow::FORWARD == 0 => {
             touch(work, flow, now);
             return answer_loops(skb, work, flow, now);
@@ -292,38 +291,41 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
             work.slot.address = flow.address;
             work.slot.port = flow.port;
             leave_ports(&work.packet, &mut work.fragment);
-            flow.flags
+            (flow.flags, flow.client_port(work.packet.key.source_port))
         }
-        None => match answer(work, Origin::Node) {
-            // The node's own stack says no, at a port where nobody is; its answer comes by here.
-            Answer::Refuse(counter) if inside && matches!(work.packet.key.protocol, TCP | UDP) => {
-                count(counter);
-                log::refused(work, counter);
-                live::stopped(LiveEvent::REFUSED, counter, at_egress(skb));
-                work.slot.address = work.packet.key.destination;
-                work.slot.port = 0;
-                work.slot.backend = 0;
-                match open(work, false, 0, now, false) {
-                    Ok(_) => work.flow.flags,
-                    Err(counter) => return Action::Drop(counter),
+        None => {
+            let (masquerade, stays, is_served) = match answer(work, Origin::Node) {
+                // The node's own stack says no, at a port where nobody is; its answer comes by here.
+                Answer::Refuse(counter) if inside && matches!(work.packet.key.protocol, TCP | UDP) => {
+                    count(counter);
+                    log::refused(work, counter);
+                    live::stopped(LiveEvent::REFUSED, counter, at_egress(skb));
+                    work.slot.address = work.packet.key.destination;
+                    work.slot.port = 0;
+                    work.slot.flags = 0;
+                    work.slot.backend = 0;
+                    (false, true, false)
                 }
-            }
-            Answer::Endpoint { masquerade } => {
                 // Both ends are on this node and the way between them is the loopback interface: nothing is routed anew.
-                let stays = inside && work.slot.flags & Slot::HOST != 0;
-                let device = if stays { 0 } else { skb.device() };
-                match connect(work, masquerade && !stays, device, now, false, at_egress(skb)) {
-                    Ok(()) => work.flow.flags,
-                    Err(counter) => return Action::Drop(counter),
+                Answer::Endpoint { masquerade } => (masquerade, inside && work.slot.flags & Slot::HOST != 0, true),
+                Answer::NotOurs if is_mistakable(work, if inside { FlowKey::OUT } else { FlowKey::IN }, now) => {
+                    (false, inside, false)
                 }
+                other => return without(skb, work, other, true, at_egress(skb)),
+            };
+            let device = if stays { 0 } else { skb.device() };
+            let sockets = Sockets::of_node(skb.raw.cast());
+            match connect(work, masquerade && !stays, device, now, sockets, is_served, at_egress(skb)) {
+                Ok(()) => (work.flow.flags, work.flow.client_port(work.packet.key.source_port)),
+                Err(counter) => return Action::Drop(counter),
             }
-            other => return without(skb, work, other, true, at_egress(skb)),
-        },
+        }
     };
     let loops = flags & Flow::LOOPS != 0;
-    if loops {
-        let (service, port) = (&work.packet.key.destination, work.packet.key.source_port);
-        if let Err(error) = rewrite(skb, &work.packet, End::Source, service, port) {
+    if loops || flags & Flow::ALIAS != 0 {
+        let key = &work.packet.key;
+        let source = if loops { &key.destination } else { &key.source };
+        if let Err(error) = rewrite(skb, &work.packet, End::Source, source, port) {
             return error.into();
         }
     }
@@ -350,8 +352,8 @@ fn answer_loops(skb: &Skb, work: &mut Work, flow: &Flow, now: u32) -> Action {
     }
     work.packet.key.destination = flow.address;
     work.packet.key.destination_port = flow.port;
-    match restore_source(skb, work, now).and_then(|device| Ok(swap_ethernet(skb, work).map(|()| device)?)) {
-        Ok(device) => come_in(device),
+    match restore_source(skb, work, now).and_then(|()| Ok(swap_ethernet(skb, work)?)) {
+        Ok(()) => come_in(flow.device),
         Err(action) => action,
     }
 }

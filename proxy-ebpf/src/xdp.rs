@@ -16,6 +16,7 @@ use kubeferry_ebpf_common::{Device, Flow, FlowKey, TCP, UDP};
 use crate::connection::{current, find, masquerade, now, open, touch};
 use crate::counting::count_packet;
 use crate::frame::Frame;
+use crate::known::Sockets;
 use crate::live::{self, Place};
 use crate::log;
 use crate::lookup::{Answer, Origin, answer};
@@ -122,7 +123,8 @@ fn forward(
         Some(_) if stays => return Ok(Action::Pass),
         Some(flow) => touch(work, flow, now),
         None => {
-            match open(work, masquerades, 0, now, true) {
+            let sockets = Sockets::behind(frame.raw.cast(), frame.device());
+            match open(work, masquerades, 0, now, sockets) {
                 Ok(true) => {
                     count(Counter::Connected);
                     log::connected(&work.packet.key, &work.slot, masquerades);
@@ -146,7 +148,7 @@ fn forward(
     if let Some(out) = find(&work.packet.key) {
         touch(work, out, now);
         if out.flags & Flow::PENDING != 0
-            && let Err(counter) = masquerade(work, out, device, now)
+            && let Err(counter) = masquerade(work, out, device, now, Sockets::of_node(frame.raw.cast()))
         {
             return Ok(Action::Drop(counter));
         }

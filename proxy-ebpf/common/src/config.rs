@@ -90,8 +90,9 @@ pub struct Device {
     pub flags: u32,
     /// Its address on the link; zeroes where it has none of six bytes.
     pub link: [u16; 3],
-    /// 0.
-    pub reserved: u16,
+    /// The network namespace of whoever is at the other end (a pod's), as the node numbers it (IFLA_LINK_NETNSID), plus 1;
+    /// 0: it is not known.
+    pub peer: u16,
 }
 
 impl Device {

@@ -11,8 +11,9 @@
 //! | forward | out | client → endpoint | source `masquerade` |
 //! | backward | in | endpoint → masquerade | destination `client` |
 //!
-//! If the client's port talks to the endpoint already, by way of another service, the connection goes on from another port
-//! of the client, an alias: its forward-in entry rewrites that, too, and its backward-out entry undoes it ([`Flow::ALIAS`]).
+//! If the client's port talks to the endpoint already, by way of another service or by none, the connection goes on from
+//! another port of the client, an alias: its forward-in entry rewrites that, too, and its backward-out entry undoes it
+//! ([`Flow::ALIAS`]). A connection to the endpoint itself has entries only if it needs an alias: `service` is then `endpoint`.
 //!
 //! The others can be found from the first: see [`FlowKey::siblings`]. If the node itself is the client and the endpoint is
 //! on the node, too, `masquerade` is the service's address with the client's port, and there is no forward-out entry.
@@ -93,7 +94,7 @@ impl FlowKey {
         to.source = flow.address;
         to.destination = self.destination;
         to.source_port = flow.port;
-        to.destination_port = self.source_port;
+        to.destination_port = flow.client_port(self.source_port);
         to.protocol = self.protocol;
         to.hook = Self::IN;
         to.reserved = 0;
@@ -108,6 +109,18 @@ impl FlowKey {
         to.destination_port = flow.port;
         to.protocol = self.protocol;
         to.hook = Self::IN;
+        to.reserved = 0;
+    }
+
+    /// Writes the key that an answer to the packet with this key has at `hook`, if nothing is rewritten.
+    #[inline(always)]
+    pub fn write_reverse(&self, hook: u8, to: &mut Self) {
+        to.source = self.destination;
+        to.destination = self.source;
+        to.source_port = self.destination_port;
+        to.destination_port = self.source_port;
+        to.protocol = self.protocol;
+        to.hook = hook;
         to.reserved = 0;
     }
 
@@ -139,8 +152,8 @@ pub struct Flow {
     pub flags: u16,
     /// When the last packet of this direction went by, in units of [`TICK`].
     pub seen: u32,
-    /// For connections of the node itself: the interface that packets to the service's address leave by. With
-    /// [`Flow::ALIAS`]: the client's new port, in network byte order.
+    /// For connections of the node itself: the interface that packets to the service's address leave by; backward-in, where
+    /// answers then seem to come from. With [`Flow::ALIAS`]: the client's new port, in network byte order.
     pub device: u32,
     /// The endpoint's row of `backends`. In the forward-in entry, with [`Flow::COUNTED`] while the connection counts as
     /// active there; whoever takes the bit away, atomically, takes the connection from the count.
@@ -170,7 +183,7 @@ impl Flow {
     /// A packet of this direction has been seen.
     pub const SEEN: u16 = 32;
     /// Forward-in, of the node itself: the endpoint is on this node, too. What comes from one's own address is refused
-    /// where it comes in, so the packet's source becomes the service's address, with the client's port.
+    /// where it comes in, so the packet's source becomes the service's address, with the client's port or its alias.
     pub const LOOPS: u16 = 128;
     /// The entry leaves packets as they are: a connection whose own source stays (see [`Flow::OWN`]).
     pub const KEEPS: u16 = 64;

@@ -31,6 +31,8 @@ pub struct Interface {
     pub link: Option<[u8; 6]>,
     /// The bridge, bond or VRF that it is part of.
     pub controller: Option<u32>,
+    /// The network namespace of its other end, if that is another one than this; as this one numbers it.
+    pub peer_namespace: Option<u32>,
     /// Its addresses as the kernel lists them, primary ones first, without tentative and deprecated ones.
     pub addresses: Vec<Held>,
 }
@@ -78,6 +80,7 @@ pub(super) fn interface(link: &LinkMessage) -> Interface {
         physical: false,
         link: None,
         controller: None,
+        peer_namespace: None,
         addresses: Vec::new(),
     };
     for attribute in &link.attributes {
@@ -85,6 +88,8 @@ pub(super) fn interface(link: &LinkMessage) -> Interface {
             LinkAttribute::IfName(name) => found.name.clone_from(name),
             LinkAttribute::Address(address) => found.link = address.as_slice().try_into().ok(),
             LinkAttribute::Controller(index) => found.controller = Some(*index).filter(|index| *index != 0),
+            // Negative: it has no number.
+            LinkAttribute::LinkNetNsId(number) => found.peer_namespace = u32::try_from(*number).ok(),
             LinkAttribute::LinkInfo(parts) => {
                 for part in parts {
                     if let LinkInfo::Kind(kind) = part {

@@ -48,6 +48,8 @@ pub struct Entry {
     pub end: SocketAddr,
     /// Bits of [`kubeferry_ebpf_common::Flow`].
     pub flags: u16,
+    /// The client's other port, if it has one.
+    pub alias: Option<u16>,
 }
 
 /// An endpoint in a list.
@@ -108,9 +110,14 @@ impl Pinned {
     pub fn flow(&self, key: &FlowKey) -> Result<Option<Entry>> {
         let bytes = kernel::get(self.flows.as_fd(), &bytes_of(key), size_of::<Flow>())?;
         let port = |bytes: &[u8]| u16::from_be_bytes([bytes[16], bytes[17]]);
-        let entry = |bytes: Vec<u8>| Entry {
-            end: SocketAddr::new(address(&bytes, 0).into(), port(&bytes)),
-            flags: u16::from_ne_bytes([bytes[18], bytes[19]]),
+        let entry = |bytes: Vec<u8>| {
+            let (flags, device) = (u16::from_ne_bytes([bytes[18], bytes[19]]), &bytes[24..28]);
+            let alias = u32::from_ne_bytes([device[0], device[1], device[2], device[3]]) as u16;
+            Entry {
+                end: SocketAddr::new(address(&bytes, 0).into(), port(&bytes)),
+                flags,
+                alias: (flags & Flow::ALIAS != 0).then_some(u16::from_be(alias)),
+            }
         };
         Ok(bytes.map(entry))
     }

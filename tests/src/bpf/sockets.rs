@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType,
@@ -116,6 +116,15 @@ impl Tcp {
     pub fn bind(self, at: SocketAddr) -> io::Result<Self> {
         rustix::net::bind(&self.0, &at)?;
         Ok(self)
+    }
+
+    /// Binds it first, to a port that other sockets may be connected from.
+    ///
+    /// # Errors
+    /// The address is not the namespace's.
+    pub fn bind_beside_others(self, at: SocketAddr) -> io::Result<Self> {
+        set_socket_reuseaddr(&self.0, true)?;
+        self.bind(at)
     }
 
     /// Connects and stays a socket that may connect again, if that fails; by [`DEADLINE`].

@@ -201,10 +201,22 @@ fn judge_endpoint(
     masquerade: bool,
     sent: &Sent,
 ) -> Result<SocketAddr> {
-    let looped = SocketAddr::new(row.to.ip(), sent.from.port());
+    let key = |from: SocketAddr, to: SocketAddr, hook| FlowKey {
+        source: from.ip().into(),
+        destination: to.ip().into(),
+        source_port: from.port().to_be(),
+        destination_port: to.port().to_be(),
+        protocol: row.protocol.number(),
+        hook,
+        reserved: 0,
+    };
+    let first = pinned.flow(&key(sent.from, row.to, FlowKey::IN))?;
+    let port = first.and_then(|first| first.alias).unwrap_or(sent.from.port());
+    let client = SocketAddr::new(sent.from.ip(), port);
+    let looped = SocketAddr::new(row.to.ip(), port);
     let goes = |from: SocketAddr| allowed.iter().copied().find(|endpoint| sent.is(row.protocol, from, *endpoint));
     let on_node = |endpoint: SocketAddr| case.node.holds(endpoint.ip());
-    let (endpoint, verdicts): (_, &[i32]) = match (goes(sent.from), sent.own) {
+    let (endpoint, verdicts): (_, &[i32]) = match (goes(client), sent.own) {
         (Some(endpoint), false) => (endpoint, &[NEXT]),
         // By the loopback interface to the node itself nothing is routed anew.
         (Some(endpoint), true) => (endpoint, if on_node(endpoint) { &[NEXT, REDIRECT] } else { &[REDIRECT] }),
@@ -217,19 +229,12 @@ fn judge_endpoint(
     };
     ensure!(verdicts.contains(&sent.ran.verdict), "the verdict for a packet to {endpoint} has to be {verdicts:?}");
     if !on_node(endpoint) {
-        let out = pinned.flow(&FlowKey {
-            source: sent.from.ip().into(),
-            destination: endpoint.ip().into(),
-            source_port: sent.from.port().to_be(),
-            destination_port: endpoint.port().to_be(),
-            protocol: row.protocol.number(),
-            hook: FlowKey::OUT,
-            reserved: 0,
-        })?;
+        let out = pinned.flow(&key(client, endpoint, FlowKey::OUT))?;
         let expected = Expect::masquerades(masquerade, row.from, endpoint);
         // Where it leaves, it gets a source; the entry says so until then.
         let marked = out.is_some_and(|out| out.flags & Flow::PENDING != 0);
         ensure!(marked == expected, "{endpoint}: masquerading is {marked}, by the entry {out:?}");
+        ensure!((client != sent.from) == (sent.own && expected), "from {client}, with nobody beside it");
     }
     Ok(endpoint)
 }

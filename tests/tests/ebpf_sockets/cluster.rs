@@ -48,7 +48,7 @@ pub struct Cluster {
     pub node_sockets: Maker,
     pub pod_sockets: Maker,
     pub pinned: Pinned,
-    hosts: Hosts,
+    pub hosts: Hosts,
     source: Source,
     node: Node,
     /// Connections by packets, and their entries.
@@ -285,13 +285,19 @@ pub fn step(node: &Node, endpoints: &[&str]) -> Step {
     let ranged = "type: LoadBalancer\n  loadBalancerSourceRanges: [10.244.1.7/32, 'fd00:10:244:1::7/128']";
     service(&mut text, "ranged", 17, ranged, 0, &web);
     text += "status: {loadBalancer: {ingress: [{ip: 198.51.100.17}, {ip: '2001:db8:100::17'}]}}\n";
+    service(&mut text, "inside", 18, "sessionAffinity: ClientIP", 0, &[("node".to_owned(), "worker-1")]);
     Step { manifests: with_node(node, &text).unwrap(), rows: Vec::new() }
 }
 
-/// A Service of both families; its slices stand before it.
+/// A Service of both families; its slices stand before it. Endpoints are those of the pod ranges, without the prefix, or
+/// `node`, with their node's name.
 pub fn service(text: &mut String, name: &str, number: u8, spec: &str, node_port: u16, endpoints: &[(String, &str)]) {
     for (family, prefix, separator) in [("IPv4", "10.244.", "."), ("IPv6", "fd00:10:244:", "::")] {
-        let address = |short: &str| format!("{prefix}{}", short.replace('.', separator));
+        let address = |short: &str| match (short, family) {
+            ("node", "IPv4") => "192.0.2.1".to_owned(),
+            ("node", _) => "2001:db8:2::1".to_owned(),
+            _ => format!("{prefix}{}", short.replace('.', separator)),
+        };
         let endpoint =
             |(short, node): &(String, &str)| format!("{{addresses: ['{}'], nodeName: {node}}}", address(short));
         let endpoints: Vec<_> = endpoints.iter().map(endpoint).collect();

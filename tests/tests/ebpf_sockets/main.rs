@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
 mod cluster;
+mod one_port;
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;

@@ -51,7 +51,12 @@ pub fn rows<'a>(
             let [masquerade4, masquerade6] = [true, false].map(|v4| source(interface, interfaces, v4));
             let [a, b, c, d, e, f] = interface.link.unwrap_or_default();
             let link = [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes);
-            (interface.index, (interface, Device { masquerade4, masquerade6, flags, link, reserved: 0 }))
+            // Of a number too large, programs know nothing; none has as many pods.
+            let peer = interface
+                .peer_namespace
+                .and_then(|number| u16::try_from(number.checked_add(1)?).ok())
+                .unwrap_or_default();
+            (interface.index, (interface, Device { masquerade4, masquerade6, flags, link, peer }))
         })
         .collect()
 }
@@ -113,6 +118,7 @@ mod tests {
             physical: name == "eth0",
             link: (name == "eth0").then_some([2, 0, 0, 0, 0, 1]),
             controller,
+            peer_namespace: None,
             addresses,
         }
     }
@@ -170,6 +176,15 @@ mod tests {
         assert_eq!(rows[&6].1.flags, Device::NO_ETHERNET);
         assert_eq!(rows[&2].1.link.map(u16::to_ne_bytes).concat(), [2, 0, 0, 0, 0, 1]);
         assert_eq!(rows[&1].1.link, [0; 3]);
+    }
+
+    #[test]
+    fn devices_know_the_namespace_of_their_other_end() {
+        let peer = |peer_namespace| {
+            let interfaces = [Interface { peer_namespace, ..interface(5, "veth2", "veth", None, &[]) }];
+            rows(&interfaces, &[], &DetectLocal::NodeCidr)[&5].1.peer
+        };
+        assert_eq!([None, Some(0), Some(65_534), Some(65_535), Some(u32::MAX)].map(peer), [0, 1, 65_535, 0, 0]);
     }
 
     #[test]

@@ -183,6 +183,39 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_of_the_node_with_an_alias_is_found_whole() {
+        let port = |port: u16| u32::from(port.to_be());
+        let (f, own, alias, other) = (Flow::FORWARD, Flow::OWN, Flow::ALIAS, "172.18.0.2:20001");
+        let first = |to, flags| Flow { device: port(20_001), ..flow(to, f | own | alias | flags, 5) };
+        let backward = Flow { device: port(20_000), ..flow(SERVICE, own | alias, 5) };
+        let looped = BTreeMap::from([
+            (key(NODE, SERVICE, FlowKey::IN, TCP), first("172.18.0.2:8080", Flow::LOOPS)),
+            (key("172.18.0.2:8080", other, FlowKey::OUT, TCP), backward),
+            (key("172.18.0.2:8080", "10.96.0.1:20001", FlowKey::IN, TCP), flow(other, own, 5)),
+        ]);
+        let masqueraded = BTreeMap::from([
+            (key(NODE, SERVICE, FlowKey::IN, TCP), first(ENDPOINT, 0)),
+            (key(ENDPOINT, other, FlowKey::OUT, TCP), backward),
+            (key(other, ENDPOINT, FlowKey::OUT, TCP), flow("172.18.0.2:20002", f | own, 5)),
+            (key(ENDPOINT, "172.18.0.2:20002", FlowKey::IN, TCP), flow(other, own, 5)),
+        ]);
+        let keeps = BTreeMap::from([
+            (key(NODE, SERVICE, FlowKey::IN, TCP), first(ENDPOINT, 0)),
+            (key(ENDPOINT, other, FlowKey::OUT, TCP), backward),
+            (key(other, ENDPOINT, FlowKey::OUT, TCP), flow(other, f | own | Flow::KEEPS, 5)),
+            (key(ENDPOINT, other, FlowKey::IN, TCP), flow(other, own | Flow::KEEPS, 5)),
+        ]);
+        for table in [looped, masqueraded, keeps] {
+            let (first_key, first_flow) = self::first(&table);
+            let entries = connection(&first_key, &first_flow, &mut |key| table.get(key).copied());
+            assert_eq!(entries.len(), table.len(), "{table:?}");
+            for (key, flow) in &table {
+                assert!(is_first(key, flow) || !is_orphan(key, flow, &mut |key| table.get(key).copied()));
+            }
+        }
+    }
+
+    #[test]
     fn no_entry_of_a_connection_that_is_there_is_an_orphan() {
         let (other, port) = ("192.0.2.9:20001", |port: u16| u32::from(port.to_be()));
         let (f, own) = (Flow::FORWARD, Flow::OWN);

@@ -33,6 +33,7 @@ fn interface(name: &str) -> Interface {
         hardware: 1,
         physical: false,
         controller: None,
+        peer_namespace: None,
         addresses: Vec::new(),
     }
 }

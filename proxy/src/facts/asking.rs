@@ -30,11 +30,28 @@ pub enum Ask {
     /// Everything, as it is now.
     Snapshot(oneshot::Sender<Arc<Snapshot>>),
     /// One Service whole; `None`: there is none of this name.
-    Service(ObjectName, oneshot::Sender<Option<ServiceFacts>>),
+    Service(ObjectName, oneshot::Sender<Told<Option<ServiceFacts>>>),
     /// Where a packet would go.
-    Trace(Flow, oneshot::Sender<Trace>),
+    Trace(Flow, oneshot::Sender<Told<Trace>>),
     /// Look at the counters, for `/metrics`.
     Count(oneshot::Sender<()>),
+}
+
+/// What the run loop told.
+#[derive(Debug)]
+pub struct Told<T> {
+    /// The facts.
+    pub what: T,
+    /// How much of the loop's time they took.
+    pub took: Duration,
+}
+
+impl<T> Told<T> {
+    /// What `make` makes now.
+    pub fn by(make: impl FnOnce() -> T) -> Self {
+        let start = Instant::now();
+        Self { what: make(), took: start.elapsed() }
+    }
 }
 
 /// The run loop's end.
@@ -102,13 +119,13 @@ impl Facts {
         }
     }
 
-    /// One Service whole: `Some(None)`, there is none. `None`: the loop did not answer.
-    pub async fn service(&self, name: ObjectName) -> Option<Option<ServiceFacts>> {
+    /// One Service whole. `None`: the loop did not answer.
+    pub async fn service(&self, name: ObjectName) -> Option<Told<Option<ServiceFacts>>> {
         self.ask(|reply| Ask::Service(name, reply)).await
     }
 
     /// Where a packet would go. `None`: the loop did not answer.
-    pub async fn trace(&self, flow: Flow) -> Option<Trace> {
+    pub async fn trace(&self, flow: Flow) -> Option<Told<Trace>> {
         self.ask(|reply| Ask::Trace(flow, reply)).await
     }
 

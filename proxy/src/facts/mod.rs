@@ -9,13 +9,14 @@ mod endpoint_facts;
 pub mod history;
 mod ignored;
 mod node;
+mod searched;
 mod service;
 mod services;
 mod snapshot;
 mod taking;
 mod trace;
 
-pub use asking::{Ask, Asks, Facts, channel};
+pub use asking::{Ask, Asks, Facts, Told, channel};
 pub use endpoint_facts::EndpointFacts;
 pub use history::{History, HistoryPage, Latency, SyncFacts, SyncKind};
 pub use ignored::{IgnoredFacts, IgnoredPage};

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::searched::{Searched, Word};
 use super::snapshot::{EndpointCounts, HealthFacts, Policies, ServiceEntry, Snapshot};
 use crate::desired::target::Frontend;
 use crate::traffic::{Counting, Total};
@@ -57,8 +58,14 @@ impl Order {
     pub const ALL: [Self; 6] = [Self::Name, Self::Connections, Self::Rate, Self::Active, Self::Endpoints, Self::Health];
 }
 
-/// The orders of a snapshot that somebody asked for: indices of its Services.
-pub(super) type Sorted = [OnceLock<Vec<u32>>; 6];
+/// What is made of a snapshot for the first who asks for it.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    /// The orders, of [`Order::ALL`]: indices of its Services.
+    sorted: [OnceLock<Vec<u32>>; 6],
+    /// What is searched, of each Service.
+    searched: OnceLock<Vec<Searched>>,
+}
 
 /// Why there is no page.
 #[derive(thiserror::Error, Debug, PartialEq, Eq)]
@@ -186,16 +193,6 @@ impl ServiceEntry {
         }
     }
 
-    fn has(&self, word: &str) -> bool {
-        let name = format!("{} {}", self.name, self.kind).to_lowercase();
-        let port = |frontend: &Frontend| frontend.port().to_string() == word;
-        name.contains(word)
-            || self.health.state.as_str().contains(word)
-            || self.ports.first().is_some_and(|port| port.target.schedule.scheduler.name() == word)
-            || self.ports.iter().any(|one| one.frontends.iter().any(port) || one.target.name.port.contains(word))
-            || self.addresses().any(|ip| ip.to_string().contains(word))
-    }
-
     fn row(&self, counting: Counting) -> ServiceRow {
         let addresses: BTreeSet<_> = self.addresses().collect();
         let ports: BTreeSet<RowPort> = self.ports.iter().map(row_port).collect();
@@ -237,13 +234,17 @@ fn row_port(port: &super::PortEntry) -> RowPort {
 impl Snapshot {
     fn order(&self, order: Order) -> &[u32] {
         let at = Order::ALL.iter().position(|one| *one == order).unwrap_or_default();
-        self.sorted[at].get_or_init(|| {
+        self.made.sorted[at].get_or_init(|| {
             let mut all: Vec<u32> = (0..self.services.len() as u32).collect();
             if order != Order::Name {
                 all.sort_by_cached_key(|at| std::cmp::Reverse(self.services[*at as usize].weight(order)));
             }
             all
         })
+    }
+
+    fn searched(&self) -> &[Searched] {
+        self.made.searched.get_or_init(|| self.services.iter().map(Searched::of).collect())
     }
 
     /// What is counted.
@@ -268,14 +269,15 @@ impl ServicePage {
         if limit == 0 || limit > MOST {
             return Err(Refusal::Limit);
         }
-        let words: Vec<String> = query.search.split_whitespace().map(str::to_lowercase).collect();
+        let words = Word::all(&query.search);
+        let searched = if words.is_empty() { &[] } else { snapshot.searched() };
         let after = query.continue_at.as_deref().map(|text| Place::parse(text).ok_or(Refusal::Continue)).transpose()?;
         let mut page =
             Self { total: snapshot.services.len(), found: 0, skipped: 0, items: Vec::new(), continue_at: None };
         let mut last: Option<&ServiceEntry> = None;
         for at in snapshot.order(query.sort) {
             let Some(service) = snapshot.services.get(*at as usize) else { continue };
-            if !words.iter().all(|word| service.has(word)) {
+            if !searched.get(*at as usize).is_none_or(|one| one.has(&words)) {
                 continue;
             }
             page.found += 1;
@@ -340,7 +342,7 @@ impl Snapshot {
             services: Vec::new(),
             history: Vec::<Arc<_>>::new(),
             ignored: super::IgnoredPage::default(),
-            sorted: Sorted::default(),
+            made: Made::default(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::services::Sorted;
+use super::services::Made;
 use super::{IgnoredPage, NodeFacts, SyncFacts};
 use crate::desired::target::{Frontend, Target};
 use crate::state::objects::ObjectName;
@@ -24,8 +24,8 @@ pub struct Snapshot {
     pub history: Vec<Arc<SyncFacts>>,
     /// What is left out.
     pub ignored: IgnoredPage,
-    /// The orders that somebody asked for.
-    pub(super) sorted: Sorted,
+    /// Orders and texts that somebody asked for.
+    pub(super) made: Made,
 }
 
 /// A Service.

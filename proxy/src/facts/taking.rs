@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::services::Sorted;
+use super::services::Made;
 use super::{
     Counts, HealthFacts, HealthState, History, IgnoredPage, NodeFacts, PortEntry, ServiceEntry, ServiceFacts, Snapshot,
     SyncSummary, TrafficSummary,
@@ -69,7 +69,7 @@ impl Watched<'_> {
             })
             .collect();
         let node = self.node(proxy, settings, &services, ignored.total);
-        Snapshot { number: 0, node, services, history: self.history.all(), ignored, sorted: Sorted::default() }
+        Snapshot { number: 0, node, services, history: self.history.all(), ignored, made: Made::default() }
     }
 
     /// One Service as it is now; `None`: there is none of this name.

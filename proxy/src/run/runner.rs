@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use super::Ended;
 use crate::backend::Backend;
 use crate::commands::cleanup;
-use crate::facts::Ask;
+use crate::facts::{Ask, Told};
 use crate::health::node_ports::HealthCheckPorts;
 use crate::leftovers::Looks;
 use crate::log;
@@ -60,8 +60,8 @@ impl<B: Backend> Runner<B> {
         let Self { proxy, settings, observer, .. } = self;
         match ask {
             Ask::Snapshot(reply) => drop(reply.send(Arc::new(observer.snapshot(proxy, settings)))),
-            Ask::Service(name, reply) => drop(reply.send(observer.service(proxy, &name))),
-            Ask::Trace(flow, reply) => drop(reply.send(proxy.desired().trace(&flow))),
+            Ask::Service(name, reply) => drop(reply.send(Told::by(|| observer.service(proxy, &name)))),
+            Ask::Trace(flow, reply) => drop(reply.send(Told::by(|| proxy.desired().trace(&flow)))),
             Ask::Count(reply) => {
                 observer.look(proxy);
                 let _ = reply.send(());

@@ -76,7 +76,11 @@ fn fifty_pollers_share_the_answers_and_the_proxy_does_its_work() {
                         if over.load(Ordering::Relaxed) && codes.len() >= PATHS.len() {
                             break;
                         }
-                        codes.extend(ask(PATHS[turn % PATHS.len()]));
+                        codes.extend(match PATHS.get(turn % (PATHS.len() + 1)) {
+                            Some(path) => ask(path),
+                            // And each for something else.
+                            None => ask(&format!("/api/v1/services?search={first}+{turn}&limit=1000")),
+                        });
                     }
                 })
                 .unwrap();

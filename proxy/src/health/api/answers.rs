@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::facts::{Refusal, Snapshot};
 
-/// How many answers of one snapshot are kept, and how long each may be.
-const KEPT: usize = 64;
-const LONGEST: usize = 1 << 20;
+/// How many answers of one snapshot are kept, and how many bytes of all of them.
+const KEPT: usize = 256;
+const KEPT_BYTES: usize = 8 << 20;
 
 /// Why there is no answer.
 #[derive(thiserror::Error, Debug)]
@@ -119,6 +119,7 @@ pub(super) struct Answers(Mutex<Kept>);
 struct Kept {
     of: Weak<Snapshot>,
     answers: HashMap<String, Answer>,
+    bytes: usize,
 }
 
 impl Answers {
@@ -132,9 +133,11 @@ impl Answers {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // A weak pointer keeps the place in memory: another snapshot never has the same.
         if !std::ptr::eq(kept.of.as_ptr(), Arc::as_ptr(snapshot)) {
-            *kept = Kept { of: Arc::downgrade(snapshot), answers: HashMap::new() };
+            *kept = Kept { of: Arc::downgrade(snapshot), ..Kept::default() };
         }
-        if kept.answers.len() < KEPT && answer.body.len() <= LONGEST {
+        let bytes = asked.len() + answer.body.len();
+        if kept.answers.len() < KEPT && kept.bytes + bytes <= KEPT_BYTES {
+            kept.bytes += bytes;
             kept.answers.insert(asked, answer.clone());
         }
     }

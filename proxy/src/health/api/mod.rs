@@ -5,9 +5,10 @@ mod guard;
 mod openapi;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
@@ -16,23 +17,24 @@ use axum::response::Response;
 use axum::routing::get;
 use axum::{Router, middleware};
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 
 use super::routes::Serving;
 use crate::commands::trace;
-use crate::facts::{HistoryPage, ServicePage, ServicesQuery, TraceFacts};
+use crate::facts::{HistoryPage, ServicePage, ServicesQuery, Snapshot, TraceFacts};
 use crate::state::convert::sloppy::parse_source;
 use crate::state::objects::ObjectName;
 
-use answers::{Answers, Wrong};
+use answers::{Answer, Answers, Wrong};
 pub use guard::allows_host;
 pub(super) use guard::guard;
 pub use openapi::document;
+use turns::Turns;
 
-/// How many answers are made at one time; more wait.
-const AT_ONCE: usize = 4;
-/// How long they wait.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Of one CPU, making answers of a snapshot (searching, sorting, writing JSON) takes no more than one part in so many, but for
+/// so much at once.
+const MAKING: (u32, Duration) = (4, Duration::from_millis(500));
+/// The same of the run loop, which has changes to bring into force.
+const ASKING: (u32, Duration) = (10, Duration::from_millis(200));
 /// Syncs of an answer, unless told otherwise.
 const SYNCS: usize = 50;
 
@@ -41,7 +43,10 @@ const SYNCS: usize = 50;
 struct Api {
     serving: Serving,
     answers: Arc<Answers>,
-    at_once: Arc<Semaphore>,
+    /// For what is made of a snapshot.
+    making: Turns,
+    /// For what the run loop has to be asked for.
+    asking: Turns,
     openapi: Arc<str>,
 }
 
@@ -50,7 +55,8 @@ pub fn routes(serving: Serving) -> Router {
     let api = Api {
         serving,
         answers: Arc::default(),
-        at_once: Arc::new(Semaphore::new(AT_ONCE)),
+        making: Turns::new(MAKING.0, MAKING.1),
+        asking: Turns::new(ASKING.0, ASKING.1),
         openapi: document().to_string().into(),
     };
     Router::new()
@@ -96,45 +102,58 @@ struct TraceQuery {
 }
 
 impl Api {
-    /// Waits for a place among those that are answered at one time.
-    async fn place(&self) -> Result<tokio::sync::OwnedSemaphorePermit, Wrong> {
-        match tokio::time::timeout(PATIENCE, self.at_once.clone().acquire_owned()).await {
-            Ok(Ok(place)) => Ok(place),
-            _ => Err(Wrong::Busy),
-        }
-    }
-
     /// An answer that is made of the snapshot alone.
     async fn of_snapshot<T: serde::Serialize + 'static>(
         &self,
         uri: &Uri,
         headers: &HeaderMap,
-        make: impl FnOnce(&crate::facts::Snapshot) -> Result<T, Wrong> + Send + 'static,
+        make: impl FnOnce(&Snapshot) -> Result<T, Wrong> + Send + 'static,
     ) -> Response {
-        let snapshot = match self.serving.facts.snapshot().await {
-            Some(snapshot) => snapshot,
-            None => return Wrong::Busy.into(),
+        let work = async move |snapshot: Arc<Snapshot>| {
+            let start = Instant::now();
+            let making = move || Answer::json(&make(&snapshot)?);
+            let made = tokio::task::spawn_blocking(making).await.unwrap_or(Err(Wrong::Broken));
+            (made, start.elapsed())
         };
-        let key = uri.path_and_query().map_or("", |asked| asked.as_str());
-        if let Some(answer) = self.answers.known(&snapshot, key) {
-            return answer.to(headers);
+        answers::respond(self.answer(&self.making, uri, work).await, headers)
+    }
+
+    /// The newest snapshot, and the answer to this question if it was made of that already.
+    async fn known(&self, key: &str) -> Result<(Arc<Snapshot>, Option<Answer>), Wrong> {
+        let snapshot = self.serving.facts.snapshot().await.ok_or(Wrong::Busy)?;
+        let answer = self.answers.known(&snapshot, key);
+        Ok((snapshot, answer))
+    }
+
+    /// The answer to this question of the newest snapshot's time: one that was made, or one that `work` makes when it is its turn.
+    /// It says how long that took.
+    async fn answer<F>(&self, turns: &Turns, uri: &Uri, work: impl FnOnce(Arc<Snapshot>) -> F) -> Result<Answer, Wrong>
+    where
+        F: Future<Output = (Result<Answer, Wrong>, Duration)> + Send + 'static,
+    {
+        let key = uri.path_and_query().map_or("", |asked| asked.as_str()).to_owned();
+        if let Some(answer) = self.known(&key).await?.1 {
+            return Ok(answer);
         }
-        let place = match self.place().await {
-            Ok(place) => place,
-            Err(wrong) => return wrong.into(),
-        };
-        let (answers, key) = (self.answers.clone(), key.to_owned());
-        let made = tokio::task::spawn_blocking(move || {
-            let _place = place;
-            let answer = answers::Answer::json(&make(&snapshot)?)?;
-            answers.keep(&snapshot, key, &answer);
-            Ok::<_, Wrong>(answer)
+        // Nobody keeps a snapshot while they wait: in a large cluster it is megabytes, and there may be ten a second.
+        let turn = turns.next().await?;
+        // Whose turn it was before may have asked the same.
+        if let Some(answer) = self.known(&key).await?.1 {
+            return Ok(answer);
+        }
+        turn.may_begin().await?;
+        let snapshot = self.known(&key).await?.0;
+        let (answers, work) = (self.answers.clone(), work(snapshot.clone()));
+        // A task of its own: whoever asks and goes must not have another at work beside it.
+        let made = tokio::spawn(async move {
+            let (made, time) = work.await;
+            if let Ok(answer) = &made {
+                answers.keep(&snapshot, key, answer);
+            }
+            turn.took(time);
+            made
         });
-        match made.await {
-            Ok(Ok(answer)) => answer.to(headers),
-            Ok(Err(wrong)) => Response::from(wrong),
-            Err(_) => Wrong::Broken.into(),
-        }
+        made.await.unwrap_or(Err(Wrong::Broken))
     }
 }
 
@@ -182,28 +201,37 @@ async fn ignored(State(api): State<Api>, uri: Uri, headers: HeaderMap, asked: As
 async fn service(
     State(api): State<Api>,
     Path((namespace, name)): Path<(String, String)>,
+    uri: Uri,
     headers: HeaderMap,
     asked: Asked<Nothing>,
 ) -> Response {
     let answer = async {
         asked?;
-        let _place = api.place().await?;
-        let found = api.serving.facts.service(ObjectName::new(&namespace, &name)).await.ok_or(Wrong::Busy)?;
-        let facts = found.ok_or_else(|| Wrong::NotFound(format!("no Service {namespace}/{name} is served")))?;
-        answers::Answer::json(&facts)
+        let facts = api.serving.facts.clone();
+        let work = async move |_| {
+            let Some(told) = facts.service(ObjectName::new(&namespace, &name)).await else {
+                return (Err(Wrong::Busy), Duration::ZERO);
+            };
+            let missing = || Wrong::NotFound(format!("no Service {namespace}/{name} is served"));
+            (told.what.ok_or_else(missing).and_then(|facts| Answer::json(&facts)), told.took)
+        };
+        api.answer(&api.asking, &uri, work).await
     };
     answers::respond(answer.await, &headers)
 }
 
-async fn trace_packet(State(api): State<Api>, headers: HeaderMap, asked: Asked<TraceQuery>) -> Response {
+async fn trace_packet(State(api): State<Api>, uri: Uri, headers: HeaderMap, asked: Asked<TraceQuery>) -> Response {
     let answer = async {
         let Query(TraceQuery { from, to, iif }) = asked?;
         let source = parse_source(&from)
             .ok_or_else(|| Wrong::Asked(format!("from={from:?} is no source: give IP or IP:PORT")))?;
         let flow = trace::flow(source, &to, iif).map_err(|error| Wrong::Asked(format!("to: {error:#}")))?;
-        let _place = api.place().await?;
-        let trace = api.serving.facts.trace(flow.clone()).await.ok_or(Wrong::Busy)?;
-        answers::Answer::json(&TraceFacts::with_steps(&flow, &trace))
+        let facts = api.serving.facts.clone();
+        let work = async move |_| match facts.trace(flow.clone()).await {
+            Some(told) => (Answer::json(&TraceFacts::with_steps(&flow, &told.what)), told.took),
+            None => (Err(Wrong::Busy), Duration::ZERO),
+        };
+        api.answer(&api.asking, &uri, work).await
     };
     answers::respond(answer.await, &headers)
 }

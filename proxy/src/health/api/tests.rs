@@ -1,39 +1,72 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use futures::future::join_all;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
 use super::*;
-use crate::facts::{self, Ask, NodeFacts, Snapshot};
+use crate::facts::{self, Ask, NodeFacts, Snapshot, Told};
 use crate::health::Health;
 use crate::metrics::Metrics;
 
 /// The routes over a loop that knows nothing.
 fn api() -> Router {
-    let (facts, mut asks, _) = facts::channel();
-    tokio::spawn(async move {
-        while let Some(ask) = asks.recv().await {
-            match ask {
-                Ask::Snapshot(reply) => drop(reply.send(Arc::new(Snapshot::new(NodeFacts::default())))),
-                Ask::Service(_, reply) => drop(reply.send(None)),
-                Ask::Trace(_, reply) => drop(reply.send(crate::desired::trace::Trace::default())),
-                Ask::Count(reply) => drop(reply.send(())),
+    Counted::new().api
+}
+
+/// The same, and what the loop sees of it.
+struct Counted {
+    api: Router,
+    /// How many Services and packets it was asked for.
+    asked: Arc<AtomicUsize>,
+    /// What it has to get for a Service's answer.
+    leave: Arc<Semaphore>,
+    /// Goes up when something changes.
+    generation: Arc<AtomicU64>,
+}
+
+impl Counted {
+    fn new() -> Self {
+        let (facts, mut asks, generation) = facts::channel();
+        let (asked, leave) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(1)));
+        let (counter, wait) = (asked.clone(), leave.clone());
+        tokio::spawn(async move {
+            while let Some(ask) = asks.recv().await {
+                match ask {
+                    Ask::Snapshot(reply) => drop(reply.send(Arc::new(Snapshot::new(NodeFacts::default())))),
+                    Ask::Service(_, reply) => {
+                        counter.fetch_add(1, Ordering::SeqCst);
+                        let wait = wait.clone();
+                        tokio::spawn(async move {
+                            let _leave = wait.acquire().await;
+                            let _ = reply.send(Told::by(|| None));
+                        });
+                    }
+                    Ask::Trace(_, reply) => {
+                        counter.fetch_add(1, Ordering::SeqCst);
+                        drop(reply.send(Told::by(crate::desired::trace::Trace::default)));
+                    }
+                    Ask::Count(reply) => drop(reply.send(())),
+                }
             }
-        }
-    });
-    routes(Serving {
-        health: Health::new(Duration::from_secs(60), false),
-        metrics: Arc::new(Metrics::new()),
-        facts,
-        mode: "nftables",
-        flags: Arc::default(),
-        config: Arc::default(),
-        started: jiff::Timestamp::now(),
-        guards_metrics: false,
-        profiling: false,
-    })
+        });
+        let serving = Serving {
+            health: Health::new(Duration::from_secs(60), false),
+            metrics: Arc::new(Metrics::new()),
+            facts,
+            mode: "nftables",
+            flags: Arc::default(),
+            config: Arc::default(),
+            started: jiff::Timestamp::now(),
+            guards_metrics: false,
+            profiling: false,
+        };
+        Self { api: routes(serving), asked, leave, generation }
+    }
 }
 
 async fn ask(api: &Router, method: &str, path: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {
@@ -129,6 +162,59 @@ async fn what_is_asked_wrongly_is_named() {
         assert_eq!(code, StatusCode::BAD_REQUEST, "{path}");
         assert!(body.contains(part), "{path}: {body}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_ask_the_same_at_one_time_are_one_question() {
+    let Counted { api, asked, generation, .. } = Counted::new();
+    let path = "/api/v1/trace?from=10.0.0.1&to=tcp:10.96.0.1:80";
+    let answers = join_all((0..50).map(|_| ask(&api, "GET", path, &[]))).await;
+    assert!(answers.iter().all(|(code, _, body)| (*code, body) == (StatusCode::OK, &answers[0].2)), "{answers:?}");
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    ask(&api, "GET", "/api/v1/trace?from=10.0.0.2&to=tcp:10.96.0.1:80", &[]).await;
+    assert_eq!(asked.load(Ordering::SeqCst), 2, "another question");
+    generation.fetch_add(1, Ordering::SeqCst);
+    ask(&api, "GET", path, &[]).await;
+    assert_eq!(asked.load(Ordering::SeqCst), 3, "another snapshot");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_loop_is_asked_for_one_thing_at_a_time_and_too_many_are_told_to_come_back() {
+    let Counted { api, asked, leave, .. } = Counted::new();
+    let held = leave.acquire_many(1).await.unwrap();
+    let askers: Vec<_> = (0..100)
+        .map(|number| {
+            let api = api.clone();
+            tokio::spawn(async move { ask(&api, "GET", &format!("/api/v1/services/a/{number}"), &[]).await })
+        })
+        .collect();
+    // Searches do not wait for them.
+    for number in 0..20 {
+        let (code, ..) = ask(&api, "GET", &format!("/api/v1/services?search={number}"), &[]).await;
+        assert_eq!(code, StatusCode::OK);
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    drop(held);
+    let answers: Vec<_> = join_all(askers).await.into_iter().map(Result::unwrap).collect();
+    let busy: Vec<_> = answers.iter().filter(|(code, ..)| *code == StatusCode::SERVICE_UNAVAILABLE).collect();
+    assert_eq!((busy.len(), asked.load(Ordering::SeqCst)), (36, 64));
+    assert!(busy.iter().all(|(_, headers, body)| headers["retry-after"] == "1" && body.contains("busy")), "{busy:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_goes_leaves_nothing_behind() {
+    let Counted { api, asked, leave, .. } = Counted::new();
+    let held = leave.acquire_many(1).await.unwrap();
+    // Who asks and goes has the loop do no more than one thing at a time either.
+    for number in 0..100 {
+        let path = format!("/api/v1/services/a/{number}");
+        let gone = tokio::time::timeout(Duration::from_millis(10), ask(&api, "GET", &path, &[])).await;
+        assert!(gone.is_err());
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    drop(held);
+    assert_eq!(ask(&api, "GET", "/api/v1/services/a/b", &[]).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
 
 #[test]

@@ -12,6 +12,9 @@ export const URL = setting("KUBEFERRY_PAGE");
 /** The folder that the proxy reads its objects from. */
 export const MANIFESTS = setting("KUBEFERRY_MANIFESTS");
 
+/** Milliseconds until what has not come is a fault. */
+export const PATIENCE = 120_000;
+
 function setting(name) {
   const value = process.env[name];
   if (!value) throw new Error(`${name} is not set: run these tests by \`cargo xtask page\``);
@@ -27,20 +30,28 @@ export function launch() {
   return chromium.launch({ executablePath: "/usr/bin/chromium", args });
 }
 
-/** Opens the page at `hash`, and writes down what goes wrong in it. */
+/** Opens the page at `hash`, and writes down what goes wrong in it. `quiet` waits until it asks for nothing. */
 export async function open(browser, hash = "#/", options = {}) {
   const context = await browser.newContext({ viewport: { width: 1360, height: 860 }, ...options });
+  // The machine may be busy: what takes longer than this never comes.
+  context.setDefaultTimeout(PATIENCE);
   const page = await context.newPage();
   const faults = [];
+  const asking = new Set();
   page.on("console", (message) => ["error", "warning"].includes(message.type()) && faults.push(message.text()));
   page.on("pageerror", (error) => faults.push(String(error)));
-  page.on("request", (request) => !request.url().startsWith(URL) && !request.url().startsWith("data:") && faults.push(`asked ${request.url()}`));
+  page.on("request", (request) => {
+    asking.add(request);
+    if (!request.url().startsWith(URL) && !request.url().startsWith("data:")) faults.push(`asked ${request.url()}`);
+  });
+  for (const end of ["requestfinished", "requestfailed"]) page.on(end, (request) => asking.delete(request));
   await page.goto(`${URL}/${hash}`);
-  return { page, faults, close: () => context.close() };
+  const quiet = () => until("all answers", () => asking.size === 0);
+  return { page, faults, quiet, close: () => context.close() };
 }
 
 /** Waits for a condition, with a word for it. */
-export async function until(what, attempt, patience = 60_000) {
+export async function until(what, attempt, patience = PATIENCE) {
   const end = Date.now() + patience;
   let last;
   while (Date.now() < end) {
@@ -62,6 +73,15 @@ export async function ask(path) {
   return answer.json();
 }
 
+/** A metric, by its name and the labels that matter: `service="web"`. */
+export async function metric(name, ...labels) {
+  const text = await (await fetch(`${URL}/metrics`)).text();
+  const lines = text.split("\n").filter((line) => [" ", "{"].includes(line[name.length]) && line.startsWith(name));
+  const line = lines.find((one) => labels.every((label) => one.includes(label)));
+  if (!line) throw new Error(`no ${name} of ${labels} in /metrics`);
+  return Number(line.split("} ").at(-1).split(" ").at(-1));
+}
+
 /** Puts objects into a file of the folder, in one step; null takes the file away. */
 export async function objects(file, items) {
   const path = join(MANIFESTS, file);
@@ -74,7 +94,7 @@ export async function objects(file, items) {
 /** A Service with its slice. */
 export function service(name, clusterIP, endpoints, port = 80, more = {}) {
   const metadata = { name, namespace: "default", ...more.metadata };
-  const slice = { metadata: { name: `${name}-1`, namespace: "default", labels: { "kubernetes.io/service-name": name } } };
+  const slice = { metadata: { name: `${name}-1`, namespace: metadata.namespace, labels: { "kubernetes.io/service-name": name } } };
   return [
     { apiVersion: "v1", kind: "Service", metadata, spec: { clusterIP, ports: [{ name: "http", port }], ...more.spec } },
     {

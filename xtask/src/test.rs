@@ -119,6 +119,12 @@ impl Built {
     }
 }
 
+/// Builds everything. The binary under test: the one of it, or the one that the environment names.
+pub fn binary() -> anyhow::Result<PathBuf> {
+    let named = || std::env::var_os("KUBEFERRY_BIN").map(PathBuf::from);
+    build()?.0.or_else(named).context("KUBEFERRY_BIN is gone")
+}
+
 /// Builds everything; where the environment names a binary under test, that one is left to the tests.
 fn build() -> anyhow::Result<Built> {
     step::start("building");

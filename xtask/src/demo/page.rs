@@ -5,19 +5,23 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Context as _;
 
 use super::manifests::Manifests;
 use super::topology::PREFIX;
+use super::traffic::Tally;
 use super::{Stage, set_up, traffic};
 use crate::datapath::Backend;
-use crate::{cargo, packages, step};
+use crate::{cargo, ebpf, packages, step, test};
 
 /// Where the tests and what they need of npm are.
 const TESTS: &str = "tests/browser";
 /// Where pictures for the README go.
 const PICTURES: &str = "docs/pictures";
+/// Between two requests from each place: enough of them to see something, and the browser needs the CPU more.
+const BETWEEN_REQUESTS: Duration = Duration::from_millis(5);
 
 /// Drive the page in a headless Chromium, against the demo's cluster under load
 #[derive(clap::Args)]
@@ -31,7 +35,9 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     packages::ensure(&[packages::BUILD, packages::NETWORK, packages::BROWSER])?;
     packages::need_root("page")?;
-    let binary = cargo::kubeferry(false)?;
+    ebpf::build()?;
+    // With everything else, as the tests: what CI builds once serves for both, and for the pictures.
+    let binary = test::binary()?;
     let tests = cargo::workspace().join(TESTS);
     step::start("fetching what drives the browser, from npm");
     step::run(
@@ -40,7 +46,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
     let home = tempfile::Builder::new().prefix(&format!("{PREFIX}-{}-", std::process::id())).tempdir()?;
     let cluster = set_up(home.path(), Backend::Nftables)?;
-    let mut stage = Stage { proxies: Vec::new(), cluster, home, flags: &["--service-metrics", "connections"] };
+    let mut stage = Stage { proxies: Vec::new(), cluster, home, flags: &["--service-metrics", "full"] };
     let manifests = Manifests::create(stage.home.path(), &stage.cluster.endpoints(None))?;
     stage.start_proxies(&binary, &manifests)?;
     let done = under_load(&stage, |stage| drive(stage, &tests, manifests.folder(), args.pictures));
@@ -56,8 +62,12 @@ fn under_load(stage: &Stage, work: impl FnOnce(&Stage) -> anyhow::Result<()>) ->
     let origins = stage.origins()?;
     let tallies: Vec<_> = origins.iter().map(|_| Mutex::default()).collect();
     let stop = AtomicBool::new(false);
+    let enough = |_: &Tally| {
+        std::thread::sleep(BETWEEN_REQUESTS);
+        stop.load(Ordering::Relaxed)
+    };
     std::thread::scope(|scope| {
-        let sender = scope.spawn(|| traffic::send(&origins, &tallies, |_| stop.load(Ordering::Relaxed)));
+        let sender = scope.spawn(|| traffic::send(&origins, &tallies, enough));
         let done = work(stage);
         stop.store(true, Ordering::Relaxed);
         let sent = sender.join().map_err(|_| anyhow::anyhow!("the thread that sends requests panicked"))?;
@@ -67,16 +77,6 @@ fn under_load(stage: &Stage, work: impl FnOnce(&Stage) -> anyhow::Result<()>) ->
 
 /// Pictures of `kubeferry top`: the list, and the Service opened.
 fn top(stage: &Stage, folder: &Path) -> anyhow::Result<()> {
-    step::run(cargo::cargo().args([
-        "build",
-        "--quiet",
-        "--package",
-        "kubeferry-tests",
-        "--bin",
-        "terminal-picture",
-        "--features",
-        "kubeferry/ebpf",
-    ]))?;
     let node = stage.cluster.nodes.first().context("no nodes")?;
     let own = std::env::current_exe().context("where is xtask?")?;
     let built = own.parent().context("xtask is in no folder")?;
@@ -101,6 +101,7 @@ fn drive(stage: &Stage, tests: &Path, manifests: &Path, pictures: bool) -> anyho
         top(stage, &folder)
     } else {
         step::start("driving the page");
-        step::run(command.args(["--test", "--test-reporter=spec"]))
+        // No test waits for so long: one that hangs ends.
+        step::run(command.args(["--test", "--test-reporter=spec", "--test-timeout=900000"]))
     }
 }

@@ -24,7 +24,6 @@ function set(element, attributes) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (name === "width%") element.style.width = `${value}%`;
     else if (name === "left%") element.style.left = `${value}%`;
-    else if (name === "height-px") element.style.height = `${value}px`;
     else element.setAttribute(name, value === true ? "" : value);
   }
 }
@@ -43,6 +42,13 @@ export function fill(parent, ...children) {
   const focused = parent.contains(document.activeElement) ? document.activeElement.dataset.key : null;
   parent.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false).map(text));
   if (focused) parent.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+}
+
+/** Puts an element in the place of another, and the focus where it was, if that is still there. */
+export function replace(old, element) {
+  const focused = old.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+  old.replaceWith(element);
+  if (focused) element.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 
 /** 1234567 → 1,234,567; nothing: –. */

@@ -1,7 +1,7 @@
 // All Services: at a glance, to search, in any order. Only rows that can be seen are in the page, however many there are.
 
 import { ask } from "./api.js";
-import { h, fill, number, seconds, pill, card } from "./dom.js";
+import { h, fill, replace, number, seconds, pill, card } from "./dom.js";
 
 /** Rows that are asked for at one time. */
 const PAGE = 200;
@@ -26,6 +26,27 @@ function address(row) {
   return `#/service/${encodeURIComponent(row.namespace)}/${encodeURIComponent(row.name)}`;
 }
 
+function same(one, other) {
+  return one !== undefined && JSON.stringify(one) === JSON.stringify(other);
+}
+
+/** A row in the place of those that are not in the page. */
+function gap() {
+  return h("tr", { class: "gap", "aria-hidden": "true" }, h("td", { colspan: COLUMNS.length }));
+}
+
+function height(gap, pixels) {
+  gap.cells[0].style.height = `${pixels}px`;
+}
+
+/** The row at a place; without facts, one that waits for them. */
+function row(at, facts) {
+  const cells = facts
+    ? COLUMNS.map((column) => h("td", { class: column.number && "number" }, column.text(facts)))
+    : [h("td", { colspan: COLUMNS.length, class: "quiet" }, "…")];
+  return h("tr", { "aria-rowindex": at + 2 }, cells);
+}
+
 function endpoints(counts) {
   const more = counts.terminating > 0 ? ` +${counts.terminating} ending` : "";
   return `${number(counts.ready)}${more}`;
@@ -36,12 +57,15 @@ export function services(main, words) {
   const cards = h("ul", { class: "cards", "aria-label": "The node" });
   const search = h("input", { type: "search", id: "search", value: state.search, autocomplete: "off", placeholder: "name, address, port, type, health…" });
   const found = h("span", { class: "found", role: "status" });
-  const body = h("tbody");
+  const [above, below] = [gap(), gap()];
+  const body = h("tbody", {}, above, below);
   const table = h("table", { class: "windowed", "aria-label": "Services" }, h("thead", {}, h("tr")), body);
   const scroll = h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Services, a list to scroll" }, table);
   fill(main, h("h1", {}, "Services"), cards, h("div", { class: "tools" }, h("div", {}, h("label", { for: "search" }, "Search (key /)"), search), found), scroll);
 
   let aborter = new AbortController();
+  /** The rows that are in the page, by their place: what they show, and the element. */
+  const drawn = new Map();
   heads();
 
   function heads() {
@@ -91,6 +115,14 @@ export function services(main, words) {
     return [first, Math.max(first, last)];
   }
 
+  /** Whether rows that can be seen are not loaded. */
+  function wants() {
+    const [, last] = seen();
+    return state.pages.length === 0 || (state.pages.length * PAGE < last && Boolean(state.pages.at(-1).next));
+  }
+
+  let loading = 0;
+
   /** Loads the pages up to what can be seen; with `fresh`, those that can be seen once more. */
   async function load(fresh) {
     const { signal } = aborter;
@@ -98,42 +130,61 @@ export function services(main, words) {
       const page = await ask("services", { search: state.search, sort: state.sort, limit: PAGE, continue: at === 0 ? undefined : state.pages[at - 1].next }, signal);
       state.found = page.found;
       state.total = page.total;
-      state.pages[at] = { items: page.items, next: page.continue };
+      const known = state.pages[at]?.items ?? [];
+      state.pages[at] = { items: page.items.map((facts, place) => (same(known[place], facts) ? known[place] : facts)), next: page.continue };
     };
-    if (state.pages.length === 0) await asked(0);
-    const [first, last] = seen();
-    const [from, to] = [Math.floor(first / PAGE), Math.floor(Math.max(first, last - 1) / PAGE)];
-    while (state.pages.length <= to && state.pages.at(-1).next) {
-      await asked(state.pages.length);
-      draw();
+    loading += 1;
+    try {
+      while (wants()) {
+        await asked(state.pages.length);
+        draw();
+      }
+      if (fresh) {
+        const [first, last] = seen();
+        const [from, to] = [Math.floor(first / PAGE), Math.floor(Math.max(first, last - 1) / PAGE)];
+        for (let at = from; at <= to && at < state.pages.length; at += 1) await asked(at);
+      }
+    } finally {
+      loading -= 1;
     }
-    if (fresh) for (let at = from; at <= to && at < state.pages.length; at += 1) await asked(at);
     state.pages.length = Math.min(state.pages.length, Math.max(1, Math.ceil(state.found / PAGE)));
     draw();
+    measure();
   }
 
+  /** Brings the rows that can be seen into the page. Those that are there already and show the same stay as they are. */
   function draw() {
     const [first, last] = seen();
-    const loaded = (at) => state.pages[Math.floor(at / PAGE)]?.items[at % PAGE];
-    const rows = [];
+    for (const [at, { element }] of drawn) {
+      if (at >= first && at < last) continue;
+      element.remove();
+      drawn.delete(at);
+    }
+    let before = above;
     for (let at = first; at < last; at += 1) {
-      const row = loaded(at);
-      const cells = row
-        ? COLUMNS.map((column) => h("td", { class: column.number && "number" }, column.text(row)))
-        : [h("td", { colspan: COLUMNS.length, class: "quiet" }, "…")];
-      rows.push(h("tr", { "aria-rowindex": at + 2 }, cells));
+      const facts = state.pages[Math.floor(at / PAGE)]?.items[at % PAGE];
+      const old = drawn.get(at);
+      if (!old || old.facts !== facts) {
+        const element = row(at, facts);
+        if (old) replace(old.element, element);
+        else before.after(element);
+        drawn.set(at, { facts, element });
+      }
+      before = drawn.get(at).element;
     }
-    const gap = (height) => h("tr", { class: "gap", "aria-hidden": "true" }, h("td", { colspan: COLUMNS.length, "height-px": height }));
-    table.setAttribute("aria-rowcount", state.found + 1);
-    fill(body, gap(first * state.height), rows, gap((state.found - last) * state.height));
-    const real = rows[0]?.getBoundingClientRect().height;
-    if (real && Math.abs(real - state.height) > 0.5) {
-      state.height = real;
-      draw();
-      return;
-    }
+    height(above, first * state.height);
+    height(below, (state.found - last) * state.height);
+    if (table.getAttribute("aria-rowcount") !== String(state.found + 1)) table.setAttribute("aria-rowcount", state.found + 1);
     const text = state.search ? `${number(state.found)} of ${number(state.total)} Services` : `${number(state.total)} Services`;
     if (found.textContent !== text) found.textContent = text;
+  }
+
+  /** How high rows really are: asked for once they are there, as the browser has to lay all of it out for that. */
+  function measure() {
+    const real = drawn.values().next().value?.element.getBoundingClientRect().height;
+    if (!real || Math.abs(real - state.height) <= 0.5) return;
+    state.height = real;
+    draw();
   }
 
   let drawing = false;
@@ -143,7 +194,8 @@ export function services(main, words) {
     requestAnimationFrame(() => {
       drawing = false;
       draw();
-      load(false).catch(() => {});
+      // Whoever loads already goes on until all that can be seen is there.
+      if (loading === 0 && wants()) load(false).catch(() => {});
     });
   });
 

@@ -1,7 +1,10 @@
-//! `cargo xtask bench`: how fast objects reach the kernel, what that costs, and what each datapath costs a connection.
+//! `cargo xtask bench`: how fast objects reach the kernel, what that costs, what each datapath costs a connection, and
+//! what those who watch cost the proxy.
 
 use std::path::PathBuf;
 use std::time::Duration;
+
+use anyhow::Context as _;
 
 use crate::datapath::{Backend, Datapath};
 use crate::netns::Namespace;
@@ -17,6 +20,7 @@ pub mod load;
 mod metrics;
 mod monitor;
 mod notices;
+mod polling;
 mod programming;
 mod proxy;
 mod report;
@@ -31,7 +35,7 @@ const HUGE: [Size; 2] = [Size { services: 45_000, endpoints: 1 }, Size { service
 pub struct Args {
     /// Only this part
     part: Option<Part>,
-    /// Only this datapath, from objects to the kernel
+    /// Only this datapath, from objects to the kernel and those who watch
     #[arg(long, value_enum)]
     backend: Option<Backend>,
     /// Cluster sizes, services x endpoints
@@ -56,6 +60,8 @@ enum Part {
     Datapath,
     /// What each scheduler costs on the eBPF datapath
     Schedulers,
+    /// What fifty who watch cost the proxy, at the largest of the sizes
+    Polling,
 }
 
 /// Runs the parts and prints the tables. Figures do not fail it: they are for people to judge.
@@ -65,7 +71,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let machine = Machine::this()?;
     let binary = cargo::kubeferry(true)?;
     let home = tempfile::Builder::new().prefix(&format!("{PREFIX}-{}-", std::process::id())).tempdir()?;
-    let mut report = Report { machine, programming: Vec::new(), datapath: None, schedulers: Vec::new() };
+    let mut report =
+        Report { machine, programming: Vec::new(), datapath: None, schedulers: Vec::new(), polling: Vec::new() };
 
     let wants = |part| args.part.is_none_or(|only| only == part);
     if wants(Part::Programming) {
@@ -98,6 +105,19 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         };
         step::start("schedulers");
         report.schedulers = datapath::schedulers::measure(&binary, home.path(), plan)?;
+    }
+
+    if wants(Part::Polling) {
+        let time = Duration::from_secs(if args.quick { 3 } else { 30 });
+        let size = args.sizes.last().copied().context("no size")?;
+        step::start("those who watch");
+        for backend in Backend::ALL.into_iter().filter(|backend| args.backend.is_none_or(|only| only == *backend)) {
+            let name = format!("poll-{}", backend.name());
+            let datapath = Datapath::create(backend, home.path(), &name)?;
+            let node = namespace(&name)?;
+            let measured = polling::measure(&binary, (&node, &datapath), home.path(), size, time)?;
+            report.polling.extend(measured);
+        }
     }
 
     report.print();

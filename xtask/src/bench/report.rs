@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use super::datapath;
+use super::polling;
 use super::programming::Programming;
 use crate::datapath::Backend;
 use crate::step;
@@ -19,6 +20,7 @@ pub struct Report {
     pub programming: Vec<Programming>,
     pub datapath: Option<datapath::Figures>,
     pub schedulers: Vec<datapath::schedulers::Scheduler>,
+    pub polling: Vec<polling::Polling>,
 }
 
 /// What it ran on: figures of different machines are not to be compared.
@@ -56,6 +58,9 @@ impl Report {
         }
         if !self.schedulers.is_empty() {
             datapath::schedulers::print(&self.schedulers);
+        }
+        if !self.polling.is_empty() {
+            polling::print(&self.polling);
         }
     }
 

@@ -140,17 +140,18 @@ fn is_kept(protocol: u8, flow: &Flow, now: u32) -> bool {
     limit != limits::CLOSED && now.wrapping_sub(flow.seen) <= limit
 }
 
-/// Whether the packet in `work` opens a connection that nobody translates, and whose answers would be taken for those of
-/// another, whose entry for answers is at `hook`. If so, `work.slot` is where it goes.
+/// Whether the packet in `work` opens a connection of one of `sockets` that nobody translates, and whose answers would be taken
+/// for those of another, whose entry for answers is at `hook`. If so, `work.slot` is where it goes. A packet that has been
+/// translated, and comes by once more (from a bridge), looks the same, but no socket has its ends.
 #[inline(always)]
-pub fn is_mistakable(work: &mut Work, hook: u8, now: u32) -> bool {
+pub fn is_mistakable(work: &mut Work, hook: u8, now: u32, sockets: Sockets) -> bool {
     let key = &work.packet.key;
     if key.protocol != TCP || !work.packet.opens_tcp() {
         return false;
     }
     key.write_reverse(hook, &mut work.other_key);
-    let is_other =
-        find(&work.other_key).is_some_and(|flow| flow.flags & Flow::FORWARD == 0 && is_kept(key.protocol, flow, now));
+    let is_kept = |flow: &mut Flow| flow.flags & Flow::FORWARD == 0 && is_kept(key.protocol, flow, now);
+    let is_other = find(&work.other_key).is_some_and(is_kept) && sockets.has(&work.other_key);
     if is_other {
         work.slot.address = key.destination;
         work.slot.port = key.destination_port;
@@ -202,7 +203,13 @@ pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32, sockets: S
         for _ in 0..ALIAS_TRIES {
             flow.device = draw(config).into();
             key.write_backward(flow, &mut work.key);
-            if !sockets.has(&work.key) && FLOWS.insert(&work.key, &*other, BPF_NOEXIST.into()).is_ok() {
+            // The node itself may be masqueraded with the same port for somebody else.
+            work.other_key = work.key;
+            work.other_key.hook = FlowKey::IN;
+            if !sockets.has(&work.key)
+                && find(&work.other_key).is_none()
+                && FLOWS.insert(&work.key, &*other, BPF_NOEXIST.into()).is_ok()
+            {
                 found = true;
                 break;
             }

@@ -20,15 +20,19 @@ const NONE: u32 = 0;
 pub struct Sockets {
     /// What the program runs for.
     context: *mut c_void,
-    /// The network namespace, as the helpers want it; `None`: nobody's.
-    namespace: Option<u64>,
+    /// The network namespace, as the helpers want it, or [`NOBODY`]. Not an `Option`: the verifier does not let one be passed on
+    /// whose number was never written.
+    namespace: u64,
 }
+
+/// No network namespace has this number.
+const NOBODY: u64 = 1 << 32;
 
 impl Sockets {
     /// The node's own.
     #[inline(always)]
     pub fn of_node(context: *mut c_void) -> Self {
-        Self { context, namespace: Some(BPF_F_CURRENT_NETNS as u64) }
+        Self { context, namespace: BPF_F_CURRENT_NETNS as u64 }
     }
 
     /// Those at the other end of an interface; nobody's, if that is not in a namespace that the node knows.
@@ -36,8 +40,8 @@ impl Sockets {
     pub fn behind(context: *mut c_void, device: u32) -> Self {
         // SAFETY: read at once.
         let namespace = match unsafe { DEVICES.get(device) } {
-            Some(device) if device.peer != 0 => Some(u64::from(device.peer) - 1),
-            _ => None,
+            Some(device) if device.peer != 0 => u64::from(device.peer) - 1,
+            _ => NOBODY,
         };
         Self { context, namespace }
     }
@@ -45,10 +49,7 @@ impl Sockets {
     /// Whether one is connected from `key`'s destination to its source: packets with these ends come in for it.
     #[inline(always)]
     pub fn has(self, key: &FlowKey) -> bool {
-        match self.namespace {
-            Some(namespace) if matches!(key.protocol, TCP | UDP) => is_connected(self.context, key, namespace),
-            _ => false,
-        }
+        self.namespace != NOBODY && matches!(key.protocol, TCP | UDP) && is_connected(self.context, key, self.namespace)
     }
 }
 

@@ -92,12 +92,12 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
     }
     let now = now();
     let Some(flow) = current(work, now) else {
+        let sockets = Sockets::behind(skb.raw.cast(), skb.device());
         let (masquerade, is_served) = match answer(work, Origin::Device(skb.device())) {
             Answer::Endpoint { masquerade } => (masquerade, true),
-            Answer::NotOurs if is_mistakable(work, FlowKey::OUT, now) => (false, false),
+            Answer::NotOurs if is_mistakable(work, FlowKey::OUT, now, sockets) => (false, false),
             other => return without(&skb, work, other, false, at_ingress(&skb)),
         };
-        let sockets = Sockets::behind(skb.raw.cast(), skb.device());
         return match connect(work, masquerade, 0, now, sockets, is_served, at_ingress(&skb)) {
             Ok(()) => finish(rewrite_forward(&skb, work, &work.flow)),
             Err(counter) => Action::Drop(counter),
@@ -294,6 +294,8 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
             (flow.flags, flow.client_port(work.packet.key.source_port))
         }
         None => {
+            let sockets = Sockets::of_node(skb.raw.cast());
+            let at = if inside { FlowKey::OUT } else { FlowKey::IN };
             let (masquerade, stays, is_served) = match answer(work, Origin::Node) {
                 // The node's own stack says no, at a port where nobody is; its answer comes by here.
                 Answer::Refuse(counter) if inside && matches!(work.packet.key.protocol, TCP | UDP) => {
@@ -308,13 +310,10 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
                 }
                 // Both ends are on this node and the way between them is the loopback interface: nothing is routed anew.
                 Answer::Endpoint { masquerade } => (masquerade, inside && work.slot.flags & Slot::HOST != 0, true),
-                Answer::NotOurs if is_mistakable(work, if inside { FlowKey::OUT } else { FlowKey::IN }, now) => {
-                    (false, inside, false)
-                }
+                Answer::NotOurs if is_mistakable(work, at, now, sockets) => (false, inside, false),
                 other => return without(skb, work, other, true, at_egress(skb)),
             };
             let device = if stays { 0 } else { skb.device() };
-            let sockets = Sockets::of_node(skb.raw.cast());
             match connect(work, masquerade && !stays, device, now, sockets, is_served, at_egress(skb)) {
                 Ok(()) => (work.flow.flags, work.flow.client_port(work.packet.key.source_port)),
                 Err(counter) => return Action::Drop(counter),

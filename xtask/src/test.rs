@@ -119,10 +119,16 @@ impl Built {
     }
 }
 
-/// Builds everything. The binary under test: the one of it, or the one that the environment names.
+/// The binary under test: the one that the environment names, or one that is built as the tests' is, with what takes pictures of
+/// terminals. Nothing else is built: a new xtask would take the place of the one that runs, which starts itself again.
 pub fn binary() -> anyhow::Result<PathBuf> {
-    let named = || std::env::var_os("KUBEFERRY_BIN").map(PathBuf::from);
-    build()?.0.or_else(named).context("KUBEFERRY_BIN is gone")
+    step::start("building");
+    let programs = ["--bin", "kubeferry", "--bin", "terminal-picture"];
+    step::run(cargo().args(["build", "--quiet", "--workspace"]).args(FEATURES).args(programs))?;
+    match std::env::var_os("KUBEFERRY_BIN") {
+        Some(named) => Ok(named.into()),
+        None => built(),
+    }
 }
 
 /// Builds everything; where the environment names a binary under test, that one is left to the tests.
@@ -132,12 +138,17 @@ fn build() -> anyhow::Result<Built> {
     if std::env::var_os("KUBEFERRY_BIN").is_some() {
         return Ok(Built(None));
     }
+    built().map(|binary| Built(Some(binary)))
+}
+
+/// The binary that cargo has built beside this one.
+fn built() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("where is xtask?")?;
     let binary = own.parent().context("xtask is in no target folder")?.join("kubeferry");
     if !binary.is_file() {
         bail!("cargo built no {}", binary.display());
     }
-    Ok(Built(Some(binary)))
+    Ok(binary)
 }
 
 /// Runs `cargo test` to the end with something to know for the tests, shows all of it and sums it up, what was left out included.

@@ -153,26 +153,16 @@ impl Site {
     /// # Errors
     /// As [`Site::run`].
     pub fn run_as(&self, program: &Path) -> Result<()> {
-        self.launch(program)?;
-        until("the proxy to say that it serves", || self.status().ok()).map(drop)
+        self.run_command(&mut self.command(program)?)
     }
 
-    fn launch(&self, program: &Path) -> Result<()> {
-        self.launch_command(&mut self.command(program)?)
-    }
-
-    fn launch_command(&self, command: &mut Command) -> Result<()> {
-        self.kill();
-        *self.running() = Some(Running::start_command(command, &self.hosts.node)?);
-        Ok(())
-    }
-
-    /// As [`Site::run`], by a command that ends in that of [`Site::command`].
+    /// The same by a command that ends in that of [`Site::command`].
     ///
     /// # Errors
     /// As [`Site::run`].
     pub fn run_command(&self, command: &mut Command) -> Result<()> {
-        self.launch_command(command)?;
+        self.kill();
+        *self.running() = Some(Running::start_command(command, &self.hosts.node)?);
         until("the proxy to say that it serves", || self.status().ok()).map(drop)
     }
 

@@ -39,14 +39,7 @@ pub fn read_quote<B: Buffer>(
         quoted.key.source_port = header.source;
         quoted.key.destination_port = header.destination;
     }
-    let quoted = &quoted.key;
-    key.source = quoted.destination;
-    key.destination = quoted.source;
-    key.source_port = quoted.destination_port;
-    key.destination_port = quoted.source_port;
-    key.protocol = quoted.protocol;
-    key.hook = hook;
-    key.reserved = 0;
+    quoted.key.write_reverse(hook, key);
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns}
 use kubeferry_ebpf_common::flow::{TICK, limits, timeout};
 use kubeferry_ebpf_common::packet::{FIN, Packet, RST};
 use kubeferry_ebpf_common::stats::Counter;
-use kubeferry_ebpf_common::{Config, Flow, FlowKey, Slot, TCP};
+use kubeferry_ebpf_common::{Config, Device, Flow, FlowKey, Slot, TCP};
 
 use crate::counting::{begin, close, count_packet, end_flow};
 use crate::known::Sockets;
@@ -32,38 +32,88 @@ pub fn find(key: &FlowKey) -> Option<&'static mut Flow> {
     FLOWS.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
 }
 
+/// Who a packet came from that came in by this interface: see [`Flow::sender`].
+#[inline(never)]
+fn sender(came_by: u32) -> u32 {
+    if came_by == 0 {
+        return Flow::NODE;
+    }
+    // SAFETY: read at once.
+    match unsafe { DEVICES.get(came_by) } {
+        Some(device) if device.peer != 0 => device.peer.into(),
+        Some(device) if device.flags & Device::BRIDGE != 0 => Flow::BRIDGED,
+        _ => 0,
+    }
+}
+
 /// Notes that the packet in `work`, whose entry this is, went by.
 #[inline(always)]
 pub fn touch(work: &mut Work, flow: &mut Flow, now: u32) {
-    let packet = &work.packet;
+    if flow.flags & Flow::SEEN == 0 {
+        flow.flags |= Flow::SEEN;
+    } else if flow.seen != now && flow.flags & Flow::LASTS == 0 {
+        flow.flags |= Flow::LASTS;
+    }
+    if flow.seen != now {
+        flow.seen = now;
+    }
+    if is_told(&work.packet.key, flow) {
+        count_packet(work, flow);
+    }
+    if flow.flags & Flow::KNOWN == 0 || work.packet.ends_tcp() {
+        work.other_key = work.packet.key;
+        heed(work, flow);
+    }
+}
+
+/// Each packet passes one entry of which this is so: forward-in or backward-out.
+#[inline(always)]
+fn is_told(key: &FlowKey, flow: &Flow) -> bool {
+    (flow.flags & Flow::FORWARD != 0) == (key.hook == FlowKey::IN)
+}
+
+/// Notes what the packet in `work` says of the end of a side of a connection; `flow` is an entry of that side, `work.other_key` its
+/// key. It says nothing if somebody else sent it than those before: a pod may write into a packet what it likes, but not where it
+/// comes from. The packet goes on, for whoever it is for to judge.
+#[inline(never)]
+fn heed(work: &mut Work, flow: &mut Flow) {
+    let sender = sender(work.came_by);
     let before = flow.flags;
-    let mut flags = before | Flow::SEEN;
-    if packet.key.protocol == TCP {
-        if packet.tcp_flags & FIN != 0 {
+    let mut flags = before | Flow::KNOWN;
+    if before & Flow::KNOWN == 0 {
+        flow.sender = sender;
+    }
+    if flow.sender == sender && work.packet.key.protocol == TCP {
+        if work.packet.tcp_flags & FIN != 0 {
             flags |= Flow::FIN;
         }
-        if packet.tcp_flags & RST != 0 {
+        if work.packet.tcp_flags & RST != 0 {
             flags |= Flow::RST;
         }
     }
     if flags != before {
         flow.flags = flags;
     }
-    if flow.seen != now {
-        flow.seen = now;
-    }
-    // Each packet passes one of these two entries.
-    if (flags & Flow::FORWARD != 0) == (packet.key.hook == FlowKey::IN) {
-        count_packet(work, flow);
-        if (flags ^ before) & (Flow::FIN | Flow::RST) != 0 {
-            close(work, flow);
-        }
+    if (flags ^ before) & (Flow::FIN | Flow::RST) != 0 && is_told(&work.other_key, flow) {
+        close(work, flow);
     }
 }
 
-/// Whether a connection is over: its forward-in entry is `flow`, and now a packet of it comes again.
+/// The packet in `work` has come in, and is to leave with the key in `work.other_key`, where there may be an entry for it. If it begins or
+/// ends a side of a connection that is noted there now: who sent it may not be known any more when it leaves, as where it is
+/// routed by way of a bridge.
+#[inline(never)]
+pub fn vouch(work: &mut Work) {
+    if let Some(flow) = find(&work.other_key)
+        && let Some(flow) = lives(work, &work.other_key, flow)
+    {
+        heed(work, flow);
+    }
+}
+
+/// Whether a connection is over: its forward-in entry is `flow`, and now a packet of it comes again, by `came_by`.
 #[inline(always)]
-fn is_over(packet: &Packet, flow: &Flow, backward: &mut FlowKey, now: u32) -> bool {
+fn is_over(packet: &Packet, came_by: u32, flow: &Flow, backward: &mut FlowKey, now: u32) -> bool {
     let idle = now.wrapping_sub(flow.seen);
     let may_be = if packet.key.protocol == TCP { packet.opens_tcp() } else { idle > limits::ONE_WAY };
     if !may_be {
@@ -77,7 +127,7 @@ fn is_over(packet: &Packet, flow: &Flow, backward: &mut FlowKey, now: u32) -> bo
     let limit = timeout(packet.key.protocol, flow.flags, flags);
     // A connection that a side has closed is over for whoever opens it again: nobody does who has not forgotten it, and the
     // other side may be gone, which would then be asked for as long as somebody asks.
-    let closed = packet.key.protocol == TCP && (flow.flags | flags) & Flow::FIN != 0;
+    let closed = packet.key.protocol == TCP && (flow.flags | flags) & Flow::FIN != 0 && flow.sender == sender(came_by);
     closed || limit == limits::CLOSED || (idle > limit && now.wrapping_sub(seen) > limit)
 }
 
@@ -86,28 +136,29 @@ fn is_over(packet: &Packet, flow: &Flow, backward: &mut FlowKey, now: u32) -> bo
 pub fn current(work: &mut Work, now: u32) -> Option<&'static mut Flow> {
     let flow = find(&work.packet.key)?;
     if flow.flags & Flow::FORWARD != 0 {
-        if is_over(&work.packet, flow, &mut work.key, now) {
+        if is_over(&work.packet, work.came_by, flow, &mut work.key, now) {
             forget(work, flow);
             return None;
         }
         return Some(flow);
     }
-    lives(&work.packet, flow)
+    lives(work, &work.packet.key, flow)
 }
 
 /// The entry of the packet in `work` on its way out, unless its connection is over: see [`lives`].
 #[inline(always)]
-pub fn leaving(packet: &Packet) -> Option<&'static mut Flow> {
-    lives(packet, find(&packet.key)?)
+pub fn leaving(work: &Work) -> Option<&'static mut Flow> {
+    lives(work, &work.packet.key, find(&work.packet.key)?)
 }
 
 /// An entry whose side has closed is none for a packet with which a side begins: the kernel's own translation gives ports
 /// without knowing of ours, where another proxy uses it beside us. The entry is forgotten. Ours are made anew by the packet that
 /// opens their connection.
 #[inline(always)]
-fn lives(packet: &Packet, flow: &'static mut Flow) -> Option<&'static mut Flow> {
-    if flow.flags & (Flow::FIN | Flow::RST) != 0 && packet.begins_tcp() {
-        let _ = FLOWS.remove(&packet.key);
+fn lives(work: &Work, key: &FlowKey, flow: &'static mut Flow) -> Option<&'static mut Flow> {
+    let is_closed = flow.flags & (Flow::FIN | Flow::RST) != 0;
+    if is_closed && work.packet.begins_tcp() && flow.sender == sender(work.came_by) {
+        let _ = FLOWS.remove(key);
         return None;
     }
     Some(flow)
@@ -169,14 +220,17 @@ pub fn is_mistakable(work: &mut Work, hook: u8, now: u32, sockets: Sockets) -> b
 #[inline(always)]
 pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32, sockets: Sockets) -> Result<bool, Counter> {
     let own = if device != 0 { Flow::OWN } else { 0 };
+    let masqueraded = if masquerade { Flow::MASQUERADED } else { 0 };
     let key = &work.packet.key;
     let (flow, other) = (&mut work.flow, &mut work.other);
     flow.address = work.slot.address;
     flow.port = work.slot.port;
-    flow.flags = Flow::FORWARD | Flow::SEEN | own;
+    flow.flags = Flow::FORWARD | Flow::SEEN | Flow::KNOWN | own | masqueraded;
     flow.seen = now;
     flow.device = device;
     flow.backend = work.slot.backend;
+    flow.sender = sender(work.came_by);
+    flow.reserved = 0;
     *other = *flow;
     key.write_backward(flow, &mut work.key);
     other.address = key.destination;
@@ -230,7 +284,7 @@ pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32, sockets: S
         key.write_forward(flow, &mut work.key);
         other.address = key.source;
         other.port = flow.client_port(key.source_port);
-        other.flags = Flow::FORWARD | own | if masquerade { Flow::PENDING } else { Flow::KEEPS };
+        other.flags = Flow::FORWARD | Flow::KNOWN | own | if masquerade { Flow::PENDING } else { Flow::KEEPS };
         FLOWS.insert(&work.key, &*other, BPF_ANY.into()).map_err(|_| Counter::FlowTable)?;
         if !masquerade {
             work.key.write_answer(other, &mut work.other_key);

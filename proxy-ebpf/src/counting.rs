@@ -1,13 +1,24 @@
-//! Connections of each endpoint: opened, and not ended yet.
+//! Connections of each endpoint: opened, and not ended yet; and what they carry.
 
+use aya_ebpf::Global;
+use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use kubeferry_ebpf_common::packet::RST;
-use kubeferry_ebpf_common::{Backend, Config, Flow, SocketConnection};
+use kubeferry_ebpf_common::{Backend, Flow, SocketConnection};
 
 use crate::atomic::{add, fetch_and};
 use crate::connection::find;
-use crate::lookup::config;
-use crate::maps::{BACKENDS, SOCKET_CONNECTIONS};
+use crate::maps::{BACKENDS, SOCKET_CONNECTIONS, TRAFFIC};
 use crate::work::Work;
+
+// Constants of the programs as they are loaded: see `shards.rs` in `proxy`. Without a row the verifier takes the counting out.
+
+/// Rows of a shard of `traffic`, as many as `backends` has or some more; 0: packets are not counted.
+#[unsafe(no_mangle)]
+static TRAFFIC_ROWS: Global<u32> = Global::new(262_144);
+
+/// The bits of a CPU's number that say which shard is its own: as many as there are shards, a power of two, less one.
+#[unsafe(no_mangle)]
+static TRAFFIC_MASK: Global<u32> = Global::new(0);
 
 /// An endpoint's row; none for number 0.
 #[inline(always)]
@@ -55,18 +66,18 @@ pub fn end_flow(flow: &mut Flow) {
     }
 }
 
-/// A FIN or RST went by, the first of `flow`, the packet's entry: the connection has ended with a RST, or with the FIN of
-/// the other side. Only forward-in and backward-out entries know.
+/// A FIN or RST went by, the first of `flow`, an entry of the packet with the key in `work.other_key`: the connection has ended with a
+/// RST, or with the FIN of the other side. Only forward-in and backward-out entries know.
 #[inline(never)]
 pub fn close(work: &mut Work, flow: &mut Flow) {
     let reset = work.packet.tcp_flags & RST != 0;
     if flow.flags & Flow::FORWARD != 0 {
-        work.packet.key.write_backward(flow, &mut work.key);
+        work.other_key.write_backward(flow, &mut work.key);
         if reset || find(&work.key).is_some_and(|answers| answers.flags & Flow::FIN != 0) {
             end_flow(flow);
         }
     } else {
-        work.packet.key.write_first(flow, &mut work.key);
+        work.other_key.write_first(flow, &mut work.key);
         if let Some(first) = find(&work.key)
             && first.flags & Flow::FORWARD != 0
             && (reset || first.flags & Flow::FIN != 0)
@@ -79,14 +90,18 @@ pub fn close(work: &mut Work, flow: &mut Flow) {
 /// Counts a packet of a connection, where that is asked for.
 #[inline(always)]
 pub fn count_packet(work: &Work, flow: &Flow) {
-    if config().is_none_or(|config| config.flags & Config::COUNT_PACKETS == 0) {
+    let rows = TRAFFIC_ROWS.load();
+    let row = flow.backend_row();
+    if row == 0 || row >= rows {
         return;
     }
-    if let Some(backend) = backend(flow.backend_row()) {
+    // SAFETY: no arguments.
+    let shard = unsafe { bpf_get_smp_processor_id() } & TRAFFIC_MASK.load();
+    if let Some(traffic) = TRAFFIC.get_ptr_mut(shard.wrapping_mul(rows).wrapping_add(row)) {
         // SAFETY: see the type.
         unsafe {
-            add(&raw mut (*backend).packets, work.packet.segments.into());
-            add(&raw mut (*backend).bytes, work.packet.bytes.into());
+            add(&raw mut (*traffic).packets, work.packet.segments.into());
+            add(&raw mut (*traffic).bytes, work.packet.bytes.into());
         }
     }
 }

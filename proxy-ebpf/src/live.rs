@@ -274,6 +274,13 @@ fn takes(filter: &LiveFilter, key: &FlowKey, what: u32) -> bool {
     }
     at.address = Address::ZERO;
     // SAFETY: only whether it is there.
+    if unsafe { LIVE_DESTINATIONS.get(&at) }.is_some() {
+        return true;
+    }
+    at.address = key.destination;
+    at.port = live_destination::ANY_PORT;
+    at.protocol = live_destination::ANY_PROTOCOL;
+    // SAFETY: only whether it is there.
     unsafe { LIVE_DESTINATIONS.get(&at) }.is_some()
 }
 

@@ -4,7 +4,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingB
 use aya_ebpf::macros::btf_map;
 use kubeferry_ebpf_common::{
     Address, Affinity, AffinityKey, Backend, Config, Device, Flow, FlowKey, Frontend, FrontendKey, Member, MemberKey,
-    RangeKey, Slot, SocketConnection, SocketKey, SocketPeer,
+    RangeKey, Slot, SocketConnection, SocketKey, SocketPeer, Traffic,
     live::{LiveEvent, LiveFilter, LiveFollowed, LiveSpent},
     stats::Counter,
 };
@@ -30,6 +30,10 @@ pub static SLOTS: Array<Slot, 262_144> = Array::new();
 /// Endpoints' counters, and the turns of lists.
 #[btf_map(name = "backends")]
 pub static BACKENDS: Array<Backend, 262_144, MMAPABLE> = Array::new();
+
+/// What their connections carry, once for each shard of the CPUs: see `counting.rs`.
+#[btf_map(name = "traffic")]
+pub static TRAFFIC: Array<Traffic, 262_144, MMAPABLE> = Array::new();
 
 /// What addresses are to this node.
 #[btf_map(name = "addresses")]

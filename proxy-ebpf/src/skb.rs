@@ -86,10 +86,16 @@ impl Skb {
         unsafe { (*self.raw).len }
     }
 
+    /// The interface that the packet came in by last; 0: the node itself made it.
+    #[inline(always)]
+    pub fn came_by(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.raw).ingress_ifindex }
+    }
+
     /// Whether the node itself made the packet.
     #[inline(always)]
     pub fn is_own(&self) -> bool {
-        // SAFETY: the context is valid while the program runs.
-        unsafe { (*self.raw).ingress_ifindex == 0 }
+        self.came_by() == 0
     }
 }

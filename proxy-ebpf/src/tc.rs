@@ -9,7 +9,7 @@ use kubeferry_ebpf_common::packet::{RST, Unreadable};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Flow, FlowKey, Slot, TCP, UDP};
 
-use crate::connection::{current, find, is_mistakable, leaving, masquerade, now, open, touch};
+use crate::connection::{current, find, is_mistakable, leaving, masquerade, now, open, touch, vouch};
 use crate::counting::count_packet;
 use crate::fragments::{leave_ports, recall_ports};
 use crate::icmp;
@@ -81,6 +81,7 @@ pub fn at_egress(skb: &Skb) -> Place {
 #[inline(always)]
 pub fn ingress(skb: Skb, l3: u32) -> Action {
     let Some(work) = Work::get() else { return Action::Next };
+    work.came_by = skb.device();
     if !matches!(read(&skb, l3, FlowKey::IN, &mut work.packet, &mut work.headers), Ok(true)) {
         return Action::Next;
     }
@@ -96,7 +97,11 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
         let (masquerade, is_served) = match answer(work, Origin::Device(skb.device())) {
             Answer::Endpoint { masquerade } => (masquerade, true),
             Answer::NotOurs if is_mistakable(work, FlowKey::OUT, now, sockets) => (false, false),
-            other => return without(&skb, work, other, false, at_ingress(&skb)),
+            other => {
+                work.other_key = work.packet.key;
+                leave_word(work);
+                return without(&skb, work, other, false, at_ingress(&skb));
+            }
         };
         return match connect(work, masquerade, 0, now, sockets, is_served, at_ingress(&skb)) {
             Ok(()) => finish(rewrite_forward(&skb, work, &work.flow)),
@@ -109,6 +114,8 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
         return error.into();
     }
     if flow.flags & (Flow::OWN | Flow::FORWARD) != Flow::OWN {
+        work.packet.key.write_forward(flow, &mut work.other_key);
+        leave_word(work);
         return Action::Next;
     }
     work.packet.key.destination = flow.address;
@@ -116,6 +123,15 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
     match restore_source(&skb, work, now) {
         Ok(()) => arrive(&skb, work, flow.device),
         Err(action) => action,
+    }
+}
+
+/// Has the entry know by which the packet leaves with the key in `work.other_key`: see [`vouch`].
+#[inline(always)]
+fn leave_word(work: &mut Work) {
+    if work.packet.ends_tcp() || work.packet.begins_tcp() {
+        work.other_key.hook = FlowKey::OUT;
+        vouch(work);
     }
 }
 
@@ -236,6 +252,7 @@ fn finish(result: Result<(), Unreadable>) -> Action {
 #[inline(always)]
 pub fn egress(skb: Skb, l3: u32) -> Action {
     let Some(work) = Work::get() else { return Action::Next };
+    work.came_by = skb.came_by();
     if !matches!(read(&skb, l3, FlowKey::OUT, &mut work.packet, &mut work.headers), Ok(true)) {
         return Action::Next;
     }
@@ -252,7 +269,7 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
         return Action::Next;
     }
     let now = now();
-    let flow = if work.packet.key.hook == FlowKey::OUT { leaving(&work.packet) } else { None };
+    let flow = if work.packet.key.hook == FlowKey::OUT { leaving(work) } else { None };
     let Some(flow) = flow else {
         if skb.is_own() {
             return send_own(&skb, work, now);

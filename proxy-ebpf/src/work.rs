@@ -13,6 +13,8 @@ use crate::refuse::Refusal;
 #[repr(C)]
 pub struct Work {
     pub packet: Packet,
+    /// The interface that the packet came in by; 0: the node itself made it.
+    pub came_by: u32,
     /// The packet that an ICMP error quotes.
     pub quoted: Packet,
     pub headers: Headers,

@@ -68,6 +68,7 @@ pub fn at_uplink(frame: &Frame) -> Place {
 #[inline(always)]
 pub fn uplink(frame: Frame) -> Action {
     let Some(work) = Work::get() else { return Action::Pass };
+    work.came_by = frame.device();
     if !matches!(read(&frame, ETHERNET, FlowKey::IN, &mut work.packet, &mut work.headers), Ok(true)) {
         return Action::Pass;
     }

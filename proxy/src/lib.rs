@@ -14,10 +14,12 @@ pub mod facts;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod health;
+mod input;
 pub mod leftovers;
 pub mod live;
 pub mod lock;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod node;
 pub mod observe;
@@ -35,6 +37,7 @@ pub mod traffic;
 pub mod trial;
 pub mod version;
 pub mod watch;
+pub mod written;
 
 #[cfg(test)]
 #[path = "../build/commit.rs"]

@@ -10,7 +10,7 @@ use kubeferry::run::Ended;
 use kubeferry::settings::reload::Reload;
 use kubeferry::settings::{Loaded, Settings};
 use kubeferry::start::{self, Next};
-use kubeferry::{log, run, status, top};
+use kubeferry::{log, memory, run, status, top};
 
 /// The exit code of `run` when its configuration file says something that only a start takes.
 const RECONFIGURED: u8 = 3;
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
 
 /// Does what has to be done before there are threads, then the rest on a runtime.
 fn begin(cli: Cli) -> anyhow::Result<ExitCode> {
+    memory::bound();
     let next = match &cli.command {
         Command::Run(args) => start::start(args)?,
         _ => Next::Done,
@@ -45,7 +46,8 @@ async fn command(cli: Cli, next: Next) -> anyhow::Result<ExitCode> {
         Command::Run(args) => match next {
             Next::Serve(loaded, begun) => {
                 let Loaded { settings, warnings, file, .. } = *loaded;
-                let file = file.filter(|_| !settings.once);
+                // What a pipe said is said once: there is nothing to follow.
+                let file = file.filter(|file| !settings.once && file.path.is_file());
                 let reload = file.map(|file| Reload::start(*args, file, warnings)).transpose()?;
                 return Ok(match run::run(settings, reload, begun).await? {
                     Ended::Done => ExitCode::SUCCESS,

@@ -39,6 +39,30 @@ pub(crate) fn run(program: &str, arguments: &[&str], input: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// A BPF file system at a folder of its own.
+#[cfg(feature = "ebpf")]
+pub(crate) struct Mounted(tempfile::TempDir);
+
+#[cfg(feature = "ebpf")]
+impl Mounted {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        run("mount", &["-t", "bpf", "bpf", folder.path().to_str().unwrap()], "");
+        Self(folder)
+    }
+
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.0.path()
+    }
+}
+
+#[cfg(feature = "ebpf")]
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        run("umount", &["--lazy", self.path().to_str().unwrap()], "");
+    }
+}
+
 /// Takes all capabilities from this thread and from the programs that it starts, for good.
 #[allow(unsafe_code)]
 pub(crate) fn drop_capabilities() {

@@ -4,16 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use crate::backend::{Backend, Counts, Report};
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::node_view::NodeView;
 use crate::desired::target::Frontend;
+use crate::desired::trace::{Flow, Trace};
 use crate::desired::{Desired, Touched};
 use crate::settings::{DetectLocal, Settings};
 use crate::state::event::{Event, Kind};
 use crate::state::objects::{Ignored, ObjectName, Protocol};
 use crate::state::{Changes, State};
 use crate::traffic::Counting;
+use crate::written::Written;
 
 /// How long the first sync waits for our Node (its addresses and zone) after Services and EndpointSlices are there.
 pub const NODE_WAIT: Duration = Duration::from_secs(30);
@@ -29,6 +33,7 @@ pub struct Proxy<B> {
     /// Changes that are not in force yet: kept over failed syncs.
     pending: Changes,
     touched: Touched,
+    written: Written,
     synced: bool,
     failed: bool,
     /// What the clock of slow starts counts from.
@@ -59,6 +64,7 @@ impl<B: Backend> Proxy<B> {
             held,
             pending: Changes::default(),
             touched: Touched::default(),
+            written: Written::default(),
             synced: false,
             failed: false,
             started: Instant::now(),
@@ -125,9 +131,21 @@ impl<B: Backend> Proxy<B> {
         self.failed = true;
         let report = self.backend.sync(&self.desired, self.touched.clone())?;
         self.failed = false;
-        self.touched = Touched::default();
+        let touched = std::mem::take(&mut self.touched);
+        if report.changes > 0 {
+            self.written.note(touched, report.full, Timestamp::now());
+        }
         self.synced = true;
         Ok(Synced { report, changes: std::mem::take(&mut self.pending), took: start.elapsed() })
+    }
+
+    /// Says where a new connection goes, and whether rows for it were written a moment ago, or are being written.
+    pub fn trace(&self, flow: &Flow) -> Trace {
+        let now = Timestamp::now();
+        // Before the first sync, what is in force is an earlier process'.
+        let waits = !self.synced || self.failed && Written::concerns(&self.touched, flow);
+        let changed = if waits { Some(now) } else { self.written.when(flow, now) };
+        Trace { changed, ..self.desired.trace(flow) }
     }
 
     /// Looks for drift and repairs it. Does nothing before the first sync.

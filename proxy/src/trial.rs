@@ -43,7 +43,8 @@ async fn rules(settings: &Settings) -> anyhow::Result<()> {
 
 #[cfg(feature = "ebpf")]
 fn programs(settings: &Settings) -> anyhow::Result<()> {
-    Ok(crate::backend::ebpf::load::trial(&settings.ebpf)?)
+    use crate::backend::ebpf::{kernel::Shape, load};
+    Ok(load::trial(&settings.ebpf, &Shape::of(settings))?)
 }
 
 #[cfg(not(feature = "ebpf"))]

@@ -1,11 +1,12 @@
-// The page as somebody uses it: searching, opening a Service, asking where a packet would go, seeing a change arrive and drift
-// repaired; with 10,000 Services; with names that try to be markup; for keyboards and screen readers.
+// The page as somebody uses it, whatever the datapath: what stays as it is while it updates itself; a proxy that hangs or is not well;
+// long lists, and 10,000 Services; names that try to be markup; keyboards and screen readers.
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { after, before, test } from "node:test";
-import { ask, launch, metric, objects, open, run, service, until, URL } from "./stage.mjs";
+import * as stage from "./stage.mjs";
+import { ask, having, launch, service, until, URL } from "./stage.mjs";
 
 const axe = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 let browser;
@@ -18,27 +19,7 @@ after(async () => {
   await browser?.close();
 });
 
-/** Opens the page for a test, which must leave nothing in the console but what it `expects`, and ask nobody else. */
-async function visit(hash, work, { expects, ...options } = {}) {
-  const { page, faults, quiet, close } = await open(browser, hash, options);
-  try {
-    await work(page, quiet);
-    assert.deepEqual(faults.filter((fault) => !expects?.test(fault)), []);
-    if (expects) assert.ok(faults.some((fault) => expects.test(fault)), `no ${expects} in the console`);
-  } finally {
-    await close();
-  }
-}
-
-/** Puts objects there for as long as a test runs. */
-async function having(file, items, work) {
-  await objects(file, items);
-  try {
-    await work();
-  } finally {
-    await objects(file, null);
-  }
-}
+const visit = (...what) => stage.visit(browser, ...what);
 
 /** What axe finds, in a few words. */
 async function violations(page) {
@@ -49,86 +30,227 @@ async function violations(page) {
   return found.violations.map((one) => `${one.id}: ${one.nodes.map((node) => node.target.join(" ")).join(", ")}`);
 }
 
-/** A number as the page writes it. */
-const read = (text) => Number(text.replaceAll(",", ""));
-
-test("a Service is found, opened, and shows how traffic spreads", () =>
-  visit("#/", async (page) => {
-    await page.keyboard.press("/");
-    await page.keyboard.type("webapp");
-    await page.getByText(/^1 of \d+ Services$/).waitFor();
-    await page.getByRole("link", { name: "default/webapp-service" }).click();
-    await page.getByRole("heading", { name: "default/webapp-service" }).waitFor();
-    await page.getByText("10.96.0.50:80").first().waitFor();
-    const rows = page.locator("table.endpoints tbody tr");
-    await until("three endpoints", async () => (await rows.count()) === 3);
-    await until("shares beside the promise", async () => /promised 33\.3 %, real [1-9]\d\.\d %/.test(await rows.first().innerText()));
-  }));
-
-test("its numbers are those of the API and of the metrics", () =>
-  visit("#/?search=webapp", async (page) => {
-    const row = page.locator("tbody tr", { has: page.getByRole("link", { name: "default/webapp-service" }) });
-    const heads = await page.locator("thead th").allInnerTexts();
-    const at = heads.findIndex((head) => head.trim() === "Connections");
-    const shown = async () => read(await row.locator("td").nth(at).innerText());
-    const told = async () => (await ask("services/default/webapp-service")).ports[0].connections;
-    const counted = () => metric("kubeferry_service_connections_total", 'service="webapp-service"');
-    // It goes on counting: each looks between two looks of the other.
-    const [before, first] = [await told(), await counted()];
-    assert.ok(before > 0 && first >= before, `${before} ${first}`);
-    await until("the page to have got that far", async () => (await shown()) >= first);
-    const last = await shown();
-    await until("the metrics, too", async () => (await counted()) >= last);
-    assert.ok((await told()) >= last);
-    const { counts } = await ask("node");
-    assert.equal(counts.services, await metric("kubeferry_services"));
-    await page.getByText(`1 of ${counts.services} Services`, { exact: true }).waitFor();
-  }));
-
-test("the path of a packet is drawn", () =>
-  visit("#/trace", async (page) => {
-    await page.getByLabel(/^From/).fill("10.244.1.100");
-    await page.getByLabel(/^To/).fill("10.96.0.50:80");
-    await page.keyboard.press("Enter");
-    const path = page.getByRole("list", { name: "The path" });
-    await path.getByText("10.96.0.50:80 is the ClusterIP of default/webapp-service").waitFor();
-    await path.getByText("10.244.1.11:8080").first().waitFor();
-    await page.getByLabel(/^To/).fill("nonsense");
-    await page.keyboard.press("Enter");
-    await page.getByText(/is no destination|no destination/).first().waitFor();
-    // A refused question is told by its code, which the browser's console notes.
-  }, { expects: /status of 400/ }));
-
-test("a change arrives by itself, and is in the history", () =>
+test("moments are told whole, in the table and at the plot's ends", () =>
   visit("#/history", async (page) => {
-    await page.getByRole("heading", { name: "What changed lately" }).waitFor();
-    const endpoints = page.locator("table.endpoints tbody tr");
-    await having("arrives.json", service("arrives", "10.96.7.1", ["10.244.1.11"]), async () => {
-      await page.getByText("default/arrives").first().waitFor();
-      await page.getByRole("link", { name: "Services", exact: true }).click();
-      await page.getByRole("link", { name: "default/arrives" }).click();
-      await until("its endpoint", async () => (await endpoints.count()) === 1);
-      await objects("arrives.json", service("arrives", "10.96.7.1", ["10.244.1.11", "10.244.2.12"]));
-      await until("another endpoint", async () => (await endpoints.count()) === 2);
-    });
-    await page.getByText("This Service is not served on this node now").waitFor();
-    await page.getByRole("link", { name: "Services", exact: true }).click();
-    await page.getByRole("link", { name: "default/webapp-service" }).waitFor();
-    await page.getByRole("link", { name: "default/arrives" }).waitFor({ state: "detached" });
-  }, { expects: /status of 404/ }));
+    const rows = page.locator("tbody tr[data-key]");
+    await rows.first().waitFor();
+    const { items } = await ask("history?limit=100");
+    const told = async (number) => page.locator(`tbody tr[data-key="${number}"] td`).nth(1).innerText();
+    for (const sync of [items[0], items.at(-1)]) {
+      const at = new Date(sync.at);
+      const [hours, minutes, seconds] = [at.getHours(), at.getMinutes(), at.getSeconds()].map((part) => String(part).padStart(2, "0"));
+      assert.equal(await told(sync.number), `${hours}:${minutes}:${seconds}.${Math.floor(at.getMilliseconds() / 100)}`);
+    }
+    const texts = await page.locator("svg.plot text").allTextContents();
+    for (const end of texts.slice(-2)) assert.match(end, /^\d\d:\d\d:\d\d\.\d$/);
+  }));
 
-test("drift is seen repaired", () =>
+/** Changes what the proxy answers to questions for a path. */
+const answers = (page, path, change) =>
+  page.route(`**/api/v1/${path}`, async (route) => {
+    const response = await route.fetch();
+    await route.fulfill({ response, json: change(await response.json()) });
+  });
+
+test("what does not change stays: focus, selection, scrolling", () =>
   visit("#/", async (page) => {
-    await page.getByText(/\d+ repairs/).waitFor();
-    const { repairs } = (await ask("node")).drift;
-    await run("nft", ["delete", "element", "inet", "kubeferry", "cluster_ips4", "{ 10.96.0.50 }"]);
-    const repaired = await until("the proxy to repair it", async () => {
-      const { drift } = await ask("node");
-      return drift.repairs > repairs && drift.repairs;
+    // Other numbers in each look: the rows change, and what else is in them does not.
+    let looks = 0;
+    await answers(page, "services/default/webapp-service", (service) => {
+      looks += 1;
+      for (const port of service.ports) for (const endpoint of port.endpoints) endpoint.connections = 1_000_000 + looks;
+      return service;
     });
-    await page.getByText(`${repaired} repairs`).waitFor();
+    await page.getByRole("link", { name: "default/webapp-service" }).click();
+    const region = page.getByRole("region", { name: /^Endpoints of/ });
+    await region.getByText("10.244.1.11:8080").waitFor();
+    await region.focus();
+    await region.evaluate((element) => {
+      element.scrollLeft = 200;
+      globalThis.getSelection().selectAllChildren(element.querySelector("td.mono"));
+    });
+    const state = () => region.evaluate((element) => [document.activeElement === element, String(globalThis.getSelection()), element.scrollLeft]);
+    const before = await state();
+    assert.deepEqual(before, [true, "10.244.1.11:8080", 200]);
+    const counted = () => region.locator("tbody tr").first().locator("td").nth(5).innerText();
+    for (let look = 0; look < 2; look += 1) {
+      const last = await counted();
+      await until("another look", async () => (await counted()) !== last);
+    }
+    assert.deepEqual(await state(), before);
+  }, { viewport: { width: 500, height: 860 } }));
+
+test("a proxy that hangs is told of, and so is its coming back", () =>
+  visit("#/", async (page) => {
+    await page.getByRole("link", { name: "default/webapp-service" }).waitFor();
+    const node = page.locator("#node");
+    await node.getByText("healthy", { exact: true }).waitFor();
+    // It takes every question, and answers none.
+    await page.route("**/api/v1/**", () => {});
+    const alert = page.getByRole("alert");
+    await alert.getByText(/has not answered for 5 s.*What is shown is of \d\d:\d\d:\d\d\.\d/).waitFor();
+    await node.getByText("no answer", { exact: true }).waitFor();
+    assert.equal(await node.getByText("healthy", { exact: true }).count(), 0);
     await page.getByRole("link", { name: "Changes" }).click();
-    await page.getByText("repair", { exact: true }).first().waitFor();
+    await page.getByText("asking the proxy").waitFor();
+    assert.ok(await alert.isVisible());
+    await page.unrouteAll({ behavior: "ignoreErrors" });
+    await node.getByText("healthy", { exact: true }).waitFor();
+    await alert.waitFor({ state: "hidden" });
+    await page.locator("svg.plot polyline").first().waitFor();
+  }));
+
+test("why the proxy is not well is text, and a sync that goes on failing is seen to", () =>
+  visit("#/", async (page) => {
+    await page.getByRole("link", { name: "default/webapp-service" }).waitFor();
+    let times = 0;
+    await answers(page, "node", (node) => ({ ...node, healthy: false, problem: "the last sync failed: no nft", sync: { ...node.sync, pending: 7 } }));
+    await answers(page, "history?*", (history) => {
+      times += 1;
+      const failing = { ...history.items[0], number: history.newest + 1, error: "no nft", failedTimes: times + 1 };
+      return { ...history, newest: history.newest + 1, items: [failing, ...history.items] };
+    });
+    const alert = page.getByRole("alert");
+    await alert.getByText("The proxy is not well: the last sync failed: no nft. Services whose changes wait for it: 7.").waitFor();
+    await page.locator("#node").getByText("not healthy").waitFor();
+    await page.getByText("7 changes wait").waitFor();
+    await page.getByRole("link", { name: "Changes" }).click();
+    await page.getByText("wait for a sync: 7").waitFor();
+    for (const goes of [2, 3, 4]) await page.getByText(`(${goes} times)`).waitFor();
+  }));
+
+test("an endpoint that came later is not said to get nothing", () =>
+  visit("#/", async (page) => {
+    let counts = [500, 500];
+    await answers(page, "services/default/webapp-service", (service) => {
+      const [port, ...others] = service.ports;
+      const all = counts.reduce((sum, count) => sum + count, 0);
+      const endpoints = counts.map((connections, at) => ({ ...port.endpoints[at], connections, share: connections / all, promisedShare: 1 / counts.length }));
+      return { ...service, ports: [{ ...port, connections: all, endpoints }, ...others] };
+    });
+    await page.getByRole("link", { name: "default/webapp-service" }).click();
+    const row = (address) => page.locator("table.endpoints tbody tr", { hasText: address }).first();
+    await row("10.244.1.11").getByText("promised 50.0 %, lately –, overall 50.0 %").waitFor();
+    await page.getByText("no connection came lately").first().waitFor();
+    counts = [533, 522, 35];
+    await row("10.244.2.12").getByText("promised 33.3 %, lately 38.9 %, overall 3.2 %").waitFor();
+    await row("10.244.1.11").getByText("promised 33.3 %, lately 36.7 %, overall 48.9 %").waitFor();
+    await page.getByText("lately: 90 connections in the last").first().waitFor();
+  }));
+
+test("5,000 endpoints are found, and not all of them in the page", async () => {
+  const addresses = Array.from({ length: 5_000 }, (_, at) => `10.245.${Math.floor(at / 250)}.${(at % 250) + 1}`);
+  await having("crowd.json", service("crowd", "10.96.7.3", addresses), () =>
+    visit("#/service/default/crowd", async (page) => {
+      await page.getByText("200 of 5,000 endpoints are shown").waitFor();
+      const rows = page.locator("table.endpoints tbody tr");
+      assert.ok((await rows.count()) <= 200, "only some are there");
+      const last = page.getByText("10.245.9.99:8080", { exact: true });
+      assert.equal(await last.count(), 0);
+      // Looks at the same make nothing anew.
+      await page.evaluate(() => {
+        globalThis.made = 0;
+        new MutationObserver((changes) => {
+          for (const change of changes) globalThis.made += change.addedNodes.length;
+        }).observe(document.querySelector("main"), { childList: true, subtree: true });
+      });
+      for (let look = 0; look < 2; look += 1) await page.waitForResponse(/services\/default\/crowd/);
+      const made = await page.evaluate(() => globalThis.made);
+      assert.ok(made < 50, `${made} nodes were made for looks at what did not change`);
+      await page.getByRole("button", { name: "Show 200 more" }).click();
+      await page.getByText("400 of 5,000 endpoints are shown").waitFor();
+      await page.keyboard.press("/");
+      await page.keyboard.type("10.245.9.99:");
+      await last.waitFor();
+      assert.equal(await rows.count(), 1);
+    }));
+});
+
+/** A Service with so many ports, and so many endpoints for each of them. */
+function wide(name, clusterIP, ports, endpoints) {
+  const numbers = Array.from({ length: ports }, (_, at) => at);
+  const [whole] = service(name, clusterIP, []);
+  whole.spec.ports = numbers.map((at) => ({ name: `port-${at}`, port: 1_000 + at }));
+  const addresses = Array.from({ length: endpoints }, (_, at) => ({ addresses: [`10.245.100.${at + 1}`] }));
+  // No slice may have more than a hundred ports.
+  const slices = numbers.filter((at) => at % 100 === 0).map((first) => {
+    const [, slice] = service(name, clusterIP, []);
+    slice.metadata.name = `${name}-${first}`;
+    slice.ports = numbers.slice(first, first + 100).map((at) => ({ name: `port-${at}`, port: 8_000 + at }));
+    return { ...slice, endpoints: addresses };
+  });
+  return [whole, ...slices];
+}
+
+/** Has a page count the elements that it makes from now on, and the milliseconds of its long tasks. */
+const watched = (page) =>
+  page.evaluate(() => {
+    globalThis.made = 0;
+    globalThis.busy = [];
+    for (const name of ["createElement", "createElementNS"]) {
+      const make = document[name].bind(document);
+      document[name] = (...what) => {
+        globalThis.made += 1;
+        return make(...what);
+      };
+    }
+    new PerformanceObserver((list) => globalThis.busy.push(...list.getEntries().map((entry) => entry.duration))).observe({ type: "longtask" });
+  });
+
+test("a Service of 300 ports with 16 endpoints each costs little while nothing changes, and its ports are found", () =>
+  having("wide.json", wide("wide", "10.96.7.4", 300, 16), () =>
+    visit("#/service/default/wide", async (page) => {
+      let changed = 0;
+      await answers(page, "services/default/wide", (service) => {
+        service.ports[7].endpoints[2].weight += changed;
+        return service;
+      });
+      await page.getByText("50 of 300 ports are shown").waitFor();
+      const sections = page.locator("main section");
+      assert.equal(await sections.count(), 50);
+      /** The elements that are made for a look, and how long it takes. */
+      const looks = async (change) => {
+        const [looks, before] = [3, await page.evaluate(() => ({ made: globalThis.made, busy: globalThis.busy.length }))];
+        for (let look = 0; look < looks; look += 1) {
+          changed += change;
+          await page.waitForResponse(/services\/default\/wide/);
+        }
+        const [made, busy] = await page.evaluate(({ made, busy }) => [globalThis.made - made, globalThis.busy.slice(busy)], before);
+        console.log(`a look at 300 ports: ${(made / looks).toFixed()} elements made, ${(busy.reduce((sum, task) => sum + task, 0) / looks).toFixed()} ms in long tasks`);
+        return made / looks;
+      };
+      await watched(page);
+      // As counters begin, all of it changes: those looks are not meant.
+      const same = await until("looks at what does not change that make next to nothing", async () => {
+        const made = await looks(0);
+        return made < 300 && made;
+      });
+      await until("looks at what changed in one port that make little", async () => {
+        const made = await looks(1);
+        return made > same && made < 700;
+      });
+      const eighth = sections.nth(7).locator("table.endpoints tbody tr").nth(2).locator("td").nth(3);
+      await until("the change", async () => Number(await eighth.innerText()) > 1);
+      const search = page.getByLabel(/^Search/);
+      await page.keyboard.press("/");
+      await page.keyboard.type("port-299");
+      await page.getByRole("heading", { name: "port-299 tcp IPv4" }).waitFor();
+      await until("that port alone, with its endpoints", async () => (await sections.count()) === 1 && (await page.locator("table.endpoints tbody tr").count()) === 16);
+      await search.fill(":8256");
+      await page.getByRole("heading", { name: "port-256 tcp IPv4" }).waitFor();
+      await search.fill("nobody");
+      await page.getByText("no port and no endpoint is found").waitFor();
+      await search.fill("");
+      await page.getByRole("button", { name: "Show 200 more", exact: true }).last().click();
+      await page.getByText("250 of 300 ports are shown").waitFor();
+      assert.equal(await sections.count(), 250);
+    })));
+
+test("an order that there is not is the usual one", () =>
+  visit("#/?sort=bogus&search=webapp", async (page) => {
+    await page.getByRole("link", { name: "default/webapp-service" }).waitFor();
+    await page.locator("th[aria-sort=ascending]", { hasText: "Service" }).waitFor();
+    assert.ok(!(await page.getByRole("alert").isVisible()));
   }));
 
 test("names that look like markup are names, and what is left out is told", () =>

@@ -16,7 +16,7 @@ await objects("beside.json", [
 /** Name, view, height, and what is there when all of it is. */
 const PICTURES = [
   ["page-services", "#/", 500, /default\/webapp-service\s[^\n]*[1-9]\d*\.\d\s+[\d,]+\s+\d[\s\S]*shop\/cart\s[^\n]*0\.0/],
-  ["page-service", "#/service/default/webapp-service", 720, /real [1-9][\s\S]*KiB|real [1-9][\s\S]*MiB/],
+  ["page-service", "#/service/default/webapp-service", 720, /lately [1-9][\s\S]*KiB|lately [1-9][\s\S]*MiB/],
   ["page-trace", "#/trace?from=192.0.2.9&to=tcp:172.18.0.2:30080", 860, /one of 3 endpoints/],
 ];
 

@@ -1,6 +1,7 @@
 // What the tests stand on: a browser, the page of a proxy that runs, and the folder of manifests that it follows. `cargo xtask page`
 // makes all of it and says by the environment where it is; everything here runs inside the node's network namespace.
 
+import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -11,6 +12,10 @@ import { chromium } from "playwright-core";
 export const URL = setting("KUBEFERRY_PAGE");
 /** The folder that the proxy reads its objects from. */
 export const MANIFESTS = setting("KUBEFERRY_MANIFESTS");
+
+/** The proxy's datapath: `nftables` or `ebpf`, and where programs are pinned on that. */
+export const BACKEND = setting("KUBEFERRY_BACKEND");
+export const BPFFS = process.env.KUBEFERRY_BPFFS;
 
 /** Milliseconds until what has not come is a fault. */
 export const PATIENCE = 120_000;
@@ -47,7 +52,24 @@ export async function open(browser, hash = "#/", options = {}) {
   for (const end of ["requestfinished", "requestfailed"]) page.on(end, (request) => asking.delete(request));
   await page.goto(`${URL}/${hash}`);
   const quiet = () => until("all answers", () => asking.size === 0);
-  return { page, faults, quiet, close: () => context.close() };
+  const close = async () => {
+    // Whatever is still being answered for this page is nobody's any more.
+    await page.unrouteAll({ behavior: "ignoreErrors" });
+    await context.close();
+  };
+  return { page, faults, quiet, close };
+}
+
+/** Opens the page for a test, which must leave nothing in the console but what it `expects`, and ask nobody else. */
+export async function visit(browser, hash, work, { expects, ...options } = {}) {
+  const { page, faults, quiet, close } = await open(browser, hash, options);
+  try {
+    await work(page, quiet);
+    assert.deepEqual(faults.filter((fault) => !expects?.test(fault)), []);
+    if (expects) assert.ok(faults.some((fault) => expects.test(fault)), `no ${expects} in the console`);
+  } finally {
+    await close();
+  }
 }
 
 /** Waits for a condition, with a word for it. */
@@ -89,6 +111,16 @@ export async function objects(file, items) {
   const draft = join(MANIFESTS, `.${file}.draft`);
   await writeFile(draft, JSON.stringify({ apiVersion: "v1", kind: "List", items }));
   return rename(draft, path);
+}
+
+/** Puts objects there for as long as a test runs. */
+export async function having(file, items, work) {
+  await objects(file, items);
+  try {
+    await work();
+  } finally {
+    await objects(file, null);
+  }
 }
 
 /** A Service with its slice. */

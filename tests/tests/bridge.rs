@@ -10,11 +10,14 @@ use kubeferry_tests::client::{Connection, DEADLINE, Running, until};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::executors::Source;
 use kubeferry_tests::flows::{Case, Node, Step, with_node};
+use kubeferry_tests::forging::{Victim, outlived};
 use kubeferry_tests::hosts::Host;
-use kubeferry_tests::netns::{End, Netns, link};
+use kubeferry_tests::netns::{End, Netns, link, mac_text};
+use kubeferry_tests::packets::FrameSocket;
 
 /// The node's addresses on the bridge: the pods' gateways.
 const GATEWAYS: [&str; 2] = ["10.244.1.254", "fd00:10:244:1::fe"];
+const BRIDGE: [u8; 6] = [2, 0, 0, 0, 9, 9];
 const PODS: [(&str, [&str; 2]); 2] =
     [("web", ["10.244.1.1", "fd00:10:244:1::1"]), ("client", ["10.244.1.7", "fd00:10:244:1::7"])];
 const VIPS: [&str; 2] = ["10.96.0.10:80", "[fd00:10:96::10]:80"];
@@ -73,7 +76,8 @@ impl Cluster {
         // Pods must not learn that they could talk to each other directly instead.
         node.sysctl("net/ipv4/conf/all/send_redirects", "0").unwrap();
         node.sysctl("net/ipv4/conf/default/send_redirects", "0").unwrap();
-        node.ip(&["link add cni0 type bridge", "link set cni0 addrgenmode none", "link set cni0 up"]).unwrap();
+        let add = format!("link add cni0 address {} type bridge", mac_text(BRIDGE));
+        node.ip(&[add.as_str(), "link set cni0 addrgenmode none", "link set cni0 up"]).unwrap();
         node.ip(&[
             format!("addr add {}/24 dev cni0", GATEWAYS[0]),
             format!("addr add {}/64 dev cni0 nodad", GATEWAYS[1]),
@@ -203,4 +207,18 @@ fn masquerade_all_serves_pods_of_one_bridge_without_bridge_netfilter() {
         let (answers, seen) = answered_by(cluster.pod("client"), vip);
         assert_eq!((answers, seen.ip()), (vip, ip(GATEWAYS[family])));
     }
+}
+
+/// What a pod sends on by way of the bridge has come in by the bridge, whichever of its pods that was.
+#[test]
+fn a_pod_ends_no_connection_of_another_of_its_bridge() {
+    let cluster = Cluster::start(Datapath::ebpf().unwrap(), false, false);
+    let (client, endpoint) = (ip("203.0.113.9"), SocketAddr::new(ip(PODS[0].1[0]), 8080));
+    let outside = Host::join(&cluster.node, "outside", 9, &[client]).unwrap();
+    let wire = cluster.pod("client").run(|| FrameSocket::open("eth0")).unwrap().unwrap();
+    // From the second pod.
+    let macs = [BRIDGE, [2, 0, 0, 0, 2, 1]];
+    let open = |_| Victim::open(&outside.namespace, VIPS[0].parse().unwrap(), endpoint);
+    assert!(open(0).unwrap().is_masqueraded());
+    outlived(&wire, macs, open).unwrap();
 }

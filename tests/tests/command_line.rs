@@ -49,6 +49,22 @@ fn unread() -> PipeWriter {
     writer
 }
 
+#[test]
+fn every_command_says_the_programs_name_and_version() {
+    let said = |line: &[&str]| {
+        let output = Command::new(binary::path().unwrap()).args(line).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{line:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let whole = said(&["--version"]);
+    assert!(whole.starts_with("kubeferry ") && whole.lines().count() == 1, "{whole}");
+    for line in
+        [["run", "--version"].as_slice(), &["run", "--version=raw"], &["top", "-V"], &["config", "check", "--version"]]
+    {
+        assert_eq!(said(line), whole, "{line:?}");
+    }
+}
+
 /// Of two endpoints the source may be chosen; an only one is.
 #[test]
 fn a_source_that_is_an_endpoint_is_masqueraded_if_it_is_chosen() {
@@ -117,6 +133,7 @@ fn addresses_of_a_flow_are_read_as_those_of_objects() {
     for (from, to) in [
         ("10.244.1.256", "tcp:10.96.0.10:80"),
         ("10.244.1", "tcp:10.96.0.10:80"),
+        (" 10.244.1.7", "tcp:10.96.0.10:80"),
         ("10.244.1.7", "tcp:10.96.0.10"),
         ("10.244.1.7", "tcp:10.96.0.10:+80"),
         ("10.244.1.7", "tcp:10.96.0.10:65536"),

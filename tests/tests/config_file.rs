@@ -148,8 +148,8 @@ fn a_changed_configmap_is_taken_over_and_a_bad_one_is_not() {
     let configz = get(&node, "/configz");
     assert!(configz.contains("\"MasqueradeBit\":5"), "{configz}");
 
-    world.change("mode: nftables\nclusterCIDR: 10.244.0.0/16\nfeatureGates: {NoSuchGate: true}\n");
-    world.says("featureGates.NoSuchGate = true: unrecognized feature gate");
+    world.change("mode: nftables\nclusterCIDR: 10.244.0.0/16\nfeatureGates: {AllowServiceExternalIPs: false}\n");
+    world.says("featureGates.AllowServiceExternalIPs = false: cannot be turned off");
     assert_eq!(world.count("is not taken over"), 1);
     world.change("mode: nftables\nclusterCIDR: wrong\nnftables: {masqueradeBit: 7, syncPeriod: 1}\n");
     let line = world.says("2 settings are wrong");
@@ -165,7 +165,10 @@ fn a_changed_configmap_is_taken_over_and_a_bad_one_is_not() {
     table_has(&node, "0x00000020");
     let log = fs::read_to_string(world.log()).unwrap();
     let said = log.lines().filter(|line| line.contains("is not taken over") && line.contains("settings are wrong"));
-    assert_eq!(said.count(), 1, "the same text is said once");
+    assert_eq!(said.count(), 2, "the same text is said again only since it was away");
+    let told =
+        until("what is wrong again to be told", || Some(ignored()).filter(|told| told.contains("settings are wrong")));
+    assert!(!told.unwrap().contains("No such file"));
 
     let plain = format!(
         "{HEADER}mode: iptables\nclusterCIDR: 10.245.0.0/16\niptables: {{masqueradeBit: 6, minSyncPeriod: 1ms}}\n"
@@ -185,6 +188,30 @@ fn a_changed_configmap_is_taken_over_and_a_bad_one_is_not() {
     assert!(running.stop().unwrap().success());
     assert_eq!(world.count("what is logged"), 1, "info again");
     assert_eq!(world.count("mode iptables: the datapath is nftables"), 1, "a warning is said once");
+}
+
+#[test]
+fn a_file_that_would_take_for_ever_to_read_or_is_none_holds_nothing_up() {
+    let mut world = World::new("mode: nftables\nclusterCIDR: 10.244.0.0/16\n");
+    let node = Netns::new("bomb").unwrap();
+    let running = world.start(&node);
+    table_has(&node, "0x00004000");
+    world.change(&format!("x: {}", "[".repeat(200_000)));
+    let told = || get(&node, "/api/v1/ignored").contains("brackets open").then_some(());
+    until("the file to be refused", told).unwrap();
+    // Services are followed all the same.
+    let more = MANIFESTS.replace("nodePort: 30080", "nodePort: 30081");
+    fs::write(world.folder.path().join("manifests/cluster.yaml"), more).unwrap();
+    table_has(&node, "30081");
+    // A pipe that nobody writes to.
+    fs::remove_file(world.config()).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, world.config(), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    world.says("it is no regular file");
+    fs::remove_file(world.config()).unwrap();
+    world.change(BIT_5);
+    symlink("..data/config.conf", world.config()).unwrap();
+    table_has(&node, "0x00000020");
+    assert!(running.stop().unwrap().success(), "and it ends when it is told to");
 }
 
 #[test]
@@ -253,6 +280,16 @@ fn a_file_is_checked_by_a_command_of_its_own() {
     assert!(errors.lines().any(|line| line.starts_with("warning: ") && line.contains("noSuch")), "{errors}");
     let (code, _, errors) = check(&folder.path().join("none"), &[]);
     assert!(code == Some(2) && errors.contains("No such file"), "{errors}");
+    let wide = format!("{HEADER}x: &a [{}]\ny: [{}]\n", "1,".repeat(3000), "*a,".repeat(3000));
+    fs::write(&path, wide).unwrap();
+    let (code, _, errors) = check(&path, &[]);
+    assert!(code == Some(1) && errors.contains("aliases come to more than"), "{errors}");
+    let (code, _, errors) = check(Path::new("/dev/zero"), &[]);
+    assert!(code == Some(2) && errors.contains("larger than 1 MiB"), "{errors}");
+    // What another program writes is taken, too.
+    let piped = format!("printf '{}' | \"$0\" config check /dev/stdin", HEADER.replace('\n', "\\n"));
+    let (code, said, errors) = output(Command::new("sh").args(["-c", &piped]).arg(binary::path().unwrap()));
+    assert!(code == Some(0) && said.contains("kind: KubeProxyConfiguration"), "{errors}");
 }
 
 #[test]

@@ -4,9 +4,10 @@
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
-use kubeferry_tests::client::{Connection, Running, ask_once, datagrams, refused, until};
+use kubeferry_tests::client::{Connection, Running, answer, ask_once, datagrams, refused, until};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::executors::Source;
 use kubeferry_tests::flows::{Case, Node, Step, with_node};
@@ -126,6 +127,7 @@ kubeferry_tests::on_both_datapaths! {
     a_service_without_endpoints_refuses_at_once_wherever_the_client_is,
     an_endpoint_that_goes_keeps_its_tcp_connections_and_gets_no_new_ones,
     a_udp_client_moves_when_its_endpoint_goes,
+    clients_whose_datagrams_meet_the_change_move_too,
 }
 
 fn every_way_in_carries_tcp_and_udp_to_every_endpoint(datapath: Datapath) {
@@ -204,4 +206,46 @@ fn a_udp_client_moves_when_its_endpoint_goes(datapath: Datapath) {
     reach("web2");
     cluster.change(&["1"]);
     reach("web1");
+}
+
+/// UDP clients of which each sends something all the time, but not often.
+const CLIENTS: usize = 400;
+/// Between two datagrams, of whichever clients: each is silent for more than a second.
+const PAUSE: Duration = Duration::from_millis(3);
+
+/// Some datagrams go by while the flows of the endpoint that has gone are looked for and deleted. A flow that is left then goes
+/// on for as long as its client sends.
+fn clients_whose_datagrams_meet_the_change_move_too(datapath: Datapath) {
+    let cluster = Cluster::start(datapath, &["1"]);
+    let ways = [VIPS[0], VIPS[1], NODE_PORTS[0], NODE_PORTS[1]].map(socket);
+    let sockets: Vec<_> =
+        (0..CLIENTS).map(|number| datagrams(cluster.client(), ways[number % ways.len()]).unwrap()).collect();
+    sockets.iter().for_each(|socket| socket.set_nonblocking(true).unwrap());
+    // Who answered each one last; a datagram that is lost, or refused between two endpoints, is sent again a round later.
+    let mut last = vec![String::new(); CLIENTS];
+    let mut reach = |name: &str| {
+        let all = || {
+            for (socket, last) in sockets.iter().zip(&mut last) {
+                let _ = socket.send(b"?\n");
+                std::thread::sleep(PAUSE);
+                let mut buffer = [0; 128];
+                while let Ok(length) = socket.recv(&mut buffer) {
+                    *last = answer(&String::from_utf8_lossy(&buffer[..length])).unwrap().0;
+                }
+            }
+            last.iter().all(|server| server == name).then_some(())
+        };
+        if let Err(error) = until(&format!("all clients to reach {name}"), all) {
+            let elsewhere = |(socket, server): (&UdpSocket, &String)| {
+                (server != name).then(|| format!("{} by {server:?}", socket.peer_addr().unwrap()))
+            };
+            let left: Vec<_> = sockets.iter().zip(&last).filter_map(elsewhere).collect();
+            panic!("{error}: {} are not: {left:?}", left.len());
+        }
+    };
+    reach("web1");
+    for name in ["web2", "web1", "web2"] {
+        cluster.change(&[&name[3..]]);
+        reach(name);
+    }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_tests::bpf::pinned::Pinned;
 use kubeferry_tests::client::{Connection, until_for};
+use kubeferry_tests::cpus;
 use kubeferry_tests::site::{NODE_IPS, Site, at};
 
 /// Rows of the table: 500 masqueraded connections have four each.
@@ -15,6 +16,9 @@ const ROWS: usize = 2_000;
 const CONNECTIONS: usize = 1_500;
 /// The oldest, and the youngest, of those.
 const SOME: usize = 100;
+/// Rows that a CPU has made and the kernel keeps for it alone until it wants more, at most: nobody else throws those out, however old
+/// they become (`LOCAL_FREE_TARGET` in kernel/bpf/bpf_lru_list.c).
+const OWN: usize = 128;
 
 #[test]
 fn the_least_recently_used_connections_go_and_the_others_go_on() {
@@ -28,11 +32,18 @@ fn the_least_recently_used_connections_go_and_the_others_go_on() {
         let to = at(NODE_IPS[number % 2], 30080);
         Connection::open(site.outside(), to).unwrap_or_else(|error| panic!("connection {number}: {error}"))
     };
+    // The oldest are made on one CPU, and all others on another one.
+    let all_cpus = cpus::allowed().unwrap();
+    let (first, then) = (all_cpus[0], all_cpus[all_cpus.len() - 1]);
+    cpus::stay_on(&[first]).unwrap();
     // As old as the oldest, but never idle.
     let mut busy: Vec<_> = (0..4).map(open).collect();
     let before: Vec<_> = busy.iter_mut().map(|connection| connection.ask().unwrap()).collect();
     let mut idle: Vec<Connection> = Vec::with_capacity(CONNECTIONS);
     for number in 0..CONNECTIONS {
+        if number == SOME / 5 {
+            cpus::stay_on(&[then]).unwrap();
+        }
         let mut connection = open(number);
         connection.ask().unwrap_or_else(|error| panic!("connection {number} is lost at once: {error:#}"));
         idle.push(connection);
@@ -42,6 +53,7 @@ fn the_least_recently_used_connections_go_and_the_others_go_on() {
         }
         assert!(pinned.flows().unwrap() <= ROWS);
     }
+    cpus::stay_on(&all_cpus).unwrap();
     // What is there fills the table nearly, and status tells.
     let told = || site.status().unwrap()["rows"]["flows"].as_u64().filter(|rows| *rows >= ROWS as u64 * 3 / 4);
     until_for(Duration::from_secs(30), "status to tell of a full table", told).unwrap();
@@ -50,7 +62,9 @@ fn the_least_recently_used_connections_go_and_the_others_go_on() {
     let lost: Vec<usize> = young.iter().copied().filter(|number| idle[*number].ask().is_err()).collect();
     assert!(lost.is_empty(), "{lost:?} are lost, of the youngest of {CONNECTIONS}");
     let kept: Vec<usize> = (0..SOME).filter(|number| idle[*number].ask().is_ok()).collect();
-    assert!(kept.is_empty(), "{kept:?} are there, of the oldest of {CONNECTIONS}");
+    let own = OWN / 4 * (all_cpus.len() - 1);
+    println!("{} of the oldest are left", kept.len());
+    assert!(kept.len() <= own, "{kept:?} are there, of the oldest of {CONNECTIONS}");
     let now: Vec<_> = busy.iter_mut().map(|connection| connection.ask().unwrap()).collect();
     assert_eq!(now, before);
     // None was refused for want of room.

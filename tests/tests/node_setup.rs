@@ -158,6 +158,41 @@ fn more_connections_than_the_limit_of_open_files_do_not_keep_the_proxy_from_its_
 }
 
 #[test]
+fn health_check_node_ports_leave_open_files_for_the_proxys_own_work() {
+    const SERVICES: u32 = 400;
+    let (node, source) = (Netns::new("node").unwrap(), source());
+    node.ip(&["addr add 192.0.2.1/32 dev lo"]).unwrap();
+    let mut manifests = String::new();
+    for number in 0..SERVICES {
+        let (port, third, last) = (20_000 + number, number / 200, number % 200 + 1);
+        let created = format!("2026-01-01T{:02}:{:02}:00Z", number / 60, number % 60);
+        manifests += &format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s{number}, creationTimestamp: '{created}'}}\nspec: {{type: \
+             LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: {port}, clusterIP: 10.96.{third}.{last}, ports: \
+             [{{port: 80}}]}}\n"
+        );
+    }
+    let step = Step { manifests: with_node(&Node::parse(NODE).unwrap(), &manifests).unwrap(), rows: Vec::new() };
+    source.write(&step).unwrap();
+    let arguments = source.command("run").unwrap();
+    let mut command = Command::new("prlimit");
+    command.arg("--nofile=256:256").arg(binary::path().unwrap()).args(arguments.get_args()).stdin(Stdio::null());
+    let running = Running::start_command(&mut command, &node).unwrap();
+    let answers = |number: u32| {
+        let address = format!("192.0.2.1:{}", 20_000 + number);
+        node.run(|| TcpStream::connect(address)).unwrap().is_ok()
+    };
+    until("the oldest Service's port to be open", || answers(0).then_some(())).unwrap();
+    until("the table to be there", || node.nft(&["list", "table", "inet", "kubeferry"], "").ok()).unwrap();
+    assert!(!answers(SERVICES - 1), "the newest one's is left out");
+    node.nft(&["delete", "table", "inet", "kubeferry"], "").unwrap();
+    until("the table to be back", || node.nft(&["list", "table", "inet", "kubeferry"], "").ok()).unwrap();
+    let open = fs::read_dir(format!("/proc/{}/fd", running.id())).unwrap().count();
+    assert!(open < 128, "{open}");
+    assert!(running.stop().unwrap().success());
+}
+
+#[test]
 fn init_only_mounts_the_file_system_that_ebpf_needs() {
     let (node, source) = (Netns::new("node").unwrap(), source());
     let folder = tempfile::tempdir().unwrap();

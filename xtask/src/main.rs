@@ -21,6 +21,7 @@ mod licences;
 mod miri;
 mod netns;
 mod nightly;
+mod outcome;
 mod packages;
 mod pins;
 mod places;

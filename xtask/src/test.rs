@@ -8,11 +8,15 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 
 use crate::cargo::{cargo, workspace};
+use crate::outcome::Outcome;
 use crate::{dist, ebpf, image, interrupt, ipvs, kernels, licences, miri, packages, step};
 
 /// Everything is tested with the eBPF datapath in it, and always built as a whole: each choice of packages has its own features of
 /// what they share, for which all of it would be built again.
 const FEATURES: [&str; 2] = ["--features", "kubeferry/ebpf"];
+
+/// GiB that all of it takes in the target folder.
+const ROOM: u64 = 14;
 
 /// Check formatting, lints and documentation, build, and run every test
 #[derive(clap::Args)]
@@ -31,6 +35,7 @@ pub struct Args {
 /// Runs the parts in order; the first that fails ends the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let began = Instant::now();
+    warn_of_a_full_disk(&workspace())?;
     let part = args.part.as_deref();
     match part {
         None => {
@@ -86,6 +91,20 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     step::start(format!("done in {}", step::duration(began.elapsed())));
+    Ok(())
+}
+
+/// Says before an hour of building where it may end for want of room.
+fn warn_of_a_full_disk(folder: &Path) -> anyhow::Result<()> {
+    let disk =
+        rustix::fs::statvfs(folder).with_context(|| format!("cannot ask for the room in {}", folder.display()))?;
+    let left = disk.f_bavail * disk.f_frsize / (1 << 30);
+    if left < ROOM {
+        step::note(format!(
+            "{left} GiB are left in {}: building everything from nothing takes up to {ROOM}, less with CARGO_INCREMENTAL=0",
+            folder.display()
+        ));
+    }
     Ok(())
 }
 
@@ -160,7 +179,7 @@ fn test_with(which: &[&str], pass_on: &[String], variables: &[(&str, &Path)]) ->
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start cargo test")?;
     let stdout = child.stdout.take().context("cargo test has no output")?;
     let reader = std::thread::spawn(move || {
-        let mut sum = Sum::default();
+        let mut sum = Outcome::default();
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             println!("{line}");
             sum.add(&line);
@@ -176,39 +195,11 @@ fn test_with(which: &[&str], pass_on: &[String], variables: &[(&str, &Path)]) ->
     if std::env::var_os("KUBEFERRY_TEST_KUBECONFIG").is_none() {
         step::note("the scripted API server stood in for a real one: KUBEFERRY_TEST_KUBECONFIG names none");
     }
+    sum.failures().for_each(step::note);
     if !status.success() {
         bail!("tests failed");
     }
     Ok(())
-}
-
-/// The sum of libtest's `test result:` lines.
-#[derive(Default, PartialEq, Eq, Debug)]
-struct Sum {
-    passed: usize,
-    failed: usize,
-    ignored: usize,
-    filtered_out: usize,
-}
-
-impl Sum {
-    /// `test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.00s`
-    fn add(&mut self, line: &str) {
-        let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else {
-            return;
-        };
-        for count in counts.split("; ") {
-            let Some((number, what)) = count.split_once(' ') else { continue };
-            let Ok(number) = number.parse::<usize>() else { continue };
-            match what {
-                "passed" => self.passed += number,
-                "failed" => self.failed += number,
-                "ignored" => self.ignored += number,
-                "filtered out" => self.filtered_out += number,
-                _ => {}
-            }
-        }
-    }
 }
 
 /// The names of the files and folders in tests/tests: each is a test binary, and a part of its own.
@@ -225,18 +216,4 @@ fn test_files() -> anyhow::Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn results_are_summed_over_binaries() {
-        let mut sum = Sum::default();
-        sum.add("test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.00s");
-        sum.add("test x::y ... ok");
-        sum.add("test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s");
-        assert_eq!(sum, Sum { passed: 14, failed: 1, ignored: 1, filtered_out: 3 });
-    }
 }

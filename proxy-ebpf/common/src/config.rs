@@ -49,8 +49,6 @@ impl Config {
     /// Connections are being moved here from maps of an earlier run, which other programs still use: no connection begins
     /// meanwhile, and packets of one that is not here yet are dropped. Both come again.
     pub const MOVING: u32 = 256;
-    /// Packets and bytes are counted: see [`crate::Backend`].
-    pub const COUNT_PACKETS: u32 = 512;
     /// TCP connections that began before are connection tracking's: a packet that opens none and belongs to none of ours is
     /// left to it.
     pub const ESTABLISHED_ELSEWHERE: u32 = 1024;
@@ -100,6 +98,8 @@ impl Device {
     pub const POD: u32 = 1;
     /// A program at XDP may send packets out here.
     pub const XDP: u32 = 4;
+    /// It is a bridge: what comes in by it has come in by one of its ports before.
+    pub const BRIDGE: u32 = 8;
     /// Packets begin with the IP header (tunnels): no Ethernet header.
     pub const NO_ETHERNET: u32 = 2;
 }

@@ -158,11 +158,21 @@ pub struct Flow {
     /// The endpoint's row of `backends`. In the forward-in entry, with [`Flow::COUNTED`] while the connection counts as
     /// active there; whoever takes the bit away, atomically, takes the connection from the count.
     pub backend: u32,
+    /// With [`Flow::KNOWN`]: who the first packet of this direction came from: [`crate::Device::peer`] of the interface that it came in
+    /// by, [`Flow::NODE`], [`Flow::BRIDGED`], or 0 for everybody else. Nobody else is believed that this side ends, or begins anew.
+    pub sender: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 impl Flow {
     /// Bit of [`Flow::backend`].
     pub const COUNTED: u32 = 1 << 31;
+
+    /// [`Flow::sender`]: the node itself.
+    pub const NODE: u32 = 1 << 16;
+    /// [`Flow::sender`]: somebody on a bridge; which of them was not seen.
+    pub const BRIDGED: u32 = 2 << 16;
 
     /// The endpoint's row of `backends`.
     #[inline(always)]
@@ -187,6 +197,12 @@ impl Flow {
     pub const LOOPS: u16 = 128;
     /// The entry leaves packets as they are: a connection whose own source stays (see [`Flow::OWN`]).
     pub const KEEPS: u16 = 64;
+    /// [`Flow::sender`] is known.
+    pub const KNOWN: u16 = 512;
+    /// Forward-in: the source is to be rewritten as well, so there is a forward-out entry, and a backward-in one once that is decided.
+    pub const MASQUERADED: u16 = 1024;
+    /// Packets of this direction have gone by at different times, in units of [`TICK`].
+    pub const LASTS: u16 = 2048;
     /// Forward-in and backward-out: the client's port is rewritten, too, to [`Flow::device`].
     pub const ALIAS: u16 = 256;
 
@@ -207,9 +223,9 @@ pub mod limits {
     pub const CLOSED: u32 = 10;
     /// TCP, closed by one side (kube-proxy's `tcpCloseWaitTimeout`).
     pub const HALF_CLOSED: u32 = 3_600;
-    /// UDP and SCTP, not answered yet.
+    /// UDP and SCTP, not answered yet, and UDP that was a question and its answer. A masqueraded one has a port for so long.
     pub const ONE_WAY: u32 = 30;
-    /// UDP, both sides heard.
+    /// UDP, both sides heard, one of them at different times.
     pub const STREAM: u32 = 120;
     /// SCTP, both sides heard.
     pub const ASSOCIATION: u32 = 210;
@@ -228,6 +244,8 @@ pub const fn timeout(protocol: u8, forward: u16, backward: u16) -> u32 {
         TCP => limits::ESTABLISHED,
         _ if backward & Flow::SEEN == 0 => limits::ONE_WAY,
         crate::SCTP => limits::ASSOCIATION,
+        // As the kernel's connection tracking, which asks for two seconds.
+        _ if either & Flow::LASTS == 0 => limits::ONE_WAY,
         _ => limits::STREAM,
     }
 }
@@ -254,7 +272,7 @@ mod tests {
 
     fn flow(to: (&str, u16)) -> Flow {
         let address = to.0.parse::<IpAddr>().unwrap().into();
-        Flow { address, port: to.1.to_be(), flags: 0, seen: 0, device: 0, backend: 0 }
+        Flow { address, port: to.1.to_be(), flags: 0, seen: 0, device: 0, backend: 0, sender: 0, reserved: 0 }
     }
 
     #[test]
@@ -288,6 +306,9 @@ mod tests {
         assert_eq!(timeout(TCP, seen | Flow::FIN, seen), limits::HALF_CLOSED);
         assert_eq!(timeout(TCP, seen | Flow::FIN, seen | Flow::FIN), limits::CLOSED);
         assert_eq!(timeout(TCP, seen, seen | Flow::RST), limits::CLOSED);
-        assert_eq!((timeout(UDP, seen, 0), timeout(UDP, seen, seen)), (limits::ONE_WAY, limits::STREAM));
+        assert_eq!((timeout(UDP, seen, 0), timeout(UDP, seen, seen)), (limits::ONE_WAY, limits::ONE_WAY));
+        let lasts = seen | Flow::LASTS;
+        assert_eq!((timeout(UDP, lasts, seen), timeout(UDP, seen, lasts)), (limits::STREAM, limits::STREAM));
+        assert_eq!((timeout(UDP, lasts, 0), timeout(crate::SCTP, seen, seen)), (limits::ONE_WAY, limits::ASSOCIATION));
     }
 }

@@ -116,9 +116,17 @@ pub struct Backend {
     pub opened: u64,
     /// Connections that have not ended yet.
     pub active: u64,
-    /// Packets of its connections both ways, where they are counted ([`crate::Config::COUNT_PACKETS`]).
+}
+
+/// Value of `traffic`, an array that has a row for each of `backends` once for each shard, one shard after the other: CPUs that count
+/// at a time do so in memory of their own. What is carried by connections of a row of `backends` is the sum over its shards. Programs
+/// and userspace (which maps the array into its memory) change each field atomically.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable)]
+pub struct Traffic {
+    /// Packets, both ways.
     pub packets: u64,
-    /// Bytes of these packets, from the IP header on.
+    /// Their bytes, from the IP header on.
     pub bytes: u64,
 }
 

@@ -26,7 +26,7 @@ pub mod stats;
 pub use address::{Address, Prefix};
 pub use config::{Config, Device};
 pub use flow::{Flow, FlowKey};
-pub use frontend::{Affinity, AffinityKey, Backend, Frontend, FrontendKey, Member, MemberKey, RangeKey, Slot};
+pub use frontend::{Affinity, AffinityKey, Backend, Frontend, FrontendKey, Member, MemberKey, RangeKey, Slot, Traffic};
 pub use socket::{SocketConnection, SocketKey, SocketPeer};
 
 /// IPPROTO_ICMP.
@@ -41,4 +41,4 @@ pub const ICMPV6: u8 = 58;
 pub const SCTP: u8 = 132;
 
 /// Changes whenever a map's layout or the meaning of a value does: pinned state of another version is not adopted.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;

@@ -38,8 +38,12 @@ impl LiveFilter {
 }
 
 /// Value of `live_destinations`, a hash by [`crate::FrontendKey`] of kind 0: a place that packets go to, as they come. The address is
-/// [`Address::ZERO`] for any.
+/// [`Address::ZERO`] for any; or port and protocol are any, both of them.
 pub mod live_destination {
+    /// Every port, with [`ANY_PROTOCOL`].
+    pub const ANY_PORT: u16 = 0;
+    /// Every protocol, with [`ANY_PORT`].
+    pub const ANY_PROTOCOL: u8 = 0;
     /// Packets to there are followed.
     pub const FOLLOWED: u32 = 1;
     /// They are not, wherever else is looked.

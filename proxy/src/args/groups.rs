@@ -96,10 +96,10 @@ pub struct DatapathArgs {
     #[arg(long, value_name = "BIT", allow_negative_numbers = true)]
     pub iptables_masquerade_bit: Option<String>,
 
-    /// Addresses of this node at which node ports answer: `primary` alone, or CIDRs with commas; a family without a CIDR
-    /// means all of its addresses. Loopback never answers [config: nodePortAddresses; default: primary, or all addresses
-    /// in the modes iptables and ipvs]
-    #[arg(long, value_name = "primary|CIDR,...", value_delimiter = ',')]
+    /// Addresses of this node at which node ports answer: `primary`, `all` and CIDRs, with commas; a family without any
+    /// means all of its addresses. Loopback never answers, nor does `localhost` [config: nodePortAddresses; default:
+    /// primary, or all addresses in the modes iptables and ipvs]
+    #[arg(long, value_name = "primary|all|CIDR,...", value_delimiter = ',')]
     pub nodeport_addresses: Option<Vec<String>>,
 
     /// The node's primary address, where it is not to be taken from the Node object; nothing is bound to it [config:

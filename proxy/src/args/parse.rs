@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches};
 
 use super::{Cli, Command, ConfigCommand, go};
 use crate::config::flags::FLAGS;
@@ -18,9 +18,17 @@ where
     I: IntoIterator<Item = T>,
     T: Into<OsString>,
 {
-    let mut cli = Cli::try_parse_from(go::normalized(args.into_iter().map(Into::into).collect())).map_err(explain)?;
+    let arguments = go::normalized(args.into_iter().map(Into::into).collect());
+    let mut command = of_one_name(Cli::command());
+    let matches = command.try_get_matches_from_mut(arguments).map_err(explain)?;
+    let mut cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
     forget_empty(&mut cli.command);
     Ok(cli)
+}
+
+/// Has `--version` after any command say the program's name, and not `kubeferry-run`. Manual pages keep the commands' names.
+fn of_one_name(command: clap::Command) -> clap::Command {
+    command.mut_subcommands(|command| of_one_name(command.display_name("kubeferry")))
 }
 
 fn forget_empty(command: &mut Command) {

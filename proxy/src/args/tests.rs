@@ -83,6 +83,21 @@ fn every_boolean_of_kube_proxy_takes_gos_values() {
 }
 
 #[test]
+fn every_command_has_the_programs_name_and_version() {
+    let wanted = format!("kubeferry {}\n", crate::version::TEXT);
+    for line in [
+        vec!["--version"],
+        vec!["run", "--version"],
+        vec!["run", "-V"],
+        vec!["config", "--version"],
+        vec!["config", "check", "--version"],
+    ] {
+        let said = parse([["kubeferry"].as_slice(), &line].concat()).unwrap_err();
+        assert_eq!((said.kind(), said.to_string()), (ErrorKind::DisplayVersion, wanted.clone()), "{line:?}");
+    }
+}
+
+#[test]
 fn empty_paths_and_numbers_are_read_as_gos() {
     let empty = ["--config=", "--kubeconfig=", "--master=", "--write-config-to="];
     assert_eq!(run(&empty), run(&[]));

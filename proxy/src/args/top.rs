@@ -12,7 +12,7 @@ pub const ABOUT: &str = "Watch Services by new connections a second, and each wi
         each got beside what the scheduler promises it. Asks the proxy that runs on this node.\n\n\
         Keys: arrows or j k choose, Enter opens, Esc goes back, / searches, s sorts, r asks at once, p pauses, q ends. Traffic of \
         Services is counted as `--service-metrics` of `run` says; what is not counted is `-`. Where standard output is no \
-        terminal, it is plain text, once.";
+        terminal, it is plain text, once, after an interval if what it shows has to be counted first.";
 
 /// The shortest `--interval`: what the proxy tells is no newer than this while things change.
 const SHORTEST: Duration = Duration::from_millis(100);

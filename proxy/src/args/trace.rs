@@ -36,7 +36,8 @@ pub struct TraceArgs {
     #[arg(long, value_name = "IP[:PORT]", required_unless_present_any = ["stdin", "live"], conflicts_with = "stdin",
         value_parser = source)]
     pub from: Option<(IpAddr, Option<u16>)>,
-    /// Destination of the connection: protocol (tcp, udp, sctp), address and port; IPv6 as `tcp:[fd00::1]:80`
+    /// Destination of the connection: protocol (tcp, udp, sctp), address and port; IPv6 as `tcp:[fd00::1]:80`. With --live also an
+    /// address alone, or a port alone
     #[arg(long, value_name = "PROTO:IP:PORT", required_unless_present_any = ["stdin", "live"], conflicts_with = "stdin")]
     pub to: Option<String>,
     /// Interface that the packet comes in by, for the detectors that look at interfaces
@@ -53,7 +54,7 @@ pub struct TraceArgs {
     /// namespace with nftables, CAP_BPF with eBPF
     #[arg(long, conflicts_with_all = ["stdin", "iif", "SourceArgs", "DatapathArgs", "EbpfArgs", "LogArgs"])]
     pub live: bool,
-    /// With --live: connections to any address or node port of this Service; NAMESPACE is `default` unless said
+    /// With --live: connections to any address (at whichever port) or node port of this Service; NAMESPACE is `default` unless said
     #[arg(long, value_name = "[NAMESPACE/]NAME", requires = "live", conflicts_with = "to")]
     pub service: Option<String>,
     /// With --live: end after so many connections

@@ -16,7 +16,7 @@ use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::target::Frontend;
 use crate::desired::{Desired, Touched};
 use crate::state::objects::Ignored;
-use crate::traffic::{Counting, Port};
+use crate::traffic::{Counting, Port, Total};
 
 /// Whether this build has the eBPF datapath: cargo's feature `ebpf`.
 pub const HAS_EBPF: bool = cfg!(feature = "ebpf");
@@ -63,8 +63,17 @@ pub struct Counts {
     pub port: Port,
     /// Its endpoints.
     pub here: Vec<EndpointCount>,
-    /// Those that have left since the last look, with all that they got: they are not told again.
-    pub left: Vec<EndpointCount>,
+    /// Those that have left.
+    pub left: Left,
+}
+
+/// What endpoints of a service port had got that have left.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Left {
+    /// Since the last look, each with all that it got: they are not told again.
+    Since(Vec<EndpointCount>),
+    /// Ever since counting began, all together: with those that are here it is what the service port got.
+    Ever(Total),
 }
 
 /// A datapath that follows the wanted state.
@@ -123,6 +132,11 @@ pub trait Backend {
 
     /// By how many connections the counts of active ones were found to be wrong and put right, all in all.
     fn recounted(&self) -> u64 {
+        0
+    }
+
+    /// How many connections ended without what they carried being counted, all in all: they were too many at once.
+    fn uncounted(&self) -> u64 {
         0
     }
 

@@ -50,20 +50,17 @@ async fn alone() -> anyhow::Result<Option<Lock>> {
 
 async fn everything(root: &Path, limit: Duration, theirs: Option<&[IpNet]>) -> anyhow::Result<()> {
     let mut outcome = Outcome::default();
-    let mut add = |step: anyhow::Result<Vec<String>>| match step {
-        Ok(removed) => outcome.removed.extend(removed),
+    let mut add = |step: anyhow::Result<Outcome>| match step {
+        Ok(step) => outcome.extend(step),
         Err(error) => outcome.failed.push(output::whole(&error)),
     };
-    add(drain(root, limit));
+    add(drain(root, limit).map(|()| Outcome::default()));
     add(ebpf(root).await);
     for table in [TABLE, established::TABLE] {
         add(delete(table));
     }
     if let Some(excluded) = theirs {
-        let theirs = leftovers::remove(excluded).await;
-        outcome.removed.extend(theirs.removed);
-        outcome.notes.extend(theirs.notes);
-        outcome.failed.extend(theirs.failed);
+        outcome.extend(leftovers::remove(excluded).await);
     }
     let mut said: Vec<String> = outcome.removed.iter().map(|what| format!("removed {what}\n")).collect();
     if said.is_empty() && outcome.failed.is_empty() {
@@ -86,31 +83,30 @@ pub async fn others(settings: &Settings) -> Outcome {
     let mut ours = Outcome::default();
     let (other, table) = match settings.backend {
         BackendName::Nftables => (ebpf(&settings.ebpf.bpffs_root).await, established::TABLE),
-        BackendName::Ebpf => (Ok(Vec::new()), TABLE),
+        BackendName::Ebpf => (Ok(Outcome::default()), TABLE),
     };
     for step in [other, delete(table)] {
         match step {
-            Ok(removed) => ours.removed.extend(removed),
+            Ok(step) => ours.extend(step),
             Err(error) => ours.failed.push(output::whole(&error)),
         }
     }
-    let theirs = leftovers::remove(&settings.node.ipvs_excluded).await;
-    ours.removed.extend(theirs.removed);
-    ours.notes.extend(theirs.notes);
-    ours.failed.extend(theirs.failed);
+    // Whose programs are at the devices cannot be asked with what the nftables datapath runs with.
+    ours.notes.clear();
+    ours.extend(leftovers::remove(&settings.node.ipvs_excluded).await);
     ours
 }
 
 /// Deletes a table of ours.
-fn delete(table: &str) -> anyhow::Result<Vec<String>> {
+fn delete(table: &str) -> anyhow::Result<Outcome> {
     let was = Connection::open()?.delete_table(table).with_context(|| format!("cannot delete table inet {table}"))?;
-    Ok(was.then(|| format!("table inet {table}")).into_iter().collect())
+    Ok(Outcome { removed: was.then(|| format!("table inet {table}")).into_iter().collect(), ..Outcome::default() })
 }
 
 #[cfg(feature = "ebpf")]
-fn drain(root: &Path, limit: Duration) -> anyhow::Result<Vec<String>> {
+fn drain(root: &Path, limit: Duration) -> anyhow::Result<()> {
     if limit.is_zero() {
-        return Ok(Vec::new());
+        return Ok(());
     }
     match tokio::task::block_in_place(|| crate::backend::ebpf::drain::drain(root, limit))? {
         left if left.is_empty() => {}
@@ -123,28 +119,46 @@ fn drain(root: &Path, limit: Duration) -> anyhow::Result<Vec<String>> {
             ));
         }
     }
-    Ok(Vec::new())
+    Ok(())
 }
 
 #[cfg(not(feature = "ebpf"))]
-fn drain(_: &Path, _: Duration) -> anyhow::Result<Vec<String>> {
+fn drain(_: &Path, _: Duration) -> anyhow::Result<()> {
     // Nothing of that datapath can be here: see `ebpf`.
-    Ok(Vec::new())
+    Ok(())
 }
 
 #[cfg(feature = "ebpf")]
-async fn ebpf(root: &Path) -> anyhow::Result<Vec<String>> {
+async fn ebpf(root: &Path) -> anyhow::Result<Outcome> {
+    use crate::backend::ebpf::elsewhere::{Elsewhere, elsewhere};
+
     let devices: Vec<String> = crate::node::interfaces().await?.into_iter().map(|interface| interface.name).collect();
-    Ok(crate::backend::ebpf::cleanup::cleanup(root, &devices)?)
+    let removed = crate::backend::ebpf::cleanup::cleanup(root, &devices)?;
+    let mut outcome = Outcome { removed, ..Outcome::default() };
+    match tokio::task::block_in_place(|| elsewhere(&devices)) {
+        Elsewhere::Nowhere => {}
+        Elsewhere::At(devices) => outcome.failed.push(format!(
+            "programs of the eBPF datapath go on at {}, and nothing in {} holds them: give the --bpffs-root that they were \
+             started with (`findmnt -t bpf` lists the BPF file systems)",
+            devices.join(", "),
+            root.display()
+        )),
+        Elsewhere::Unknown => outcome.notes.push(format!(
+            "BPF programs are at the devices, and whose cannot be asked without CAP_SYS_ADMIN: if the eBPF datapath ran with \
+             another --bpffs-root than {}, its programs go on",
+            root.display()
+        )),
+    }
+    Ok(outcome)
 }
 
 #[cfg(not(feature = "ebpf"))]
-async fn ebpf(root: &Path) -> anyhow::Result<Vec<String>> {
+async fn ebpf(root: &Path) -> anyhow::Result<Outcome> {
     let folder = root.join("kubeferry");
     anyhow::ensure!(
         !folder.exists(),
         "{} holds what the eBPF datapath left, and this binary was built without it: run the cleanup of one that has it",
         folder.display()
     );
-    Ok(Vec::new())
+    Ok(Outcome::default())
 }

@@ -1,6 +1,8 @@
 //! What the commands print. Whoever read it may have gone (`kubeferry plan | head -1`): that is no reason to panic.
 
 use std::io::{self, Write};
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// Why standard output did not take something.
 #[derive(thiserror::Error, Debug)]
@@ -29,6 +31,16 @@ pub fn say(text: &str) -> Result<(), OutputError> {
 pub fn complain(line: &str) {
     // In one piece: other processes may write to the same terminal.
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+/// The same for a last word: where standard error is a pipe that nobody reads, it is given up after `time`.
+pub fn complain_within(line: String, time: Duration) {
+    let (said, heard) = mpsc::channel();
+    std::thread::spawn(move || {
+        complain(&line);
+        let _ = said.send(());
+    });
+    let _ = heard.recv_timeout(time);
 }
 
 /// An error with its causes; one that its message names already is not said twice.

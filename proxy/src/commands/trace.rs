@@ -106,6 +106,10 @@ fn sentences(flow: &Flow, trace: &Trace) -> String {
             if *masquerade {
                 text += " masquerade";
             }
+            if flow.has_source() && !trace.also.is_empty() {
+                let also: Vec<_> = trace.also.iter().map(ToString::to_string).collect();
+                text += &format!(" (a known client keeps its own, which may be {})", also.join(" | "));
+            }
             let itself = endpoints.iter().filter(|endpoint| endpoint.ip() == flow.from).map(ToString::to_string);
             let itself = itself.collect::<Vec<_>>().join(" or ");
             match hairpin {

@@ -7,6 +7,13 @@ use jiff::SignedDuration;
 use super::schema::{self, Field, Kind};
 use super::tree::Tree;
 use super::{Problem, ProxyConfig, Value, go_duration};
+use crate::input::yaml;
+use crate::state::text::tame;
+
+/// The most values that a file with aliases may come to.
+const MOST_VALUES: usize = 100_000;
+/// How much of a value or an unknown name is shown.
+const SHOWN: usize = 200;
 
 const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 
@@ -22,9 +29,14 @@ pub struct Decoded {
     pub warnings: Vec<String>,
 }
 
-/// Reads the text of a configuration file, YAML or JSON.
+/// Reads the text of a configuration file, YAML or JSON. What would take too long to read, or comes to too much, is a problem of
+/// the file.
 pub fn decode(text: &str) -> Decoded {
     let mut decoded = Decoded::default();
+    if let Err(why) = yaml::check(text, MOST_VALUES) {
+        decoded.problem("the file", String::new(), format!("cannot be read: {why}"));
+        return decoded;
+    }
     let tree = match serde_yaml_ng::from_str::<Tree>(text) {
         Ok(tree) => tree,
         Err(error) => {
@@ -44,7 +56,7 @@ pub fn decode(text: &str) -> Decoded {
 
 impl Decoded {
     fn problem(&mut self, what: &str, value: String, why: impl Into<String>) {
-        self.problems.push(Problem { what: what.to_owned(), value, why: why.into() });
+        self.problems.push(Problem { what: what.to_owned(), value: tame(&value, SHOWN), why: why.into() });
     }
 
     fn section(&mut self, path: &str, tree: &Tree) {
@@ -61,6 +73,7 @@ impl Decoded {
         for (key, value) in map {
             let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
             if last.insert(path.clone(), value).is_some() {
+                let path = tame(&path, SHOWN);
                 self.warnings.push(format!("{path} is given more than once: the last one counts"));
             }
         }
@@ -70,6 +83,7 @@ impl Decoded {
             } else if schema::is_section(&path) {
                 self.section(&path, value);
             } else {
+                let path = tame(&path, SHOWN);
                 self.warnings.push(format!("{path} is not a field of KubeProxyConfiguration: ignored"));
             }
         }

@@ -1,5 +1,5 @@
 //! The feature gates of Kubernetes, as far as the kube-proxy of 1.34 to 1.37 knows them: all that are compiled into it, also those
-//! of other components. Source: `test/compatibility_lifecycle/reference/` of kubernetes/kubernetes, `--help` of 1.36, and the page
+//! of other components, as far as is known here: a name that is not is warned about, no more. Source: `test/compatibility_lifecycle/reference/` of kubernetes/kubernetes, `--help` of 1.36, and the page
 //! "Feature Gates" of 1.37.
 
 /// Gates that Kubernetes 1.36 has on for good.
@@ -53,59 +53,55 @@ const OPEN: &str = "
     KubeProxyNFTablesLocalhostNodePorts KubeletCrashLoopBackOffMax KubeletEnsureSecretPulledImages KubeletInUserNamespace
     KubeletPSI KubeletPodResourcesDynamicResources KubeletPodResourcesGet KubeletPodResourcesListUseActivePods
     KubeletRegistrationGetOnExistsOnly KubeletSeparateDiskGC KubeletServiceAccountTokenForCredentialProviders
-    LegacySidecarContainers ListFromCacheSnapshot LocalStorageCapacityIsolationFSQuotaMonitoring LoggingAlphaOptions
-    LoggingBetaOptions ManifestBasedAdmissionControlConfig MatchLabelKeysInPodTopologySpread
+    LegacySidecarContainers ListFromCacheSnapshot LoadBalancerIPMode LocalStorageCapacityIsolationFSQuotaMonitoring
+    LoggingAlphaOptions LoggingBetaOptions ManifestBasedAdmissionControlConfig MatchLabelKeysInPodTopologySpread
     MatchLabelKeysInPodTopologySpreadSelectorMerge MaxUnavailableStatefulSet MemoryManager MemoryQoS
     MutableCSINodeAllocatableCount MutablePVNodeAffinity MutablePodResourcesForSuspendedJobs
-    MutableSchedulingDirectivesForSuspendedJobs MutatingAdmissionPolicy NativeHistograms NodeDeclaredFeatures
-    NodeLifecycleConditions NodeLogQuery NominatedNodeNameForExpectation OpenAPIEnums OpportunisticBatching PLEGOnDemandRelist
-    PersistentVolumeClaimUnusedSinceTime PodAndContainerStatsFromCRI PodCertificateRequest PodDeletionCost
+    MutableSchedulingDirectivesForSuspendedJobs MutatingAdmissionPolicy NFTablesNetlink NativeHistograms NodeDeclaredFeatures
+    NodeLifecycleConditions NodeLogQuery NominatedNodeNameForExpectation OpenAPIEnums OpportunisticBatching
+    PLEGOnDemandRelist PersistentVolumeClaimUnusedSinceTime PodAndContainerStatsFromCRI PodCertificateRequest PodDeletionCost
     PodGroupPreemptionPolicy PodIndexLabel PodLevelResourceManagers PodLevelResources PodLogsQuerySplitStreams
-    PodReadyToStartContainersCondition PodTopologyLabelsAdmission PodsAPI PortForwardWebsockets
-    PreventStaticPodAPIReferences ProcMountType QOSReserved ReduceDefaultCrashLoopBackOffDecay RelaxedServiceNameValidation
+    PodReadyToStartContainersCondition PodTopologyLabelsAdmission PodsAPI PortForwardWebsockets PreventStaticPodAPIReferences
+    ProbeHostPodSecurityStandards ProcMountType QOSReserved ReduceDefaultCrashLoopBackOffDecay RelaxedServiceNameValidation
     ReloadKubeletClientCAFile ReloadKubeletServerCertificateFile RemoteRequestHeaderUID ResourceHealthStatus
     ResourceHealthStatusMessage RestartAllContainersOnContainerExits RotateKubeletServerCertificate RuntimeClassInImageCriApi
     SELinuxChangePolicy SELinuxMount SELinuxMountReadWriteOncePod SchedulerAsyncAPICalls SchedulerAsyncPreemption
     SchedulerPopFromBackoffQ SeparateCacheWatchRPC ServiceAccountNodeAudienceRestriction ServiceTrafficDistribution
-    ShardedListAndWatch SizeBasedListCostEstimate StaleControllerConsistencyDaemonSet StaleControllerConsistencyJob
-    StaleControllerConsistencyReplicaSet StaleControllerConsistencyStatefulSet StatefulSetAutoDeletePVC
-    StatefulSetRecreateStrategy StatefulSetSemanticRevisionComparison StatefulSetStartOrdinal StorageCapacityScoring
-    StorageNamespaceIndex StorageVersionAPI StorageVersionHash StorageVersionMigrator StrictCostEnforcementForVAP
-    StrictCostEnforcementForWebhooks StrictIPCIDRValidation StructuredAuthenticationConfigurationEgressSelector
-    StructuredAuthenticationConfigurationJWKSMetrics StructuredAuthorizationConfiguration TaintTolerationComparisonOperators
-    TokenRequestServiceAccountUIDValidation TopologyAwareHints TopologyAwareWorkloadScheduling
-    TopologyManagerPolicyAlphaOptions TopologyManagerPolicyBetaOptions TranslateStreamCloseWebsocketRequests
-    UnauthenticatedHTTP2DOSMitigation UnknownVersionInteroperabilityProxy UnlockWhileProcessingFIFO
-    UserNamespacesHostNetworkSupport UserNamespacesPodSecurityStandards UserNamespacesSupport VolumeBindMountOptions
-    VolumeLimitScaling WatchCacheInitializationPostStartHook WatchFromStorageWithoutResourceVersion WatchList WatchListClient
-    WindowsCPUAndMemoryAffinity WindowsGracefulNodeShutdown WindowsHostNetwork WorkloadAwarePreemption WorkloadWithJob";
+    ShardedListAndWatch SizeBasedListCostEstimate SizeMemoryBackedVolumes StaleControllerConsistencyDaemonSet
+    StaleControllerConsistencyJob StaleControllerConsistencyReplicaSet StaleControllerConsistencyStatefulSet
+    StatefulSetAutoDeletePVC StatefulSetRecreateStrategy StatefulSetSemanticRevisionComparison StatefulSetStartOrdinal
+    StorageCapacityScoring StorageNamespaceIndex StorageVersionAPI StorageVersionHash StorageVersionMigrator
+    StrictCostEnforcementForVAP StrictCostEnforcementForWebhooks StrictIPCIDRValidation
+    StructuredAuthenticationConfigurationEgressSelector StructuredAuthenticationConfigurationJWKSMetrics
+    StructuredAuthorizationConfiguration TaintTolerationComparisonOperators TokenRequestServiceAccountUIDValidation
+    TopologyAwareHints TopologyAwareWorkloadScheduling TopologyManagerPolicyAlphaOptions TopologyManagerPolicyBetaOptions
+    TranslateStreamCloseWebsocketRequests UnauthenticatedHTTP2DOSMitigation UnknownVersionInteroperabilityProxy
+    UnlockWhileProcessingFIFO UserNamespacesHostNetworkSupport UserNamespacesPodSecurityStandards UserNamespacesSupport
+    VolumeBindMountOptions VolumeLimitScaling WatchCacheInitializationPostStartHook WatchFromStorageWithoutResourceVersion
+    WatchList WatchListClient WindowsCPUAndMemoryAffinity WindowsGracefulNodeShutdown WindowsHostNetwork
+    WorkloadAwarePreemption WorkloadWithJob";
 
 fn names(list: &'static str, name: &str) -> bool {
     list.split_ascii_whitespace().any(|known| known == name)
 }
 
-/// Why a gate may not be set to this, as in kube-proxy (`component-base/featuregate`, `Set`); absent where it may.
+/// Why a gate may not be set to this; absent where it may.
 pub fn refused(name: &str, on: bool) -> Option<String> {
-    if name == "AllowServiceExternalIPs" && !on {
-        let why = "cannot be turned off: external IPs are always served here. The admission plugin \
-            DenyServiceExternalIPs keeps Services from having any";
-        return Some(why.to_owned());
-    }
-    let locked = if names(LOCKED_ON, name) {
-        true
-    } else if names(LOCKED_OFF, name) {
-        false
-    } else if names(OPEN, name) {
-        return None;
-    } else {
-        let why = "unrecognized feature gate: Kubernetes 1.34 to 1.37 have none of this name, and kube-proxy does not start with it";
-        return Some(why.to_owned());
-    };
-    (locked != on).then(|| format!("is locked to {locked}, in kube-proxy as here"))
+    (name == "AllowServiceExternalIPs" && !on).then(|| {
+        "cannot be turned off: external IPs are always served here. The admission plugin DenyServiceExternalIPs keeps \
+         Services from having any"
+            .to_owned()
+    })
 }
 
-/// Why setting a gate has no effect here.
-pub fn reason(name: &str) -> &'static str {
+/// Why setting a gate to this has no effect here.
+pub fn reason(name: &str, on: bool) -> &'static str {
+    if names(LOCKED_ON, name) && !on {
+        return "Kubernetes 1.36 has it locked to true, and its kube-proxy does not start with false";
+    }
+    if names(LOCKED_OFF, name) && on {
+        return "Kubernetes 1.36 has it locked to false, and its kube-proxy does not start with true";
+    }
     match name {
         "AllAlpha" | "AllBeta" => "what gates of kube-proxy turn on here is always on",
         "ClientsAllowCBOR" | "ClientsPreferCBOR" => "JSON is spoken with the API server",
@@ -114,9 +110,16 @@ pub fn reason(name: &str) -> &'static str {
         "KubeProxyIPVS" => "there is no IPVS here: mode ipvs is nftables with the settings of ipvs",
         "KubeProxyNFTablesLocalhostNodePorts" => "node ports never answer at loopback addresses",
         "LoggingAlphaOptions" | "LoggingBetaOptions" => "log lines are written at once, to standard error",
+        "NFTablesNetlink" => "rows go by netlink, whole tables by nft",
         "NativeHistograms" => "histograms have kube-proxy's fixed buckets",
         "WatchListClient" => "objects are listed in pages and then watched",
-        _ => "it turns nothing on or off in kube-proxy, or what is always on here",
+        _ if names(OPEN, name) || names(LOCKED_ON, name) || names(LOCKED_OFF, name) => {
+            "it turns nothing on or off in kube-proxy, or what is always on here"
+        }
+        _ => {
+            "no gate of Kubernetes 1.34 to 1.37 that is known here has this name: it is misspelt, of another component, older, or \
+             newer; kube-proxy does not start with a gate that it does not know"
+        }
     }
 }
 
@@ -135,25 +138,28 @@ mod tests {
     }
 
     #[test]
-    fn names_that_nobody_knows_and_locked_values_are_refused() {
+    fn what_is_served_anyhow_cannot_be_turned_off() {
+        assert!(refused("AllowServiceExternalIPs", false).is_some_and(|why| why.contains("cannot be turned off")));
+        for gate in
+            [("AllowServiceExternalIPs", true), ("NFTablesProxyMode", false), ("nftablesproxymode", true), ("", false)]
+        {
+            assert_eq!(refused(gate.0, gate.1), None);
+        }
+    }
+
+    #[test]
+    fn each_has_its_reason() {
         for (gate, wanted) in [
-            (("NFTablesProxyMode", true), None),
-            (("NFTablesProxyMode", false), Some("is locked to true")),
-            (("AllowServiceLBStatusOnNonLB", true), Some("is locked to false")),
-            (("AllowServiceLBStatusOnNonLB", false), None),
-            (("AllowServiceExternalIPs", true), None),
-            (("AllowServiceExternalIPs", false), Some("cannot be turned off")),
-            (("GangScheduling", true), None),
-            (("AllAlpha", true), None),
-            (("nftablesproxymode", true), Some("unrecognized feature gate")),
-            (("", false), Some("unrecognized feature gate")),
+            (("NFTablesProxyMode", true), "it turns nothing"),
+            (("NFTablesProxyMode", false), "Kubernetes 1.36 has it locked to true"),
+            (("AllowServiceLBStatusOnNonLB", true), "Kubernetes 1.36 has it locked to false"),
+            (("AllowServiceLBStatusOnNonLB", false), "it turns nothing"),
+            (("GangScheduling", true), "it turns nothing"),
+            (("AllAlpha", true), "what gates of kube-proxy"),
+            (("nftablesproxymode", true), "no gate of Kubernetes"),
+            (("", false), "no gate of Kubernetes"),
         ] {
-            let got = refused(gate.0, gate.1);
-            let right = match (&got, wanted) {
-                (Some(got), Some(start)) => got.starts_with(start),
-                (got, wanted) => got.is_none() && wanted.is_none(),
-            };
-            assert!(right, "{gate:?}: {got:?}");
+            assert!(reason(gate.0, gate.1).starts_with(wanted), "{gate:?}");
         }
     }
 }

@@ -194,7 +194,7 @@ impl ProxyConfig {
                 // What is refused is told as that.
                 let taken = gates.iter().filter(|(name, on)| gates::refused(name, **on).is_none());
                 warnings.extend(
-                    taken.map(|(name, on)| format!("{what}.{name} = {on} has no effect: {}", gates::reason(name))),
+                    taken.map(|(name, on)| format!("{what}.{name} = {on} has no effect: {}", gates::reason(name, *on))),
                 );
                 continue;
             }

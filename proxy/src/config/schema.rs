@@ -104,6 +104,7 @@ const WINDOWS: &str = "it is for Windows";
 const JSON: &str = "JSON is spoken with the API server";
 const NO_LIMIT: &str = "requests are few: there is no limit of their rate";
 const AS_IS: &str = "0 leaves the kernel's value as it is";
+const TIME: &str = "whole seconds (less than one is 1); 0 leaves the kernel's value as it is";
 const EBPF_ONLY: &str = "mode `ebpf` only";
 
 /// All fields, in the order of Kubernetes' type, ours last.
@@ -113,9 +114,9 @@ pub const FIELDS: &[Field] = &[
     field("featureGates", Switches)
         .flag("feature-gates")
         .warned(
-            "what gates of kube-proxy turn on is always on, others mean nothing here; each is named with its reason. Refused: names that \
-             Kubernetes 1.34 to 1.37 do not have, values other than those that 1.36 has locked, and turning off `AllowServiceExternalIPs` \
-             (external IPs are always served)",
+            "what gates of kube-proxy turn on is always on, others mean nothing here; each is named with its reason, and \
+             where kube-proxy would not start with it. Refused: turning off `AllowServiceExternalIPs` (external IPs are always \
+             served)",
         )
         .harmless(&[
             "AllowServiceExternalIPs=true",
@@ -238,18 +239,21 @@ pub const FIELDS: &[Field] = &[
     field("nodePortAddresses", Texts)
         .flag("nodeport-addresses")
         .default("all; `primary` in mode nftables")
-        .note("never loopback addresses; CIDRs of those are named in a warning"),
-    field("oomScoreAdj", Integer(-1000, 1000)).flag("oom-score-adj").default("-999"),
+        .note("`primary`, `all`, `localhost` and CIDRs, beside each other as in kube-proxy since 1.37; never loopback addresses: those are named in a warning, and alone leave none"),
+    field("oomScoreAdj", Integer(-1000, 1000))
+        .flag("oom-score-adj")
+        .default("-999")
+        .note("where the process may: see [docs/node.md](node.md#set-up)"),
     field("conntrack.maxPerCore", NATURAL).flag("conntrack-max-per-core").default("32768").note(AS_IS),
     field("conntrack.min", NATURAL).flag("conntrack-min").default("131072"),
     field("conntrack.tcpEstablishedTimeout", Duration)
         .flag("conntrack-tcp-timeout-established")
         .default("24h")
-        .note(AS_IS),
-    field("conntrack.tcpCloseWaitTimeout", Duration).flag("conntrack-tcp-timeout-close-wait").default("1h").note(AS_IS),
+        .note(TIME),
+    field("conntrack.tcpCloseWaitTimeout", Duration).flag("conntrack-tcp-timeout-close-wait").default("1h").note(TIME),
     field("conntrack.tcpBeLiberal", Bool).flag("conntrack-tcp-be-liberal").default("false"),
-    field("conntrack.udpTimeout", Duration).flag("conntrack-udp-timeout").default("0s").note(AS_IS),
-    field("conntrack.udpStreamTimeout", Duration).flag("conntrack-udp-timeout-stream").default("0s").note(AS_IS),
+    field("conntrack.udpTimeout", Duration).flag("conntrack-udp-timeout").default("0s").note(TIME),
+    field("conntrack.udpStreamTimeout", Duration).flag("conntrack-udp-timeout-stream").default("0s").note(TIME),
     field("configSyncPeriod", Duration)
         .flag("config-sync-period")
         .default("15m")

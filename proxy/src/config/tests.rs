@@ -108,6 +108,7 @@ fn fields_without_effect_are_named_where_they_ask_for_something() {
     assert_eq!(decoded.problems, []);
     let always = [
         "featureGates.GangScheduling = true has no effect: it turns nothing on or off",
+        "featureGates.NoSuchGate = true has no effect: no gate of Kubernetes 1.34 to 1.37",
         "clientConnection.burst = 20 has no effect: requests are few",
         "logging.vmodule = a=3 has no effect: files of Go",
         "logging.options.json.infoBufferSize = 1Ki has no effect: log lines",

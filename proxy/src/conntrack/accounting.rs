@@ -3,6 +3,9 @@
 //!
 //! An event that finds no room in the socket's buffer is lost. Then what a connection had carried at the last list is what is
 //! counted of it: the difference between two lists tells which have ended.
+//!
+//! Only what goes to frontends of ours is kept, whoever else translates: others decide how many ways there are. Of ours what has ended
+//! is to be fetched every few seconds, also while nobody asks: [`Accounting::ended`].
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -16,6 +19,7 @@ use tokio::time::MissedTickBehavior;
 use super::entry::read_tracked;
 use super::kernel::Conntrack;
 use crate::backend::nftables::netlink::{Error, kernel::NetfilterSocket};
+use crate::desired::target::Frontend;
 use crate::state::objects::Protocol;
 
 // enum nfnetlink_groups, enum cntl_msg_types
@@ -23,6 +27,8 @@ const NFNLGRP_CONNTRACK_DESTROY: u32 = 3;
 const IPCTNL_MSG_CT_DELETE: u16 = 1 << 8 | 2;
 /// Room for events, in bytes: some 10,000 connections that end between two looks.
 const BUFFER: usize = 8 << 20;
+/// Ways of connections that have ended, until they are fetched. The end of one on another way is not counted, but for its number.
+const MOST_WAYS: usize = 1 << 16;
 /// How often events are taken in.
 const EVERY: Duration = Duration::from_millis(50);
 
@@ -85,7 +91,13 @@ struct Shared {
 /// What is known without the socket.
 #[derive(Debug, Default)]
 struct Followed {
+    /// Whose connections are followed.
+    ours: HashSet<Frontend>,
     ended: HashMap<Way, (u64, u64)>,
+    /// Connections of ours that are nobody's any more: where they go to has another owner.
+    disowned: HashMap<u32, Way>,
+    /// Connections that ended beyond [`MOST_WAYS`].
+    uncounted: u64,
     /// As they were at the last list, without those that have ended since.
     live: HashMap<u32, Tracked>,
 }
@@ -103,13 +115,56 @@ impl Accounting {
         Ok(Self { shared, task })
     }
 
+    /// Connections to these frontends are followed, or no more. Those that are known stay so until they end.
+    pub fn follow(&self, frontends: impl Iterator<Item = (Frontend, bool)>) {
+        let ours = &mut lock(&self.shared).followed.ours;
+        for (frontend, follows) in frontends {
+            if follows {
+                ours.insert(frontend)
+            } else {
+                ours.remove(&frontend)
+            };
+        }
+    }
+
+    /// What those carried that have ended since this was last told: packets and bytes, by way.
+    ///
+    /// # Errors
+    /// The socket fails.
+    pub fn ended(&self) -> Result<HashMap<Way, (u64, u64)>, Error> {
+        let mut shared = lock(&self.shared);
+        let Shared { events, followed } = &mut *shared;
+        drain(events, followed, &mut |_| {})?;
+        Ok(std::mem::take(&mut followed.ended))
+    }
+
+    /// How many connections ended without being counted, for there were too many ways.
+    pub fn uncounted(&self) -> u64 {
+        lock(&self.shared).followed.uncounted
+    }
+
     /// What was carried, by way. Blocks for as long as the kernel lists its connections.
     ///
     /// # Errors
     /// The kernel refuses, or the socket fails.
     pub fn carried(&self) -> Result<HashMap<Way, Carried>, Error> {
         let mut shared = lock(&self.shared);
-        let Shared { events, followed } = &mut *shared;
+        Self::list(&mut shared)?;
+        Ok(shared.followed.take())
+    }
+
+    /// What was carried on these ways until now. The connections that are there are not told of any more.
+    ///
+    /// # Errors
+    /// As [`Accounting::carried`].
+    pub fn disown(&self, ways: &dyn Fn(&Way) -> bool) -> Result<HashMap<Way, Carried>, Error> {
+        let mut shared = lock(&self.shared);
+        Self::list(&mut shared)?;
+        Ok(shared.followed.disown(ways))
+    }
+
+    fn list(shared: &mut Shared) -> Result<(), Error> {
+        let Shared { events, followed } = shared;
         // Events that come while the list is made wait in the socket: who is in it and ends meanwhile is told by them.
         let (listed, complete) = Conntrack::open()?.tracked()?;
         let mut ended = HashSet::new();
@@ -117,7 +172,7 @@ impl Accounting {
             ended.insert((tracked.id, tracked.way));
         })?;
         followed.listed(listed.into_iter().filter(|tracked| !ended.contains(&(tracked.id, tracked.way))), complete);
-        Ok(followed.take())
+        Ok(())
     }
 }
 
@@ -129,42 +184,101 @@ impl Drop for Accounting {
 
 impl Followed {
     fn end(&mut self, tracked: Tracked) {
-        let sum = self.ended.entry(tracked.way).or_default();
-        *sum = (sum.0 + tracked.packets, sum.1 + tracked.bytes);
-        self.live.remove(&tracked.id);
+        let Tracked { id, way, .. } = tracked;
+        let before = self.live.remove(&id).filter(|before| before.way == way);
+        if self.disowned.get(&id) == Some(&way) {
+            self.disowned.remove(&id);
+        } else if before.is_some() || self.is_ours(&way) {
+            self.add(way, (tracked.packets, tracked.bytes));
+            self.restarted(before, &tracked);
+        }
+    }
+
+    /// By its number alone, whatever address a node port was reached at.
+    fn is_ours(&self, Way { protocol, to, .. }: &Way) -> bool {
+        let address = Frontend::Address { ip: to.ip(), protocol: *protocol, port: to.port() };
+        let node_port = Frontend::NodePort { family: address.family(), protocol: *protocol, port: to.port() };
+        self.ours.contains(&address) || self.ours.contains(&node_port)
+    }
+
+    fn add(&mut self, way: Way, (packets, bytes): (u64, u64)) {
+        if self.ended.len() >= MOST_WAYS && !self.ended.contains_key(&way) {
+            self.uncounted += 1;
+            return;
+        }
+        let sum = self.ended.entry(way).or_default();
+        *sum = (sum.0 + packets, sum.1 + bytes);
+    }
+
+    /// Somebody had the kernel begin its count anew (`conntrack -L -z`): what it had counted before is told of as ended.
+    fn restarted(&mut self, before: Option<Tracked>, now: &Tracked) {
+        if let Some(before) = before.filter(|before| before.packets > now.packets) {
+            self.add(before.way, (before.packets, before.bytes));
+        }
     }
 
     /// These are there now. Who was and is not, and whose end nobody told, has ended with what it had then.
     fn listed(&mut self, now: impl Iterator<Item = Tracked>, complete: bool) {
-        let mut live: HashMap<u32, Tracked> = now.map(|tracked| (tracked.id, tracked)).collect();
-        for (id, before) in std::mem::take(&mut self.live) {
-            if live.get(&id).is_some_and(|now| now.way == before.way) {
+        let mut known = std::mem::take(&mut self.live);
+        let mut disowned = std::mem::take(&mut self.disowned);
+        for tracked in now {
+            let before = known.remove(&tracked.id);
+            if disowned.get(&tracked.id) == Some(&tracked.way) {
+                disowned.remove(&tracked.id);
+                self.disowned.insert(tracked.id, tracked.way);
                 continue;
             }
-            // What an incomplete list lacks may be there.
-            if !complete && !live.contains_key(&id) {
-                live.insert(id, before);
-            } else {
-                self.end(before);
+            match before.filter(|before| before.way == tracked.way) {
+                Some(before) => self.restarted(Some(before), &tracked),
+                None => {
+                    before.into_iter().for_each(|before| self.add(before.way, (before.packets, before.bytes)));
+                    if !self.is_ours(&tracked.way) {
+                        continue;
+                    }
+                }
             }
+            self.live.insert(tracked.id, tracked);
         }
-        self.live = live;
+        // What an incomplete list lacks may be there.
+        if complete {
+            known.into_values().for_each(|before| self.add(before.way, (before.packets, before.bytes)));
+        } else {
+            self.live.extend(known);
+            self.disowned.extend(disowned);
+        }
     }
 
     fn take(&mut self) -> HashMap<Way, Carried> {
         let mut all: HashMap<Way, Carried> = HashMap::new();
-        for (way, (packets, bytes)) in self.ended.drain() {
+        for (way, (packets, bytes)) in std::mem::take(&mut self.ended) {
             let carried = all.entry(way).or_default();
             (carried.ended_packets, carried.ended_bytes) = (packets, bytes);
         }
-        for tracked in self.live.values() {
-            let carried = all.entry(tracked.way).or_default();
-            carried.entries += 1;
-            carried.active += u64::from(!tracked.over);
-            carried.packets += tracked.packets;
-            carried.bytes += tracked.bytes;
+        self.live.values().for_each(|tracked| all.entry(tracked.way).or_default().add(tracked));
+        all
+    }
+
+    fn disown(&mut self, ways: &dyn Fn(&Way) -> bool) -> HashMap<Way, Carried> {
+        let mut all: HashMap<Way, Carried> = HashMap::new();
+        for (way, (packets, bytes)) in self.ended.extract_if(|way, _| ways(way)) {
+            let carried = all.entry(way).or_default();
+            (carried.ended_packets, carried.ended_bytes) = (packets, bytes);
+        }
+        for (id, tracked) in self.live.extract_if(|_, tracked| ways(&tracked.way)) {
+            all.entry(tracked.way).or_default().add(&tracked);
+            self.disowned.insert(id, tracked.way);
         }
         all
+    }
+}
+
+impl Carried {
+    /// One more that the kernel has an entry of.
+    fn add(&mut self, tracked: &Tracked) {
+        self.entries += 1;
+        self.active += u64::from(!tracked.over);
+        self.packets += tracked.packets;
+        self.bytes += tracked.bytes;
     }
 }
 
@@ -203,32 +317,4 @@ async fn follow(shared: Arc<Mutex<Shared>>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tracked(id: u32, packets: u64) -> Tracked {
-        let (to, endpoint) = ("10.96.0.10:80".parse().unwrap(), "10.244.1.1:8080".parse().unwrap());
-        Tracked { id, way: Way { protocol: Protocol::Tcp, to, endpoint }, over: id == 3, packets, bytes: packets * 100 }
-    }
-
-    fn take(followed: &mut Followed) -> (u64, u64, u64) {
-        let all = followed.take();
-        let carried = all.values().next().copied().unwrap_or_default();
-        assert_eq!((carried.ended_bytes, carried.bytes), (carried.ended_packets * 100, carried.packets * 100));
-        (carried.ended_packets, carried.active, carried.packets)
-    }
-
-    #[test]
-    fn an_end_that_nobody_told_is_seen_in_the_next_list() {
-        let mut followed = Followed::default();
-        followed.listed([tracked(1, 5), tracked(2, 7)].into_iter(), true);
-        assert_eq!(take(&mut followed), (0, 2, 12));
-        followed.end(tracked(1, 9));
-        followed.listed([tracked(3, 1)].into_iter(), true);
-        assert_eq!(take(&mut followed), (16, 0, 1), "9 as told, and 7 as they were");
-        followed.listed(std::iter::empty(), false);
-        assert_eq!(take(&mut followed), (0, 0, 1), "the list may lack it");
-        followed.end(tracked(3, 4));
-        assert_eq!(take(&mut followed), (4, 0, 0));
-    }
-}
+mod tests;

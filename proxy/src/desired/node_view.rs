@@ -186,14 +186,12 @@ fn detects_all(detector: &Detector, pod_ranges: &[IpNet], family: Family) -> boo
 }
 
 fn node_ports(setting: &NodePortAddresses, primary: &[IpAddr], held: &BTreeSet<IpAddr>, family: Family) -> NodePorts {
-    let of_family =
-        |nets: &mut dyn Iterator<Item = IpNet>| nets.filter(|net| Family::of(net.addr()) == family).collect::<Vec<_>>();
-    let nets = match setting {
-        NodePortAddresses::Primary => {
-            of_family(&mut primary.iter().filter(|ip| !ip.is_loopback()).map(|ip| IpNet::from(*ip)))
-        }
-        NodePortAddresses::Cidrs(nets) => of_family(&mut nets.iter().copied()),
+    let (primary, nets) = match setting {
+        NodePortAddresses::Primary(nets) => (primary, nets),
+        NodePortAddresses::Cidrs(nets) => (&[][..], nets),
     };
+    let primary = primary.iter().filter(|ip| !ip.is_loopback()).map(|ip| IpNet::from(*ip));
+    let nets: Vec<IpNet> = primary.chain(nets.iter().copied()).filter(|net| Family::of(net.addr()) == family).collect();
     if nets.is_empty() || nets.iter().any(|net| net.prefix_len() == 0) {
         return NodePorts::All;
     }
@@ -251,10 +249,19 @@ mod tests {
 
     #[test]
     fn primary_limits_its_own_family_and_leaves_the_other_open() {
-        let view = view(NodePortAddresses::Primary);
+        let view = view(NodePortAddresses::Primary(Vec::new()));
         assert!(view.answers_node_ports("192.168.0.2".parse().unwrap()));
         assert!(!view.answers_node_ports("192.168.1.2".parse().unwrap()));
         assert!(view.answers_node_ports("2001:db8::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn cidrs_beside_primary_add_to_it() {
+        let view = view(NodePortAddresses::Primary(nets(&["192.168.1.0/24", "127.0.0.0/8", "::1/128"])));
+        assert!(view.answers_node_ports("192.168.0.2".parse().unwrap()));
+        assert!(view.answers_node_ports("192.168.1.2".parse().unwrap()));
+        assert!(!view.answers_node_ports("2001:db8::1".parse().unwrap()), "loopback alone leaves nothing of IPv6");
+        assert!(!view.answers_node_ports("127.0.0.1".parse().unwrap()));
     }
 
     #[test]

@@ -241,3 +241,33 @@ fn slow_start_is_told_where_it_has_no_effect() {
     world.desired.update(&world.state, &changes, view(&counting(), "zone-a"));
     assert!(faults(&world.desired).is_empty());
 }
+
+#[test]
+fn with_affinity_a_hash_is_for_clients_that_are_not_known() {
+    let sticky = Service { affinity: Some(Duration::from_secs(60)), ..asking(asks(Scheduler::Sh, "")) };
+    let got = desired(&with_detector(), sticky, two());
+    let told = trace(&got, POD, None, CLUSTER_IP);
+    let Outcome::Endpoints { endpoints, .. } = &told.outcome else { panic!("{told:?}") };
+    let mut all = [endpoints.clone(), told.also.clone()].concat();
+    all.sort();
+    let both: Vec<SocketAddr> = [HERE, THERE].map(|ip| SocketAddr::new(ip.parse().unwrap(), 8080)).into();
+    assert_eq!((endpoints.len(), all), (1, both), "{told:?}");
+    assert!(told.why.iter().any(|why| why.contains("a known client keeps its endpoint for 60 s")), "{told:?}");
+    assert!(told.why.iter().any(|why| why.ends_with(", to a client that is not known")), "{told:?}");
+    let without = trace(&desired(&with_detector(), asking(asks(Scheduler::Sh, "")), two()), POD, None, CLUSTER_IP);
+    assert!(without.also.is_empty() && !without.why.iter().any(|why| why.contains("known")), "{without:?}");
+}
+
+#[test]
+fn of_a_socket_without_a_source_nothing_is_said_that_depends_on_it() {
+    for scheduler in [Scheduler::Random, Scheduler::Sh, Scheduler::Mh] {
+        let got = desired(&with_detector(), asking(asks(scheduler, "")), two());
+        let told = trace(&got, "0.0.0.0", None, CLUSTER_IP);
+        assert_eq!(told.outcome, to(&[HERE, THERE], false), "{told:?}");
+        assert!(told.sourceless && !told.why.iter().any(|why| why.contains("the source ")), "{told:?}");
+        // From elsewhere it would be masqueraded, and from a pod not.
+        let masquerades =
+            |from| matches!(trace(&got, from, None, CLUSTER_IP).outcome, Outcome::Endpoints { masquerade: true, .. });
+        assert_eq!((masquerades(OUTSIDE), masquerades(POD)), (true, false));
+    }
+}

@@ -120,6 +120,8 @@ pub struct Target {
     pub name: ServicePortName,
     /// The family.
     pub family: Family,
+    /// When its Service was made (`metadata.creationTimestamp`).
+    pub created: Option<Timestamp>,
     /// Its endpoints by use.
     pub endpoints: EndpointLists,
     /// How one of them is chosen.
@@ -201,6 +203,7 @@ pub(super) fn targets<'a>(
             let target = Arc::new(Target {
                 name,
                 family,
+                created: service.created,
                 endpoints: EndpointLists::new(&merged.endpoints, uses, node, choice),
                 schedule: Schedule { scheduler, ..choice.schedule },
                 internal_local: service.internal_local,

@@ -333,10 +333,12 @@ fn node_ports_answer_at_the_selected_addresses_and_never_at_loopback() {
     let here = || vec![endpoint(HERE, "here")];
     let yes = to(&[HERE], true);
     let none = || Outcome::None;
-    assert_eq!(at(NodePortAddresses::Primary, here()), [yes.clone(), none(), none()]);
-    assert_eq!(at(NodePortAddresses::Primary, vec![]), [Outcome::Reject, none(), none()]);
+    assert_eq!(at(NodePortAddresses::Primary(vec![]), here()), [yes.clone(), none(), none()]);
+    assert_eq!(at(NodePortAddresses::Primary(vec![]), vec![]), [Outcome::Reject, none(), none()]);
     let cidrs = |text: &str| NodePortAddresses::Cidrs(vec![text.parse().unwrap()]);
     assert_eq!(at(cidrs("172.19.0.0/16"), here()), [none(), yes.clone(), none()]);
+    let beside = NodePortAddresses::Primary(vec!["172.19.0.0/16".parse().unwrap()]);
+    assert_eq!(at(beside, here()), [yes.clone(), yes.clone(), none()]);
     assert_eq!(at(cidrs("0.0.0.0/0"), here()), [yes.clone(), yes.clone(), none()]);
     assert_eq!(at(cidrs("fd00::/8"), here()), [yes.clone(), yes, none()], "none of the family: all");
 }

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use jiff::Timestamp;
+
 use crate::scheduler::slots::slots;
 use crate::scheduler::{HashKey, Schedule, Scheduler, hash};
 use crate::state::objects::{Family, Protocol};
@@ -12,7 +14,7 @@ use super::{Claim, Desired};
 /// A new connection, as its first packet arrives.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Flow {
-    /// Source address.
+    /// Source address; unspecified: a socket that connects, and has none yet.
     pub from: IpAddr,
     /// Source port, where it is known: some hashes take it in.
     pub from_port: Option<u16>,
@@ -22,6 +24,13 @@ pub struct Flow {
     pub protocol: Protocol,
     /// Destination address and port.
     pub to: SocketAddr,
+}
+
+impl Flow {
+    /// Whether the source is known.
+    pub fn has_source(&self) -> bool {
+        !self.from.is_unspecified()
+    }
 }
 
 /// What happens to a flow.
@@ -35,6 +44,13 @@ pub struct Trace {
     pub schedule: Option<Schedule>,
     /// The candidates with their weights, as the scheduler uses them; empty: all are 1.
     pub weights: Vec<(SocketAddr, u16)>,
+    /// Endpoints beside those of the outcome that it may go to: with ClientIP affinity a known client keeps its own, and of a source
+    /// that is not known it is not known which of the lists counts.
+    pub also: Vec<SocketAddr>,
+    /// The source is not known: whether it is rewritten is not said.
+    pub sourceless: bool,
+    /// When rows for this destination were last written, if that is not long ago: only a running proxy knows.
+    pub changed: Option<Timestamp>,
     /// One line per decision, in order.
     pub why: Vec<String>,
 }
@@ -117,7 +133,8 @@ impl Desired {
 
     fn answer(&self, flow: &Flow, claim: Claim<'_>, mut why: Vec<String>) -> Trace {
         let target = claim.target;
-        let mut trace = Trace { service: Some(target.name.to_string()), ..Trace::default() };
+        let sourceless = !flow.has_source();
+        let mut trace = Trace { service: Some(target.name.to_string()), sourceless, ..Trace::default() };
         let (list, weights, masquerade) = match self.list(flow, claim, &mut why) {
             Ok(chosen) => chosen,
             Err(outcome) => return Trace { outcome, why, ..trace },
@@ -126,7 +143,19 @@ impl Desired {
             why.push(format!("ClientIP affinity: a known client keeps its endpoint for {} s", timeout.as_secs()));
         }
         trace.weights = list.iter().copied().zip(weights.iter().copied()).collect();
-        let endpoints = choose(flow, &target.schedule, list, weights, &mut why);
+        let endpoints = choose(flow, target, list, weights, &mut why);
+        let others: Vec<SocketAddr> = match (sourceless, target.affinity) {
+            (true, _) => target.endpoints.used().collect(),
+            (false, Some(_)) => list.to_vec(),
+            (false, None) => Vec::new(),
+        };
+        trace.also = others.into_iter().filter(|endpoint| !endpoints.contains(endpoint)).collect();
+        trace.also.sort();
+        trace.also.dedup();
+        if sourceless {
+            let outcome = Outcome::Endpoints { endpoints, masquerade: false, hairpin: None };
+            return Trace { outcome, why, schedule: Some(target.schedule), ..trace };
+        }
         let itself: Vec<SocketAddr> = endpoints.iter().filter(|endpoint| endpoint.ip() == flow.from).copied().collect();
         let always = masquerade || itself.len() == endpoints.len();
         why.push(if masquerade {
@@ -151,7 +180,7 @@ impl Desired {
         why: &mut Vec<String>,
     ) -> Result<(&'a [SocketAddr], &'a [u16], bool), Outcome> {
         let target = claim.target;
-        if claim.role == Role::LoadBalancer && !self.source_allowed(flow, target) {
+        if claim.role == Role::LoadBalancer && flow.has_source() && !self.source_allowed(flow, target) {
             why.push(format!("{} is outside loadBalancerSourceRanges", flow.from));
             return Err(Outcome::Drop);
         }
@@ -169,7 +198,8 @@ impl Desired {
         let (local, masquerade) = match claim.role {
             Role::ClusterIp => (target.internal_local, self.node.masquerade_all || (detector.is_some() && !from_pod)),
             _ if !target.external_local => (false, true),
-            _ if from_pod => (false, false),
+            // A socket of this node or of a pod here.
+            _ if from_pod || !flow.has_source() => (false, false),
             _ if from_node => (false, true),
             _ => (true, false),
         };
@@ -181,7 +211,10 @@ impl Desired {
         } else {
             "elsewhere"
         };
-        why.push(format!("the source is {source}; traffic policy {policy}"));
+        why.push(match flow.has_source() {
+            true => format!("the source is {source}; traffic policy {policy}"),
+            false => format!("traffic policy {policy}"),
+        });
         let lists = &target.endpoints;
         let (list, weights) =
             if local { (&lists.local, &lists.local_weights) } else { (&lists.cluster, &lists.cluster_weights) };
@@ -202,11 +235,12 @@ impl Desired {
 /// Whom the scheduler gives a new connection: the one that the hash says, or any.
 fn choose(
     flow: &Flow,
-    schedule: &Schedule,
+    target: &Target,
     list: &[SocketAddr],
     weights: &[u16],
     why: &mut Vec<String>,
 ) -> Vec<SocketAddr> {
+    let schedule = &target.schedule;
     let Schedule { scheduler, hash_key, table_size } = *schedule;
     let hashes_port = scheduler != Scheduler::Dh && hash_key == HashKey::SourceAndPort;
     let mut text = format!("scheduler {scheduler}");
@@ -224,6 +258,10 @@ fn choose(
     if !scheduler.hashes() {
         return list.to_vec();
     }
+    if !flow.has_source() && scheduler != Scheduler::Dh {
+        why.push("a socket that connects has no source yet: any of them".into());
+        return list.to_vec();
+    }
     let Some(port) = flow.from_port.or((!hashes_port).then_some(0)) else {
         why.push("which endpoint gets it depends on the source port: say it (--from IP:PORT) to see the one".into());
         return list.to_vec();
@@ -232,7 +270,8 @@ fn choose(
     let slot = hash::slot(schedule, SocketAddr::new(flow.from, port), flow.to.ip(), slots.len());
     let one = slot.and_then(|slot| Some((slot, *list.get(*slots.get(slot)? as usize)?)));
     let Some((slot, endpoint)) = one else { return list.to_vec() };
-    why.push(format!("the hash gives slot {slot} of {}: {endpoint}", slots.len()));
+    let whom = if target.affinity.is_some() { ", to a client that is not known" } else { "" };
+    why.push(format!("the hash gives slot {slot} of {}: {endpoint}{whom}", slots.len()));
     vec![endpoint]
 }
 

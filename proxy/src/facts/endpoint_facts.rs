@@ -1,6 +1,6 @@
 //! An endpoint of a service port: what the objects say of it, what the scheduler promises it, what it got.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use schemars::JsonSchema;
@@ -33,6 +33,9 @@ pub struct EndpointFacts {
     pub serving: bool,
     /// `conditions.terminating`.
     pub terminating: bool,
+    /// It is no endpoint any more, and is told of for connections that it has yet. Nothing but traffic is known of it: the
+    /// conditions are false.
+    pub draining: bool,
     /// Its weight as the scheduler uses it now; 0: no new connections.
     pub weight: u16,
     /// The part of new connections that the scheduler promises it where traffic policy Cluster chooses, 0 to 1; absent: nobody
@@ -79,7 +82,7 @@ fn promised(target: &Target, list: &[SocketAddr], weights: &[u16]) -> BTreeMap<S
     list.iter().enumerate().map(|(at, endpoint)| (*endpoint, (share(parts[at]), weight(at)))).collect()
 }
 
-/// The endpoints of a service port, by address.
+/// The endpoints of a service port, by address; those of which only connections are left among them.
 pub(super) fn endpoints(
     target: &Target,
     weights: Option<&Weights>,
@@ -94,34 +97,41 @@ pub(super) fn endpoints(
     let uses_cluster = !target.internal_local || target.accessible;
     let counts: BTreeMap<SocketAddr, &EndpointCount> = counts.iter().map(|count| (count.endpoint, count)).collect();
     let all: u64 = counts.values().map(|count| count.opened).sum();
-    let facts = |(address, candidate): (&SocketAddr, &Candidate<'_>)| {
+    let facts = |address: &SocketAddr| {
         let count = counts.get(address);
         let opened = count.map_or(0, |count| count.opened);
-        let promise = |list: &BTreeMap<SocketAddr, (f64, u16)>, used: bool| {
-            used.then(|| list.get(address).map_or(0.0, |(share, _)| *share))
-        };
-        // Whom no list has keeps the weight that the Service gives it.
-        let listed = cluster.get(address).or_else(|| local.get(address)).map(|(_, weight)| *weight);
-        let weight = listed.unwrap_or_else(|| weights.map_or(1, |weights| weights.of(candidate.endpoint)));
         let number = |counted: bool, of: fn(&EndpointCount) -> u64| counted.then(|| count.map_or(0, |count| of(count)));
-        let endpoint = candidate.endpoint;
+        let told = match members.get(address) {
+            None => EndpointFacts { draining: true, ..EndpointFacts::default() },
+            Some(Candidate { endpoint, local: is_local, .. }) => {
+                let promise = |list: &BTreeMap<SocketAddr, (f64, u16)>, used: bool| {
+                    used.then(|| list.get(address).map_or(0.0, |(share, _)| *share))
+                };
+                // Whom no list has keeps the weight that the Service gives it.
+                let listed = cluster.get(address).or_else(|| local.get(address)).map(|(_, weight)| *weight);
+                EndpointFacts {
+                    node: endpoint.node.as_deref().map(str::to_owned),
+                    zone: endpoint.zone.as_deref().map(str::to_owned),
+                    local: *is_local,
+                    ready: endpoint.ready,
+                    serving: endpoint.serving,
+                    terminating: endpoint.terminating,
+                    weight: listed.unwrap_or_else(|| weights.map_or(1, |weights| weights.of(endpoint))),
+                    promised_share: promise(&cluster, uses_cluster),
+                    promised_share_local: promise(&local, uses_local),
+                    ..EndpointFacts::default()
+                }
+            }
+        };
         EndpointFacts {
             address: address.to_string(),
-            node: endpoint.node.as_deref().map(str::to_owned),
-            zone: endpoint.zone.as_deref().map(str::to_owned),
-            local: candidate.local,
-            ready: endpoint.ready,
-            serving: endpoint.serving,
-            terminating: endpoint.terminating,
-            weight,
-            promised_share: promise(&cluster, uses_cluster),
-            promised_share_local: promise(&local, uses_local),
             connections: number(counting.connections, |count| count.opened),
             share: (counting.connections && all > 0).then(|| opened as f64 / all as f64),
             active: number(counting.active, |count| count.active),
             packets: number(counting.packets, |count| count.packets),
             bytes: number(counting.packets, |count| count.bytes),
+            ..told
         }
     };
-    members.iter().map(facts).collect()
+    members.keys().chain(counts.keys()).collect::<BTreeSet<_>>().into_iter().map(facts).collect()
 }

@@ -66,6 +66,21 @@ fn fix(reason: Reason) -> &'static str {
     }
 }
 
+/// What is left out of one Service, 1,000 faults at most, and the first of them that it is worse for.
+pub(super) fn of_service<B: Backend>(proxy: &Proxy<B>, name: &ObjectName) -> (Vec<IgnoredFacts>, Option<String>) {
+    let (mut items, mut first) = (Vec::new(), None);
+    events::each_fault(proxy, &mut |fault| {
+        let is_own = matches!(&fault.regarding, Regarding::Object(Kind::Service, of) if of == name);
+        if is_own && items.len() < MOST {
+            if fault.reason != Reason::SchedulerFallback {
+                first.get_or_insert_with(|| fault.why.clone());
+            }
+            items.push(IgnoredFacts::of(fault, proxy.desired().node().name.as_ref()));
+        }
+    });
+    (items, first)
+}
+
 impl IgnoredPage {
     /// What a proxy leaves out now; and the first fault of each Service that has one.
     pub(super) fn take<B: Backend>(proxy: &Proxy<B>) -> (Self, BTreeMap<ObjectName, String>) {

@@ -116,7 +116,8 @@ pub struct TrafficSummary {
     /// New connections of the service ports that there are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<u64>,
-    /// New connections a second, between the last two times that the counters were read.
+    /// New connections a second, over the last one to two seconds, or since the last time before that the counters were read; absent
+    /// until they have been read twice, or if that was more than 30 s ago.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections_per_second: Option<f64>,
     /// Connections that have not ended.

@@ -110,9 +110,9 @@ pub struct HealthFacts {
 pub enum HealthState {
     /// Every port has endpoints, all of them usable, and is served at all of its addresses.
     Ok,
-    /// It answers, but something of it does not: an endpoint, an address, or the internal policy Local that finds nobody here.
+    /// It answers, but something of it does not: an endpoint, an address, one of its families, or the internal policy Local that finds nobody here.
     Degraded,
-    /// New connections to a port of it are refused: no endpoint is usable.
+    /// New connections to a port of it are refused in every family that it has: no endpoint is usable.
     Down,
 }
 

@@ -64,7 +64,8 @@ impl Watched<'_> {
                     seen: self.seen(proxy, target).cloned(),
                 });
                 let ports: Vec<PortEntry> = ports.collect();
-                let health = health(ports.iter().map(|port| &*port.target), faults.get(&service.name));
+                let targets: Vec<&Target> = ports.iter().map(|port| &*port.target).collect();
+                let health = health(&targets, faults.get(&service.name));
                 ServiceEntry { name: service.name.clone(), kind: service.kind.clone(), ports, health }
             })
             .collect();
@@ -74,13 +75,9 @@ impl Watched<'_> {
 
     /// One Service as it is now; `None`: there is none of this name.
     pub fn service<B: Backend>(&self, proxy: &Proxy<B>, name: &ObjectName) -> Option<ServiceFacts> {
-        let (page, faults) = IgnoredPage::take(proxy);
-        let ours = |item: &super::IgnoredFacts| {
-            item.kind == Kind::Service.as_str() && *item.namespace == *name.namespace && *item.name == *name.name
-        };
-        let ignored = page.items.into_iter().filter(ours).collect();
-        let targets = proxy.desired().targets_of(name).map(|(_, target, _)| &**target);
-        let health = health(targets, faults.get(name));
+        let (ignored, fault) = super::ignored::of_service(proxy, name);
+        let targets: Vec<&Target> = proxy.desired().targets_of(name).map(|(_, target, _)| &**target).collect();
+        let health = health(&targets, fault.as_ref());
         let seen = |target: &Target| self.seen(proxy, target);
         super::service::service(proxy, name, health, ignored, proxy.counting(), &seen)
     }
@@ -177,7 +174,7 @@ impl NodeFacts {
 }
 
 /// How a Service with these ports is; `fault` is what else is wrong with it.
-fn health<'a>(targets: impl Iterator<Item = &'a Target>, fault: Option<&String>) -> HealthFacts {
+fn health(targets: &[&Target], fault: Option<&String>) -> HealthFacts {
     let mut worst: BTreeMap<HealthState, String> = BTreeMap::new();
     let mut say = |state, reason: String| {
         worst.entry(state).or_insert(reason);
@@ -185,7 +182,16 @@ fn health<'a>(targets: impl Iterator<Item = &'a Target>, fault: Option<&String>)
     for target in targets {
         let (lists, name, family) = (&target.endpoints, &target.name, target.family.as_str());
         if !lists.any {
-            say(HealthState::Down, format!("{name} ({family}) has no usable endpoint: connections are refused"));
+            // Who asks by name of a Service of two families takes the one that answers.
+            let answers = targets.iter().any(|other| other.name == *name && other.endpoints.any);
+            let state = if answers { HealthState::Degraded } else { HealthState::Down };
+            let why = match lists.ready {
+                0 => format!("{name} ({family}) has no usable endpoint: connections are refused"),
+                ready => format!(
+                    "{name} ({family}) has {ready} ready endpoints of weight 0 and no other: connections are refused"
+                ),
+            };
+            say(state, why);
         } else if target.internal_local && lists.local.is_empty() {
             // Of the external policy that is no fault: load balancers go to other nodes.
             let reason = format!("{name} ({family}) has internal traffic policy Local and no endpoint on this node");

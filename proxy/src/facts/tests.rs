@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::args::{CommonArgs, ServeArgs};
-use crate::backend::{Backend, Counts, EndpointCount, Report, RowChanges};
+use crate::backend::{Backend, Counts, EndpointCount, Left, Report, RowChanges};
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::target::{Frontend, Target};
 use crate::desired::{Desired, Touched};
@@ -22,6 +22,8 @@ use crate::state::event::{Event, Kind};
 use crate::state::objects::{Ignored, ObjectName};
 use crate::traffic::Counting;
 use crate::watch::WatchStats;
+
+mod faults;
 
 /// A datapath that gave each endpoint as many connections as its address says.
 #[derive(Default)]
@@ -75,7 +77,7 @@ impl Backend for Counted {
         let of = |target: &Target| Counts {
             port: (target.name.clone(), target.family),
             here: target.endpoints.serving.iter().map(count).collect(),
-            left: Vec::new(),
+            left: Left::Since(Vec::new()),
         };
         Ok(desired.targets().map(|(_, target, _)| of(target)).collect())
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -17,8 +18,12 @@ pub struct TraceFacts {
     pub outcome: String,
     /// Whom the connection may go to; with a scheduler that hashes, whom it does.
     pub endpoints: Vec<String>,
-    /// The source address is rewritten to the node's.
-    pub masquerade: bool,
+    /// Whom it may go to beside these: with ClientIP affinity a known client keeps its endpoint, whatever the scheduler says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
+    /// The source address is rewritten to the node's; absent: the source is not known (`0.0.0.0` or `::`, a socket that connects).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masquerade: Option<bool>,
     /// The endpoint that is the source itself: if it is chosen, the source is rewritten in any case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hairpin: Option<String>,
@@ -33,6 +38,10 @@ pub struct TraceFacts {
     /// The candidates with their weights; absent: all are 1.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub weights: BTreeMap<String, u16>,
+    /// When rows for this destination were last written, if that was within the last 10 s: packets of then may have
+    /// met others. Only `/api/v1/trace` has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<Timestamp>,
     /// One sentence for each decision, in order.
     pub why: Vec<String>,
     /// The path from the packet to the outcome; only `/api/v1/trace` has it.
@@ -74,12 +83,14 @@ impl From<&Trace> for TraceFacts {
         let mut facts = Self {
             outcome: "none".to_owned(),
             endpoints: Vec::new(),
-            masquerade: false,
+            also: trace.also.iter().map(ToString::to_string).collect(),
+            masquerade: (!trace.sourceless).then_some(false),
             hairpin: None,
             service: trace.service.clone().unwrap_or_default(),
             scheduler: scheduler.map(|scheduler| scheduler.name().to_owned()),
             hash_key: hash_key.map(str::to_owned),
             weights: trace.weights.iter().map(|(endpoint, weight)| (endpoint.to_string(), *weight)).collect(),
+            changed: trace.changed,
             why: trace.why.clone(),
             steps: Vec::new(),
         };
@@ -87,7 +98,7 @@ impl From<&Trace> for TraceFacts {
             Outcome::Endpoints { endpoints, masquerade, hairpin } => {
                 facts.outcome = "endpoints".to_owned();
                 facts.endpoints = endpoints.iter().map(ToString::to_string).collect();
-                facts.masquerade = *masquerade;
+                facts.masquerade = facts.masquerade.map(|_| *masquerade);
                 facts.hairpin = hairpin.map(|endpoint| endpoint.to_string());
             }
             Outcome::Reject => facts.outcome = "reject".to_owned(),
@@ -103,6 +114,7 @@ impl TraceFacts {
     pub fn with_steps(flow: &Flow, trace: &Trace) -> Self {
         let mut facts = Self::from(trace);
         let from = match flow.from_port {
+            _ if !flow.has_source() => "a socket here".to_owned(),
             Some(port) => SocketAddr::new(flow.from, port).to_string(),
             None => flow.from.to_string(),
         };
@@ -114,12 +126,19 @@ impl TraceFacts {
         facts.steps.extend(decisions.collect::<Vec<_>>());
         let one = facts.endpoints.len() == 1;
         for endpoint in &facts.endpoints {
-            let text = if one { format!("{endpoint} gets it") } else { format!("{endpoint} may get it") };
+            let text = match (one, facts.also.is_empty()) {
+                (true, true) => format!("{endpoint} gets it"),
+                (true, false) => format!("{endpoint} gets it, unless the client is known"),
+                (false, _) => format!("{endpoint} may get it"),
+            };
             facts.steps.push(step(StepKind::Endpoint, text, vec![endpoint.clone()]));
         }
         let outcome = match facts.outcome.as_str() {
-            "endpoints" if facts.masquerade => "the endpoint sees an address of this node",
-            "endpoints" => "the endpoint sees the source address",
+            "endpoints" => match facts.masquerade {
+                Some(true) => "the endpoint sees an address of this node",
+                Some(false) => "the endpoint sees the source address",
+                None => "what the endpoint sees as the source is not known yet",
+            },
             "reject" if flow.protocol == crate::state::objects::Protocol::Tcp => "refused: the client gets a TCP reset",
             "reject" => "refused: the client gets ICMP port unreachable",
             "drop" => "dropped: the client hears nothing",

@@ -100,7 +100,6 @@ fn bpf(desired: &Desired) {
         host_netns: 1,
         masquerade_ports: (16_384, 29_999),
         socket_lb: SocketLb::Auto,
-        count_packets: false,
         established_elsewhere: false,
     };
     let room = Room::of(&MapSizes::default());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::settings::{BackendName, DetectLocal, NodePortAddresses, Settings, Source};
+use crate::settings::{BackendName, DetectLocal, Settings, Source};
 
 /// The document for these settings.
 pub fn document(settings: &Settings) -> Value {
@@ -26,10 +26,6 @@ pub fn document(settings: &Settings) -> Value {
             prefix = name;
             "InterfaceNamePrefix"
         }
-    };
-    let node_ports = match &datapath.node_port_addresses {
-        NodePortAddresses::Primary => vec!["primary".to_owned()],
-        NodePortAddresses::Cidrs(nets) => nets.iter().map(ToString::to_string).collect(),
     };
     let kubeconfig = match &settings.source {
         Source::Api { kubeconfig: Some(path), .. } => path.display().to_string(),
@@ -64,7 +60,7 @@ pub fn document(settings: &Settings) -> Value {
         "NFTables": {"MasqueradeBit": datapath.masquerade_bit},
         "DetectLocalMode": mode,
         "DetectLocal": {"BridgeInterface": bridge, "ClusterCIDRs": cidrs, "InterfaceNamePrefix": prefix},
-        "NodePortAddresses": node_ports,
+        "NodePortAddresses": datapath.node_port_addresses.texts(),
         "SyncPeriod": duration(settings.sync_period),
         "MinSyncPeriod": duration(settings.min_sync_period),
     }})

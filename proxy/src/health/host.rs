@@ -3,10 +3,13 @@
 
 use std::net::IpAddr;
 
+use axum::Json;
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+
+use super::api::ErrorFacts;
 
 /// Lets requests pass that were sent to an address or to `localhost`.
 pub(super) async fn local_only(request: Request, next: Next) -> Response {
@@ -14,16 +17,20 @@ pub(super) async fn local_only(request: Request, next: Next) -> Response {
     if is_local(request.headers()) || (reads && ANYBODYS.contains(&request.uri().path())) {
         return next.run(request).await;
     }
+    if request.uri().path().starts_with("/api/") {
+        return (StatusCode::MISDIRECTED_REQUEST, Json(ErrorFacts { error: WHY.to_owned() })).into_response();
+    }
     misdirected()
 }
+
+const WHY: &str = "this address answers to 127.0.0.1, [::1] and localhost alone, not to another name (Host)";
 
 /// What kube-proxy tells under any name, too, such as that of a Service or of a proxy before it: numbers and words that say nothing of
 /// the cluster's objects. `/metrics` looks itself whether that holds of it.
 const ANYBODYS: [&str; 6] = ["/healthz", "/healthz/ping", "/livez", "/metrics", "/metrics/slis", "/proxyMode"];
 
 pub(super) fn misdirected() -> Response {
-    let why = "this address answers to 127.0.0.1, [::1] and localhost alone, not to another name (Host)\n";
-    (StatusCode::MISDIRECTED_REQUEST, why).into_response()
+    (StatusCode::MISDIRECTED_REQUEST, format!("{WHY}\n")).into_response()
 }
 
 pub(super) fn is_local(headers: &HeaderMap) -> bool {

@@ -30,12 +30,17 @@ impl Health {
     /// `needs_node`: until the Node object is known the node is not eligible, as in kube-proxy; without it (a folder of
     /// manifests need not hold a Node) it is.
     pub fn new(timeout: Duration, needs_node: bool) -> Self {
-        Self(Arc::new(Mutex::new(HealthState::new(timeout, needs_node))))
+        Self(Arc::new(Mutex::new(HealthState::new(timeout, needs_node, Now::read()))))
     }
 
     /// Another time that a change may wait.
     pub fn change(&self, timeout: Duration) {
         self.with(|state| state.change(timeout));
+    }
+
+    /// The run loop goes on; to be said every few seconds.
+    pub fn beat(&self) {
+        self.with(|state| state.beat(Now::read()));
     }
 
     /// A change waits for a sync of these families.

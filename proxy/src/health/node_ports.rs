@@ -13,6 +13,8 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 
@@ -32,6 +34,19 @@ const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-we
 const BACKLOG: u32 = 128;
 /// Connections that may be open at all ports together; load balancers ask every few seconds, some by a connection that stays.
 const CONNECTIONS: usize = 256;
+/// Files that the proxy needs for its work: eBPF maps, programs and links are some eighty, `nft` and sockets some more.
+const OWN_FILES: u64 = 128;
+/// Of the other files that the process may open, listeners have a quarter; connections to three servers may have an eighth each.
+const SHARE: u64 = 4;
+/// Where that is nothing, one in so many.
+const LEAST_SHARE: u64 = 16;
+
+/// What has servers of its own.
+type Key = (ObjectName, Family);
+/// The creation time of a Service; an absent one counts as newest, as where frontends are claimed.
+type Age = (bool, Option<Timestamp>);
+/// Where the servers are to listen, and how many endpoints are here.
+type Wanted = BTreeMap<Key, (BTreeSet<SocketAddr>, usize)>;
 
 /// The health check node ports of this node.
 #[derive(Debug)]
@@ -41,10 +56,14 @@ pub struct HealthCheckPorts {
     metrics: Arc<Metrics>,
     connections: Connections,
     families: Vec<Family>,
-    wanted: BTreeMap<ObjectName, HealthCheck>,
-    open: BTreeMap<(ObjectName, Family), Open>,
+    /// How many listeners may be open.
+    room: usize,
+    wanted: BTreeMap<ObjectName, (Age, HealthCheck)>,
+    open: BTreeMap<Key, Open>,
     /// Those that could not be opened, and why.
-    failed: BTreeMap<(ObjectName, Family), String>,
+    failed: BTreeMap<Key, String>,
+    /// Those that there is no room for.
+    left_out: BTreeSet<Key>,
     /// Where node ports answered when all was last gone through.
     answered_at: Option<[NodePorts; 2]>,
 }
@@ -61,9 +80,11 @@ impl HealthCheckPorts {
     /// None is open yet. Answers depend on `health`; what cannot be opened is reported to `events`. `families` are those of the
     /// host: there are no servers of another.
     pub fn new(health: Health, events: Events, metrics: Arc<Metrics>, families: Vec<Family>) -> Self {
-        let (wanted, open, failed) = Default::default();
+        let (wanted, open, failed, left_out) = Default::default();
         let connections = Connections::at_most(CONNECTIONS);
-        Self { health, events, metrics, connections, families, wanted, open, failed, answered_at: None }
+        let room = getrlimit(Resource::Nofile).current.map_or(usize::MAX, room_of);
+        let answered_at = None;
+        Self { health, events, metrics, connections, families, room, wanted, open, failed, left_out, answered_at }
     }
 
     /// A sync that carried the changes of these Services has succeeded: opens, closes and updates. What could not be opened
@@ -71,7 +92,8 @@ impl HealthCheckPorts {
     pub async fn synced(&mut self, state: &state::State, node: &NodeView, changed: &BTreeSet<ObjectName>) {
         let mut differs = !self.failed.is_empty() || self.answered_at.as_ref() != Some(&node.node_ports);
         for name in changed {
-            let check = health_check(state, node, name);
+            let age = state.services().get(name).map(|service| (service.created.is_none(), service.created));
+            let check = age.zip(health_check(state, node, name));
             if self.wanted.get(name) != check.as_ref() {
                 differs = true;
                 match check {
@@ -94,15 +116,7 @@ impl HealthCheckPorts {
     }
 
     async fn follow(&mut self, node: &NodeView) {
-        let mut wanted = BTreeMap::new();
-        for (name, check) in &self.wanted {
-            for family in self.families.iter().copied() {
-                if let Some(local) = check.local[family as usize] {
-                    let at = addresses(node, family).map(|ip| SocketAddr::new(ip, check.port)).collect();
-                    wanted.insert((name.clone(), family), (at, local));
-                }
-            }
-        }
+        let wanted = self.admitted(node);
         self.close(&wanted).await;
         self.failed.retain(|key, _| wanted.contains_key(key));
         for ((name, family), (at, local)) in wanted {
@@ -128,14 +142,51 @@ impl HealthCheckPorts {
             }
         }
         for family in Family::BOTH {
-            let open = self.open.keys().filter(|(_, of)| *of == family);
+            // Where node ports answer nowhere, there is nobody to ask.
+            let open = self.open.iter().filter(|((_, of), open)| *of == family && !open.at.is_empty());
             self.metrics.health_checks(family, open.count());
         }
     }
 
+    /// What is wanted and has room, the older Services first. The others are told once.
+    fn admitted(&mut self, node: &NodeView) -> Wanted {
+        let mut by_age: Vec<_> = self.wanted.iter().collect();
+        by_age.sort_by_key(|(_, (age, _))| *age);
+        let (mut admitted, mut left_out, mut room) = (Wanted::new(), BTreeSet::new(), self.room);
+        for (name, (_, check)) in by_age {
+            for family in self.families.iter().copied() {
+                let Some(local) = check.local[family as usize] else { continue };
+                let at: BTreeSet<_> = addresses(node, family).map(|ip| SocketAddr::new(ip, check.port)).collect();
+                let key = (name.clone(), family);
+                if let Some(rest) = room.checked_sub(at.len()) {
+                    room = rest;
+                    admitted.insert(key, (at, local));
+                    continue;
+                }
+                if let Some(at) = at.first().filter(|_| !self.left_out.contains(&key)) {
+                    report(&self.events, &node.name, name, *at, &self.no_room());
+                    self.metrics.health_check_failed(family);
+                }
+                left_out.insert(key);
+            }
+        }
+        if left_out.len() > self.left_out.len() {
+            tracing::warn!(left_out = left_out.len(), "health check node ports are not opened: {}", self.no_room());
+        }
+        self.left_out = left_out;
+        admitted
+    }
+
+    fn no_room(&self) -> String {
+        format!(
+            "more than {} listeners are not opened, so that files are left for other work: raise the limit of open files",
+            self.room
+        )
+    }
+
     /// Closes what is wanted no more or elsewhere. All of it before anything is opened: a port may go to another Service.
-    async fn close(&mut self, wanted: &BTreeMap<(ObjectName, Family), (BTreeSet<SocketAddr>, usize)>) {
-        let stays = |key: &(ObjectName, Family), open: &Open| wanted.get(key).is_some_and(|(at, _)| *at == open.at);
+    async fn close(&mut self, wanted: &Wanted) {
+        let stays = |key: &Key, open: &Open| wanted.get(key).is_some_and(|(at, _)| *at == open.at);
         let going: Vec<_> =
             self.open.iter().filter(|(key, open)| !stays(key, open)).map(|(key, _)| key.clone()).collect();
         for key in going {
@@ -147,11 +198,21 @@ impl HealthCheckPorts {
     }
 }
 
+/// How many listeners there may be where the process may open so many files.
+fn room_of(files: u64) -> usize {
+    let room = (files.saturating_sub(OWN_FILES) / SHARE).max(files / LEAST_SHARE);
+    usize::try_from(room).unwrap_or(usize::MAX)
+}
+
 /// Tells of a port that cannot be opened; the log has it once.
 fn failed(events: &Events, node: &str, service: &ObjectName, at: SocketAddr, error: &io::Error, is_news: bool) {
     if is_news {
         tracing::warn!(%service, %at, %error, "cannot open a health check node port: trying again");
     }
+    report(events, node, service, at, error);
+}
+
+fn report(events: &Events, node: &str, service: &ObjectName, at: SocketAddr, error: &dyn std::fmt::Display) {
     // kube-proxy's words.
     let note = format!("node {node} failed to start healthcheck \"{service}\" on port {}: {at}: {error}", at.port());
     let regarding = Regarding::Object(Kind::Service, service.clone());

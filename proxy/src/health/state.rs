@@ -38,7 +38,12 @@ pub struct HealthState {
     families: BTreeMap<Family, Progress>,
     eligible: bool,
     needs_node: bool,
+    /// When the run loop was last known to go on.
+    beat: Instant,
 }
+
+/// A run loop gives a sign every 2 s or so; however short the timeout is, it may take this long on a busy machine.
+const STILL: Duration = Duration::from_secs(20);
 
 /// Health at a moment; serialized, it is the body of `/livez`, and with `node_eligible` that of `/healthz`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -71,8 +76,13 @@ const NEVER: &str = "0001-01-01T00:00:00Z";
 
 impl HealthState {
     /// See [`super::Health::new`].
-    pub fn new(timeout: Duration, needs_node: bool) -> Self {
-        Self { timeout, families: BTreeMap::new(), eligible: !needs_node, needs_node }
+    pub fn new(timeout: Duration, needs_node: bool, now: Now) -> Self {
+        Self { timeout, families: BTreeMap::new(), eligible: !needs_node, needs_node, beat: now.instant }
+    }
+
+    /// The run loop goes on.
+    pub fn beat(&mut self, now: Now) {
+        self.beat = now.instant;
     }
 
     /// Another time that a change may wait.
@@ -85,8 +95,9 @@ impl HealthState {
         self.families.entry(family).or_default().queued.get_or_insert(now.instant);
     }
 
-    /// Nothing waits any more.
+    /// Nothing waits any more; the run loop goes on, however long that took.
     pub fn updated(&mut self, family: Family, now: Now) {
+        self.beat(now);
         self.families.insert(family, Progress { updated: Some(now.wall), queued: None });
     }
 
@@ -96,14 +107,16 @@ impl HealthState {
     }
 
     /// The health at this moment. A family is healthy before its first sync, while nothing of it waits, and while the oldest
-    /// change has waited for less than the timeout.
+    /// change has waited for less than the timeout; but where the run loop has stood still for that long, changes may wait that
+    /// nobody knows of, and none is.
     pub fn report(&self, now: Now) -> Report {
+        let still = now.instant.saturating_duration_since(self.beat) >= self.timeout.max(STILL);
         let synced = self.families.iter().filter_map(|(family, progress)| Some((family, progress.updated?, progress)));
         let status: BTreeMap<_, _> = synced
             .clone()
             .map(|(family, updated, progress)| {
                 let waited = progress.queued.map(|queued| now.instant.saturating_duration_since(queued));
-                let healthy = waited.is_none_or(|waited| waited < self.timeout);
+                let healthy = !still && waited.is_none_or(|waited| waited < self.timeout);
                 (family.as_str(), FamilyReport { last_updated: updated.to_string(), healthy })
             })
             .collect();
@@ -166,15 +179,22 @@ mod tests {
     }
 
     fn started() -> (HealthState, Clock) {
-        (HealthState::new(TIMEOUT, false), Clock(Instant::now()))
+        let clock = Clock(Instant::now());
+        (HealthState::new(TIMEOUT, false, clock.at(0)), clock)
+    }
+
+    /// The health at this moment, where the run loop goes on.
+    fn report(state: &mut HealthState, now: Now) -> Report {
+        state.beat(now);
+        state.report(now)
     }
 
     #[test]
     fn healthy_before_the_first_sync_however_long_it_takes() {
         let (mut state, clock) = started();
-        assert!(state.report(clock.at(0)).healthy);
+        assert!(report(&mut state, clock.at(0)).healthy);
         state.queued(Family::V4, clock.at(0));
-        let report = state.report(clock.at(1000));
+        let report = report(&mut state, clock.at(1000));
         assert!(report.healthy && report.status.is_empty());
         assert_eq!(report.last_updated, NEVER);
     }
@@ -184,17 +204,34 @@ mod tests {
         let (mut state, clock) = started();
         state.updated(Family::V4, clock.at(1));
         state.updated(Family::V6, clock.at(2));
-        assert!(state.report(clock.at(1000)).healthy, "nothing waits");
+        assert!(report(&mut state, clock.at(1000)).healthy, "nothing waits");
         state.queued(Family::V6, clock.at(100));
         state.queued(Family::V6, clock.at(150));
-        assert!(state.report(clock.at(159)).healthy);
-        let late = state.report(clock.at(160));
+        assert!(report(&mut state, clock.at(159)).healthy);
+        let late = report(&mut state, clock.at(160));
         assert!(!late.healthy && late.status["IPv4"].healthy && !late.status["IPv6"].healthy);
         assert_eq!(late.last_updated, clock.at(2).wall.to_string());
         state.updated(Family::V4, clock.at(161));
-        assert!(!state.report(clock.at(162)).healthy, "another family's sync does not help");
+        assert!(!report(&mut state, clock.at(162)).healthy, "another family's sync does not help");
         state.updated(Family::V6, clock.at(163));
-        assert!(state.report(clock.at(10_000)).healthy);
+        assert!(report(&mut state, clock.at(10_000)).healthy);
+    }
+
+    #[test]
+    fn a_run_loop_that_stands_still_is_not_healthy_though_nothing_is_known_to_wait() {
+        let (mut state, clock) = started();
+        assert!(state.report(clock.at(1000)).healthy, "a first sync may take long");
+        state.beat(clock.at(1000));
+        state.updated(Family::V4, clock.at(1000));
+        assert!(state.report(clock.at(1059)).healthy);
+        let late = state.report(clock.at(1060));
+        assert!(!late.healthy && !late.status["IPv4"].healthy);
+        assert!(!late.clone().healthz().0 && !late.livez().0);
+        state.beat(clock.at(1061));
+        assert!(state.report(clock.at(1062)).healthy);
+        state.change(Duration::from_secs(1));
+        assert!(state.report(clock.at(1080)).healthy, "it is not heard of every second");
+        assert!(!state.report(clock.at(1081)).healthy);
     }
 
     #[test]
@@ -207,8 +244,8 @@ mod tests {
                 let now = clock.at(seconds);
                 Now { wall: now.wall + jiff::SignedDuration::from_secs(jump), ..now }
             };
-            assert!(state.report(at(69)).healthy, "{jump}");
-            let late = state.report(at(70));
+            assert!(report(&mut state, at(69)).healthy, "{jump}");
+            let late = report(&mut state, at(70));
             assert!(!late.healthy && late.current_time == at(70).wall.to_string(), "{jump}");
         }
     }
@@ -219,14 +256,14 @@ mod tests {
         state.updated(Family::V4, clock.at(0));
         for bad in [Node { deleting: true, ..node() }, Node { to_be_deleted: true, ..node() }] {
             state.node(Some(&bad));
-            let (good, body) = state.report(clock.at(5)).healthz();
+            let (good, body) = report(&mut state, clock.at(5)).healthz();
             assert!(!good && body.healthy && body.node_eligible == Some(false));
             assert_eq!(body.last_updated, clock.at(0).wall.to_string());
-            let (good, body) = state.report(clock.at(5)).livez();
+            let (good, body) = report(&mut state, clock.at(5)).livez();
             assert!(good && body.node_eligible.is_none());
             assert_eq!(body.last_updated, clock.at(5).wall.to_string());
             state.node(Some(&node()));
-            assert!(state.report(clock.at(5)).healthz().0);
+            assert!(report(&mut state, clock.at(5)).healthz().0);
         }
     }
 
@@ -234,12 +271,12 @@ mod tests {
     fn an_unknown_node_is_eligible_only_where_none_is_needed() {
         let clock = Clock(Instant::now());
         for needed in [true, false] {
-            let mut state = HealthState::new(TIMEOUT, needed);
-            assert_eq!(state.report(clock.at(0)).node_eligible, Some(!needed));
+            let mut state = HealthState::new(TIMEOUT, needed, clock.at(0));
+            assert_eq!(report(&mut state, clock.at(0)).node_eligible, Some(!needed));
             state.node(Some(&node()));
-            assert_eq!(state.report(clock.at(0)).node_eligible, Some(true));
+            assert_eq!(report(&mut state, clock.at(0)).node_eligible, Some(true));
             state.node(None);
-            assert_eq!(state.report(clock.at(0)).node_eligible, Some(!needed));
+            assert_eq!(report(&mut state, clock.at(0)).node_eligible, Some(!needed));
         }
     }
 
@@ -247,13 +284,13 @@ mod tests {
     fn the_body_is_kube_proxys() {
         let (mut state, clock) = started();
         state.updated(Family::V4, clock.at(0));
-        let (_, body) = state.report(clock.at(2)).healthz();
+        let (_, body) = report(&mut state, clock.at(2)).healthz();
         assert_eq!(
             serde_json::to_string(&body).unwrap(),
             "{\"lastUpdated\":\"2023-11-14T22:13:22Z\",\"currentTime\":\"2023-11-14T22:13:22Z\",\"nodeEligible\":true,\
              \"healthy\":true,\"status\":{\"IPv4\":{\"lastUpdated\":\"2023-11-14T22:13:20Z\",\"healthy\":true}}}"
         );
-        let (_, body) = state.report(clock.at(2)).livez();
+        let (_, body) = report(&mut state, clock.at(2)).livez();
         assert!(!serde_json::to_string(&body).unwrap().contains("nodeEligible"));
     }
 }

@@ -52,13 +52,16 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Adds what came of another step.
+    pub fn extend(&mut self, step: Self) {
+        self.removed.extend(step.removed);
+        self.notes.extend(step.notes);
+        self.failed.extend(step.failed);
+    }
+
     fn add(&mut self, step: Result<Self, impl std::fmt::Display>) {
         match step {
-            Ok(step) => {
-                self.removed.extend(step.removed);
-                self.notes.extend(step.notes);
-                self.failed.extend(step.failed);
-            }
+            Ok(step) => self.extend(step),
             Err(error) => self.failed.push(error.to_string()),
         }
     }

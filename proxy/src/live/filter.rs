@@ -21,17 +21,29 @@ pub struct Filter {
 /// A place that packets go to, as they come to the node: before an endpoint is chosen.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Destination {
-    /// The protocol.
-    pub protocol: Protocol,
+    /// The protocol; any, if there is none.
+    pub protocol: Option<Protocol>,
     /// The address; any, if there is none: a node port.
     pub ip: Option<IpAddr>,
-    /// The port.
-    pub port: u16,
+    /// The port; any, if there is none, and then of any protocol.
+    pub port: Option<u16>,
 }
 
 impl Destination {
+    /// All ports of an address.
+    pub fn address(ip: IpAddr) -> Self {
+        Self { protocol: None, ip: Some(ip), port: None }
+    }
+
+    /// Its protocols.
+    pub fn protocols(&self) -> Vec<Protocol> {
+        self.protocol.map_or_else(|| Protocol::ALL.to_vec(), |protocol| vec![protocol])
+    }
+
     fn takes(&self, protocol: Protocol, to: SocketAddr) -> bool {
-        self.protocol == protocol && self.ip.is_none_or(|ip| ip == to.ip()) && self.port == to.port()
+        self.protocol.is_none_or(|wanted| wanted == protocol)
+            && self.ip.is_none_or(|ip| ip == to.ip())
+            && self.port.is_none_or(|port| port == to.port())
     }
 }
 
@@ -56,17 +68,22 @@ mod tests {
             from: "10.244.1.7:40000".parse().unwrap(),
             to: "10.96.0.50:80".parse().unwrap(),
         };
-        let to = Destination { protocol: Protocol::Tcp, ip: Some(ends.to.ip()), port: 80 };
+        let to = Destination { protocol: Some(Protocol::Tcp), ip: Some(ends.to.ip()), port: Some(80) };
         let filter = Filter { from: Some(ends.from.ip()), from_port: Some(40000), to: vec![to], except: Vec::new() };
         assert!(filter.takes(&ends) && Filter::default().takes(&ends));
-        let node_port = Destination { ip: None, ..to };
-        assert!(Filter { to: vec![node_port], ..Filter::default() }.takes(&ends));
+        for wider in [
+            Destination { ip: None, ..to },
+            Destination { ip: None, protocol: None, ..to },
+            Destination::address(ends.to.ip()),
+        ] {
+            assert!(Filter { to: vec![wider], ..Filter::default() }.takes(&ends), "{wider:?}");
+        }
         for other in [
             Filter { from: Some("10.244.1.8".parse().unwrap()), ..filter.clone() },
             Filter { from_port: Some(1), ..filter.clone() },
             Filter { except: vec![ends.to], ..Filter::default() },
-            Filter { to: vec![Destination { port: 81, ..to }], ..filter.clone() },
-            Filter { to: vec![Destination { protocol: Protocol::Udp, ..to }], ..filter.clone() },
+            Filter { to: vec![Destination { port: Some(81), ..to }], ..filter.clone() },
+            Filter { to: vec![Destination { protocol: Some(Protocol::Udp), ..to }], ..filter.clone() },
             Filter { to: vec![Destination { ip: Some("10.96.0.51".parse().unwrap()), ..to }], ..filter },
         ] {
             assert!(!other.takes(&ends), "{other:?}");

@@ -76,7 +76,7 @@ impl fmt::Display for Journey {
     /// A paragraph; lines behind the first are indented by two spaces.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.iif {
-            _ if !self.has_source() => writeln!(f, "{}, from a socket here", self.came)?,
+            _ if !self.came.has_source() => writeln!(f, "{}", self.came)?,
             Some(iif) => writeln!(f, "{}, in by {iif}", self.came)?,
             None => writeln!(f, "{}, from this node", self.came)?,
         }
@@ -93,11 +93,6 @@ impl fmt::Display for Journey {
 }
 
 impl Journey {
-    /// Whether the source is known: it is not where a socket was followed that had yet to get one.
-    pub fn has_source(&self) -> bool {
-        !self.came.from.ip().is_unspecified()
-    }
-
     /// One line about the end, with what was rewritten.
     pub fn end_text(&self) -> String {
         match &self.end {

@@ -1,6 +1,7 @@
 //! What became of a packet, beside the model's answer.
 
 use super::journey::{End, Journey, Way};
+use super::packet::Ends;
 use crate::facts::TraceFacts;
 
 /// How the two go together.
@@ -22,14 +23,16 @@ pub fn judge(journey: &Journey, told: &TraceFacts) -> Judgement {
         (End::Stopped { .. }, _) => Judgement::Open("somebody else's rules have stopped the packet"),
         (End::Refused, "reject") | (End::Dropped, "drop") => Judgement::Agrees,
         (End::Went { ends, .. }, "none") if ends.to == journey.came.to => Judgement::Agrees,
-        (End::Went { ends, way }, "endpoints") if told.endpoints.contains(&ends.to.to_string()) => {
-            // Only what keeps its source is translated before it has one.
-            let rewritten = journey.has_source() && ends.from.ip() != journey.came.from.ip();
-            let wanted = told.masquerade || told.hairpin == Some(ends.to.to_string());
-            match (rewritten, wanted) {
-                (true, false) => differs(format!("the source is kept by the model, and became {}", ends.from.ip())),
+        (End::Went { ends, way }, "endpoints") if goes_to(told, ends) => {
+            let rewritten = ends.from.ip() != journey.came.from.ip();
+            match (rewritten, masquerades(told, &journey.came, ends)) {
+                // A socket that is translated before it has a source.
+                _ if !journey.came.has_source() => Judgement::Agrees,
+                (true, Some(false)) => {
+                    differs(format!("the source is kept by the model, and became {}", ends.from.ip()))
+                }
                 // The node's own address may be what it is rewritten to, and what a process here gets passes no hook that rewrites it.
-                (false, true) if journey.iif.is_some() && journey.has_source() && *way != Way::Here => {
+                (false, Some(true)) if journey.iif.is_some() && *way != Way::Here => {
                     differs("the source is masqueraded by the model, and was kept".to_owned())
                 }
                 _ => Judgement::Agrees,
@@ -41,17 +44,38 @@ pub fn judge(journey: &Journey, told: &TraceFacts) -> Judgement {
     }
 }
 
+/// Whether it may go there.
+fn goes_to(told: &TraceFacts, ends: &Ends) -> bool {
+    let to = ends.to.to_string();
+    told.endpoints.contains(&to) || told.also.contains(&to)
+}
+
+/// Whether the source of what goes there is rewritten; `None`: the model does not say.
+fn masquerades(told: &TraceFacts, came: &Ends, went: &Ends) -> Option<bool> {
+    if went.to.ip() == came.from.ip() {
+        return Some(true);
+    }
+    // Of a single endpoint that is the source itself it says so for that reason alone.
+    let only_itself = told.hairpin.is_some() && told.endpoints.len() == 1;
+    told.masquerade.filter(|_| !only_itself)
+}
+
 /// The model's answer in a few words.
 pub fn short(told: &TraceFacts) -> String {
     if told.outcome != "endpoints" {
         return told.outcome.clone();
     }
     let source = match &told.hairpin {
-        _ if told.masquerade => ", masqueraded".to_owned(),
+        _ if told.masquerade.is_none() => return told.endpoints.join(" | "),
+        _ if told.masquerade == Some(true) => ", masqueraded".to_owned(),
         Some(hairpin) => format!(", masqueraded if {hairpin}"),
         None => ", source kept".to_owned(),
     };
-    told.endpoints.join(" | ") + &source
+    let known = match told.also.is_empty() {
+        true => String::new(),
+        false => format!(", or of a known client {}", told.also.join(" | ")),
+    };
+    told.endpoints.join(" | ") + &known + &source
 }
 
 #[cfg(test)]
@@ -59,7 +83,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::live::packet::Ends;
     use crate::state::objects::Protocol;
 
     fn ends(from: &str, to: &str) -> Ends {
@@ -116,5 +139,32 @@ mod tests {
             assert_eq!(judgement == Judgement::Agrees, agrees, "{end:?} {told:?} {judgement:?}");
         }
         assert!(matches!(judge(&journey(End::Unseen), &kept), Judgement::Open(_)));
+    }
+
+    #[test]
+    fn a_known_client_may_keep_its_endpoint() {
+        let went = |to| End::Went { ends: ends("10.244.1.7:40000", to), way: Way::Out("eth0".to_owned()) };
+        let also = vec!["10.244.2.2:8080".to_owned()];
+        let hashed = TraceFacts { also: also.clone(), ..told("endpoints", "10.244.2.1:8080", false, false) };
+        let itself = TraceFacts { also, ..told("endpoints", "10.244.1.7:8080", true, true) };
+        for (told, to, agrees) in [
+            (&hashed, "10.244.2.1:8080", true),
+            (&hashed, "10.244.2.2:8080", true),
+            (&hashed, "10.244.2.3:8080", false),
+            (&itself, "10.244.2.2:8080", true),
+            (&itself, "10.244.1.7:8080", false),
+        ] {
+            assert_eq!(judge(&journey(went(to)), told) == Judgement::Agrees, agrees, "{to} {told:?}");
+        }
+        assert_eq!(short(&hashed), "10.244.2.1:8080, or of a known client 10.244.2.2:8080, source kept");
+    }
+
+    #[test]
+    fn of_a_source_that_is_not_known_nothing_is_said() {
+        let mut socket = journey(End::Refused);
+        socket.came = ends("[::]:0", "10.96.0.50:80");
+        socket.end = End::Went { ends: ends("[::]:0", "10.244.2.1:8080"), way: Way::On };
+        let told = TraceFacts { masquerade: None, ..told("endpoints", "10.244.2.1:8080", false, false) };
+        assert_eq!((judge(&socket, &told), short(&told).as_str()), (Judgement::Agrees, "10.244.2.1:8080"));
     }
 }

@@ -17,6 +17,11 @@ pub struct Ends {
 }
 
 impl Ends {
+    /// Whether the source is known: it is not where a socket was followed that had yet to get one.
+    pub fn has_source(&self) -> bool {
+        !self.from.ip().is_unspecified()
+    }
+
     /// Reads the ends from the network header (IPv4: 20 bytes, IPv6: 40) and the transport header (its first 4 bytes); `None` for
     /// other protocols, IPv6 with extension headers among them, and for headers cut shorter.
     pub fn read(network: &[u8], transport: &[u8]) -> Option<Self> {
@@ -44,7 +49,10 @@ impl Ends {
 
 impl fmt::Display for Ends {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} → {}", self.protocol, self.from, self.to)
+        match self.has_source() {
+            true => write!(f, "{} {} → {}", self.protocol, self.from, self.to),
+            false => write!(f, "{} a socket here → {}", self.protocol, self.to),
+        }
     }
 }
 

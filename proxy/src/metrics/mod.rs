@@ -70,6 +70,7 @@ pub struct Metrics {
     rows: Series<Map, Gauge>,
     packets: Series<Reason, Counter>,
     recounted: Counter,
+    uncounted: Counter,
     service_connections: Series<OfServicePort, Counter>,
     service_active: Series<OfServicePort, Gauge>,
     service_packets: Series<OfServicePort, Counter>,
@@ -233,6 +234,11 @@ impl Metrics {
     /// Counts of active connections were wrong by so many connections so far.
     pub fn recounted(&self, connections: u64) {
         self.recounted.inner().store(connections, Ordering::Relaxed);
+    }
+
+    /// What so many connections carried was not counted so far: too many ended at once.
+    pub fn uncounted(&self, connections: u64) {
+        self.uncounted.inner().store(connections, Ordering::Relaxed);
     }
 
     /// What a service port got, as far as it is counted.

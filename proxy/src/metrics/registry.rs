@@ -132,6 +132,11 @@ impl Metrics {
                 "kubeferry_ebpf_recounted_connections",
                 "Connections by which counts of active connections were found wrong and put right",
             ),
+            uncounted: series(
+                &mut r,
+                "kubeferry_uncounted_connections",
+                "Connections of which packets and bytes were not counted: too many ended at once",
+            ),
             service_connections: series(
                 &mut r,
                 "kubeferry_service_connections",

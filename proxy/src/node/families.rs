@@ -69,8 +69,8 @@ pub fn mismatches(settings: &Settings, node: Option<&Node>, host: &[Family]) -> 
             found.other.push(say("ipvs.excludeCIDRs are"));
         }
         for (field, address) in [("healthzBindAddress", settings.healthz), ("metricsBindAddress", settings.metrics)] {
-            if address.is_some_and(|address| wrong(&address.ip()) && !address.ip().is_unspecified()) {
-                found.other.push(format!("{cluster}, but {field} is of the other family"));
+            if let Some(address) = address.filter(|address| wrong(&address.ip()) && !address.ip().is_unspecified()) {
+                found.other.push(format!("{cluster}, but {field}, {address}, is of the other family"));
             }
         }
     }
@@ -153,7 +153,7 @@ mod tests {
         ];
         let (fatal, other) = found(&flags, &["192.0.2.1"], &[], SINGLE);
         assert!(fatal.is_empty());
-        let named = ["nodePortAddresses are", "ipvs.excludeCIDRs are", "healthzBindAddress is"];
+        let named = ["nodePortAddresses are", "ipvs.excludeCIDRs are", "healthzBindAddress, [2001:db8::1]:10256, is"];
         assert!(other.len() == 3 && other.iter().zip(named).all(|(line, field)| line.contains(field)), "{other:?}");
         let (_, other) = found(&flags, &["192.0.2.1"], &[], &Family::BOTH);
         assert_eq!(other, one("the Node is IPv4 first, but nodePortAddresses are of the other family only"));

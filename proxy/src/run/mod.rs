@@ -2,6 +2,7 @@
 //! changed; what arrives meanwhile waits in the channel and is put together into the next.
 
 mod runner;
+mod stale;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

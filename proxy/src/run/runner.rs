@@ -1,23 +1,27 @@
 //! One turn of the loop: a sync where something changed and the pace allows it, a glance at the kernel where it is time; and
 //! what a changed configuration file means for both.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
 use super::Ended;
+use super::stale::Stale;
 use crate::backend::Backend;
 use crate::commands::cleanup;
 use crate::facts::{Ask, Told};
 use crate::health::node_ports::HealthCheckPorts;
 use crate::leftovers::Looks;
 use crate::log;
+use crate::memory;
 use crate::node::families::{self, Mismatches};
 use crate::observe::Observer;
 use crate::pacing::Pacing;
 use crate::proxy::{Proxy, Synced};
 use crate::settings::{DetectLocal, Loaded, Settings, SettingsError, change};
+use crate::state::objects::ObjectName;
 
 /// How often the kernel's generation is looked at, so that a deleted table is back soon; one small question.
 const GLANCE: Duration = Duration::from_secs(2);
@@ -39,8 +43,12 @@ pub(super) struct Runner<B> {
     tried: Instant,
     /// Whether the settings have been held against the Node's families.
     fits: bool,
+    /// What a start waits for is told.
+    told_of_missing_ranges: bool,
     /// Another datapath or kube-proxy may have left something, which goes once ours is in force.
     others: Looks,
+    /// Whose stale UDP flows are looked for once more.
+    stale: Stale,
 }
 
 impl<B: Backend> Runner<B> {
@@ -51,8 +59,21 @@ impl<B: Backend> Runner<B> {
         let families = observer.families.clone();
         let health_checks = HealthCheckPorts::new(health.clone(), events.clone(), metrics.clone(), families);
         let (started, glanced, tried) = (now, now, now);
-        let (fits, others) = (false, Looks::default());
-        Self { proxy, settings, observer, started, pacing, glanced, health_checks, tried, fits, others }
+        let (fits, told_of_missing_ranges, others, stale) = (false, false, Looks::default(), Stale::default());
+        Self {
+            proxy,
+            settings,
+            observer,
+            started,
+            pacing,
+            glanced,
+            health_checks,
+            tried,
+            fits,
+            told_of_missing_ranges,
+            others,
+            stale,
+        }
     }
 
     /// Answers one who serves; whoever asked may have gone.
@@ -61,7 +82,7 @@ impl<B: Backend> Runner<B> {
         match ask {
             Ask::Snapshot(reply) => drop(reply.send(Arc::new(observer.snapshot(proxy, settings)))),
             Ask::Service(name, reply) => drop(reply.send(Told::by(|| observer.service(proxy, &name)))),
-            Ask::Trace(flow, reply) => drop(reply.send(Told::by(|| proxy.desired().trace(&flow)))),
+            Ask::Trace(flow, reply) => drop(reply.send(Told::by(|| proxy.trace(&flow)))),
             Ask::Count(reply) => {
                 observer.look(proxy);
                 let _ = reply.send(());
@@ -72,7 +93,10 @@ impl<B: Backend> Runner<B> {
     /// How long nothing needs to be done unless something happens.
     pub(super) fn wake_after(&self) -> Duration {
         let now = Instant::now();
-        let glance = (self.glanced + GLANCE).saturating_duration_since(now);
+        let mut glance = (self.glanced + GLANCE).saturating_duration_since(now);
+        if let Some(stale) = self.stale.next().filter(|_| !self.proxy.has_failed()) {
+            glance = glance.min(stale.saturating_duration_since(now));
+        }
         match self.pacing.next() {
             Some(next) if self.proxy.is_dirty() => glance.min(next.saturating_duration_since(now)),
             _ => self.proxy.next_tick().map_or(glance, |tick| glance.min(tick)),
@@ -82,6 +106,7 @@ impl<B: Backend> Runner<B> {
     /// Syncs if something changed and the pace allows it, glances at the kernel if it is time. True: `--once` is done.
     pub(super) fn turn(&mut self) -> anyhow::Result<bool> {
         let now = Instant::now();
+        self.observer.health.beat();
         let waited = now - self.started;
         let dirty = self.proxy.is_dirty();
         self.observer.took_in(&self.proxy, dirty);
@@ -96,6 +121,7 @@ impl<B: Backend> Runner<B> {
                 self.settings.node_name,
                 POD_CIDR_WAIT.as_secs()
             );
+            self.tell_of_missing_ranges();
             return Ok(false);
         }
         if !self.fits {
@@ -123,6 +149,13 @@ impl<B: Backend> Runner<B> {
                     self.pacing.failed(Instant::now());
                     self.observer.failed(&error, now.elapsed(), self.pacing.next());
                 }
+            }
+        }
+        // What is wanted and not in force would be taken for what is.
+        if !self.proxy.has_failed() {
+            let due = self.stale.take_due(now);
+            if !due.is_empty() && !self.clean(&due) {
+                self.stale.changed(&due, Instant::now());
             }
         }
         if glance && !self.proxy.has_failed() {
@@ -175,7 +208,11 @@ impl<B: Backend> Runner<B> {
             return None;
         }
         self.proxy.limit(CONFIGURATION, None);
-        tracing::info!(settings = %change.live.join(", "), "the configuration file changed: taken over");
+        if change.live.is_empty() {
+            tracing::info!("the configuration file comes to the settings that are in force");
+        } else {
+            tracing::info!(settings = %change.live.join(", "), "the configuration file changed: taken over");
+        }
         // Unchanged, it stays as `/debug/flags/v` may have set it.
         if loaded.settings.log.filter != self.settings.log.filter {
             log::change(&loaded.settings.log);
@@ -194,6 +231,20 @@ impl<B: Backend> Runner<B> {
         self.proxy.limit(CONFIGURATION, Some(why));
     }
 
+    /// Says once what a start waits for that the API server cannot be blamed for.
+    fn tell_of_missing_ranges(&mut self) {
+        let waits = self.settings.datapath.detect_local == DetectLocal::NodeCidr
+            && self.proxy.state().node().is_some_and(|node| node.pod_cidrs.is_empty());
+        if waits && !std::mem::replace(&mut self.told_of_missing_ranges, true) {
+            tracing::warn!(
+                node = %self.settings.node_name,
+                seconds = POD_CIDR_WAIT.as_secs(),
+                "the Node has no spec.podCIDRs yet, which detectLocalMode NodeCIDR asks for: nothing is served before it has, and the \
+                 proxy ends when it has none for so long"
+            );
+        }
+    }
+
     fn remove_leftovers(&mut self) {
         if self.others.due(Instant::now()) {
             self.observer.leftovers(Handle::current().block_on(cleanup::others(&self.settings)));
@@ -208,22 +259,28 @@ impl<B: Backend> Runner<B> {
         }
         self.remove_leftovers();
         if synced.report.full {
-            release_memory();
+            memory::release();
         }
-        let start = Instant::now();
-        match self.proxy.clean_udp(&synced.changes.endpoints_of) {
-            Ok(cleaned) => self.observer.cleaned(cleaned, start.elapsed()),
-            Err(error) => tracing::error!(%error, "cannot delete stale UDP flows"),
+        let changed = &synced.changes.endpoints_of;
+        self.clean(changed);
+        if !self.settings.once {
+            self.stale.changed(changed, Instant::now());
         }
     }
-}
 
-/// Gives the memory of a full sync's temporary lists back to the system; glibc would keep it.
-#[allow(unsafe_code)]
-fn release_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes no pointers; glibc documents it as safe to call at any time from any thread.
-    unsafe {
-        libc::malloc_trim(0);
+    /// Deletes the stale UDP flows of these Services. Whether all that were there have been looked at.
+    fn clean(&mut self, names: &BTreeSet<ObjectName>) -> bool {
+        let start = Instant::now();
+        match self.proxy.clean_udp(names) {
+            Ok(cleaned) => {
+                self.observer.cleaned(cleaned, start.elapsed());
+                self.stale.succeeded();
+                !cleaned.partial
+            }
+            Err(error) => {
+                self.stale.failed(&error);
+                false
+            }
+        }
     }
 }

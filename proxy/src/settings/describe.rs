@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use super::merge::text_of;
-use super::{BackendName, DetectLocal, NodePortAddresses, Settings, Source, mode};
+use super::{BackendName, DetectLocal, Settings, Source, mode};
 
 impl Settings {
     /// The settings by kube-proxy's names of them, where it has one.
@@ -34,11 +34,7 @@ impl Settings {
         };
         add("masqueradeAll", datapath.masquerade_all.to_string());
         add("masqueradeBit", datapath.masquerade_bit.to_string());
-        let node_ports = match &datapath.node_port_addresses {
-            NodePortAddresses::Primary => "primary".to_owned(),
-            NodePortAddresses::Cidrs(cidrs) => list(cidrs, "all"),
-        };
-        add("nodePortAddresses", node_ports);
+        add("nodePortAddresses", list(&datapath.node_port_addresses.texts(), "all"));
         add("scheduler", datapath.schedule.scheduler.to_string());
         add("serviceMetrics", datapath.service_metrics.as_str().to_owned());
         add("maglevTableSize", datapath.schedule.table_size.to_string());

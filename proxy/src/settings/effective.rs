@@ -4,7 +4,7 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::merge::text_of;
-use super::{BackendName, DetectLocal, Loaded, NodePortAddresses, ProxyMode, Settings, Source, mode};
+use super::{BackendName, DetectLocal, Loaded, ProxyMode, Settings, Source, mode};
 use crate::config::schema::{FIELDS, Field, Kind};
 use crate::config::{Value, default_value, go_duration_text};
 
@@ -98,10 +98,9 @@ fn in_force(settings: &Settings, path: &str) -> Option<Json> {
             DetectLocal::InterfaceNamePrefix(prefix) => json!(prefix),
             _ => return None,
         },
-        "nodePortAddresses" => match &datapath.node_port_addresses {
-            NodePortAddresses::Primary => json!(["primary"]),
-            NodePortAddresses::Cidrs(cidrs) if cidrs.is_empty() => Json::Null,
-            NodePortAddresses::Cidrs(cidrs) => json!(cidrs),
+        "nodePortAddresses" => match datapath.node_port_addresses.texts() {
+            texts if texts.is_empty() => Json::Null,
+            texts => json!(texts),
         },
         "oomScoreAdj" => json!(node.oom_score_adj),
         "conntrack.maxPerCore" => json!(conntrack.max_per_core),

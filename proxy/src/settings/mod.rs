@@ -30,7 +30,13 @@ pub use service_metrics::ServiceMetrics;
 
 use crate::args::{CommonArgs, ServeArgs};
 use crate::config::{self, Problem, ProxyConfig};
+use crate::input::file;
 use crate::scheduler::Schedule;
+
+/// The largest configuration file that is read, in bytes; a ConfigMap has no more.
+const LARGEST_FILE: u64 = 1 << 20;
+/// How many warnings, and how many problems, are named.
+const NAMED: usize = 100;
 
 /// Everything that `kubeferry run`, `plan` and `trace` were told.
 #[derive(Clone, PartialEq, Debug)]
@@ -141,7 +147,7 @@ impl Default for DatapathSettings {
             detect_local: DetectLocal::ClusterCidr(Vec::new()),
             masquerade_all: false,
             masquerade_bit: 14,
-            node_port_addresses: NodePortAddresses::Primary,
+            node_port_addresses: NodePortAddresses::Primary(Vec::new()),
             bind_address: None,
             schedule: Schedule::default(),
             counts_connections: false,
@@ -164,13 +170,25 @@ pub enum DetectLocal {
     InterfaceNamePrefix(String),
 }
 
-/// `nodePortAddresses`.
+/// `nodePortAddresses`. A family for which nothing is given, or a /0, means every address of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NodePortAddresses {
-    /// The node's primary address of each family (`primary`, the default of nftables mode).
-    Primary,
-    /// The node's addresses inside these CIDRs. A family without a CIDR, or with a /0, means every address of it.
+    /// The node's primary address of each family (`primary`, the default of nftables mode), and its addresses inside these
+    /// CIDRs (beside `primary` since Kubernetes 1.37, KEP-6032).
+    Primary(Vec<IpNet>),
+    /// The node's addresses inside these CIDRs.
     Cidrs(Vec<IpNet>),
+}
+
+impl NodePortAddresses {
+    /// As the field has it; empty where node ports answer at all addresses.
+    pub fn texts(&self) -> Vec<String> {
+        let (first, nets) = match self {
+            Self::Primary(nets) => (Some("primary".to_owned()), nets),
+            Self::Cidrs(nets) => (None, nets),
+        };
+        first.into_iter().chain(nets.iter().map(ToString::to_string)).collect()
+    }
 }
 
 /// Why there are no settings.
@@ -241,7 +259,8 @@ impl Settings {
             None => None,
             Some(path) => Some(ConfigFile {
                 path: path.clone(),
-                text: std::fs::read_to_string(path)
+                text: file::read_any(path, LARGEST_FILE)
+                    .and_then(file::text)
                     .map_err(|source| SettingsError::File { path: path.clone(), source })?,
             }),
         };
@@ -300,12 +319,26 @@ impl Settings {
         let (settings, more, warned) = check::check(&given);
         problems.extend(more);
         warnings.extend(warned);
+        if let Some(more) = beyond_named(&mut warnings) {
+            warnings.push(format!("and {more} more warnings"));
+        }
+        if let Some(more) = beyond_named(&mut problems) {
+            let why = format!("{more} more settings are wrong");
+            problems.push(Problem { what: "beside these".to_owned(), value: String::new(), why });
+        }
         if problems.is_empty() {
             Ok(Loaded { settings, warnings, config, file })
         } else {
             Err(SettingsError::Wrong { problems, warnings })
         }
     }
+}
+
+/// Leaves out what is more than anybody reads; how many that was.
+fn beyond_named<T>(all: &mut Vec<T>) -> Option<usize> {
+    let more = all.len().checked_sub(NAMED).filter(|more| *more > 0)?;
+    all.truncate(NAMED);
+    Some(more)
 }
 
 /// The flags that are no more than their field's value.

@@ -4,9 +4,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::merge::Inputs;
+use super::check::without_blanks;
+use super::merge::{Inputs, text_of};
 use crate::config::Problem;
 use crate::state::convert::sloppy::parse_cidr;
+
+/// The longest time that a kernel takes, whatever its clock: it counts in an `int` of ticks, of which each second has 100 or more
+/// (`proc_dointvec_jiffies`, kernel/sysctl.c).
+const LONGEST: Duration = Duration::from_secs(i32::MAX as u64 / 100);
 
 /// What `run` sets on the node, or does before it serves.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -79,15 +84,23 @@ pub(super) fn check(given: &Inputs<'_>, problems: &mut Vec<Problem>) -> NodeSett
             None => problems.push(Problem {
                 what: format!("{}[{place}]", config.origin("ipvs.excludeCIDRs")),
                 value: format!("{text:?}"),
-                why: "must be a CIDR such as 192.168.0.0/16".to_owned(),
+                why: format!("must be a CIDR such as 192.168.0.0/16{}", without_blanks(text)),
             }),
         }
     }
     let default = NodeSettings::default();
     let number =
         |path: &str, default: u32| config.integer(path).and_then(|value| u32::try_from(value).ok()).unwrap_or(default);
-    let time = |path: &str, default: Duration| {
-        config.duration_or_zero(path).and_then(|value| Duration::try_from(value).ok()).unwrap_or(default)
+    let mut time = |path: &str, default: Duration| {
+        let time = config.duration_or_zero(path).and_then(|value| Duration::try_from(value).ok()).unwrap_or(default);
+        if time > LONGEST {
+            problems.push(Problem {
+                what: config.origin(path),
+                value: text_of(time),
+                why: format!("must be at most {}: the kernel takes nothing longer", text_of(LONGEST)),
+            });
+        }
+        time
     };
     let theirs = &default.conntrack;
     NodeSettings {

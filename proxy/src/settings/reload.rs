@@ -1,5 +1,6 @@
 //! Follows the configuration file while `run` serves.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -9,8 +10,9 @@ use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
-use super::{ConfigFile, Loaded, Settings, SettingsError, host_name};
+use super::{ConfigFile, LARGEST_FILE, Loaded, Settings, SettingsError, host_name};
 use crate::args::RunArgs;
+use crate::input::file;
 
 /// How often the file is read anyway: what its name points to may lie in a folder that gives no notice.
 const LOOK: Duration = Duration::from_secs(10);
@@ -21,14 +23,14 @@ const WRITTEN: Duration = Duration::from_millis(20);
 /// How long a file may be missing before that is said.
 const MISSING: Duration = Duration::from_secs(1);
 
+/// What a changed file comes to.
+type Changed = Result<Loaded, SettingsError>;
+
 /// The configuration file of a running proxy. The watch ends when this is dropped.
 #[derive(Debug)]
 pub struct Reload {
-    args: RunArgs,
     path: PathBuf,
-    /// Warnings that were said of the file as it was.
-    said: Vec<String>,
-    texts: mpsc::Receiver<io::Result<String>>,
+    changes: mpsc::Receiver<Changed>,
     stop: Sender<Notice>,
 }
 
@@ -40,19 +42,26 @@ enum Notice {
 
 impl Reload {
     /// Follows the file that the settings were made from; `args` are the flags beside it, `said` the warnings that have been
-    /// said.
+    /// said. It is read and made settings of by a thread of its own, so that nothing in it holds up who waits for it.
     ///
     /// # Errors
     /// No thread can be started.
     pub fn start(args: RunArgs, file: ConfigFile, said: Vec<String>) -> io::Result<Self> {
         let (stop, notices) = channel();
-        let (texts_in, texts) = mpsc::channel(1);
+        let (changes_in, changes) = mpsc::channel(1);
         let (path, sender) = (file.path.clone(), stop.clone());
         std::thread::Builder::new().name("config".to_owned()).spawn(move || {
             let _watcher = watcher(&file.path, sender);
-            follow(&file.path, file.text, &notices, &texts_in);
+            let mut said = BTreeSet::from_iter(said);
+            follow(&file.path, file.text, &notices, |text| {
+                let changed = text
+                    .map_err(|source| SettingsError::File { path: file.path.clone(), source })
+                    .and_then(|text| resolve(&args, &file.path, text, &mut said));
+                // Nobody waits when the proxy ends.
+                changes_in.blocking_send(changed).is_ok()
+            });
         })?;
-        Ok(Self { args, path, said, texts, stop })
+        Ok(Self { path, changes, stop })
     }
 
     /// The file's path.
@@ -60,24 +69,25 @@ impl Reload {
         &self.path
     }
 
-    /// Waits until the file says something else, and makes settings of it; of the warnings, those that are new. May be dropped
-    /// while it waits.
+    /// Waits until the file says something else: the settings that it makes, and of the warnings those that are new. May be
+    /// dropped while it waits.
     ///
     /// # Errors
     /// The file cannot be read any more (said once), or is wrong.
-    pub async fn next(&mut self) -> Result<Loaded, SettingsError> {
-        match self.texts.recv().await {
+    pub async fn next(&mut self) -> Changed {
+        match self.changes.recv().await {
             None => std::future::pending().await,
-            Some(Err(source)) => Err(SettingsError::File { path: self.path.clone(), source }),
-            Some(Ok(text)) => {
-                let file = ConfigFile { path: self.path.clone(), text };
-                let mut loaded = Settings::resolve(&self.args.common, &self.args.serve, Some(file), &host_name())?;
-                let said = std::mem::replace(&mut self.said, loaded.warnings.clone());
-                loaded.warnings.retain(|warning| !said.contains(warning));
-                Ok(loaded)
-            }
+            Some(changed) => changed,
         }
     }
+}
+
+fn resolve(args: &RunArgs, path: &Path, text: String, said: &mut BTreeSet<String>) -> Changed {
+    let file = ConfigFile { path: path.to_owned(), text };
+    let mut loaded = Settings::resolve(&args.common, &args.serve, Some(file), &host_name())?;
+    let said = std::mem::replace(said, loaded.warnings.iter().cloned().collect());
+    loaded.warnings.retain(|warning| !said.contains(warning));
+    Ok(loaded)
 }
 
 impl Drop for Reload {
@@ -106,9 +116,9 @@ fn watcher(path: &Path, sender: Sender<Notice>) -> Option<RecommendedWatcher> {
         .ok()
 }
 
-/// Sends every text that differs from the one before, and the first error of a series.
-fn follow(path: &Path, mut last: String, notices: &Receiver<Notice>, texts: &mpsc::Sender<io::Result<String>>) {
-    let mut unreadable = false;
+/// Tells every text that differs from the one before or comes after an error, and every error that does, until that is false.
+fn follow(path: &Path, mut last: String, notices: &Receiver<Notice>, mut tell: impl FnMut(io::Result<String>) -> bool) {
+    let mut unreadable = None;
     // What changed between the start and the watch is found at once.
     let mut look = Instant::now();
     let mut missing = None;
@@ -124,30 +134,31 @@ fn follow(path: &Path, mut last: String, notices: &Receiver<Notice>, texts: &mps
             Err(RecvTimeoutError::Timeout) => {}
         }
         look = Instant::now() + LOOK;
-        let sent = match std::fs::read_to_string(path) {
+        let goes_on = match file::read(path, LARGEST_FILE).and_then(file::text) {
             Ok(text) => {
                 missing = None;
-                if std::mem::replace(&mut unreadable, false) {
+                if unreadable.take().is_some() {
                     tracing::info!(path = %path.display(), "the configuration file can be read again");
-                }
-                if text == last {
+                } else if text == last {
                     continue;
                 }
                 last.clone_from(&text);
-                texts.blocking_send(Ok(text))
+                tell(Ok(text))
             }
-            Err(_) if unreadable => continue,
             Err(error) => {
                 let since = *missing.get_or_insert_with(Instant::now);
                 if since.elapsed() < MISSING {
                     look = since + MISSING;
                     continue;
                 }
-                unreadable = true;
-                texts.blocking_send(Err(error))
+                let why = error.to_string();
+                if unreadable.replace(why.clone()) == Some(why) {
+                    continue;
+                }
+                tell(Err(error))
             }
         };
-        if sent.is_err() {
+        if !goes_on {
             return;
         }
     }
@@ -163,3 +174,6 @@ fn patience(event: &notify::Result<notify::Event>) -> Option<Duration> {
         _ => Some(WRITING),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,6 +54,9 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// All that Services have.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
     /// The IP protocol number.
     pub fn number(self) -> u8 {
         match self {

@@ -59,6 +59,8 @@ pub struct Status {
     pub counts_active: bool,
     /// What is left out, and why; 1,000 at most.
     pub ignored: Vec<IgnoredStatus>,
+    /// How much that is in truth.
+    pub ignored_total: usize,
     /// The settings in force, by name.
     pub settings: BTreeMap<String, String>,
 }
@@ -118,7 +120,7 @@ pub struct PortStatus {
     pub protocol: String,
     /// Where it is reached: `10.96.0.10:80`, or `*:30080` for a node port.
     pub frontends: Vec<String>,
-    /// Endpoints that get new connections.
+    /// Endpoints that are ready: with a weight of 0 they get no new connections all the same.
     pub ready: usize,
     /// Those of them on this node.
     pub local: usize,
@@ -203,6 +205,7 @@ impl From<&Snapshot> for Status {
             services: snapshot.services.iter().map(ServiceStatus::from).collect(),
             counts_active: node.traffic.counts_active,
             ignored: ignored.map(|one| IgnoredStatus { what: one.what.clone(), why: one.why.clone() }).collect(),
+            ignored_total: snapshot.ignored.total,
             settings: node.settings.clone(),
         }
     }

@@ -52,6 +52,13 @@ pub fn print(status: &Status, now: Timestamp) -> String {
         for ignored in &status.ignored {
             let _ = writeln!(out, "  {}: {}", ignored.what, ignored.why);
         }
+        let more = status.ignored_total.saturating_sub(status.ignored.len());
+        if more > 0 {
+            let _ = writeln!(
+                out,
+                "  and {more} more: the log has them, and /api/v1/services/NAMESPACE/NAME those of a Service"
+            );
+        }
     }
     out
 }
@@ -63,8 +70,13 @@ fn drift(status: &Status, now: Timestamp) -> String {
             let times = plural(drift.repairs, "repair", "repairs");
             format!("{times} of {}, the last {} ago", plural(drift.rows, "row", "rows"), age(last, now))
         }
+        None if drift.unrepaired > 0 => "none repaired".to_owned(),
         None => "none found".to_owned(),
     };
+    if drift.unrepaired > 0 {
+        let rows = plural(drift.unrepaired as u64, "row differs", "rows differ");
+        let _ = write!(text, "; {rows} and cannot be repaired");
+    }
     if let Some(checked) = drift.last_check {
         let _ = write!(text, "; looked {} ago", age(checked, now));
     }

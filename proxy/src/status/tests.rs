@@ -52,6 +52,7 @@ pub(crate) fn example() -> Status {
         ],
         counts_active: true,
         ignored: vec![IgnoredStatus { what: "Service default/bad".into(), why: "port 0".into() }],
+        ignored_total: 1,
         settings: [("clusterCIDR".to_owned(), "10.244.0.0/16".to_owned())].into(),
     }
 }
@@ -78,6 +79,11 @@ Left out:
   Service default/bad: port 0
 ";
     assert_eq!(print(&example(), at(7_510)), wanted);
+    let mut more = example();
+    (more.ignored_total, more.drift) = (1_001, Drift { unrepaired: 3, ..Drift::default() });
+    let text = print(&more, at(0));
+    assert!(text.contains("\n  and 1000 more: the log has them"), "{text}");
+    assert!(text.contains("drift     none repaired; 3 rows differ and cannot be repaired\n"), "{text}");
     let empty = print(&Status::default(), at(0));
     assert!(empty.contains("No Services.") && empty.contains("drift     none found"), "{empty}");
 }

@@ -1,5 +1,6 @@
 //! The facts that a screen needs, from the running proxy.
 
+use super::lately::Spread;
 use crate::facts::{NodeFacts, Order, ServiceFacts, ServicePage};
 use crate::running::RunningProxy;
 
@@ -26,6 +27,8 @@ pub struct Data {
     pub list: Option<ServicePage>,
     /// The Service, if one was wanted; `None` inside: it is not served.
     pub service: Option<Option<ServiceFacts>>,
+    /// What its ports got lately, in their order; empty until somebody who looked before says it.
+    pub lately: Vec<Spread>,
 }
 
 /// Asks for what is wanted. Blocks.
@@ -33,7 +36,7 @@ pub struct Data {
 /// # Errors
 /// Nobody answers, or with something else.
 pub fn fetch(proxy: &RunningProxy, wanted: &Wanted) -> anyhow::Result<Data> {
-    let mut data = Data { node: proxy.node()?, list: None, service: None };
+    let mut data = Data { node: proxy.node()?, list: None, service: None, lately: Vec::new() };
     match &wanted.service {
         Some((namespace, name)) => data.service = Some(proxy.service(namespace, name)?),
         None => {

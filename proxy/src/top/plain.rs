@@ -3,8 +3,10 @@
 use std::fmt::Write;
 
 use super::data::Data;
+use super::lately::Spread;
+use super::list::texts;
 use super::view::View;
-use super::words::{counted, order_name, parts, percent, port, promised, rate, state};
+use super::words::{came, counted, order_name, parts, percent, port, promised, state};
 use crate::facts::{PortFacts, ServiceFacts, ServicePage};
 
 /// Lines.
@@ -14,7 +16,7 @@ pub fn text(view: &View, data: &Data) -> String {
         list(&mut out, view, page);
     }
     match &data.service {
-        Some(Some(facts)) => service(&mut out, facts),
+        Some(Some(facts)) => service(&mut out, facts, &data.lately),
         Some(None) => out.push_str("\nthis Service is not served here\n"),
         None => {}
     }
@@ -27,41 +29,34 @@ fn list(out: &mut String, view: &View, page: &ServicePage) {
     let more = if page.found > page.items.len() { format!(", the first {}", page.items.len()) } else { String::new() };
     let _ = writeln!(out, "{} of {} Services by {}{more}\n", page.found, page.total, order_name(view.sort));
     let heads = ["SERVICE", "HEALTH", "READY", "CONN/S", "CONNECTIONS", "ACTIVE", "SCHEDULER"];
-    let rows = page.items.iter().map(|row| {
-        [
-            format!("{}/{}", row.namespace, row.name),
-            row.health.state.as_str().to_owned(),
-            row.endpoints.ready.to_string(),
-            rate(row.connections_per_second),
-            counted(row.connections),
-            counted(row.active),
-            row.scheduler.clone(),
-        ]
-    });
+    let rows = page.items.iter().map(texts);
     columns(out, heads, rows);
 }
 
-fn service(out: &mut String, facts: &ServiceFacts) {
+fn service(out: &mut String, facts: &ServiceFacts, lately: &[Spread]) {
+    let nothing = Spread::default();
     let reason = facts.health.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let state = facts.health.state.as_str();
     let _ = writeln!(out, "\n{}/{} {} {state}{reason}", facts.namespace, facts.name, facts.kind);
     let policies = &facts.policies;
     let affinity = policies.affinity_seconds.map(|time| format!(", clients kept {time} s")).unwrap_or_default();
     let _ = writeln!(out, "traffic policy: internal {}, external {}{affinity}", policies.internal, policies.external);
-    for one in &facts.ports {
-        let _ = writeln!(out, "\n{}, {}, {} ready", port(one), one.scheduler, one.counts.ready);
-        endpoints(out, one);
+    for (at, one) in facts.ports.iter().enumerate() {
+        let spread = lately.get(at).unwrap_or(&nothing);
+        let _ = writeln!(out, "\n{}, {}, {} ready{}", port(one), one.scheduler, one.counts.ready, came(one, spread));
+        endpoints(out, one, spread);
     }
 }
 
-fn endpoints(out: &mut String, port: &PortFacts) {
-    let heads = ["ENDPOINT", "NODE", "STATE", "WEIGHT", "SHARE", "PROMISED", "CONNECTIONS", "ACTIVE"];
+fn endpoints(out: &mut String, port: &PortFacts, spread: &Spread) {
+    let heads = ["ENDPOINT", "NODE", "STATE", "WEIGHT", "LATELY", "OVERALL", "PROMISED", "CONNECTIONS", "ACTIVE"];
     let rows = port.endpoints.iter().map(|endpoint| {
         [
             endpoint.address.clone(),
             endpoint.node.clone().unwrap_or_else(|| "-".to_owned()),
             state(endpoint).to_owned(),
             endpoint.weight.to_string(),
+            percent(spread.share(&endpoint.address)),
             percent(endpoint.share),
             promised(endpoint),
             counted(endpoint.connections),

@@ -1,16 +1,23 @@
 //! The terminal: keys in, screens out. The proxy is asked on another thread, so that keys never wait for it.
 
+use std::fs::File;
+use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGTERM};
 
 use super::data::{self, Data, Wanted};
 use super::draw::draw;
+use super::lately::Lately;
 use super::view::{Effect, View};
 use crate::running::RunningProxy;
 
@@ -39,6 +46,7 @@ pub fn run(proxy: RunningProxy, view: View, first: Data, interval: Duration, cou
     for signal in [SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, told.clone())?;
     }
+    end_when_hung_up()?;
     let mut terminal = ratatui::try_init()?;
     let asking = Asking { asks, facts, interval };
     let result = follow(&mut terminal, view, first, &asking, &|shown| {
@@ -46,6 +54,23 @@ pub fn run(proxy: RunningProxy, view: View, first: Data, interval: Duration, cou
     });
     ratatui::try_restore()?;
     result
+}
+
+/// Ends the process when its terminal goes away: there is nobody to show anything to, and nothing to give back. Where no signal
+/// tells that, reading of keys would go round and round at the end of file.
+fn end_when_hung_up() -> anyhow::Result<()> {
+    let keys = if std::io::stdin().is_terminal() {
+        std::io::stdin().as_fd().try_clone_to_owned()?
+    } else {
+        File::open("/dev/tty").context("no terminal to read keys from")?.into()
+    };
+    let watch = move || {
+        // Of a hang-up a poll that asks for nothing is told.
+        while let Ok(0) | Err(Errno::INTR) = poll(&mut [PollFd::new(&keys, PollFlags::empty())], None) {}
+        std::process::exit(128 + SIGHUP);
+    };
+    std::thread::Builder::new().name("hang-up".to_owned()).spawn(watch)?;
+    Ok(())
 }
 
 /// Asks for the newest of what is wanted.
@@ -69,6 +94,8 @@ fn follow(
     ends: &dyn Fn(u64) -> bool,
 ) -> anyhow::Result<()> {
     let (mut asked, mut shown, mut problem) = (Instant::now(), 1u64, None);
+    let mut lately = Lately::default();
+    lately.note(asked, &mut data);
     let mut changed = true;
     loop {
         if changed {
@@ -100,6 +127,7 @@ fn follow(
             Ok((wanted, _)) if wanted != view.wanted() => {}
             Ok((_, Ok(newer))) => {
                 (data, problem, changed) = (newer, None, true);
+                lately.note(Instant::now(), &mut data);
                 shown += 1;
                 view.fit(&data);
             }

@@ -1,6 +1,8 @@
 //! What is said in both forms, on the screen and as plain text.
 
 use super::data::Data;
+use super::fit::{cut, width};
+use super::lately::Spread;
 use crate::facts::{EndpointFacts, FrontendFacts, FrontendState, Order, PortFacts};
 
 /// How the node is, in four parts: who and how, what is served and what goes by, syncs, drift.
@@ -13,19 +15,18 @@ pub fn parts(data: &Data) -> [String; 4] {
     };
     let (counts, traffic) = (&node.counts, &node.traffic);
     let (sync, drift) = (&node.sync, &node.drift);
+    let goes_by = match (traffic.connections_per_second, traffic.counts_connections) {
+        (None, false) => "--service-metrics off".to_owned(),
+        (per_second, _) => format!("{} conn/s, {} active", rate(per_second), counted(traffic.active)),
+    };
     let failed = sync.last.as_ref().and_then(|last| last.error.as_deref());
     let failed = failed.map(|error| format!(", THE LAST FAILED: {error}")).unwrap_or_default();
     let late = &sync.change_to_kernel;
     [
         format!("{} {} {health}", node.node, node.backend),
         format!(
-            "{} services ({} degraded, {} down), {} endpoints ready, {} conn/s, {} active",
-            counts.services,
-            counts.degraded,
-            counts.down,
-            counts.ready,
-            rate(traffic.connections_per_second),
-            counted(traffic.active),
+            "{} services ({} degraded, {} down), {} endpoints ready, {goes_by}",
+            counts.services, counts.degraded, counts.down, counts.ready,
         ),
         format!(
             "syncs {}, change to kernel {} (99 of 100: {}), {} waiting{failed}",
@@ -40,20 +41,50 @@ pub fn parts(data: &Data) -> [String; 4] {
 
 /// A service port: its name, protocol, and the addresses at which it is or should be reached.
 pub fn port(port: &PortFacts) -> String {
-    let name = if port.name.is_empty() { "port" } else { &port.name };
-    let address = |frontend: &FrontendFacts| match (frontend.state, &frontend.held_by) {
+    format!("{} {}", name(port), port.frontends.iter().map(address).collect::<Vec<_>>().join(" "))
+}
+
+fn name(port: &PortFacts) -> String {
+    format!("{} {}", if port.name.is_empty() { "port" } else { &port.name }, port.protocol)
+}
+
+fn address(frontend: &FrontendFacts) -> String {
+    match (frontend.state, &frontend.held_by) {
         (FrontendState::Served, _) => frontend.address.clone(),
         (FrontendState::Contested, Some(by)) => format!("{} (not served: {by} has it)", frontend.address),
         (FrontendState::Contested | FrontendState::LeftOut, _) => format!("{} (not served)", frontend.address),
-    };
-    let addresses: Vec<_> = port.frontends.iter().map(address).collect();
-    format!("{name} {} {}", port.protocol, addresses.join(" "))
+    }
 }
 
-/// Real share as a bar of so many characters, with the promised one as a stroke.
-pub fn bar(endpoint: &EndpointFacts, length: usize) -> String {
+/// A service port in one line of so many columns: of its addresses as many as there is room for, each whole, and the number of the others.
+pub fn port_in(port: &PortFacts, spread: &Spread, room: usize) -> String {
+    let end = format!(", {}, {} ready{}", port.scheduler, port.counts.ready, came(port, spread));
+    let addresses: Vec<_> = port.frontends.iter().map(address).collect();
+    let line = |told: usize| {
+        let more = if told < addresses.len() { format!(" +{} more", addresses.len() - told) } else { String::new() };
+        let told: String = addresses[..told].iter().map(|address| format!(" {address}")).collect();
+        format!("{}{told}{more}{end}", name(port))
+    };
+    // Those that fit are few: a line is short.
+    let most = addresses.len().min(room);
+    let fits = (0..=most).rev().map(line).find(|line| width(line) <= room);
+    fits.unwrap_or_else(|| cut(&line(0), room))
+}
+
+/// How many connections came lately; nothing where nobody counts, or has not looked twice.
+pub fn came(port: &PortFacts, spread: &Spread) -> String {
+    match spread.over.as_secs() {
+        _ if port.connections.is_none() => String::new(),
+        0 => String::new(),
+        seconds => format!(", {} in the last {seconds} s", spread.connections),
+    }
+}
+
+/// Real share as a bar of so many characters, with the promised one as a stroke: the share of what came `lately`, or where nothing
+/// came, of all that was counted.
+pub fn bar(endpoint: &EndpointFacts, lately: Option<f64>, length: usize) -> String {
     let at = |share: f64| ((share * length as f64).round() as usize).min(length);
-    let real = endpoint.share.map_or(0, at);
+    let real = lately.or(endpoint.share).map_or(0, at);
     let promise = endpoint.promised_share.or(endpoint.promised_share_local);
     let promised = promise.map(|share| at(share).min(length.saturating_sub(1)));
     (0..length)
@@ -83,6 +114,7 @@ pub fn percent(share: Option<f64>) -> String {
 /// In one word.
 pub fn state(endpoint: &EndpointFacts) -> &'static str {
     match (endpoint.terminating, endpoint.serving, endpoint.ready) {
+        _ if endpoint.draining => "draining",
         (true, true, _) => "ending",
         (true, false, _) => "ended",
         (false, _, true) => "ready",

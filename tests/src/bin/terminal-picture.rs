@@ -18,6 +18,9 @@ struct Args {
     /// Wait until the screen has each of these texts.
     #[arg(long, required = true)]
     until: Vec<String>,
+    /// And none of these.
+    #[arg(long)]
+    without: Vec<String>,
     /// Where the picture goes.
     #[arg(long)]
     picture: PathBuf,
@@ -30,6 +33,9 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let [program, arguments @ ..] = args.program.as_slice() else { unreachable!("clap asks for one") };
     let terminal = Terminal::start_here(Command::new(program).args(arguments), args.rows, args.columns)?;
-    terminal.until("the screen", |screen| args.until.iter().all(|text| screen.contains(text.as_str())))?;
+    terminal.until("the screen", |screen| {
+        let has = |text: &String| screen.contains(text.as_str());
+        args.until.iter().all(has) && !args.without.iter().any(has)
+    })?;
     std::fs::write(&args.picture, terminal.svg()).with_context(|| args.picture.display().to_string())
 }

@@ -17,6 +17,7 @@ const MAP_DELETE_ELEM: libc::c_int = 3;
 const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const OBJ_GET: libc::c_int = 7;
 const PROG_TEST_RUN: libc::c_int = 10;
+const MAP_FREEZE: libc::c_int = 22;
 const LINK_DETACH: libc::c_int = 34;
 
 /// `struct __sk_buff`: its size, and the offsets of the fields that a run may be given.
@@ -66,6 +67,13 @@ pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attributes = Attributes::default();
     attributes[0] = pair(word(link), 0);
     call(LINK_DETACH, &mut attributes).map(drop)
+}
+
+/// Has userspace never write to a map again.
+pub(super) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attributes = Attributes::default();
+    attributes[0] = pair(word(map), 0);
+    call(MAP_FREEZE, &mut attributes).map(drop)
 }
 
 /// The value of a key; `None`: there is none. For a map per CPU, `value` counts all CPUs' bytes.

@@ -7,9 +7,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use kubeferry::backend::ebpf::bpf::definition;
 use kubeferry_ebpf_common::live::{LiveFilter, LiveSpent};
 use kubeferry_ebpf_common::stats::Counter;
-use kubeferry_ebpf_common::{Address, Backend, Config, Flow, FlowKey, Frontend, FrontendKey, Slot, SocketKey};
+use kubeferry_ebpf_common::{Address, Backend, Config, Flow, FlowKey, Frontend, FrontendKey, Slot, SocketKey, Traffic};
 
 use super::kernel;
 use crate::netns::Netns;
@@ -24,6 +25,7 @@ pub struct Pinned {
     frontends: OwnedFd,
     slots: OwnedFd,
     backends: OwnedFd,
+    traffic: OwnedFd,
     devices: OwnedFd,
     ingress: OwnedFd,
     egress: OwnedFd,
@@ -86,6 +88,7 @@ impl Pinned {
             frontends: open(&maps, "frontends")?,
             slots: open(&maps, "slots")?,
             backends: open(&maps, "backends")?,
+            traffic: open(&maps, "traffic")?,
             devices: open(&maps, "devices")?,
             ingress: open(&programs, "tc_ingress")?,
             egress: open(&programs, "tc_egress")?,
@@ -152,6 +155,14 @@ impl Pinned {
     /// The kernel's.
     pub fn delete_frontends(&self) -> Result<usize> {
         delete_all(&self.frontends, size_of::<FrontendKey>())
+    }
+
+    /// Has nobody but programs write a frontend any more.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn freeze_frontends(&self) -> Result<()> {
+        Ok(kernel::freeze(self.frontends.as_fd())?)
     }
 
     /// Has no node, pod range or ServiceCIDR be known.
@@ -275,13 +286,21 @@ impl Pinned {
     /// # Errors
     /// The kernel's.
     pub fn backends(&self) -> Result<Vec<Backend>> {
-        let rows = (0..).map_while(|row: u32| {
+        self.first_backends(u32::MAX)
+    }
+
+    /// The first rows of it, no more than so many.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn first_backends(&self, most: u32) -> Result<Vec<Backend>> {
+        let rows = (0..most).map_while(|row: u32| {
             kernel::get(self.backends.as_fd(), &row.to_ne_bytes(), size_of::<Backend>()).transpose()
         });
         rows.map(|bytes| {
             let bytes = bytes?;
             let number = |at: usize| u64::from(word(&bytes, at)) | u64::from(word(&bytes, at + 4)) << 32;
-            Ok(Backend { opened: number(0), active: number(8), packets: number(16), bytes: number(24) })
+            Ok(Backend { opened: number(0), active: number(8) })
         })
         .collect()
     }
@@ -291,8 +310,25 @@ impl Pinned {
     /// # Errors
     /// The kernel's.
     pub fn set_backend(&self, row: u32, to: &Backend) -> Result<()> {
-        let bytes: Vec<u8> = [to.opened, to.active, to.packets, to.bytes].map(u64::to_ne_bytes).concat();
+        let bytes: Vec<u8> = [to.opened, to.active].map(u64::to_ne_bytes).concat();
         Ok(kernel::put(self.backends.as_fd(), &row.to_ne_bytes(), &bytes)?)
+    }
+
+    /// The shards of `traffic`, from shard 0 on: what each says of a row of `backends`. None where packets are not counted.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn traffic(&self, row: u32) -> Result<Vec<Traffic>> {
+        let rows = |map: &OwnedFd| Ok::<_, anyhow::Error>(definition(map.as_fd())?.rows);
+        // Each begins a cache line.
+        let (all, shard) = (rows(&self.traffic)?, rows(&self.backends)?.next_multiple_of(8));
+        let get = |shard: u32| {
+            let bytes = kernel::get(self.traffic.as_fd(), &(shard + row).to_ne_bytes(), size_of::<Traffic>())?;
+            let bytes = bytes.context("no such row")?;
+            let number = |at: usize| u64::from(word(&bytes, at)) | u64::from(word(&bytes, at + 4)) << 32;
+            Ok(Traffic { packets: number(0), bytes: number(8) })
+        };
+        (0..all / shard).map(|number| get(number * shard)).collect()
     }
 
     /// A counter of the programs.

@@ -52,6 +52,21 @@ impl Programs {
         &self.world.node
     }
 
+    /// The case as it is here.
+    pub(super) fn case(&self) -> &Case {
+        &self.case
+    }
+
+    /// Where its objects go.
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Sends rows.
+    pub(super) fn sender(&mut self) -> &mut Sender {
+        &mut self.sender
+    }
+
     /// Where the programs are pinned.
     pub(super) fn pins(&self) -> &Path {
         self.places.bpffs()

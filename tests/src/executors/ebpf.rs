@@ -58,6 +58,11 @@ impl Programs {
         Ok(command)
     }
 
+    /// Sends rows.
+    pub(super) fn sender(&mut self) -> &mut Sender {
+        &mut self.sender
+    }
+
     /// Brings a step into force and sends its rows.
     pub(super) fn run(&mut self, case: &Case, source: &Source, step: &Step) -> Result<Findings> {
         let output = self.world.node.output(self.command(source)?.arg("--once"), "")?;

@@ -6,6 +6,7 @@
 mod auto;
 mod ebpf;
 mod followed;
+mod follower;
 pub mod live;
 mod manifests;
 mod model;
@@ -13,6 +14,7 @@ mod nft;
 mod packets;
 mod socket;
 mod test_run;
+mod told;
 mod uplink;
 
 use std::collections::HashMap;
@@ -21,7 +23,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 
-pub use followed::{Follower, run_live};
+pub use followed::{Followed, ServedBy, follow_rows};
+pub use follower::Follower;
 use live::{Live, Look};
 pub use manifests::Source;
 pub use model::{Answer, answers};
@@ -35,7 +38,7 @@ pub struct Disagreement {
     /// The case and its step, counted from 1.
     pub step: String,
     /// `model`, `nft`, `packets`, `ebpf`, `xdp`, `auto`, `socket`, `test-run` or `test-run-xdp`; of a proxy that goes on from step
-    /// to step `nft-rows`, `tc-rows`, `xdp-rows` or `all-rows`.
+    /// to step `nft-rows`, `tc-rows`, `xdp-rows` or `all-rows`; or `trace --live`.
     pub executor: &'static str,
     /// The row, with its place, or what else was looked at.
     pub what: String,

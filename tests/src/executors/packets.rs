@@ -116,6 +116,12 @@ impl Sender {
         self.by_a_free_port(row, |sender| sender.send_once(case, row))
     }
 
+    /// The same by a packet, also where a socket could be.
+    pub(super) fn send_packet(&mut self, case: &Case, row: &Row) -> Result<(SocketAddr, Fate)> {
+        let from = self.next(row);
+        Ok((from, self.prober.probe(&case.origin(row), row.protocol, from, row.to)?))
+    }
+
     /// Does it again by another port where a socket of somebody else has the one that is the next.
     fn by_a_free_port<T>(&mut self, row: &Row, mut attempt: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
         let is_taken = |error: &anyhow::Error| {
@@ -223,7 +229,7 @@ fn judge_source(case: &Case, row: &Row, masquerade: bool, sent: SocketAddr, arri
     Ok(())
 }
 
-fn judge_verdict(verdict: &Expect, row: &Row, sent: SocketAddr, fate: &Fate) -> Result<()> {
+pub(super) fn judge_verdict(verdict: &Expect, row: &Row, sent: SocketAddr, fate: &Fate) -> Result<()> {
     let right = match (verdict, fate) {
         (Expect::Reject, Fate::Reset) => row.protocol == Protocol::Tcp,
         (Expect::Reject, Fate::PortUnreachable) => row.protocol != Protocol::Tcp,
@@ -235,7 +241,7 @@ fn judge_verdict(verdict: &Expect, row: &Row, sent: SocketAddr, fate: &Fate) -> 
     Ok(())
 }
 
-fn describe(fate: &Fate) -> String {
+pub(super) fn describe(fate: &Fate) -> String {
     match fate {
         Fate::Arrived(Arrival { at, from, to }) => format!("it reached {to} from {from} ({})", place(at)),
         Fate::Reset => "it was answered with a TCP reset".into(),

@@ -24,6 +24,9 @@ use crate::netns::{Netns, tool};
 
 /// How long a datagram to `mark` may take: what has no rule yet is not answered at all.
 const MARK: Duration = Duration::from_millis(100);
+/// How long what is wanted may take to come: after many wrong answers the API server is asked again after half a minute, twice if it
+/// then says 410.
+const EXACT: Duration = Duration::from_secs(120);
 
 /// The whole; see the module.
 #[derive(Debug)]
@@ -241,7 +244,7 @@ impl Place {
             };
             differs.is_empty().then_some(())
         };
-        let exact = until("the kernel to have exactly what is wanted", is_exact);
+        let exact = until_for(EXACT, "the kernel to have exactly what is wanted", is_exact);
         exact.with_context(|| format!("it differs by:\n{differs}\nthe log:\n{}", self.log()))
     }
 

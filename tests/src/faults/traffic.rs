@@ -25,6 +25,7 @@ pub struct Traffic {
     clients: Vec<Client>,
     failures: Mutex<Vec<Failure>>,
     patience: Duration,
+    pause: Duration,
 }
 
 #[derive(Default, Debug)]
@@ -84,8 +85,21 @@ impl Traffic {
         patience: Duration,
         work: impl FnOnce(&Self) -> Result<T>,
     ) -> Result<(T, Recorded)> {
+        Self::during_every(PAUSE, ways, patience, work)
+    }
+
+    /// The same with another pause between the requests of a client, for what lasts minutes.
+    ///
+    /// # Errors
+    /// As [`Traffic::during`].
+    pub fn during_every<T>(
+        pause: Duration,
+        ways: &[Way<'_>],
+        patience: Duration,
+        work: impl FnOnce(&Self) -> Result<T>,
+    ) -> Result<(T, Recorded)> {
         let clients = (0..3 * ways.len()).map(|_| Client::default()).collect();
-        let traffic = Self { end: AtomicBool::new(false), clients, failures: Mutex::default(), patience };
+        let traffic = Self { end: AtomicBool::new(false), clients, failures: Mutex::default(), patience, pause };
         let result = std::thread::scope(|scope| {
             for (way, clients) in ways.iter().zip(traffic.clients.chunks(3)) {
                 let (traffic, [new, kept, udp]) = (&traffic, [&clients[0], &clients[1], &clients[2]]);
@@ -148,7 +162,7 @@ impl Traffic {
                     self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(Failure { began, ended, what });
                 }
             }
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(self.pause);
         }
     }
 

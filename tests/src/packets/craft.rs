@@ -20,6 +20,11 @@ pub fn first_packet(protocol: Protocol, from: SocketAddr, to: SocketAddr, cookie
     ip_packet(protocol, from.ip(), to.ip(), &segment)
 }
 
+/// A TCP packet without data as an IP packet, with right checksums: these bits of its header, this sequence number.
+pub fn tcp_packet(from: SocketAddr, to: SocketAddr, bits: u8, sequence: u32) -> Vec<u8> {
+    ip_packet(Protocol::Tcp, from.ip(), to.ip(), &tcp(from, to, bits, sequence, &[]))
+}
+
 /// An IP packet of these after a router: one hop less to live.
 ///
 /// # Panics
@@ -38,14 +43,19 @@ pub fn forwarded(packet: &[u8]) -> Vec<u8> {
 }
 
 fn tcp_syn(from: SocketAddr, to: SocketAddr, cookie: u32) -> Vec<u8> {
-    let mut segment = Vec::with_capacity(24);
+    tcp(from, to, 0x02, cookie, &[2, 4, 0x05, 0xb4]) // SYN, maximum segment size 1460
+}
+
+fn tcp(from: SocketAddr, to: SocketAddr, bits: u8, sequence: u32, options: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(20 + options.len()).expect("a header is short");
+    let mut segment = Vec::with_capacity(length.into());
     segment.extend(from.port().to_be_bytes());
     segment.extend(to.port().to_be_bytes());
-    segment.extend(cookie.to_be_bytes());
+    segment.extend(sequence.to_be_bytes());
     segment.extend([0; 4]); // acknowledgement
-    segment.extend([0x60, 0x02]); // 24 bytes of header, SYN
+    segment.extend([(length / 4) << 4, bits]);
     segment.extend([0xff, 0xff, 0, 0, 0, 0]); // window, checksum, urgent
-    segment.extend([2, 4, 0x05, 0xb4]); // maximum segment size 1460
+    segment.extend(options);
     let checksum = transport_checksum(Protocol::Tcp, from.ip(), to.ip(), &segment);
     segment[16..18].copy_from_slice(&checksum.to_be_bytes());
     segment

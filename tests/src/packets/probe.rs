@@ -113,6 +113,8 @@ impl Prober {
     /// As [`Prober::probe`], and those of `send`.
     pub fn probe_with(&mut self, to: SocketAddr, send: impl FnOnce(&Self, u32) -> Result<()>) -> Result<Fate> {
         let _pinned = Pinned::here()?;
+        // Whatever else the node has got meanwhile takes the room that what is to be seen needs.
+        drop(self.drain()?);
         self.cookie += 1;
         let cookie = self.cookie;
         send(self, cookie)?;

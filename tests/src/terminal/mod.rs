@@ -8,22 +8,32 @@ use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::client::until;
 use crate::netns::Netns;
 
+/// How often what shows the screen looks whether it is to end.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+
 /// The terminal, and the program that runs in it. The program is killed when this is dropped, if it has not ended.
 #[derive(Debug)]
 pub struct Terminal {
     child: Child,
-    keys: File,
+    /// None after it was hung up.
+    keys: Option<File>,
     screen: Screen,
+    hung_up: Arc<AtomicBool>,
+    reader: Option<JoinHandle<()>>,
 }
 
 #[derive(Clone)]
@@ -94,16 +104,24 @@ impl Terminal {
         let screen = Screen(Arc::new(Mutex::new(parser)));
         let keys = File::from(ours);
         let (mut output, shown) = (keys.try_clone()?, screen.clone());
-        // Ends when the program has: nobody has the other side open then.
-        std::thread::spawn(move || {
+        let hung_up = Arc::new(AtomicBool::new(false));
+        let ends = hung_up.clone();
+        // Ends when the program has, too: nobody has the other side open then.
+        let reader = std::thread::spawn(move || {
             let mut bytes = [0; 4096];
-            while let Ok(count @ 1..) = output.read(&mut bytes) {
-                shown.take(&bytes[..count]);
+            while !ends.load(Ordering::Relaxed) {
+                match poll(&mut [PollFd::new(&output, PollFlags::IN)], Some(&LOOK)) {
+                    Ok(0) | Err(Errno::INTR) => {}
+                    _ => match output.read(&mut bytes) {
+                        Ok(count @ 1..) => shown.take(&bytes[..count]),
+                        _ => return,
+                    },
+                }
             }
         });
         // The command keeps descriptors of the other side until it is given others.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(Self { child, keys, screen })
+        Ok(Self { child, keys: Some(keys), screen, hung_up, reader: Some(reader) })
     }
 
     /// Types.
@@ -111,7 +129,16 @@ impl Terminal {
     /// # Errors
     /// The program has ended.
     pub fn press(&mut self, keys: &str) -> Result<()> {
-        self.keys.write_all(keys.as_bytes()).context("nobody reads the keys")
+        let terminal = self.keys.as_mut().context("it was hung up")?;
+        terminal.write_all(keys.as_bytes()).context("nobody reads the keys")
+    }
+
+    /// Takes the terminal away from the program, as the end of a session over the network does. It is no session's leader, so no
+    /// signal tells it.
+    pub fn hang_up(&mut self) {
+        self.keys = None;
+        self.hung_up.store(true, Ordering::Relaxed);
+        self.reader.take().map(JoinHandle::join);
     }
 
     /// The screen's lines.

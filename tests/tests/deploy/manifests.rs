@@ -285,7 +285,9 @@ fn rights_are_the_least_that_the_datapath_needs() {
         );
         assert!(pod["initContainers"][0]["args"].as_array().unwrap().contains(&json!("--init-only")));
         let hosts: Vec<_> = list(pod, "volumes").iter().filter_map(|v| v.pointer("/hostPath/path").cloned()).collect();
-        assert_eq!(hosts, if ebpf { vec![json!("/sys/fs/bpf"), json!("/sys/fs/cgroup")] } else { vec![] });
+        // With nftables, too: what eBPF left would go on there.
+        let bpffs = json!("/sys/fs/bpf");
+        assert_eq!(hosts, if ebpf { vec![bpffs, json!("/sys/fs/cgroup")] } else { vec![bpffs] });
         let more = objects_with(name, &["pod-sockets"]);
         let (more, rights) = (self::pod(&more), &pod["containers"][0]["securityContext"]["capabilities"]["add"]);
         assert_eq!(more["hostPID"], true);

@@ -60,6 +60,8 @@ fn containers_are_started_with_settings_that_the_binary_knows() {
             // Probes come to it; metrics are nobody's until the file says so.
             assert_eq!(settings.healthz, Some("0.0.0.0:10256".parse().unwrap()));
             assert_eq!(settings.metrics, Some("127.0.0.1:10249".parse().unwrap()));
+            // What one datapath leaves there, the other takes away.
+            assert_eq!(settings.ebpf.bpffs_root, std::path::Path::new("/host/bpf"), "{name}");
             let init = read(&pod["initContainers"][0], folder.path());
             let init = Settings::load(&init.common, &init.serve).unwrap().settings;
             assert!(init.node.init_only && !settings.node.init_only);

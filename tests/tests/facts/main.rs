@@ -4,4 +4,6 @@
 mod api;
 mod asking;
 mod counters;
+mod lasting;
+mod one_source;
 mod polled;

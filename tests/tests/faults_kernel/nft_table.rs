@@ -26,6 +26,38 @@ const CHANGED: [(&str, &str); 6] = [
     ("a policy changed", "add chain inet kubeferry prerouting { policy drop; }"),
 ];
 
+/// What adds to it: the fault, what does it, and what clients see.
+const ADDED: [(&str, &str, Sees); 5] = [
+    (
+        "a base chain of others that drops, added to our table",
+        "add chain inet kubeferry theirs { type filter hook forward priority 0; policy drop; }",
+        Sees::NewFail,
+    ),
+    (
+        "a chain of others before the translation, added to our table",
+        "add chain inet kubeferry theirs { type nat hook prerouting priority -101; }; \
+         add rule inet kubeferry theirs ip daddr 10.96.0.10 tcp dport 80 drop",
+        Sees::NewFail,
+    ),
+    (
+        "a set, a map and a chain of others, added to our table",
+        "add set inet kubeferry theirs { type ipv4_addr; }; add map inet kubeferry theirs2 { type ipv4_addr : verdict; }; \
+         add chain inet kubeferry theirs3; add rule inet kubeferry theirs3 drop; \
+         add element inet kubeferry theirs2 { 10.96.0.10 : goto theirs3 }",
+        Sees::Nothing,
+    ),
+    (
+        "a counter and a quota of others, added to our table",
+        "add counter inet kubeferry theirs; add quota inet kubeferry theirs2 { over 1 mbytes; }",
+        Sees::Nothing,
+    ),
+    (
+        "a chain that is called as ours are, added to our table",
+        "add chain inet kubeferry v4-theirs; add rule inet kubeferry v4-theirs drop",
+        Sees::Nothing,
+    ),
+];
+
 fn harm(trial: &Trial, script: &str) {
     trial.site.node().nft(&["-f", "-"], script).unwrap();
 }
@@ -45,6 +77,48 @@ fn a_table_that_is_changed_is_put_right() {
         let sees = if fault == "a rule changed" { Sees::Nothing } else { Sees::NewFail };
         trial.drifts(fault, sees, || harm(&trial, script));
     }
+}
+
+/// Our table, as `nft` lists it.
+fn table(trial: &Trial) -> String {
+    trial.site.node().nft(&["list", "table", "inet", "kubeferry"], "").unwrap()
+}
+
+#[test]
+fn what_is_added_to_the_table_goes_again() {
+    let trial = Trial::start(Datapath::Nftables, &[]);
+    for (fault, script, sees) in ADDED {
+        trial.drifts(fault, sees, || harm(&trial, script));
+        let table = table(&trial);
+        assert!(!table.contains("theirs"), "{fault}: {table}");
+    }
+    // The chain that the rows of a Service go to, whatever it is called today.
+    let listed = table(&trial);
+    let row = listed.split("10.96.0.10 . tcp . 80 : goto ").nth(1).unwrap();
+    let chain = row.split([',', ' ', '\n']).next().unwrap();
+    assert!(chain.starts_with("v4-internal-"), "{chain}");
+    let insert = || harm(&trial, &format!("insert rule inet kubeferry {chain} drop"));
+    trial.drifts("a rule in front of those of a Service's chain", Sees::NewFail, insert);
+}
+
+#[test]
+fn a_chain_that_is_there_before_ours_of_its_name_is_not_taken_for_it() {
+    let trial = Trial::start(Datapath::Nftables, &[]);
+    let listed = table(&trial);
+    let chains: Vec<_> =
+        listed.lines().filter_map(|line| line.trim().strip_prefix("chain v4-")?.strip_suffix("-3 {")).collect();
+    assert!(!chains.is_empty(), "{listed}");
+    // With two endpoints for three, these are what rows go to next.
+    let script: String = chains
+        .iter()
+        .map(|chain| format!("add chain inet kubeferry v4-{chain}-2; add rule inet kubeferry v4-{chain}-2 drop\n"))
+        .collect();
+    trial.drifts("chains of others, called as those that a change needs just then", Sees::NewFail, || {
+        harm(&trial, &script);
+        trial.site.change(&["1", "2"]).unwrap();
+    });
+    let table = table(&trial);
+    assert!(chains.iter().any(|chain| table.contains(&format!("chain v4-{chain}-2 {{"))), "{table}");
 }
 
 #[test]
@@ -104,7 +178,7 @@ fn what_others_commit_all_the_time_hides_nothing() {
             }
         });
         let faults = std::panic::AssertUnwindSafe(|| {
-            for (fault, script) in [GONE[0], CHANGED[1]] {
+            for (fault, script) in [GONE[0], CHANGED[1], (ADDED[0].0, ADDED[0].1)] {
                 let name = format!("{fault}, while another program commits all the time");
                 trial.drifts(&name, Sees::NewFail, || harm(&trial, script));
             }

@@ -56,7 +56,11 @@ impl Tool {
 
 /// A node whose proxy has this tool.
 fn start(tool: &Tool) -> Trial {
-    let trial = Trial::build(Datapath::Nftables, &[], Some(tool.0.path()));
+    start_with(tool, &[])
+}
+
+fn start_with(tool: &Tool, flags: &[&str]) -> Trial {
+    let trial = Trial::build(Datapath::Nftables, flags, Some(tool.0.path()));
     trial.site.run().unwrap();
     trial.site.until_served().unwrap();
     trial
@@ -139,13 +143,24 @@ fn one_that_hangs_holds_no_end_up_and_outlives_nobody() {
 #[test]
 fn one_that_hangs_is_ended_after_a_minute_and_called_again() {
     let tool = Tool::new();
-    let trial = start(&tool);
+    let trial = start_with(&tool, &["--iptables-sync-period", "5s"]);
+    let livez = |code: u16| {
+        let get = || kubeferry::status::get("http://127.0.0.1:10256/livez", PATIENCE).unwrap().code;
+        until_for(PATIENCE, &format!("/livez to be {code}"), || {
+            (trial.site.node().run(get).unwrap() == code).then_some(())
+        })
+    };
+    livez(200).unwrap();
     let harm = || {
         tool.is("hanging");
         delete_table(&trial);
         let pid = until_for(PATIENCE, "the proxy to call it", || tool.hanging()).unwrap();
+        // The loop waits for it, so nobody knows what changes meanwhile.
+        livez(503).unwrap();
+        assert_eq!(tool.hanging().as_ref(), Some(&pid), "unhealthy before the tool's own deadline");
         tool.is("well");
         until_for(PATIENCE, &format!("{pid} to be ended"), || tool.hanging().is_none().then_some(())).unwrap();
     };
     trial.drifts("`nft` hangs once", Sees::NewFail, harm);
+    livez(200).unwrap();
 }

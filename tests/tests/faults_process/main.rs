@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
 mod answers;
+mod away;
 mod clock;
 mod commit;
 mod disk;

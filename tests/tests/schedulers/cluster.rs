@@ -7,11 +7,11 @@ use std::thread;
 use std::time::Duration;
 
 use kubeferry_tests::client::{DEADLINE, Running, until};
+use kubeferry_tests::cpus;
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::executors::Source;
 use kubeferry_tests::flows::{Case, Node, Step, with_node};
 use kubeferry_tests::hosts::Hosts;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 const NODE: &str = "
 name: worker-1
@@ -190,18 +190,16 @@ impl World {
 
     /// Opens connections from every CPU at once: those of `flows(cpu)` on each, one after the other.
     pub fn connect_on_each_cpu(&self, flows: impl Fn(u16) -> Vec<Flow> + Sync) -> Vec<Vec<SocketAddr>> {
-        let cpus = cpus();
-        let start = std::sync::Barrier::new(cpus.len());
+        let all = cpus::allowed().unwrap();
+        let start = std::sync::Barrier::new(all.len());
         thread::scope(|scope| {
             let threads: Vec<_> = (0..)
-                .zip(&cpus)
+                .zip(&all)
                 .map(|(number, cpu)| {
                     let (flows, start) = (flows(number), &start);
                     scope.spawn(move || {
                         let work = || {
-                            let mut only = CpuSet::new();
-                            only.set(*cpu);
-                            sched_setaffinity(None, &only).unwrap();
+                            cpus::stay_on(&[*cpu]).unwrap();
                             start.wait();
                             flows.iter().map(|flow| answered(*flow)).collect()
                         };
@@ -212,12 +210,6 @@ impl World {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         })
     }
-}
-
-/// The CPUs that this process may use.
-pub fn cpus() -> Vec<usize> {
-    let allowed = sched_getaffinity(None).unwrap();
-    (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect()
 }
 
 fn write(source: &Source, node: &Node, services: &[Service]) {

@@ -266,6 +266,17 @@ impl World {
         (0..).zip(rows).filter(|(_, row)| row.active != 0).collect()
     }
 
+    /// Waits until the maps have this many active connections of all Services: no status is to be made for that. Rows are given
+    /// out from the first, and these few Services need few.
+    pub fn until_open(&self, expected: u64) {
+        let pinned = self.pinned();
+        let open = || pinned.first_backends(4096).unwrap().iter().map(|row| row.active).sum::<u64>();
+        until_for(DEADLINE, || match open() {
+            active if active == expected => Ok(()),
+            active => Err(format!("{expected} active connections: {active}")),
+        });
+    }
+
     /// The cgroup whose sockets are translated.
     pub fn cgroup(&self) -> &Path {
         self.places.cgroup()
@@ -288,6 +299,6 @@ pub fn until_for(patience: Duration, mut attempt: impl FnMut() -> Result<(), Str
     let end = Instant::now() + patience;
     while let Err(what) = attempt() {
         assert!(Instant::now() < end, "waited {patience:?} for {what}");
-        thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(20));
     }
 }

@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 
 use kubeferry_ebpf_common::{Backend, TCP};
 use kubeferry_tests::client::until;
-use rustix::thread::{CpuSet, sched_setaffinity};
+use kubeferry_tests::cpus;
 
-use super::cluster::cpus;
 use super::counted::{By, World, dice, until_for};
 use super::counting::{PACKETS, web};
 use super::web::{Connection, Web, vip};
@@ -146,12 +145,10 @@ fn datagrams_at_once_are_one_connection() {
         let sockets: Vec<UdpSocket> = world.clients().run(|| (0..SOCKETS).map(open).collect()).unwrap();
         let start = Barrier::new(2);
         thread::scope(|scope| {
-            for cpu in cpus().into_iter().cycle().take(2) {
+            for cpu in cpus::allowed().unwrap().into_iter().cycle().take(2) {
                 let (sockets, start) = (&sockets, &start);
                 scope.spawn(move || {
-                    let mut only = CpuSet::new();
-                    only.set(cpu);
-                    sched_setaffinity(None, &only).unwrap();
+                    cpus::stay_on(&[cpu]).unwrap();
                     for socket in sockets {
                         start.wait();
                         socket.send(b"?").unwrap();

@@ -111,7 +111,7 @@ fn follow(world: &World, by: By, v6: bool, kind: Kind, weights: &[u64]) {
                 model.active[usize::from(number(connection.endpoint)) - 1] -= 1;
                 connection.close();
             }
-            world.until_active(v6, &model.active);
+            world.until_open(model.active.iter().sum());
         }
         let connection = world.open(by, v6);
         let chosen = usize::from(number(connection.endpoint)) - 1;

@@ -1,8 +1,11 @@
 //! `--service-metrics`: what a service port got, against what is known to have gone by.
 
 use std::net::UdpSocket;
+use std::thread;
 
+use kubeferry_ebpf_common::{Traffic, UDP};
 use kubeferry_tests::client::{datagrams, until};
+use kubeferry_tests::cpus;
 use kubeferry_tests::sockets::without_offloads;
 
 use super::counted::{By, World};
@@ -55,8 +58,7 @@ fn connections_are_told_where_that_is_asked_for() {
         (0..4).for_each(|_| drop(world.open(By::Packets, v6)));
         until_value(&world, CONNECTIONS, "tcp", v6, before + 14);
         assert_eq!(value(&world, PACKETS, "tcp", v6), None);
-        let none = world.pinned().backends().unwrap().iter().all(|row| (row.packets, row.bytes) == (0, 0));
-        assert!(none, "packets are counted though nobody asks");
+        assert_eq!(world.pinned().traffic(1).unwrap(), [], "packets are counted though nobody asks");
     }
     world.run_with(&[]);
     assert_eq!(value(&world, CONNECTIONS, "tcp", false), None);
@@ -72,10 +74,11 @@ fn seen(world: &World, port: &str, v6: bool) -> (u64, u64) {
     (counter["packets"].as_u64().unwrap(), counter["bytes"].as_u64().unwrap())
 }
 
+const FULL: [&str; 6] = ["--service-metrics", "full", "--socket-lb", "off", "--xdp", "off"];
+
 #[test]
 fn packets_and_bytes_are_told_exactly() {
-    let flags = ["--service-metrics", "full", "--socket-lb", "off", "--xdp", "off"];
-    let world = World::start(&Web::new("rr", &[1, 1]), &flags);
+    let world = World::start(&Web::new("rr", &[1, 1]), &FULL);
     for name in ["pods", "clients"] {
         without_offloads(&world.hosts.host(name).namespace, "eth0").unwrap();
         without_offloads(&world.hosts.node, name).unwrap();
@@ -121,4 +124,87 @@ fn packets_and_bytes_are_told_exactly() {
             until_value(&world, BYTES, port, v6, bytes + seen_bytes);
         }
     }
+}
+
+/// Datagrams of one endpoint that two CPUs send at a time are counted by each in memory of its own, and told as one sum.
+#[test]
+fn each_cpu_counts_by_itself() {
+    const EACH: u64 = 400;
+    let world = World::start(&Web::new("rr", &[1]), &FULL);
+    let pinned = world.pinned();
+    let row = pinned.list(vip(false, 82), UDP).unwrap()[0].backend;
+    let told = || [PACKETS, BYTES].map(|metric| value(&world, metric, "udp", false).unwrap_or(0));
+    let (before, shards_before) = (told(), pinned.traffic(row).unwrap());
+    let cpus: Vec<usize> = cpus::allowed().unwrap().into_iter().take(2).collect();
+    let ask = |cpu: usize| {
+        let socket = datagrams(world.clients(), vip(false, 82)).unwrap();
+        cpus::stay_on(&[cpu]).unwrap();
+        // A datagram goes through the node on the CPU that sends it; its answer on any.
+        let one = || {
+            socket.send(&[b'?'; 60]).unwrap();
+            28 + 60 + 28 + socket.recv(&mut [0; 64]).unwrap() as u64
+        };
+        (0..EACH).map(|_| one()).sum::<u64>()
+    };
+    let bytes: u64 = thread::scope(|scope| {
+        let threads: Vec<_> = cpus.iter().map(|cpu| scope.spawn(|| ask(*cpu))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    let packets = 2 * EACH * cpus.len() as u64;
+    let shards: Vec<Traffic> = pinned.traffic(row).unwrap();
+    let more = |shard: usize| Traffic {
+        packets: shards[shard].packets - shards_before[shard].packets,
+        bytes: shards[shard].bytes - shards_before[shard].bytes,
+    };
+    let all: Vec<Traffic> = (0..shards.len()).map(more).collect();
+    for cpu in cpus {
+        let shard = all[cpu & (all.len() - 1)];
+        assert!(shard.packets >= EACH, "CPU {cpu} sent {EACH} datagrams: {all:?}");
+    }
+    let sums = (all.iter().map(|shard| shard.packets).sum(), all.iter().map(|shard| shard.bytes).sum());
+    assert_eq!(sums, (packets, bytes), "{all:?}");
+    until_value(&world, PACKETS, "udp", false, before[0] + packets);
+    until_value(&world, BYTES, "udp", false, before[1] + bytes);
+}
+
+/// What was counted goes on in maps of other sizes. Who has packets counted, or no more, has other maps, too: connections go on there,
+/// and packets are counted from then on.
+#[test]
+fn what_is_counted_goes_on_in_other_maps() {
+    let mut world = World::start(&Web::new("rr", &[1]), &FULL);
+    let (before, _) = world.sums("tcp", false);
+    let mut connection = world.open(By::Packets, false);
+    let mut ask = |times: usize| (0..times).for_each(|_| assert_eq!(connection.ask(), connection.endpoint));
+    ask(50);
+    let settled = |world: &World| {
+        let mut last = 0;
+        let same = || {
+            let now = value(world, PACKETS, "tcp", false)?;
+            thread::sleep(std::time::Duration::from_millis(1_500));
+            (std::mem::replace(&mut last, now) == now).then_some(now)
+        };
+        until("the last packets to be told", same).unwrap()
+    };
+    let packets = settled(&world);
+    assert!(packets >= 100, "{packets}");
+    world.run_with(&[FULL[0], FULL[1], FULL[2], FULL[3], "--map-sizes", "backends=3000,flows=40000"]);
+    assert_eq!(settled(&world), packets);
+    ask(50);
+    let packets = settled(&world);
+    world.run();
+    assert_eq!(settled(&world), packets, "a restart, and no other maps");
+    for (flags, counts) in [(&["--service-metrics", "connections", "--socket-lb", "off"][..], false), (&FULL[..], true)]
+    {
+        world.run_with(flags);
+        ask(10);
+        until_value(&world, CONNECTIONS, "tcp", false, before + 1);
+        until_value(&world, ACTIVE, "tcp", false, 1);
+        match counts {
+            false => assert_eq!(value(&world, PACKETS, "tcp", false), None),
+            true => assert!((20..100).contains(&settled(&world)), "only those since then"),
+        }
+    }
+    connection.close();
+    until_value(&world, ACTIVE, "tcp", false, 0);
+    assert_eq!(world.recounted(), 0);
 }

@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use kubeferry::scheduler::slots::slots;
 use kubeferry::scheduler::{Schedule, Scheduler};
 use kubeferry_tests::client::until;
+use kubeferry_tests::cpus;
 use kubeferry_tests::datapath::Datapath;
 
-use super::cluster::{Service, World, client, cpus, endpoint, flows};
+use super::cluster::{Service, World, client, endpoint, flows};
 
 kubeferry_tests::on_both_datapaths! {
     each_comes_in_its_turn,
@@ -107,7 +108,7 @@ fn turns_are_exact_from_several_cpus_at_once(datapath: Datapath) {
     let rr = Service::new("web", "rr", 3);
     let wrr = Service::new("other", "wrr", 3).weighted(&weights);
     let world = World::start(&datapath, &[rr.clone(), wrr.clone()]);
-    let cpus = cpus().len();
+    let cpus = cpus::allowed().unwrap().len();
     for v6 in [false, true] {
         for (service, weights) in [(&rr, [1, 1, 1]), (&wrr, weights)] {
             // From each CPU by an address of its own.

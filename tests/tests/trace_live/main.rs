@@ -1,48 +1,33 @@
 //! `kubeferry trace --live`: real packets of flow table rows, followed and told of as they are; limits; and that nothing stays behind.
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
+mod asked;
+mod ending;
+mod judged;
 mod programs;
+mod rows;
 mod served;
 
 use std::mem::offset_of;
-use std::path::Path;
 use std::process::Command;
 
 use kubeferry_ebpf_common::{Frontend, TCP};
 use kubeferry_tests::bpf::pinned::Pinned;
 use kubeferry_tests::client::{Connection, until};
 use kubeferry_tests::datapath::Datapath;
-use kubeferry_tests::executors::run_live;
-use kubeferry_tests::flows::Case;
 use kubeferry_tests::{binary, netns::Netns, on_both_datapaths};
 use serde_json::{Value, json};
 
+use asked::{
+    address_or_port_alone_will_do, datagrams_of_one_flow_are_one_connection,
+    service_is_followed_at_ports_that_it_has_not,
+};
+use ending::{ending_is_not_held_up_by_a_proxy_that_does_not_answer, ending_is_not_held_up_by_who_does_not_read};
+use judged::{
+    changes_of_other_services_silence_nothing, changes_of_the_service_are_counted,
+    client_that_is_known_keeps_its_endpoint,
+};
 use served::Served;
-
-/// Every outcome that there is: endpoints with and without masquerading, here and elsewhere, refused, dropped, not ours.
-const CASES: [&str; 7] = [
-    "cluster_ip",
-    "node_port",
-    "external_traffic_policy_local",
-    "hairpin",
-    "load_balancer_source_ranges",
-    "no_endpoints",
-    "service_cidrs",
-];
-
-fn packets_of_rows_are_followed(datapath: Datapath) {
-    // The connections of one case are none of another's.
-    follow_rows(|| datapath.another().unwrap(), false);
-}
-
-fn follow_rows(datapath: impl Fn() -> Datapath, at_xdp: bool) {
-    for name in CASES {
-        let case = Case::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("flows").join(name)).unwrap();
-        let found = run_live(&case, &datapath(), at_xdp).unwrap_or_else(|error| panic!("{name}: {error:#}"));
-        let lines: Vec<_> = found.iter().map(ToString::to_string).collect();
-        assert!(lines.is_empty(), "{name}: {} rows\n{}", lines.len(), lines.join("\n"));
-    }
-}
 
 fn only_what_is_asked_for_is_told_and_no_more_than_that(datapath: Datapath) {
     let served = Served::on(datapath);
@@ -138,11 +123,15 @@ fn a_difference_is_shouted(datapath: Datapath) {
     });
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{text}");
-    let what = match served.datapath {
-        Datapath::Nftables => "went to 10.244.1.2:8080",
-        Datapath::Ebpf(_) => "was refused",
-    };
-    assert!(text.contains(&format!("!!! NOT AS THE MODEL SAYS: the packet {what} !!!")), "{text}");
+    assert!(text.contains(shout(&served)), "{text}");
+}
+
+/// What is said of a packet after [`spoil`].
+fn shout(served: &Served) -> &'static str {
+    match served.datapath {
+        Datapath::Nftables => "!!! NOT AS THE MODEL SAYS: the packet went to 10.244.1.2:8080 !!!",
+        Datapath::Ebpf(_) => "!!! NOT AS THE MODEL SAYS: the packet was refused !!!",
+    }
 }
 
 /// Has packets to the Service go elsewhere.
@@ -185,13 +174,20 @@ fn who_stops_a_packet_is_named(datapath: Datapath) {
 }
 
 on_both_datapaths! {
-    packets_of_rows_are_followed,
     only_what_is_asked_for_is_told_and_no_more_than_that,
     a_service_is_followed_by_its_name_and_the_time_ends_it,
     no_more_are_followed_than_is_allowed,
     everything_is_followed_but_the_one_who_follows,
     a_difference_is_shouted,
     who_stops_a_packet_is_named,
+    service_is_followed_at_ports_that_it_has_not,
+    address_or_port_alone_will_do,
+    datagrams_of_one_flow_are_one_connection,
+    client_that_is_known_keeps_its_endpoint,
+    changes_of_other_services_silence_nothing,
+    changes_of_the_service_are_counted,
+    ending_is_not_held_up_by_who_does_not_read,
+    ending_is_not_held_up_by_a_proxy_that_does_not_answer,
 }
 
 #[test]

@@ -4,25 +4,27 @@ use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 
 use kubeferry_tests::binary;
-use kubeferry_tests::client::{Connection, Running, synced, until};
+use kubeferry_tests::client::{Connection, DEADLINE, Running, synced, until};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::executors::Follower;
 use kubeferry_tests::netns::Netns;
 use kubeferry_tests::web::Web;
+use serde_json::Value;
 
-const MANIFESTS: &str = "
+/// Nothing in the pod reads what comes to the port `silent`.
+pub const MANIFESTS: &str = "
 apiVersion: v1
 kind: Service
 metadata: {name: web, namespace: default}
 spec:
   clusterIP: 10.96.0.10
-  ports: [{name: tcp, port: 80}, {name: other, port: 81}, {name: udp, protocol: UDP, port: 80}]
+  ports: [{name: tcp, port: 80}, {name: other, port: 81}, {name: udp, protocol: UDP, port: 80}, {name: silent, protocol: UDP, port: 83}]
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata: {name: web-4, namespace: default, labels: {kubernetes.io/service-name: web}}
 addressType: IPv4
-ports: [{name: tcp, port: 8080}, {name: other, port: 8080}, {name: udp, protocol: UDP, port: 8080}]
+ports: [{name: tcp, port: 8080}, {name: other, port: 8080}, {name: udp, protocol: UDP, port: 8080}, {name: silent, protocol: UDP, port: 8083}]
 endpoints: [{addresses: [10.244.1.1], nodeName: worker-1}]
 ---
 apiVersion: v1
@@ -88,6 +90,18 @@ impl Served {
         let mut connection = Connection::open(self.web.client(), to).unwrap();
         connection.ask().unwrap();
         (connection.local().unwrap(), to)
+    }
+
+    /// A document of the proxy's API.
+    pub fn api(&self, path: &str) -> Option<Value> {
+        let get = || kubeferry::status::get(&format!("http://127.0.0.1:10249{path}"), DEADLINE);
+        let response = self.node().run(get).unwrap().ok().filter(|response| response.code == 200)?;
+        serde_json::from_str(&response.body).ok()
+    }
+
+    /// What the model says of a connection of the client to this destination.
+    pub fn told(&self, to: &str) -> Option<Value> {
+        self.api(&format!("/api/v1/trace?from=10.244.1.7&to={to}"))
     }
 
     pub fn tables(&self) -> String {

@@ -2,15 +2,20 @@
 //! sockets of whole processes.
 //!
 //! A client's first byte says what it wants of a connection: an answer, many answers, or to be listened to.
+//!
+//! Clients have one half of the CPUs, servers the other: where the kernel puts two threads that answer each other makes a
+//! request six times as fast or slow, which is nothing that a datapath does.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use rustix::net::sockopt::set_socket_linger;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
 use super::generate::TARGET_PORT;
@@ -48,6 +53,7 @@ impl Server {
         for _ in 0..SERVERS {
             let listener = listener.try_clone()?;
             threads.push(std::thread::spawn(move || {
+                stay_on(Half::Second);
                 while !stop.load(Ordering::Relaxed) {
                     if let Ok((stream, _)) = listener.accept() {
                         // The client counts what fails.
@@ -106,17 +112,28 @@ pub struct Args {
     /// Milliseconds for each measurement
     #[arg(long)]
     time: u64,
+    /// Open connections, no more
+    #[arg(long)]
+    only_connections: bool,
     /// Where to connect, in turn
     targets: Vec<SocketAddr>,
+}
+
+/// What a client measured of connections. Times are in seconds.
+#[derive(Clone, Copy, Serialize, Deserialize, Debug)]
+pub struct Opened {
+    /// Connections per second, of four threads, each with a request and its answer.
+    pub connections: f64,
+    /// From the call of connect() to the answer, of one thread.
+    pub connect: Latency,
 }
 
 /// What a client measured. Times are in seconds.
 #[derive(Clone, Copy, Serialize, Deserialize, Debug)]
 pub struct Measured {
-    /// Connections per second, of four threads, each with a request and its answer.
-    pub connections: f64,
-    /// From the call of connect() to the answer, of one thread.
-    pub connect: Latency,
+    /// Of connections.
+    #[serde(flatten)]
+    pub opened: Opened,
     /// From a request to its answer, on one connection.
     pub request: Latency,
     /// Bits per second of one stream.
@@ -148,6 +165,32 @@ pub fn measure(
     targets: &[SocketAddrV4],
     time: Duration,
 ) -> anyhow::Result<Measured> {
+    figures(&mut command(client, cgroup, targets, time)?)
+}
+
+/// The same of connections alone.
+///
+/// # Errors
+/// A connection failed.
+pub fn open(
+    client: &Namespace,
+    cgroup: Option<&Path>,
+    targets: &[SocketAddrV4],
+    time: Duration,
+) -> anyhow::Result<Opened> {
+    figures(command(client, cgroup, targets, time)?.arg("--only-connections"))
+}
+
+fn figures<T: serde::de::DeserializeOwned>(command: &mut Command) -> anyhow::Result<T> {
+    serde_json::from_str(&step::output(command)?).context("the client's figures")
+}
+
+fn command(
+    client: &Namespace,
+    cgroup: Option<&Path>,
+    targets: &[SocketAddrV4],
+    time: Duration,
+) -> anyhow::Result<Command> {
     crate::interrupt::check()?;
     let mut command = client.command(std::env::current_exe().context("where is xtask?")?);
     command.args(["load", "--time", &time.as_millis().to_string()]);
@@ -155,20 +198,44 @@ pub fn measure(
         command.arg("--cgroup").arg(cgroup);
     }
     command.args(targets.iter().map(ToString::to_string));
-    serde_json::from_str(&step::output(&mut command)?).context("the client's figures")
+    Ok(command)
+}
+
+/// Of the CPUs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Half {
+    /// Where clients are.
+    First,
+    /// Where servers are.
+    Second,
+}
+
+/// Keeps this thread, and those that it starts, on one half of the CPUs that it has; on the one, where there is one.
+pub fn stay_on(half: Half) {
+    let Ok(all) = sched_getaffinity(None) else { return };
+    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| all.is_set(*cpu)).collect();
+    let (first, second) = cpus.split_at(cpus.len() / 2);
+    let mut wanted = CpuSet::new();
+    if first.is_empty() || half == Half::Second { second } else { first }.iter().for_each(|cpu| wanted.set(*cpu));
+    // Without it, figures are only noisier.
+    let _ = sched_setaffinity(None, &wanted);
 }
 
 /// The client's process.
 pub fn run(args: Args) -> anyhow::Result<()> {
     args.cgroup.as_deref().map_or(Ok(()), places::enter)?;
+    stay_on(Half::First);
     let time = Duration::from_millis(args.time);
     let first = args.targets.first().context("no targets")?;
-    let measured = Measured {
+    let opened = Opened {
         connections: connections_per_second(&args.targets, time)?,
         connect: connect_latency(&args.targets, time)?,
-        request: request_latency(first, time)?,
-        stream: stream_rate(first, time)?,
     };
+    if args.only_connections {
+        println!("{}", serde_json::to_string(&opened)?);
+        return Ok(());
+    }
+    let measured = Measured { opened, request: request_latency(first, time)?, stream: stream_rate(first, time)? };
     println!("{}", serde_json::to_string(&measured)?);
     Ok(())
 }

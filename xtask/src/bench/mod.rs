@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use crate::datapath::{Backend, Datapath};
 use crate::netns::Namespace;
 use crate::{cargo, packages, step};
-use datapath::{Plan, schedulers};
+use datapath::{Plan, counting, schedulers};
 use generate::Size;
 use programming::Rounds;
 use report::{Machine, Report};
@@ -60,6 +60,8 @@ enum Part {
     Datapath,
     /// What each scheduler costs on the eBPF datapath
     Schedulers,
+    /// What counting traffic costs a connection (`--service-metrics`)
+    Counting,
     /// What fifty who watch cost the proxy, at the largest of the sizes
     Polling,
 }
@@ -71,8 +73,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let machine = Machine::this()?;
     let binary = cargo::kubeferry(true)?;
     let home = tempfile::Builder::new().prefix(&format!("{PREFIX}-{}-", std::process::id())).tempdir()?;
-    let mut report =
-        Report { machine, programming: Vec::new(), datapath: None, schedulers: Vec::new(), polling: Vec::new() };
+    let mut report = Report::of(machine);
 
     let wants = |part| args.part.is_none_or(|only| only == part);
     if wants(Part::Programming) {
@@ -105,6 +106,15 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         };
         step::start("schedulers");
         report.schedulers = datapath::schedulers::measure(&binary, home.path(), plan)?;
+    }
+
+    if wants(Part::Counting) {
+        let plan = match args.quick {
+            true => counting::Plan { rounds: 2, time: Duration::from_millis(200) },
+            false => counting::Plan { rounds: 30, time: Duration::from_millis(500) },
+        };
+        step::start("counting");
+        report.counting = counting::measure(&binary, home.path(), plan)?;
     }
 
     if wants(Part::Polling) {

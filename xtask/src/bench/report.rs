@@ -20,6 +20,7 @@ pub struct Report {
     pub programming: Vec<Programming>,
     pub datapath: Option<datapath::Figures>,
     pub schedulers: Vec<datapath::schedulers::Scheduler>,
+    pub counting: Vec<datapath::counting::Level>,
     pub polling: Vec<polling::Polling>,
 }
 
@@ -46,6 +47,18 @@ impl Machine {
 }
 
 impl Report {
+    /// One without figures.
+    pub fn of(machine: Machine) -> Self {
+        Self {
+            machine,
+            programming: Vec::new(),
+            datapath: None,
+            schedulers: Vec::new(),
+            counting: Vec::new(),
+            polling: Vec::new(),
+        }
+    }
+
     /// Prints the tables in Markdown.
     pub fn print(&self) {
         let Machine { cpus, kernel, nft, load_before } = &self.machine;
@@ -58,6 +71,9 @@ impl Report {
         }
         if !self.schedulers.is_empty() {
             datapath::schedulers::print(&self.schedulers);
+        }
+        if !self.counting.is_empty() {
+            datapath::counting::print(&self.counting);
         }
         if !self.polling.is_empty() {
             polling::print(&self.polling);

@@ -1,5 +1,5 @@
 //! `cargo xtask page`: the page of a proxy that runs in the demo's cluster under load, driven by a headless Chromium inside of the
-//! node's namespace; or pictures of it.
+//! node's namespace, on nftables and what a datapath is asked for on eBPF, too; or pictures of it.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +13,7 @@ use super::manifests::Manifests;
 use super::topology::PREFIX;
 use super::traffic::Tally;
 use super::{Stage, set_up, traffic};
-use crate::datapath::Backend;
+use crate::datapath::{Backend, Datapath};
 use crate::{cargo, ebpf, packages, step, test};
 
 /// Where the tests and what they need of npm are.
@@ -29,7 +29,14 @@ pub struct Args {
     /// Write the README's pictures of the page instead
     #[arg(long)]
     pictures: bool,
+    /// Only on this datapath
+    #[arg(long, value_enum, conflicts_with = "pictures")]
+    backend: Option<Backend>,
 }
+
+/// What is driven on each datapath, and once.
+const EVERYWHERE: &str = "datapath.test.mjs";
+const ONCE: &str = "page.test.mjs";
 
 /// Runs the tests, or makes the pictures.
 pub fn run(args: &Args) -> anyhow::Result<()> {
@@ -44,12 +51,23 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         Command::new("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]).current_dir(&tests),
     )?;
 
+    if args.pictures {
+        return on(Backend::Nftables, &binary, |stage, manifests| take_pictures(stage, &tests, manifests));
+    }
+    for backend in Backend::ALL.into_iter().filter(|backend| args.backend.is_none_or(|only| only == *backend)) {
+        on(backend, &binary, |stage, manifests| drive(stage, &tests, manifests))?;
+    }
+    Ok(())
+}
+
+/// Does something with the demo's cluster, whose proxies have this datapath, and its folder of manifests, under load.
+fn on(backend: Backend, binary: &Path, work: impl FnOnce(&Stage, &Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let home = tempfile::Builder::new().prefix(&format!("{PREFIX}-{}-", std::process::id())).tempdir()?;
-    let cluster = set_up(home.path(), Backend::Nftables)?;
+    let cluster = set_up(home.path(), backend)?;
     let mut stage = Stage { proxies: Vec::new(), cluster, home, flags: &["--service-metrics", "full"] };
     let manifests = Manifests::create(stage.home.path(), &stage.cluster.endpoints(None))?;
-    stage.start_proxies(&binary, &manifests)?;
-    let done = under_load(&stage, |stage| drive(stage, &tests, manifests.folder(), args.pictures));
+    stage.start_proxies(binary, &manifests)?;
+    let done = under_load(&stage, |stage| work(stage, manifests.folder()));
     if done.is_err() {
         stage.show_logs();
     }
@@ -80,28 +98,46 @@ fn top(stage: &Stage, folder: &Path) -> anyhow::Result<()> {
     let node = stage.cluster.nodes.first().context("no nodes")?;
     let own = std::env::current_exe().context("where is xtask?")?;
     let built = own.parent().context("xtask is in no folder")?;
-    for (name, flags) in [("top", &[][..]), ("top-service", &["--service", "webapp-service"])] {
+    let service = ["--service", "webapp-service"];
+    // A rate, and what came lately, need a second look.
+    for (name, shown, early, flags) in [
+        ("top", "default/webapp-service", ", - conn/s", &[][..]),
+        ("top-service", "in the last", ", 0 in the last", &service),
+    ] {
         let mut command = node.namespace.command(built.join("terminal-picture"));
-        command.args(["--until", "default/webapp-service", "--picture"]).arg(folder.join(format!("{name}.svg")));
+        command.args(["--until", shown, "--without", early, "--picture"]).arg(folder.join(format!("{name}.svg")));
         step::run(command.arg("--").arg(built.join("kubeferry")).args(["top", "--interval", "1s"]).args(flags))?;
     }
     Ok(())
 }
 
-fn drive(stage: &Stage, tests: &Path, manifests: &Path, pictures: bool) -> anyhow::Result<()> {
+fn drive(stage: &Stage, tests: &Path, manifests: &Path) -> anyhow::Result<()> {
+    let backend = stage.cluster.nodes.first().context("no nodes")?.datapath.backend();
+    step::start(format!("driving the page on {}", backend.name()));
+    let files: &[&str] = if backend == Backend::Nftables { &[EVERYWHERE, ONCE] } else { &[EVERYWHERE] };
+    files.iter().try_for_each(|file| {
+        // No test waits for so long: one that hangs ends.
+        let how = ["--test", "--test-reporter=spec", "--test-timeout=900000"];
+        step::run(browsing(stage, tests, manifests)?.args(how).arg(file))
+    })
+}
+
+fn take_pictures(stage: &Stage, tests: &Path, manifests: &Path) -> anyhow::Result<()> {
+    let folder = cargo::workspace().join(PICTURES);
+    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    step::start(format!("taking pictures into {PICTURES}"));
+    step::run(browsing(stage, tests, manifests)?.arg("pictures.mjs").arg(&folder))?;
+    top(stage, &folder)
+}
+
+/// Node.js inside the node, where the page is.
+fn browsing(stage: &Stage, tests: &Path, manifests: &Path) -> anyhow::Result<Command> {
     let node = stage.cluster.nodes.first().context("no nodes")?;
     let mut command = node.namespace.command("node");
-    command.current_dir(tests).env("KUBEFERRY_PAGE", "http://127.0.0.1:10249");
-    command.env("KUBEFERRY_MANIFESTS", manifests);
-    if pictures {
-        let folder = cargo::workspace().join(PICTURES);
-        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        step::start(format!("taking pictures into {PICTURES}"));
-        step::run(command.arg("pictures.mjs").arg(&folder))?;
-        top(stage, &folder)
-    } else {
-        step::start("driving the page");
-        // No test waits for so long: one that hangs ends.
-        step::run(command.args(["--test", "--test-reporter=spec", "--test-timeout=900000"]))
-    }
+    command.current_dir(tests).env("KUBEFERRY_PAGE", "http://127.0.0.1:10249").env("KUBEFERRY_MANIFESTS", manifests);
+    match &node.datapath {
+        Datapath::Nftables => command.env("KUBEFERRY_BACKEND", "nftables"),
+        Datapath::Ebpf(places) => command.env("KUBEFERRY_BACKEND", "ebpf").env("KUBEFERRY_BPFFS", places.bpffs()),
+    };
+    Ok(command)
 }

@@ -22,6 +22,8 @@ use layout::{Image, Layout};
 /// Where the programs are in the image.
 const KUBEFERRY: &str = "usr/bin/kubeferry";
 const NFT: &str = "usr/sbin/nft";
+/// Where programs are looked for in it.
+const PATH: &str = "/usr/sbin:/usr/bin";
 /// The bill of materials of all that is in the image.
 const BILL: &str = "usr/share/doc/kubeferry/sbom.cdx.json";
 
@@ -114,24 +116,29 @@ fn image(name: &str, binary: &Path) -> anyhow::Result<Image> {
     layer.file(BILL, bill);
     layer.file("usr/share/doc/kubeferry/LICENSE", fs::read(workspace().join("LICENSE"))?);
     layer.file("usr/share/doc/kubeferry/licences.md", fs::read(workspace().join("docs/licences.md"))?);
-    let label = |name: &str, value: &str| (format!("org.opencontainers.image.{name}"), value.to_owned());
     Ok(Image {
         name: format!("{name}:{VERSION}"),
         arch: Arch::X86_64,
         layers: vec![("nft and authorities of Debian 12".into(), tools(&files, &names)?), ("kubeferry".into(), layer)],
         entrypoint: format!("/{KUBEFERRY}"),
-        path: "/usr/sbin:/usr/bin".into(),
-        labels: BTreeMap::from([
-            label("title", "kubeferry"),
-            label("description", "Carries packets from Kubernetes service addresses to pods, in place of kube-proxy"),
-            label("version", VERSION),
-            label(
-                "licenses",
-                "Apache-2.0 AND (MIT OR GPL-2.0-only) AND GPL-2.0-or-later AND LGPL-2.1-or-later AND MPL-2.0",
-            ),
-        ]),
+        path: PATH.into(),
+        labels: labels(),
         time,
     })
+}
+
+/// What is said of the image in it. `deploy/Containerfile` says the same.
+fn labels() -> BTreeMap<String, String> {
+    let label = |name: &str, value: &str| (format!("org.opencontainers.image.{name}"), value.to_owned());
+    BTreeMap::from([
+        label("title", "kubeferry"),
+        label("description", "Carries packets from Kubernetes service addresses to pods, in place of kube-proxy"),
+        label("version", VERSION),
+        label(
+            "licenses",
+            "Apache-2.0 AND (MIT OR GPL-2.0-only) AND GPL-2.0-or-later AND LGPL-2.1-or-later AND MPL-2.0",
+        ),
+    ])
 }
 
 /// `nft`, what it needs, the authorities that Debian trusts, and the terms of the packages that this is of.
@@ -174,4 +181,22 @@ fn tools(files: &debian::Files, packages: &[&str]) -> anyhow::Result<Tree> {
         tree.file(&path, content);
     }
     Ok(tree)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_engine_makes_an_image_that_says_the_same() {
+        let text = fs::read_to_string(workspace().join("deploy/Containerfile")).unwrap();
+        let (_, last) = text.split_once("\nFROM scratch\n").unwrap();
+        let said: Vec<&str> = last.lines().filter(|line| !line.starts_with('#')).collect();
+        let labels = labels();
+        let mut wanted = vec!["COPY --from=build /rootfs /".to_owned(), format!("ENV PATH={PATH}")];
+        wanted.extend(labels.iter().map(|(name, value)| format!("LABEL {name}=\"{value}\"")));
+        wanted.push(format!("ENTRYPOINT [\"/{KUBEFERRY}\"]"));
+        assert_eq!(said, wanted);
+        assert!(text.contains(&format!("-t localhost/kubeferry:{VERSION} .")), "the command at its top");
+    }
 }

@@ -102,9 +102,9 @@ fn check_static(binary: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// The time that everything packed is of: `SOURCE_DATE_EPOCH`, else that of the commit, else 1970.
+/// The time that everything packed is of: `SOURCE_DATE_EPOCH`, if it is not empty, else that of the commit, else 1970.
 pub fn time() -> anyhow::Result<u64> {
-    if let Ok(given) = std::env::var("SOURCE_DATE_EPOCH") {
+    if let Some(given) = std::env::var("SOURCE_DATE_EPOCH").ok().filter(|given| !given.is_empty()) {
         return given.parse().with_context(|| format!("SOURCE_DATE_EPOCH is {given:?}, which is no number of seconds"));
     }
     let log = step::output(Command::new("git").args(["log", "-1", "--format=%ct"]).current_dir(workspace()));

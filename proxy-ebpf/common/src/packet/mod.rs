@@ -160,6 +160,12 @@ impl Packet {
         self.key.protocol == TCP && !self.opens_tcp()
     }
 
+    /// A packet with which a side of a connection ends.
+    #[inline(always)]
+    pub fn ends_tcp(&self) -> bool {
+        self.key.protocol == TCP && self.tcp_flags & (FIN | RST) != 0
+    }
+
     /// A packet with which a side of a connection begins.
     #[inline(always)]
     pub fn begins_tcp(&self) -> bool {

@@ -36,6 +36,8 @@ pub struct Devices {
     in_force: BTreeMap<u32, Device>,
     faults: BTreeMap<String, String>,
     uplinks: Uplinks,
+    /// Whether interfaces have been looked at.
+    followed: bool,
 }
 
 impl Devices {
@@ -65,6 +67,7 @@ impl Devices {
             in_force,
             faults: BTreeMap::new(),
             uplinks: Uplinks::default(),
+            followed: false,
         })
     }
 
@@ -84,6 +87,7 @@ impl Devices {
     /// # Errors
     /// The map cannot be written.
     pub fn follow(&mut self, interfaces: &[Interface]) -> Result<(), EbpfError> {
+        self.followed = true;
         self.cover(interfaces, &TC)
     }
 
@@ -221,7 +225,7 @@ impl Devices {
         self.attached.values().map(String::as_str).collect()
     }
 
-    /// Patterns that no covered device's name is like, with their flags.
+    /// Patterns that no covered device's name is like, with their flags; none before interfaces were first looked at.
     pub fn idle_patterns(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let idle =
             |pattern: &&String, names: &BTreeMap<u32, String>| !names.values().any(|name| matches(pattern, name));
@@ -230,7 +234,8 @@ impl Devices {
             // A driver that cannot is reported by itself.
             self.uplinks.names().all(|name| !matches(pattern, name))
         });
-        devices.map(|pattern| ("--devices", pattern.as_str())).chain(uplinks.map(|p| ("--xdp-devices", p.as_str())))
+        let all = devices.map(|p| ("--devices", p.as_str())).chain(uplinks.map(|p| ("--xdp-devices", p.as_str())));
+        all.filter(|_| self.followed)
     }
 
     /// Devices that are not, and why.

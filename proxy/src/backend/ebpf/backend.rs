@@ -10,7 +10,7 @@ use super::retired::Told;
 use super::rows::service_number;
 use super::sweep::{self, Sweeper};
 use super::{ports, sock_diag, takeover, text};
-use crate::backend::{Backend, Counts, Report};
+use crate::backend::{Backend, Counts, Left, Report};
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::target::{Frontend, Target};
 use crate::desired::{Desired, Touched};
@@ -57,17 +57,21 @@ impl Backend for Ebpf {
         if let Some(sweeper) = &self.sweeper {
             self.counts.insert("flows", sweeper.entries());
         }
+        let mut freed = false;
         if let Some(following) = &mut self.following
-            && following.release(
-                self.maps.fence.ended(),
-                |row| self.maps.backends.get(row).active == 0,
-                &mut |owner, row| self.retired.add(owner, &self.maps.backends.get(row)),
-            )
+            && following.release(self.maps.fence.ended(), |row| self.maps.backends.is_idle(row), &mut |owner, row| {
+                self.retired.add(owner, &self.maps.backends.get(row))
+            })
         {
+            freed = !following.refused.is_empty();
             self.counts.extend(following.counts());
         }
         self.checks += 1;
         let mut report = Report::default();
+        // For those without a place there may be one now, though nothing changes.
+        if freed || self.again {
+            report = if self.again { self.full(desired) } else { self.readmit(desired) }?;
+        }
         let devices = self.devices().check(&interfaces);
         let (sockets, rows) = (self.sockets.check(), self.check_rows(desired, &mut report));
         if let Err(error) = self.parting.end(&self.maps, Instant::now()) {
@@ -88,7 +92,7 @@ impl Backend for Ebpf {
             Some(error) => tracing::error!(%error, "not all that was changed is repaired"),
             None => {}
         }
-        Ok((report.repaired > 0).then_some(report))
+        Ok((report.repaired > 0 || report.changes > 0).then_some(report))
     }
 
     fn rows(&self) -> &BTreeMap<&'static str, usize> {
@@ -183,13 +187,13 @@ impl Backend for Ebpf {
         let counts = |(target, Told { here, left }): (&Target, Told)| Counts {
             port: (target.name.clone(), target.family),
             here,
-            left,
+            left: Left::Since(left),
         };
         Ok(targets().zip(told).map(counts).collect())
     }
 
     fn counting(&self, _: &Desired) -> Counting {
-        Counting { connections: true, active: true, packets: self.fixed.count_packets, forgets: true }
+        Counting { connections: true, active: true, packets: self.maps.counts_packets(), forgets: true }
     }
 
     fn costs(&self, desired: &Desired) -> Vec<(String, String)> {

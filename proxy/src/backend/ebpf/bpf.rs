@@ -138,6 +138,15 @@ pub fn program(program: BorrowedFd<'_>) -> io::Result<(u64, Vec<u32>)> {
     Ok((pair(words[2], words[3]), maps[..count].to_vec()))
 }
 
+/// Whether somebody has had the kernel refuse what userspace writes to a map, for good (BPF_MAP_FREEZE).
+///
+/// # Errors
+/// The process's descriptors cannot be read.
+pub fn is_frozen(map: BorrowedFd<'_>) -> io::Result<bool> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd()))?;
+    Ok(text.lines().any(|line| line.split_whitespace().eq(["frozen:", "1"])))
+}
+
 /// Attaches a program: `target` is an interface's index or a cgroup's descriptor, `hook` one of `enum bpf_attach_type`.
 ///
 /// # Errors

@@ -48,6 +48,9 @@ pub fn rows<'a>(
             if ![ARPHRD_ETHER, ARPHRD_LOOPBACK].contains(&interface.hardware) {
                 flags |= Device::NO_ETHERNET;
             }
+            if interface.kind == "bridge" {
+                flags |= Device::BRIDGE;
+            }
             let [masquerade4, masquerade6] = [true, false].map(|v4| source(interface, interfaces, v4));
             let [a, b, c, d, e, f] = interface.link.unwrap_or_default();
             let link = [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes);
@@ -173,7 +176,7 @@ mod tests {
         assert_eq!(of(2), ["192.0.2.7", "fd00::7"]);
         assert_eq!(of(3), ["10.244.1.1", "fd00::7"]);
         assert_eq!(of(5), ["192.0.2.7", "fd00::7"], "another interface's");
-        assert_eq!(rows[&6].1.flags, Device::NO_ETHERNET);
+        assert_eq!([2, 3, 4, 6].map(|index| rows[&index].1.flags), [0, Device::BRIDGE, 0, Device::NO_ETHERNET]);
         assert_eq!(rows[&2].1.link.map(u16::to_ne_bytes).concat(), [2, 0, 0, 0, 0, 1]);
         assert_eq!(rows[&1].1.link, [0; 3]);
     }

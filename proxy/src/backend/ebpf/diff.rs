@@ -188,6 +188,12 @@ pub enum Phase<'a> {
 /// Why rows are left out.
 pub type Refused<K> = BTreeMap<K, String>;
 
+/// Why a service port of this name is left out.
+pub fn full(map: &str, name: Option<&String>) -> String {
+    let name = name.map_or("the service port", String::as_str);
+    format!("the map {map} is full: {name} has no place in it; give --map-sizes {map}=N a greater number")
+}
+
 impl InForce {
     /// Nothing yet.
     pub fn new(room: &Room) -> Self {
@@ -238,10 +244,7 @@ impl InForce {
         for (number, rows) in &wanted.services {
             let new = claims.remove(number).unwrap_or_default();
             if let Err(what) = self.service(*number, rows, &new, &mut left, now, writes) {
-                let why = format!(
-                    "the map {what} is full: {} has no place in it; give --map-sizes {what}=N a greater number",
-                    wanted.names.get(number).map_or("the service port", String::as_str)
-                );
+                let why = full(what, wanted.names.get(number));
                 let old = self.services.get(number).map(|service| service.frontends.clone()).unwrap_or_default();
                 // A frontend that another service port has now is none of this one's.
                 let stays = |key: &FrontendKey| {

@@ -98,7 +98,7 @@ fn has_ended(entries: &Entries, now: u32) -> bool {
     }
     let closed = entries.first().is_some_and(|(key, _)| timeout(key.protocol, forward, backward) == limits::CLOSED);
     let silent = entries.iter().all(|(key, flow)| key.protocol == UDP && now.saturating_sub(flow.seen) > SILENCE);
-    closed || silent || is_over(entries, now)
+    closed || silent || is_over(entries, now, limits::HALF_CLOSED)
 }
 
 #[cfg(test)]
@@ -118,7 +118,7 @@ mod tests {
             hook: FlowKey::IN,
             reserved: 0,
         };
-        let flow = |flags| Flow { address: any, port: 3, flags, seen, device: 0, backend: 0 };
+        let flow = |flags| Flow { address: any, port: 3, flags, seen, device: 0, backend: 0, sender: 0, reserved: 0 };
         let back = FlowKey { hook: FlowKey::OUT, ..key };
         vec![(key, flow(forward | Flow::FORWARD | Flow::SEEN)), (back, flow(backward | Flow::SEEN))]
     }

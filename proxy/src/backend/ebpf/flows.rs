@@ -37,15 +37,31 @@ pub fn connection(key: &FlowKey, flow: &Flow, get: &mut dyn FnMut(&FlowKey) -> O
     entries
 }
 
-/// Whether a connection has been silent for longer than its state allows.
-pub fn is_over(entries: &[(FlowKey, Flow)], now: u32) -> bool {
+/// Whether a connection, all of whose entries these are, has lost one: it carries nothing any more, and its client may never hear of that.
+pub fn is_torn(entries: &[(FlowKey, Flow)]) -> bool {
+    let Some((_, first)) = entries.first() else { return false };
+    let is_open = |(key, flow): &(FlowKey, Flow)| key.hook == FlowKey::OUT && flow.flags & Flow::PENDING != 0;
+    let whole = match first.flags {
+        flags if flags & Flow::LOOPS != 0 => 3,
+        // What its first packet is masqueraded as is decided where it leaves, which it never did.
+        _ if entries.iter().any(is_open) => 3,
+        flags if flags & (Flow::MASQUERADED | Flow::OWN) != 0 => 4,
+        _ => 2,
+    };
+    entries.len() < whole
+}
+
+/// Whether a connection has been silent for longer than its state allows; one that is torn, for longer than `orphans` ticks.
+pub fn is_over(entries: &[(FlowKey, Flow)], now: u32, orphans: u32) -> bool {
     let (mut forward, mut backward, mut least) = (0, 0, u32::MAX);
     for (_, flow) in entries {
         let side = if flow.flags & Flow::FORWARD != 0 { &mut forward } else { &mut backward };
         *side |= flow.flags;
         least = least.min(idle(flow, now));
     }
-    entries.first().is_some_and(|(key, _)| least > timeout(key.protocol, forward, backward))
+    let Some((key, _)) = entries.first() else { return false };
+    let allowed = timeout(key.protocol, forward, backward);
+    least > if is_torn(entries) { allowed.min(orphans) } else { allowed }
 }
 
 /// Whether an entry may be over: what is not need not be looked at together with the others. One that is an orphan is, if it
@@ -119,14 +135,23 @@ mod tests {
 
     fn flow(to: &str, flags: u16, seen: u32) -> Flow {
         let to: SocketAddr = to.parse().unwrap();
-        Flow { address: to.ip().into(), port: to.port().to_be(), flags, seen, device: 0, backend: 0 }
+        Flow {
+            address: to.ip().into(),
+            port: to.port().to_be(),
+            flags,
+            seen,
+            device: 0,
+            backend: 0,
+            sender: 0,
+            reserved: 0,
+        }
     }
 
     /// A masqueraded connection whose sides were last heard at these ticks, with these flags.
     fn table(protocol: u8, forward: (u16, u32), backward: (u16, u32)) -> Table {
         let (f, b) = (Flow::FORWARD | forward.0, backward.0);
         BTreeMap::from([
-            (key(CLIENT, SERVICE, FlowKey::IN, protocol), flow(ENDPOINT, f, forward.1)),
+            (key(CLIENT, SERVICE, FlowKey::IN, protocol), flow(ENDPOINT, f | Flow::MASQUERADED, forward.1)),
             (key(ENDPOINT, CLIENT, FlowKey::OUT, protocol), flow(SERVICE, b, backward.1)),
             (key(CLIENT, ENDPOINT, FlowKey::OUT, protocol), flow(NODE, f, forward.1)),
             (key(ENDPOINT, NODE, FlowKey::IN, protocol), flow(CLIENT, b, backward.1)),
@@ -143,7 +168,7 @@ mod tests {
         let (key, flow) = first(table);
         let entries = connection(&key, &flow, &mut |key| table.get(key).copied());
         assert_eq!(entries.iter().copied().collect::<Table>(), *table, "all entries are found");
-        let end = (0..100_000).find(|now| is_over(&entries, *now)).unwrap();
+        let end = (0..100_000).find(|now| is_over(&entries, *now, u32::MAX)).unwrap();
         assert!(may_be_over(&key, &flow, end, u32::MAX), "{end}");
         end
     }
@@ -157,7 +182,8 @@ mod tests {
         assert_eq!(ends_at(&table(TCP, (seen | Flow::FIN, 100), (seen | Flow::FIN, 101))), 101 + limits::CLOSED + 1);
         assert_eq!(ends_at(&table(TCP, (seen, 100), (seen | Flow::RST, 101))), 101 + limits::CLOSED + 1);
         assert_eq!(ends_at(&table(UDP, (seen, 100), (0, 100))), 100 + limits::ONE_WAY + 1);
-        assert_eq!(ends_at(&table(UDP, (seen, 100), (seen, 90))), 100 + limits::STREAM + 1);
+        assert_eq!(ends_at(&table(UDP, (seen, 100), (seen, 90))), 100 + limits::ONE_WAY + 1);
+        assert_eq!(ends_at(&table(UDP, (seen | Flow::LASTS, 100), (seen, 90))), 100 + limits::STREAM + 1);
     }
 
     #[test]
@@ -165,7 +191,7 @@ mod tests {
         let table = table(UDP, (Flow::SEEN, 101), (0, 101));
         let (key, flow) = first(&table);
         let entries = connection(&key, &flow, &mut |key| table.get(key).copied());
-        assert!(!is_over(&entries, 100) && !may_be_over(&key, &flow, 100, 0), "another CPU's clock");
+        assert!(!is_over(&entries, 100, 0) && !may_be_over(&key, &flow, 100, 0), "another CPU's clock");
     }
 
     #[test]
@@ -240,6 +266,33 @@ mod tests {
                 assert!(is_first(key, flow) || !orphan, "{key:?} of {table:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_connection_that_lost_an_entry_is_not_kept_for_a_day() {
+        let whole = table(TCP, (Flow::SEEN, 1), (Flow::SEEN, 1));
+        let (first_key, first_flow) = first(&whole);
+        let goes_after = |table: &Table, limit: u32| {
+            let entries = connection(&first_key, &first_flow, &mut |key| table.get(key).copied());
+            let over = |idle: u32| is_over(&entries, 1 + idle, limits::OPENING);
+            !over(limit) && over(limit + 1)
+        };
+        assert!(goes_after(&whole, limits::ESTABLISHED));
+        let mut torn = 0;
+        for lost in whole.keys().filter(|key| **key != first_key) {
+            let mut table = whole.clone();
+            table.remove(lost);
+            assert!(goes_after(&table, limits::OPENING), "without {lost:?}");
+            torn += 1;
+        }
+        assert_eq!(torn, 3);
+        // The first packet was dropped before it left: there are three, of which nothing is lost.
+        let mut pending = table(TCP, (Flow::SEEN, 1), (0, 1));
+        let (_, forward) = first_key.siblings(&first_flow);
+        pending.get_mut(&forward).unwrap().flags |= Flow::PENDING;
+        pending.retain(|key, flow| key.hook == FlowKey::OUT || flow.flags & Flow::FORWARD != 0);
+        let entries = connection(&first_key, &first_flow, &mut |key| pending.get(key).copied());
+        assert!(entries.len() == 3 && !is_torn(&entries));
     }
 
     #[test]

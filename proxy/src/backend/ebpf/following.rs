@@ -7,7 +7,8 @@ use ipnet::IpNet;
 use kubeferry_ebpf_common::config::{MAX_SERVICE_CIDRS, address_is};
 use kubeferry_ebpf_common::{Address, FrontendKey};
 
-use super::diff::{InForce, Refused, Room, Service, Writes};
+use super::admission::{self, Barred};
+use super::diff::{self, InForce, Refused, Room, Service, Writes};
 use super::numbers::Owner;
 use super::rows::{self, Fixed, Wanted};
 use crate::desired::target::Frontend;
@@ -27,6 +28,10 @@ pub struct Following {
     pub beyond: Vec<IpNet>,
     /// Ranges that frontends were told of ([`Row::NESTED`](kubeferry_ebpf_common::Frontend::NESTED)).
     service_cidrs: BTreeSet<IpNet>,
+    /// Service ports that are left out for want of room, so that others have it.
+    pub barred: Barred,
+    /// The eighths of the maps that others may use.
+    pub eighths: usize,
     room: Room,
     fixed: Fixed,
 }
@@ -40,6 +45,8 @@ impl Following {
             refused_addresses: Refused::new(),
             beyond: Vec::new(),
             service_cidrs: BTreeSet::new(),
+            barred: Barred::new(),
+            eighths: admission::MOST,
             room,
             fixed,
         }
@@ -53,7 +60,8 @@ impl Following {
         for key in self.in_force.frontends.keys() {
             wanted.frontends.entry(*key).or_insert(None);
         }
-        self.refused = self.in_force.follow(&wanted, &self.room, now, &mut writes);
+        self.refused = self.bar(&mut wanted);
+        self.refused.append(&mut self.in_force.follow(&wanted, &self.room, now, &mut writes));
         self.in_force.drop_unused(&mut writes);
         let mut addresses: BTreeMap<Address, u32> =
             self.in_force.addresses.keys().map(|address| (*address, 0)).collect();
@@ -82,14 +90,98 @@ impl Following {
             desired.node().addresses.iter().copied().for_each(&mut look);
         }
         frontends.extend(self.leading_to_changes(desired, &addresses, touched));
-        let wanted = Wanted::of(desired, frontends.into_iter());
+        let mut wanted = Wanted::of(desired, frontends.into_iter());
         self.refused.retain(|key, _| !wanted.frontends.contains_key(key));
+        let mut barred = self.bar(&mut wanted);
+        self.refused.append(&mut barred);
         self.refused.append(&mut self.in_force.follow(&wanted, &self.room, now, &mut writes));
         self.refused_addresses = self.in_force.addresses(&addresses, &self.room, &mut writes);
         if touched.node {
             self.config(desired, &mut writes);
         }
         writes
+    }
+
+    /// Takes those that are left out from what is wanted; their frontends.
+    fn bar(&self, wanted: &mut Wanted) -> Refused<FrontendKey> {
+        let mut refused = Refused::new();
+        if self.barred.is_empty() {
+            return refused;
+        }
+        for (key, row) in &mut wanted.frontends {
+            let number = row.map(|row| row.service);
+            if let Some((number, map)) = number.and_then(|number| self.barred.get_key_value(&number)) {
+                *row = None;
+                refused.insert(*key, diff::full(map, wanted.names.get(number)));
+            }
+        }
+        wanted.services.retain(|number, _| !self.barred.contains_key(number));
+        refused
+    }
+
+    /// Whether somebody is left out who is not to be.
+    pub fn is_short(&self, desired: &Desired) -> bool {
+        self.short(desired).next().is_some()
+    }
+
+    fn short(&self, desired: &Desired) -> impl Iterator<Item = u64> {
+        let number = |frontend: &Frontend| {
+            desired.holder(frontend).map(|claim| rows::service_number(&claim.target.name, claim.target.family))
+        };
+        let refused = self.refused.keys().filter_map(rows::frontend_of).filter_map(move |frontend| number(&frontend));
+        refused.filter(|number| !self.barred.contains_key(number))
+    }
+
+    /// Gives room that has become free to those who are left out, where they find a place in it; nobody goes for them.
+    pub fn readmit(&mut self, desired: &Desired, now: u64) -> Writes {
+        let before = std::mem::take(&mut self.barred);
+        self.barred = admission::barred(desired, &self.room, admission::MOST);
+        self.barred.retain(|number, _| before.contains_key(number));
+        let writes = self.incremental(desired, &Touched::default(), now);
+        let without: Vec<u64> = self.short(desired).collect();
+        self.barred.extend(without.into_iter().filter_map(|number| before.get_key_value(&number)));
+        writes
+    }
+
+    /// The writes that take those out of force who are left out.
+    pub fn clear_barred(&mut self, desired: &Desired, now: u64) -> Writes {
+        let mut writes = Writes::default();
+        let mut wanted = Wanted::default();
+        let numbers = &self.barred;
+        let theirs = self.in_force.frontends.iter().filter(|(_, row)| numbers.contains_key(&row.service));
+        wanted.frontends.extend(theirs.map(|(key, _)| (*key, None)));
+        // What nobody wants any more makes room, too.
+        let gone =
+            |key: &&FrontendKey| rows::frontend_of(key).is_none_or(|frontend| desired.holder(&frontend).is_none());
+        wanted.frontends.extend(self.in_force.frontends.keys().filter(gone).map(|key| (*key, None)));
+        self.in_force.follow(&wanted, &self.room, now, &mut writes);
+        writes
+    }
+
+    /// Whether a map is so full that the next list may find no place: what is known is kept then while it is looked for, which
+    /// costs a copy of all of it.
+    pub fn may_be_short(&self) -> bool {
+        let (counts, room, waits) = (self.counts(), &self.room, self.in_force.waits());
+        [
+            ("slots", room.slots),
+            ("backends", room.backends),
+            ("frontends", room.frontends),
+            ("members", room.members),
+            ("source_ranges", room.source_ranges),
+        ]
+        .iter()
+        .any(|(map, room)| {
+            let used = counts.get(map).copied().unwrap_or_default();
+            used > room - room / 8 || (waits && used > room / 2)
+        })
+    }
+
+    /// Who is left out now that something may have gone: never more than before.
+    pub fn admit(&mut self, desired: &Desired) {
+        if !self.barred.is_empty() {
+            let now = admission::barred(desired, &self.room, self.eighths);
+            self.barred.retain(|number, _| now.contains_key(number));
+        }
     }
 
     /// The frontends with an endpoint at an address that has become something else, or where a Service has begun to answer, or

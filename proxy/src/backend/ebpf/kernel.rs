@@ -9,18 +9,19 @@ use kubeferry_ebpf_common::plain::Plain;
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{
     Address, Affinity, AffinityKey, Backend, Config, Device, Flow, FlowKey, Frontend, FrontendKey, Member, MemberKey,
-    Slot, SocketConnection, SocketKey, SocketPeer,
+    Slot, SocketConnection, SocketKey, SocketPeer, Traffic,
 };
 
 use super::bpf::{self, Definition};
-use super::counters::Counters;
+use super::counters::{Counted, Counters};
 use super::diff::{InForce, Phase, Room, Writes};
 use super::error::EbpfError;
 use super::fence::Fence;
 use super::found::Found;
 use super::rows::Range;
+use super::shards::Shards;
 use super::table::Table;
-use crate::settings::MapSizes;
+use crate::settings::{MapSizes, ServiceMetrics, Settings};
 
 /// The maps that userspace reads or writes.
 #[derive(Debug)]
@@ -45,8 +46,33 @@ pub struct Maps {
     room: Room,
 }
 
+/// What tells how many rows each map has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape {
+    /// Those that may be set.
+    pub sizes: MapSizes,
+    /// Those of `traffic`.
+    pub shards: Shards,
+}
+
+impl Shape {
+    /// On this machine.
+    pub fn of(settings: &Settings) -> Self {
+        let counts_packets = settings.datapath.service_metrics == ServiceMetrics::Full;
+        Self::new(settings.ebpf.map_sizes, counts_packets)
+    }
+
+    /// With maps of these sizes.
+    pub fn new(sizes: MapSizes, counts_packets: bool) -> Self {
+        // Whoever does not know counts exactly as well, if slower.
+        let cpus = || aya::util::nr_cpus().unwrap_or(1);
+        let shards = if counts_packets { Shards::new(sizes.backends, cpus()) } else { Shards::NONE };
+        Self { sizes, shards }
+    }
+}
+
 /// The maps that are pinned, with what the kernel has to say of them.
-pub fn definitions(sizes: &MapSizes) -> Vec<(&'static str, Definition)> {
+pub fn definitions(Shape { sizes, shards }: &Shape) -> Vec<(&'static str, Definition)> {
     // enum bpf_map_type
     const HASH: u32 = 1;
     const ARRAY: u32 = 2;
@@ -61,6 +87,7 @@ pub fn definitions(sizes: &MapSizes) -> Vec<(&'static str, Definition)> {
         ("frontends", rows::<FrontendKey, Frontend>(HASH, sizes.frontends)),
         ("slots", rows::<u32, Slot>(ARRAY, sizes.slots)),
         ("backends", rows::<u32, Backend>(ARRAY, sizes.backends)),
+        ("traffic", rows::<u32, Traffic>(ARRAY, shards.all_rows())),
         ("addresses", rows::<Address, u32>(HASH, sizes.addresses)),
         ("devices", rows::<u32, Device>(HASH, sizes.devices)),
         ("source_ranges", rows::<Range, u32>(LPM_TRIE, sizes.source_ranges)),
@@ -79,11 +106,11 @@ impl Maps {
     ///
     /// # Errors
     /// One is missing, or of another shape.
-    pub fn open(folder: &Path, sizes: &MapSizes) -> Result<Self, EbpfError> {
+    pub fn open(folder: &Path, shape: &Shape) -> Result<Self, EbpfError> {
         fn table<K: Plain, V: Plain>(folder: &Path, map: &'static str) -> Result<Table<K, V>, EbpfError> {
             bpf::open_pin(&folder.join(map)).and_then(Table::new).map_err(EbpfError::map(map))
         }
-        for (map, wanted) in definitions(sizes) {
+        for (map, wanted) in definitions(shape) {
             let found = bpf::open_pin(&folder.join(map)).and_then(|fd| bpf::definition(fd.as_fd()));
             let found = found.map_err(EbpfError::map(map))?;
             if found != wanted {
@@ -95,9 +122,7 @@ impl Maps {
             config: table(folder, "config")?,
             frontends: table(folder, "frontends")?,
             slots: table(folder, "slots")?,
-            backends: bpf::open_pin(&folder.join("backends"))
-                .and_then(|map| Counters::new(map, sizes.backends))
-                .map_err(EbpfError::map("backends"))?,
+            backends: Counters::open(folder).map_err(EbpfError::map("backends"))?,
             addresses: table(folder, "addresses")?,
             devices: table(folder, "devices")?,
             source_ranges: table(folder, "source_ranges")?,
@@ -109,14 +134,19 @@ impl Maps {
             socket_connections: table(folder, "socket_connections")?,
             stats: bpf::open_pin(&folder.join("stats")).map_err(EbpfError::map("stats"))?,
             fence: Fence::new().map_err(EbpfError::map("fence"))?,
-            sockets: sizes.sockets as usize,
-            room: Room::of(sizes),
+            sockets: shape.sizes.sockets as usize,
+            room: Room::of(&shape.sizes),
         })
     }
 
     /// How many sockets that are connected have room.
     pub fn sockets_room(&self) -> usize {
         self.sockets
+    }
+
+    /// Whether packets are counted.
+    pub fn counts_packets(&self) -> bool {
+        self.backends.traffic().counts()
     }
 
     /// How many rows the maps have room for.
@@ -152,11 +182,11 @@ impl Maps {
     ///
     /// # Errors
     /// The first that the kernel refuses; those before it are made.
-    pub fn write(&self, writes: &Writes, anew: &mut dyn FnMut(u32, Backend)) -> Result<(), EbpfError> {
+    pub fn write(&self, writes: &Writes, anew: &mut dyn FnMut(u32, Counted)) -> Result<(), EbpfError> {
         writes.phases().iter().try_for_each(|phase| self.write_phase(phase, anew))
     }
 
-    fn write_phase(&self, phase: &Phase<'_>, anew: &mut dyn FnMut(u32, Backend)) -> Result<(), EbpfError> {
+    fn write_phase(&self, phase: &Phase<'_>, anew: &mut dyn FnMut(u32, Counted)) -> Result<(), EbpfError> {
         match *phase {
             Phase::Addresses(rows) => {
                 let gone: Vec<_> = rows.iter().filter(|(_, bits)| **bits == 0).map(|(address, _)| *address).collect();
@@ -223,6 +253,7 @@ impl Maps {
             ("frontends", self.frontends.fd()),
             ("slots", self.slots.fd()),
             ("backends", self.backends.map().as_fd()),
+            ("traffic", self.backends.traffic().map().as_fd()),
             ("addresses", self.addresses.fd()),
             ("devices", self.devices.fd()),
             ("source_ranges", self.source_ranges.fd()),

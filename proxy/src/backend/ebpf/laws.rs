@@ -30,7 +30,6 @@ const FIXED: Fixed = Fixed {
     host_netns: 1,
     masquerade_ports: (16_384, 29_999),
     socket_lb: SocketLb::Auto,
-    count_packets: false,
     established_elsewhere: false,
 };
 const ROOMY: Room =

@@ -16,13 +16,13 @@ use aya_obj::programs::XdpAttachType;
 use kubeferry_ebpf_common::LAYOUT;
 
 use super::error::{EbpfError, help};
-use super::kernel::{Maps, definitions};
+use super::kernel::{Maps, Shape, definitions};
 use super::links::Links;
 use super::log::{self, Lines};
 use super::pins::Pins;
 use super::{bpf, live, object, own_folder};
 use crate::backend::nftables::chains::fnv1a;
-use crate::settings::{BpfLogLevel, EbpfSettings, MapSizes};
+use crate::settings::{BpfLogLevel, EbpfSettings};
 
 /// Rows of each map where programs are only tried.
 const TRIAL_ROWS: u32 = 64;
@@ -81,10 +81,10 @@ pub struct Loaded {
 }
 
 impl Folder {
-    /// The folder for these settings; nothing is made.
-    pub fn new(settings: &EbpfSettings) -> Self {
+    /// The folder for these settings and maps of this shape; nothing is made.
+    pub fn new(settings: &EbpfSettings, shape: &Shape) -> Self {
         let root = settings.bpffs_root.join("kubeferry");
-        let maps = shape(&settings.map_sizes);
+        let maps = digest(shape);
         let level = settings.log_level as u8;
         let programs = fnv1a(format!("{maps:016x} {:016x} {level}", fnv1a(object::OBJECT)).as_bytes());
         // No dots: the file system has no such names.
@@ -153,41 +153,48 @@ impl Folder {
 }
 
 /// What tells maps that can be adopted.
-fn shape(sizes: &MapSizes) -> u64 {
-    fnv1a(format!("{LAYOUT} {:?}", definitions(sizes)).as_bytes())
+fn digest(shape: &Shape) -> u64 {
+    fnv1a(format!("{LAYOUT} {:?}", definitions(shape)).as_bytes())
 }
 
 /// Loads the programs and makes the maps, or adopts those of an earlier run. Attaches nothing.
 ///
 /// # Errors
 /// No BPF file system, no right, or the kernel takes a program or map not.
-pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
+pub fn load(settings: &EbpfSettings, shape: &Shape) -> Result<Loaded, EbpfError> {
     if bpf::file_system(&settings.bpffs_root).ok() != Some(bpf::BPF_FS) {
         return Err(EbpfError::NoFileSystem(settings.bpffs_root.clone()));
     }
-    let folder = Folder::new(settings);
+    let folder = Folder::new(settings, shape);
     for path in [&folder.root, &folder.links(), &folder.maps, &folder.programs, &live::folder(&folder.programs)] {
         own_folder::make(path)?;
     }
+    if is_frozen(&folder.maps)? {
+        // What cannot be written any more goes on with its programs, as maps of another size would, until others are in their places.
+        tracing::warn!(maps = %folder.maps.display(), "somebody has frozen maps of ours: making new ones");
+        let aside = folder.root.join("maps-frozen");
+        remove(&aside)?;
+        fs::rename(&folder.maps, &aside).map_err(EbpfError::pin(&aside))?;
+        own_folder::make(&folder.maps)?;
+    }
     // Programs that write are loaded with a ring buffer of ours.
     let silent = settings.log_level == BpfLogLevel::Off;
-    let adopted = silent
-        && Maps::open(&folder.maps, &settings.map_sizes).is_ok()
-        && seal(&folder, &settings.map_sizes).is_ok_and(|seal| seal.exists());
+    let adopted =
+        silent && Maps::open(&folder.maps, shape).is_ok() && seal(&folder, shape).is_ok_and(|seal| seal.exists());
     let mut lines = None;
     if !adopted {
         remove(&folder.programs)?;
         own_folder::make(&folder.programs)?;
         own_folder::make(&live::folder(&folder.programs))?;
-        if list(&folder.maps)?.is_empty() || Maps::open(&folder.maps, &settings.map_sizes).is_err() {
+        if list(&folder.maps)?.is_empty() || Maps::open(&folder.maps, shape).is_err() {
             remove(&folder.maps)?;
             own_folder::make(&folder.maps)?;
         }
-        let mut object = load_object(settings, Some(&folder))?;
+        let mut object = load_object(settings, shape, Some(&folder))?;
         if !silent {
             lines = Some(Lines::of(&mut object)?);
         }
-        let seal = seal(&folder, &settings.map_sizes)?;
+        let seal = seal(&folder, shape)?;
         own_folder::make(&seal)?;
     }
     let mut pins = Pins::new(folder.file_system().to_owned());
@@ -201,8 +208,8 @@ pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
             pins.hold(path, object);
         }
     }
-    pins.seal(seal(&folder, &settings.map_sizes)?);
-    let maps = Maps::open(&folder.maps, &settings.map_sizes)?;
+    pins.seal(seal(&folder, shape)?);
+    let maps = Maps::open(&folder.maps, shape)?;
     let (mut tc, mut sockets) = (BTreeMap::new(), BTreeMap::new());
     let failed = |what: &str, error: ProgramError| EbpfError::Load { what: what.to_owned(), why: error.to_string() };
     for name in TC.into_iter().flatten().filter(|name| folder.programs.join(name).exists()) {
@@ -229,9 +236,20 @@ pub fn load(settings: &EbpfSettings) -> Result<Loaded, EbpfError> {
     Ok(Loaded { folder, maps, tc, xdp, sockets, release, adopted, lines, pins })
 }
 
+/// Whether userspace may not write some map that is pinned there.
+fn is_frozen(maps: &Path) -> Result<bool, EbpfError> {
+    for path in list(maps)? {
+        let map = bpf::open_pin(&path).map_err(EbpfError::pin(&path))?;
+        if bpf::is_frozen(map.as_fd()).map_err(EbpfError::pin(&path))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// A folder, since files cannot be made there, whose name says which programs are pinned beside it, and that they use the
 /// maps that are pinned: with it, they are all there and nobody has put another in the place of one.
-fn seal(folder: &Folder, sizes: &MapSizes) -> Result<PathBuf, EbpfError> {
+fn seal(folder: &Folder, shape: &Shape) -> Result<PathBuf, EbpfError> {
     let (mut text, mut used) = (String::new(), BTreeSet::new());
     for path in list(&folder.programs)?.into_iter().filter(|path| !path.is_dir()) {
         let program = bpf::open_pin(&path).and_then(|program| bpf::program(program.as_fd()));
@@ -239,7 +257,7 @@ fn seal(folder: &Folder, sizes: &MapSizes) -> Result<PathBuf, EbpfError> {
         used.extend(maps);
         text += &format!("{} {tag:016x}\n", path.file_name().unwrap_or_default().display());
     }
-    let maps = definitions(sizes).into_iter().map(|(map, _)| (map, folder.maps.join(map)));
+    let maps = definitions(shape).into_iter().map(|(map, _)| (map, folder.maps.join(map)));
     let live = live::MAPS.into_iter().map(|map| (map, live::folder(&folder.programs).join(map)));
     for (map, path) in maps.chain(live) {
         let number = bpf::open_pin(&path).and_then(|map| bpf::number(map.as_fd())).map_err(EbpfError::pin(&path))?;
@@ -252,16 +270,16 @@ fn seal(folder: &Folder, sizes: &MapSizes) -> Result<PathBuf, EbpfError> {
 ///
 /// # Errors
 /// As [`load`].
-pub fn trial(settings: &EbpfSettings) -> Result<(), EbpfError> {
+pub fn trial(settings: &EbpfSettings, shape: &Shape) -> Result<(), EbpfError> {
     if bpf::file_system(&settings.bpffs_root).ok() != Some(bpf::BPF_FS) {
         return Err(EbpfError::NoFileSystem(settings.bpffs_root.clone()));
     }
-    load_object(settings, None).map(drop)
+    load_object(settings, shape, None).map(drop)
 }
 
 /// Loads the object's programs; those of a folder with its maps, and pinned there.
-fn load_object(settings: &EbpfSettings, folder: Option<&Folder>) -> Result<Ebpf, EbpfError> {
-    let definitions = definitions(&settings.map_sizes);
+fn load_object(settings: &EbpfSettings, shape: &Shape, folder: Option<&Folder>) -> Result<Ebpf, EbpfError> {
+    let definitions = definitions(shape);
     let mut loader = EbpfLoader::new();
     for (map, definition) in &definitions {
         match folder {
@@ -274,6 +292,9 @@ fn load_object(settings: &EbpfSettings, folder: Option<&Folder>) -> Result<Ebpf,
             loader.map_pin_path(map, live::folder(&folder.programs).join(map));
         }
     }
+    // The programs' constants.
+    let (rows, mask) = (shape.shards.rows, shape.shards.mask());
+    loader.override_global("TRAFFIC_ROWS", &rows, true).override_global("TRAFFIC_MASK", &mask, true);
     let level = settings.log_level as u8;
     loader.override_global(log::LEVEL, &level, true).map_max_entries(log::MAP, log::bytes(settings.log_level));
     let mut object = loader.load(object::OBJECT).map_err(|error| {

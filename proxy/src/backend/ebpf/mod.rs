@@ -1,5 +1,6 @@
 //! The eBPF backend: Services as rows of BPF maps. `README.md` beside this file explains every map, program and hook.
 
+pub mod admission;
 pub mod attach;
 pub mod backend;
 pub mod bpf;
@@ -9,6 +10,7 @@ pub mod counters;
 pub mod devices;
 pub mod diff;
 pub mod drain;
+pub mod elsewhere;
 pub mod error;
 pub mod fence;
 mod filters;
@@ -36,6 +38,7 @@ pub mod reconciler;
 pub mod recount;
 pub mod retired;
 pub mod rows;
+pub mod shards;
 pub mod slots;
 pub mod sock_diag;
 pub mod sockets;

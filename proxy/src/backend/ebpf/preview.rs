@@ -4,20 +4,19 @@ use super::bpf;
 use super::diff::{InForce, Room};
 use super::error::EbpfError;
 use super::following::Following;
-use super::kernel::Maps;
+use super::kernel::{Maps, Shape};
 use super::load::Folder;
 use super::rows::Fixed;
 use super::text;
 use crate::args::PlanOutput;
 use crate::desired::Desired;
-use crate::settings::{ServiceMetrics, Settings};
+use crate::settings::Settings;
 
 fn fixed(settings: &Settings, host_netns: u64) -> Fixed {
     Fixed {
         host_netns,
         masquerade_ports: settings.ebpf.masquerade_ports,
         socket_lb: settings.ebpf.socket_lb,
-        count_packets: settings.datapath.service_metrics == ServiceMetrics::Full,
         established_elsewhere: false,
     }
 }
@@ -39,14 +38,15 @@ pub fn whole(desired: &Desired, settings: &Settings, output: PlanOutput) -> Stri
 /// # Errors
 /// The maps are there and cannot be read.
 pub fn difference(desired: &Desired, settings: &Settings) -> Result<String, EbpfError> {
-    let folder = Folder::new(&settings.ebpf);
+    let shape = Shape::of(settings);
+    let folder = Folder::new(&settings.ebpf, &shape);
     if !folder.has_maps() {
         return Ok(format!(
             "write everything: there are no maps of this version and these sizes in {}\n",
             folder.root().display()
         ));
     }
-    let maps = Maps::open(folder.maps(), &settings.ebpf.map_sizes)?;
+    let maps = Maps::open(folder.maps(), &shape)?;
     let host_netns =
         bpf::netns_cookie().map_err(|source| EbpfError::Node { what: "the network namespace's cookie", source })?;
     let mut following = Following::new(maps.read()?, *maps.room(), fixed(settings, host_netns));

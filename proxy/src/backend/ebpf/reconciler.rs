@@ -9,13 +9,14 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::block_in_place;
 
+use super::admission;
 use super::attach::Devices;
 use super::bpf;
 use super::carry::{carry_over, owners, ticks};
 use super::diff::Writes;
 use super::error::EbpfError;
 use super::following::Following;
-use super::kernel::Maps;
+use super::kernel::{Maps, Shape};
 use super::load::{Folder, load};
 use super::parting::Parting;
 use super::pins::Pins;
@@ -27,7 +28,7 @@ use super::sockets::{self, Sockets};
 use super::sweep::Sweeper;
 use super::table::Table;
 use super::takeover;
-use crate::backend::Report;
+use crate::backend::{Report, RowChanges};
 use crate::desired::{Desired, Touched};
 use crate::node::{self, Interface};
 use crate::settings::{ServiceMetrics, Settings, SocketLb};
@@ -52,6 +53,8 @@ pub struct Ebpf {
     /// `None`: to be read.
     pub(super) following: Option<Following>,
     pub(super) pending: Touched,
+    /// Somebody is left out who is not to be: every row is to be looked at again.
+    pub(super) again: bool,
     pub(super) retired: Retired,
     /// Masquerade ports that the node's own sockets take.
     pub(super) overlap: Option<(u16, u16)>,
@@ -86,7 +89,7 @@ impl Ebpf {
                 "connected UDP sockets of pods go on sending to an endpoint that has gone: they cannot be ended"
             );
         }
-        let mut loaded = load(ebpf)?;
+        let mut loaded = load(ebpf, &Shape::of(settings))?;
         if let Some(lines) = loaded.lines.take() {
             lines.follow(runtime.clone()).map_err(|source| EbpfError::Node { what: "a thread for the log", source })?;
         }
@@ -118,11 +121,11 @@ impl Ebpf {
                 host_netns,
                 masquerade_ports: ebpf.masquerade_ports,
                 socket_lb: ebpf.socket_lb,
-                count_packets: settings.datapath.service_metrics == ServiceMetrics::Full,
                 established_elsewhere: false,
             },
             following: None,
             pending: Touched::default(),
+            again: false,
             retired: Retired::new(settings.datapath.service_metrics != ServiceMetrics::Off),
             overlap: port_overlap(ebpf.masquerade_ports),
             node_ports: BTreeSet::new(),
@@ -151,14 +154,14 @@ impl Ebpf {
                 following.in_force.keep_numbers(owners(&folder, &self.maps), self.maps.room(), bpf::now());
             }
         }
-        let report = self.follow(following, &|following, now| following.full(desired, now))?;
+        let report = self.follow(following, true, desired, &|following, now| following.full(desired, now))?;
         Ok(Report { full: true, ..report })
     }
 
     /// The rows of what was touched, compared with what is known to be in the maps.
     pub(super) fn incremental(&mut self, desired: &Desired, touched: &Touched) -> Result<Report, EbpfError> {
         let Some(following) = self.following.take() else { return self.full(desired) };
-        self.follow(following, &|following, now| following.incremental(desired, touched, now))
+        self.follow(following, false, desired, &|following, now| following.incremental(desired, touched, now))
     }
 
     /// Waits for the programs that run: see [`Fence`](super::fence::Fence).
@@ -166,28 +169,93 @@ impl Ebpf {
         self.maps.fence.wait().map_err(EbpfError::map("fence"))
     }
 
-    /// Follows and writes; where slots are short, waits for those that were just given back. What was written.
+    /// Follows and writes; where maps are short, waits for what was just given back, and if that is not enough lets those go who
+    /// come last ([`admission`]). What was written.
     fn follow(
         &mut self,
         mut following: Following,
+        of_all: bool,
+        desired: &Desired,
         step: &dyn Fn(&mut Following, u64) -> Writes,
     ) -> Result<Report, EbpfError> {
-        let is_idle = |row| self.maps.backends.get(row).active == 0;
-        let mut freed = following.in_force.release(self.maps.fence.ended(), is_idle);
-        let (in_force, room) = (&following.in_force, self.maps.room());
-        let used = [(in_force.slots.used() as usize, room.slots), (in_force.numbers.used(), room.backends)];
-        let may_be_short = in_force.waits() && used.iter().any(|(used, room)| *used > room / 2);
-        let before = may_be_short.then(|| following.clone());
+        self.release(&mut following);
+        following.admit(desired);
+        let before = (of_all || following.may_be_short()).then(|| following.clone());
         let mut writes = step(&mut following, bpf::now());
         if let Some(mut before) = before.filter(|_| !following.refused.is_empty()) {
-            freed.extend(before.in_force.release(self.wait()?, is_idle));
-            following = before;
+            self.wait()?;
+            self.release(&mut before);
+            following = before.clone();
             writes = step(&mut following, bpf::now());
+            if following.is_short(desired) {
+                return self.make_room(before, desired);
+            }
         }
+        self.again = following.is_short(desired);
+        let mut report = Report::default();
+        self.write(following, &writes, &mut report)?;
+        Ok(report)
+    }
+
+    /// Some Services are left out although younger ones are in force, or bigger than their share. Those go, and when no program
+    /// can have met them any more, the others come. Lists lie in one piece, so gaps between them may call for more to go.
+    fn make_room(&mut self, mut following: Following, desired: &Desired) -> Result<Report, EbpfError> {
+        let mut report = Report::default();
+        for eighths in (admission::LEAST..=admission::MOST).rev() {
+            following.barred = admission::barred(desired, self.maps.room(), eighths);
+            following.eighths = eighths;
+            let mut clear = following.clone();
+            let writes = clear.clear_barred(desired, bpf::now());
+            self.write(clear, &writes, &mut report)?;
+            self.wait()?;
+            let Some(mut cleared) = self.following.take() else { return self.full(desired) };
+            self.release(&mut cleared);
+            let mut all = cleared.clone();
+            let writes = all.full(desired, bpf::now());
+            if eighths == admission::LEAST || !all.is_short(desired) {
+                let left_out = all.barred.len();
+                self.write(all, &writes, &mut report)?;
+                tracing::warn!(
+                    left_out,
+                    "maps are too small for all service ports: those of the youngest Services are left out"
+                );
+                break;
+            }
+            following = cleared;
+        }
+        self.again = false;
+        Ok(report)
+    }
+
+    /// Looks again at those who are left out, after something became free.
+    pub(super) fn readmit(&mut self, desired: &Desired) -> Result<Report, EbpfError> {
+        let mut report = Report::default();
+        if let Some(mut following) = self.following.take() {
+            let writes = following.readmit(desired, bpf::now());
+            self.write(following, &writes, &mut report)?;
+        }
+        Ok(report)
+    }
+
+    /// Frees what no program can be about to read.
+    fn release(&mut self, following: &mut Following) {
+        let (ended, maps, retired) = (self.maps.fence.ended(), &self.maps, &mut self.retired);
         // Before some of them begin anew for others.
-        freed.into_iter().for_each(|(owner, row)| self.retired.add(owner, &self.maps.backends.get(row)));
+        following.release(ended, |row| maps.backends.is_idle(row), &mut |owner, row| {
+            retired.add(owner, &maps.backends.get(row))
+        });
+    }
+
+    /// Makes the writes that lead to this, and adds them to a report.
+    fn write(&mut self, mut following: Following, writes: &Writes, report: &mut Report) -> Result<(), EbpfError> {
+        report.changes += writes.len();
+        for (map, RowChanges { added, deleted }) in writes.by_map() {
+            let rows = report.by_map.entry(map).or_default();
+            rows.added += added;
+            rows.deleted += deleted;
+        }
         let (numbers, retired) = (&following.in_force.numbers, &mut self.retired);
-        self.maps.write(&writes, &mut |row, counted| {
+        self.maps.write(writes, &mut |row, counted| {
             if let Some(owner) = numbers.owner(row) {
                 retired.add(owner, &counted);
             }
@@ -199,7 +267,7 @@ impl Ebpf {
         // Also where nothing had to be written: what was given back before may be free now.
         self.counts.extend(following.counts());
         self.following = Some(following);
-        Ok(Report { changes: writes.len(), by_map: writes.by_map(), ..Report::default() })
+        Ok(())
     }
 
     /// Which hooks carry packets, once they do.

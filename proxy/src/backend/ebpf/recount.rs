@@ -84,7 +84,7 @@ impl Recount {
 /// (opened, active) of the rows that say anything.
 fn numbers(counters: &Counters) -> impl Iterator<Item = (u32, (u64, u64))> {
     (1..counters.rows()).filter_map(|row| {
-        let Backend { opened, active, .. } = counters.get(row);
+        let Backend { opened, active } = counters.connections(row);
         ((opened, active) != (0, 0)).then_some((row, (opened, active)))
     })
 }

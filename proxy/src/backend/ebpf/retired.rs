@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use kubeferry_ebpf_common::Backend;
+use kubeferry_ebpf_common::{Backend, Traffic};
 
+use super::counters::Counted;
 use super::numbers::{Numbers, Owner};
 use crate::backend::EndpointCount;
 
@@ -12,7 +13,7 @@ use crate::backend::EndpointCount;
 #[derive(Debug)]
 pub struct Retired {
     keeps: bool,
-    counts: BTreeMap<Owner, Backend>,
+    counts: BTreeMap<Owner, Counted>,
 }
 
 /// What the endpoints of a service port got.
@@ -31,11 +32,11 @@ impl Retired {
     }
 
     /// A row that this endpoint had has counted so much, and counts it no more.
-    pub fn add(&mut self, owner: Owner, row: &Backend) {
-        if self.keeps && (row.opened, row.packets, row.bytes) != (0, 0, 0) {
+    pub fn add(&mut self, owner: Owner, row: &Counted) {
+        if self.keeps && (row.connections.opened > 0 || row.traffic != Traffic::default()) {
             let sum = self.counts.entry(owner).or_default();
             *sum = plus(sum, row);
-            sum.active = 0;
+            sum.connections.active = 0;
         }
     }
 
@@ -45,11 +46,11 @@ impl Retired {
         &mut self,
         services: impl Iterator<Item = (u64, BTreeMap<Owner, u32>)> + 'a,
         numbers: &Numbers,
-        counted: impl Fn(u32) -> Backend,
+        counted: impl Fn(u32) -> Counted,
     ) -> Vec<Told> {
         let mut past = std::mem::take(&mut self.counts);
         let mut tell = |(service, rows): (u64, BTreeMap<Owner, u32>)| {
-            let mut now: BTreeMap<Owner, Backend> = BTreeMap::new();
+            let mut now: BTreeMap<Owner, Counted> = BTreeMap::new();
             // Who has left and has connections yet goes on being counted.
             for (owner, row) in rows.into_iter().chain(numbers.waiting_of(service)) {
                 let sum = now.entry(owner).or_default();
@@ -76,17 +77,20 @@ pub(super) fn of<T>(owners: &BTreeMap<Owner, T>, service: u64) -> impl Iterator<
     owners.range(first..).take_while(move |(owner, _)| owner.0 == service)
 }
 
-fn plus(one: &Backend, other: &Backend) -> Backend {
-    Backend {
-        opened: one.opened.wrapping_add(other.opened),
-        active: one.active.wrapping_add(other.active),
-        packets: one.packets.wrapping_add(other.packets),
-        bytes: one.bytes.wrapping_add(other.bytes),
-    }
+fn plus(one: &Counted, other: &Counted) -> Counted {
+    let connections = Backend {
+        opened: one.connections.opened.wrapping_add(other.connections.opened),
+        active: one.connections.active.wrapping_add(other.connections.active),
+    };
+    let traffic = Traffic {
+        packets: one.traffic.packets.wrapping_add(other.traffic.packets),
+        bytes: one.traffic.bytes.wrapping_add(other.traffic.bytes),
+    };
+    Counted { connections, traffic }
 }
 
-fn count((_, address, port): &Owner, counted: &Backend) -> EndpointCount {
-    let Backend { opened, active, packets, bytes } = *counted;
+fn count((_, address, port): &Owner, counted: &Counted) -> EndpointCount {
+    let (Backend { opened, active }, Traffic { packets, bytes }) = (counted.connections, counted.traffic);
     let endpoint = SocketAddr::new((*address).into(), u16::from_be(*port));
     // Fewer than none are wrong, which the next sweeps put right.
     let active = u64::try_from(active.cast_signed()).unwrap_or(0);
@@ -103,8 +107,9 @@ mod tests {
         (7, IpAddr::from([10, 244, 1, last]).into(), 8080_u16.to_be())
     }
 
-    fn backend(opened: u64) -> Backend {
-        Backend { opened, active: 1, packets: opened * 10, bytes: opened * 100 }
+    fn backend(opened: u64) -> Counted {
+        let traffic = Traffic { packets: opened * 10, bytes: opened * 100 };
+        Counted { connections: Backend { opened, active: 1 }, traffic }
     }
 
     #[test]

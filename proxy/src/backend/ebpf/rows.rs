@@ -222,8 +222,6 @@ pub struct Fixed {
     pub masquerade_ports: (u16, u16),
     /// `--socket-lb`.
     pub socket_lb: SocketLb,
-    /// `--service-metrics=full`.
-    pub count_packets: bool,
     /// [`Config::ESTABLISHED_ELSEWHERE`].
     pub established_elsewhere: bool,
 }
@@ -249,7 +247,6 @@ pub fn config(desired: &Desired, fixed: &Fixed) -> (Config, Vec<IpNet>) {
     set(Config::ALL_NODE_PORTS6, *node.node_ports(Family::V6) == NodePorts::All);
     // With masquerading of all, no connection of a pod to a ClusterIP is left as it is.
     set(Config::PODS_AT_CONNECT, node.all_pods_detected && !node.masquerade_all);
-    set(Config::COUNT_PACKETS, fixed.count_packets);
     set(Config::ESTABLISHED_ELSEWHERE, fixed.established_elsewhere);
     set(Config::ALL_AT_CONNECT, fixed.socket_lb == SocketLb::All);
     for (prefix, detector) in config.pods.iter_mut().zip([v4, v6]) {

@@ -141,13 +141,13 @@ fn delete_idle(maps: &Maps, now: u32, orphans: u32) -> Result<usize, EbpfError> 
             let (entries, over) = match is_first(key, flow) {
                 true => {
                     let entries = connection(key, flow, &mut get);
-                    let over = is_over(&entries, now);
+                    let over = is_over(&entries, now, orphans);
                     (entries, over)
                 }
                 false => (vec![(*key, *flow)], is_orphan(key, flow, &mut get)),
             };
             if let (true, Ok(before)) = (over, &deleted) {
-                deleted = delete(maps, &entries).map(|more| before + more);
+                deleted = delete(maps, &entries, |now, found| now.seen == found.seen).map(|more| before + more);
             }
         }
     });
@@ -155,13 +155,17 @@ fn delete_idle(maps: &Maps, now: u32, orphans: u32) -> Result<usize, EbpfError> 
     deleted
 }
 
-/// Deletes the entries of a connection, as far as they are still as they were found: its first one before the others, so
-/// that the next packet opens a new connection.
-fn delete(maps: &Maps, entries: &[(FlowKey, Flow)]) -> Result<usize, EbpfError> {
+/// Deletes the entries of a connection, as far as they still lead where they led and `goes` says so of what is there now and what was
+/// found: its first one before the others, so that the next packet opens a new connection.
+fn delete(
+    maps: &Maps,
+    entries: &[(FlowKey, Flow)],
+    goes: fn(now: &Flow, found: &Flow) -> bool,
+) -> Result<usize, EbpfError> {
     let mut deleted = 0;
     for (key, flow) in entries {
         let Some(now) = maps.flows.get(key).map_err(EbpfError::map("flows"))? else { continue };
-        if (now.seen, now.address, now.port) == (flow.seen, flow.address, flow.port) {
+        if (now.address, now.port) == (flow.address, flow.port) && goes(&now, flow) {
             let gone = maps.flows.delete(&[*key]).map_err(EbpfError::map("flows"))?;
             if gone > 0 && is_first(key, &now) && now.backend & Flow::COUNTED != 0 {
                 maps.backends.add_active(now.backend_row(), -1);
@@ -182,6 +186,8 @@ pub fn clean_udp(maps: &Maps, services: &[UdpService], pods: bool) -> Result<(Cl
     if services.is_empty() {
         return Ok((cleaned, Vec::new()));
     }
+    // A program that has read an endpoint before it went may still be about to write it down.
+    maps.fence.wait().map_err(EbpfError::map("fence"))?;
     let mut flows = BTreeMap::new();
     let each = maps.flows.each_batch(|rows: &[(FlowKey, Flow)]| {
         let udp = rows.iter().filter(|(key, flow)| key.protocol == UDP && is_first(key, flow));
@@ -202,7 +208,8 @@ pub fn clean_udp(maps: &Maps, services: &[UdpService], pods: bool) -> Result<(Cl
     let mut get = |key: &FlowKey| maps.flows.get(key).ok().flatten();
     for entry in stale(services, &entries) {
         if let Some((key, flow)) = flows.get(&entry.original) {
-            cleaned.deleted += usize::from(delete(maps, &connection(key, flow, &mut get))? > 0);
+            // One that datagrams go by right now as well: it leads nowhere for as long as they do.
+            cleaned.deleted += usize::from(delete(maps, &connection(key, flow, &mut get), |_, _| true)? > 0);
         }
     }
     // Datagrams of sockets that are not connected.

@@ -24,7 +24,7 @@ const FRONTEND: [(u32, &str); 5] = [
 ];
 const ADDRESS: [(u32, &str); 3] =
     [(address_is::HELD, "held"), (address_is::NODE_PORTS, "node-ports"), (address_is::CLUSTER_IP, "cluster-ip")];
-const CONFIG: [(u32, &str); 10] = [
+const CONFIG: [(u32, &str); 9] = [
     (Config::MASQUERADE_ALL, "masquerade-all"),
     (Config::DETECTOR4, "detector-ipv4"),
     (Config::DETECTOR6, "detector-ipv6"),
@@ -33,7 +33,6 @@ const CONFIG: [(u32, &str); 10] = [
     (Config::ALL_NODE_PORTS6, "node-ports-everywhere-ipv6"),
     (Config::PODS_AT_CONNECT, "pods-at-connect"),
     (Config::ALL_AT_CONNECT, "all-at-connect"),
-    (Config::COUNT_PACKETS, "count-packets"),
     (Config::ESTABLISHED_ELSEWHERE, "established-elsewhere"),
 ];
 

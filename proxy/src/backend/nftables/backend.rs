@@ -25,6 +25,9 @@ impl<K: Kernel> Backend for Reconciler<K> {
     }
 
     fn check(&mut self, desired: &Desired) -> Result<Option<Report>, KernelError> {
+        if desired.node().counts() {
+            self.settle(desired);
+        }
         Self::check(self, desired)
     }
 
@@ -47,6 +50,10 @@ impl<K: Kernel> Backend for Reconciler<K> {
 
     fn look(&mut self, desired: &Desired) -> Result<Vec<Counts>, KernelError> {
         if desired.node().counts() { Self::look(self, desired) } else { Ok(Vec::new()) }
+    }
+
+    fn uncounted(&self) -> u64 {
+        Self::uncounted(self)
     }
 
     fn refused(&self) -> Vec<Ignored> {

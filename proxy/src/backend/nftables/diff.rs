@@ -20,12 +20,14 @@ pub enum Change {
 
 /// The changes that turn `applied` into `wanted`, where both hold only the keys that matter. Chains come first (new
 /// ones, then those `altered`), then deletions, then additions: a replaced row is deleted and added in one transaction, which no packet sees.
+/// So are the rows that are `anew` though they say the same: they count from 0.
 pub fn diff<'a>(
     applied: impl Iterator<Item = (&'a Key, &'a Value)>,
     wanted: &Rows,
     chains: &Chains,
     known_chains: &BTreeSet<Arc<str>>,
     altered: &BTreeSet<Arc<str>>,
+    anew: &dyn Fn(&Key) -> bool,
 ) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut added: BTreeSet<&Arc<str>> = BTreeSet::new();
@@ -40,7 +42,7 @@ pub fn diff<'a>(
     let mut same = BTreeSet::new();
     for (key, value) in applied {
         match wanted.get(key) {
-            Some(new) if new == value => {
+            Some(new) if new == value && !anew(key) => {
                 same.insert(*key);
             }
             _ => changes.push(Change::Delete(*key, value.clone())),

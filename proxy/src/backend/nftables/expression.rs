@@ -181,6 +181,8 @@ pub enum Expression {
     },
     /// Loads the state of the connection (`NF_CT_STATE_BIT`, host order).
     ConnectionState(Register),
+    /// Loads the status of the connection (`enum ip_conntrack_status`, host order).
+    ConnectionStatus(Register),
     /// Goes on while no more packets than this come.
     Limit {
         /// Packets in a second.
@@ -245,7 +247,7 @@ impl Expression {
             Self::Immediate { .. } | Self::Goto(_) => "immediate",
             Self::Nat { .. } => "nat",
             Self::SourceType(_) => "fib",
-            Self::OriginalSource { .. } | Self::ConnectionState(_) => "ct",
+            Self::OriginalSource { .. } | Self::ConnectionState(_) | Self::ConnectionStatus(_) => "ct",
             Self::Limit { .. } => "limit",
             Self::Update { .. } => "dynset",
         }
@@ -337,6 +339,8 @@ impl Expression {
             }
             // NFTA_CT_DREG, _KEY (0: state)
             Self::ConnectionState(to) => numbers(writer, &[(1, to.number()), (2, 0)]),
+            // 2: status
+            Self::ConnectionStatus(to) => numbers(writer, &[(1, to.number()), (2, 2)]),
             Self::Limit { per_second, burst } => {
                 // NFTA_LIMIT_RATE, _UNIT (seconds), _BURST, _TYPE (0: packets), _FLAGS (not turned around)
                 writer.value(1, &u64::from(*per_second).to_be_bytes());

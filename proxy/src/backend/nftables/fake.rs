@@ -30,6 +30,8 @@ pub(super) struct Faults {
     pub loads: usize,
     /// So many of the next commits are in force, but their answer is lost.
     pub answers: usize,
+    /// After so many of the next commits that add a dynamic chain, somebody puts a rule into it before it can be read back.
+    pub meddlers: usize,
     /// Scripts say the rules of dynamic chains in other expressions than we do, as another version of `nft` may.
     pub dialect: bool,
     /// Rows of these keys are refused.
@@ -51,6 +53,10 @@ pub(super) enum Harm {
     Seal,
     /// Adds a base chain.
     Base,
+    /// Adds a chain that is called as ours are.
+    Chain,
+    /// Adds a flowtable.
+    Flowtable,
 }
 
 /// A chain: its rules as text.
@@ -66,6 +72,8 @@ struct Table {
     hooks: BTreeMap<Arc<str>, String>,
     /// Declarations of sets and maps.
     sets: BTreeMap<Arc<str>, String>,
+    /// Flowtables and named objects.
+    others: BTreeSet<String>,
     rows: Rows,
 }
 
@@ -128,11 +136,25 @@ impl Fake {
             }
             Harm::Seal => table.chains.retain(|name, _| !name.starts_with("sealed-")),
             Harm::Base => drop(table.hooks.insert("other".into(), "type filter hook input".into())),
+            Harm::Chain => drop(table.chains.insert("v4-theirs".into(), vec!["drop".into()])),
+            Harm::Flowtable => drop(table.others.insert("flowtable theirs".into())),
         }
         for name in table.hooks.keys() {
             table.chains.entry(name.clone()).or_default();
         }
         self.generation = self.generation.wrapping_add(1);
+    }
+
+    fn meddle(&mut self, changes: &[Change]) {
+        let added = |change: &Change| match change {
+            Change::AddChain(name) if Chain::is_dynamic(name) => Some(name.clone()),
+            _ => None,
+        };
+        let Some(name) = changes.iter().find_map(added).filter(|_| self.faults.meddlers > 0) else { return };
+        self.faults.meddlers -= 1;
+        self.generation = self.generation.wrapping_add(1);
+        let chain = self.table.as_mut().and_then(|table| table.chains.get_mut(&name));
+        chain.into_iter().for_each(|rules| rules.insert(0, "drop".into()));
     }
 
     fn refuse(&mut self, change: usize, message: String) -> KernelError {
@@ -210,7 +232,8 @@ impl Kernel for Fake {
             (name.clone(), digest)
         };
         let sets = table.sets.iter().map(|(name, text)| (name.clone(), fnv1a(text.as_bytes())));
-        Ok(Structure { chains: table.chains.iter().map(chain).collect(), sets: sets.collect() })
+        let others = table.others.clone();
+        Ok(Structure { chains: table.chains.iter().map(chain).collect(), sets: sets.collect(), others })
     }
 
     fn digests(&mut self, chains: &[Arc<str>]) -> Result<Vec<(Arc<str>, ChainDigest)>, KernelError> {
@@ -300,6 +323,7 @@ impl Kernel for Fake {
         self.counts = counts;
         self.generation = self.generation.wrapping_add(1);
         self.log.extend_from_slice(changes);
+        self.meddle(changes);
         if self.faults.answers > 0 {
             self.faults.answers -= 1;
             return Err(Self::lost());

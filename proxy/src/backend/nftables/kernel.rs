@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::conntrack::accounting::{Carried, Way};
 use crate::desired::node_view::NodeView;
+use crate::desired::target::Frontend;
 
 use super::diff::Change;
 use super::netlink::Error;
@@ -122,6 +123,30 @@ pub trait Kernel {
     /// The socket fails.
     fn carried(&mut self) -> Result<HashMap<Way, Carried>, KernelError> {
         Ok(HashMap::new())
+    }
+
+    /// Connections to these frontends are followed, or no more, where connections are.
+    fn follow(&mut self, _frontends: &mut dyn Iterator<Item = (Frontend, bool)>) {}
+
+    /// What those carried that have ended since this or [`Kernel::carried`] was last asked: packets and bytes.
+    ///
+    /// # Errors
+    /// The socket fails.
+    fn ended(&mut self) -> Result<HashMap<Way, (u64, u64)>, KernelError> {
+        Ok(HashMap::new())
+    }
+
+    /// What connections carried on these ways until now. Those that are there are not told of any more.
+    ///
+    /// # Errors
+    /// The socket fails.
+    fn disown(&mut self, _ways: &dyn Fn(&Way) -> bool) -> Result<HashMap<Way, Carried>, KernelError> {
+        Ok(HashMap::new())
+    }
+
+    /// How many connections ended without being counted.
+    fn uncounted(&self) -> u64 {
+        0
     }
 
     /// Deletes chains in this order; nothing may go to them but chains deleted before.

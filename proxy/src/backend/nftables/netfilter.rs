@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::conntrack::accounting::{Accounting, Carried, Way};
 use crate::desired::node_view::NodeView;
+use crate::desired::target::Frontend;
 use crate::state::objects::Family;
 
 use super::diff::Change;
@@ -197,6 +198,22 @@ impl Kernel for Netfilter {
         Ok(self.accounting.as_ref().map(Accounting::carried).transpose()?.unwrap_or_default())
     }
 
+    fn follow(&mut self, frontends: &mut dyn Iterator<Item = (Frontend, bool)>) {
+        self.accounting.iter().for_each(|accounting| accounting.follow(&mut *frontends));
+    }
+
+    fn ended(&mut self) -> Result<HashMap<Way, (u64, u64)>, KernelError> {
+        Ok(self.accounting.as_ref().map(Accounting::ended).transpose()?.unwrap_or_default())
+    }
+
+    fn disown(&mut self, ways: &dyn Fn(&Way) -> bool) -> Result<HashMap<Way, Carried>, KernelError> {
+        Ok(self.accounting.as_ref().map(|accounting| accounting.disown(ways)).transpose()?.unwrap_or_default())
+    }
+
+    fn uncounted(&self) -> u64 {
+        self.accounting.as_ref().map_or(0, Accounting::uncounted)
+    }
+
     fn delete_chains(&mut self, names: &[Arc<str>]) -> Result<(), KernelError> {
         let ops: Vec<_> = names.iter().map(|chain| Op::DeleteChain { chain }).collect();
         self.with(|connection| {
@@ -265,7 +282,8 @@ fn delete_all(connection: &Connection, map: &str, mut elements: Vec<&Element>) -
 fn structure(connection: &Connection) -> Result<Structure, Error> {
     let chains = connection.chains(TABLE)?.into_iter().map(|(name, chain)| (name.into(), chain));
     let sets = connection.sets(TABLE)?.into_iter().map(|(name, digest)| (name.into(), digest));
-    Ok(Structure { chains: chains.collect(), sets: sets.collect() })
+    let others = connection.others(TABLE)?;
+    Ok(Structure { chains: chains.collect(), sets: sets.collect(), others })
 }
 
 fn read_map(connection: &Connection, family: Family, map: &str, found: &mut Found) -> Result<(), Error> {

@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::child::Child;
+use super::netlink::NOT_PERMITTED;
 
 /// The oldest `nft` that serves, as for kube-proxy (pkg/proxy/nftables/supported.go).
 pub const OLDEST_NFT: Version = Version(1, 0, 1);
@@ -85,7 +86,7 @@ pub enum NftError {
         text: String,
     },
     /// The right to change rules is missing.
-    #[error("CAP_NET_ADMIN is needed in this network namespace: run as root or grant it (nft says: {complaint})")]
+    #[error("{NOT_PERMITTED} (nft says: {complaint})")]
     NotPermitted {
         /// What `nft` wrote to its standard error.
         complaint: String,

@@ -2,7 +2,7 @@
 //! dynamic chain. It is added once the table is loaded, so that the next process sees whether somebody changed the table
 //! meanwhile, however the kernel and this version of `nft` choose to say the rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::chains::{Chain, fnv1a};
@@ -17,6 +17,8 @@ pub struct Structure {
     pub chains: BTreeMap<Arc<str>, ChainDigest>,
     /// A digest of the declaration of each set and map, by name; of those within a rule also of the elements.
     pub sets: BTreeMap<Arc<str>, u64>,
+    /// Flowtables and named objects: we have none.
+    pub others: BTreeSet<String>,
 }
 
 impl Structure {
@@ -32,6 +34,9 @@ impl Structure {
         }
         for (name, digest) in &self.sets {
             text += &format!("set {name} {digest:016x}\n");
+        }
+        for other in &self.others {
+            text += &format!("{other}\n");
         }
         format!("{PREFIX}{:016x}", fnv1a(text.as_bytes())).into()
     }
@@ -70,5 +75,6 @@ mod tests {
         assert!(broken(&|other| other.chains.retain(|name, _| !name.starts_with(PREFIX))));
         assert!(broken(&|other| other.sets.extend([("frontends4".into(), 5)])));
         assert!(broken(&|other| other.sets.clear()));
+        assert!(broken(&|other| other.others.extend(["flowtable f".to_owned()])));
     }
 }

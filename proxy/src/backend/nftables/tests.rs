@@ -1,10 +1,10 @@
 //! The backend against a real kernel, in network namespaces of its own.
 
 mod cluster;
+mod counting;
 
 use std::collections::BTreeSet;
 
-use crate::backend::EndpointCount;
 use crate::backend::nftables::costs;
 use crate::backend::nftables::kernel::Kernel;
 use crate::backend::nftables::netfilter::Netfilter;
@@ -340,54 +340,6 @@ fn neighbouring_service_cidrs_come_and_go_however_they_were_written() {
                 assert!(matches!(&preview, Preview::Changes(changes) if changes.is_empty()), "{nets:?}: {preview:?}");
                 assert_eq!(reconciler.check(&desired).unwrap(), None, "{nets:?}");
             }
-        });
-    }
-}
-
-#[test]
-fn what_a_row_had_counted_is_kept_when_it_goes() {
-    // Few rows, whose counts come with their deletion, and more than that is done for.
-    for scheduler in [Scheduler::Random, Scheduler::Rr, Scheduler::Mh] {
-        with_kernel(|mut reconciler| {
-            let counting = || NodeView { service_metrics: ServiceMetrics::Connections, ..view(&[]) };
-            let mut state = State::default();
-            let mut web = service("web", &["10.96.0.1"]);
-            web.external_ips = vec!["198.51.100.1".parse().unwrap()];
-            web.scheduling = Some(Box::new(Scheduling { scheduler: Some(scheduler), ..Scheduling::default() }));
-            state.apply(Event::Service(web));
-            state.apply(Event::Slice(slice("web", Family::V4, &["10.244.0.1", "10.244.1.2"])));
-            let mut desired = Desired::of(&state, counting());
-            state.take_changes();
-            reconciler.sync(&desired, Touched::default()).unwrap();
-            // Somebody's row instead of ours, but for what it has counted.
-            let map = if scheduler == Scheduler::Rr { "turns4" } else { "endpoints4" };
-            let list = run("nft", &["list", "map", "inet", "kubeferry", map], "");
-            let rows = list.split_once("elements = {").unwrap().1;
-            let row = rows.split([',', '}']).find(|row| row.contains("10.244.1.2 . 8080")).unwrap();
-            let (key, value) = row.trim().split_once(" counter packets 0 bytes 0 : ").unwrap();
-            let change = format!(
-                "delete element inet kubeferry {map} {{ {key} }}\n\
-                 add element inet kubeferry {map} {{ {key} counter packets 7 bytes 420 : {value} }}"
-            );
-            run("nft", &["-f", "-"], &change);
-            let look = |reconciler: &mut Reconciler<Netfilter>, desired: &Desired| {
-                let counts = reconciler.look(desired).unwrap();
-                let http = counts.into_iter().find(|counts| &*counts.port.0.port == "http").unwrap();
-                let some = |counts: Vec<EndpointCount>| -> Vec<(String, u64)> {
-                    let told = counts.into_iter().map(|count| (count.endpoint.to_string(), count.opened));
-                    told.filter(|(_, opened)| *opened > 0).collect()
-                };
-                (some(http.here), some(http.left))
-            };
-            let told = vec![("10.244.1.2:8080".to_owned(), 7)];
-            assert_eq!(look(&mut reconciler, &desired), (told.clone(), vec![]), "{scheduler}");
-            state.apply(Event::Slice(slice("web", Family::V4, &[])));
-            let changes = state.take_changes();
-            let touched = desired.update(&state, &changes, counting());
-            let report = reconciler.sync(&desired, touched).unwrap();
-            assert!(!report.full && report.by_map[map].deleted >= 2, "{report:?}");
-            assert_eq!(look(&mut reconciler, &desired), (vec![], told), "{scheduler}");
-            assert_eq!(look(&mut reconciler, &desired), (vec![], vec![]), "it was told");
         });
     }
 }

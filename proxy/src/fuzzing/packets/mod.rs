@@ -39,7 +39,8 @@ pub fn rewrite(bytes: &[u8]) {
     let result = match case.is(Case::ALIAS) {
         true => {
             let device = case.port.into();
-            let flow = Flow { address, port: 0, flags: Flow::ALIAS, seen: 0, device, backend: 0 };
+            let flow =
+                Flow { address, port: 0, flags: Flow::ALIAS, seen: 0, device, backend: 0, sender: 0, reserved: 0 };
             rewrite_alias(&frame, &packet, end, &flow)
         }
         false => write(&frame, &packet, end, &address, case.port),
@@ -99,8 +100,16 @@ pub fn icmp(bytes: &[u8]) {
     let before = frame.clone();
     let flags = if case.is(Case::ALIAS) { Flow::ALIAS } else { 0 };
     let alias = u16::from_ne_bytes([case.address[0], case.address[1]]);
-    let flow =
-        Flow { address: case.address(packet.v4), port: case.port, flags, seen: 0, device: alias.into(), backend: 0 };
+    let flow = Flow {
+        address: case.address(packet.v4),
+        port: case.port,
+        flags,
+        seen: 0,
+        device: alias.into(),
+        backend: 0,
+        sender: 0,
+        reserved: 0,
+    };
     if errors::rewrite(&frame, &packet, &quoted, hook, &flow).is_err() {
         assert!(!whole, "a whole error is written");
         return;

@@ -27,6 +27,9 @@ pub(super) enum Wrong {
     /// There is nothing of this name.
     #[error("{0}")]
     NotFound(String),
+    /// It is asked for otherwise than by GET or HEAD.
+    #[error("this is read-only: GET or HEAD")]
+    Method,
     /// Too many ask, or the run loop has other things to do.
     #[error("the proxy is busy or ends: it did not answer in time; ask again")]
     Busy,
@@ -59,6 +62,7 @@ impl From<Wrong> for Response {
         let code = match wrong {
             Wrong::Asked(_) => StatusCode::BAD_REQUEST,
             Wrong::NotFound(_) => StatusCode::NOT_FOUND,
+            Wrong::Method => StatusCode::METHOD_NOT_ALLOWED,
             Wrong::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Wrong::Broken => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -10,11 +10,11 @@ mod turns;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{any, get};
 use axum::{Router, middleware};
 use serde::Deserialize;
 
@@ -24,6 +24,7 @@ use crate::facts::{HistoryPage, ServicePage, ServicesQuery, Snapshot, TraceFacts
 use crate::state::convert::sloppy::parse_source;
 use crate::state::objects::ObjectName;
 
+pub(super) use answers::ErrorFacts;
 use answers::{Answer, Answers, Wrong};
 pub use guard::allows_host;
 pub(super) use guard::guard;
@@ -67,8 +68,15 @@ pub fn routes(serving: Serving) -> Router {
         .route("/api/v1/ignored", get(ignored))
         .route("/api/v1/trace", get(trace_packet))
         .route("/api/v1/openapi.json", get(openapi_document))
+        .method_not_allowed_fallback(async || Response::from(Wrong::Method))
+        .route("/api/v1/", any(nothing_there))
+        .route("/api/v1/{*path}", any(nothing_there))
         .layer(middleware::from_fn(guard))
         .with_state(api)
+}
+
+async fn nothing_there(uri: Uri) -> Response {
+    Wrong::NotFound(format!("there is no {}: /api/v1/openapi.json says what there is", uri.path())).into()
 }
 
 type Asked<T> = Result<Query<T>, QueryRejection>;
@@ -200,12 +208,13 @@ async fn ignored(State(api): State<Api>, uri: Uri, headers: HeaderMap, asked: As
 
 async fn service(
     State(api): State<Api>,
-    Path((namespace, name)): Path<(String, String)>,
+    path: Result<Path<(String, String)>, PathRejection>,
     uri: Uri,
     headers: HeaderMap,
     asked: Asked<Nothing>,
 ) -> Response {
     let answer = async {
+        let Path((namespace, name)) = path.map_err(|error| Wrong::Asked(error.body_text()))?;
         asked?;
         let facts = api.serving.facts.clone();
         let work = async move |_| {

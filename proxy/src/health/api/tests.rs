@@ -86,8 +86,9 @@ async fn nothing_can_be_changed() {
     for path in ["/api/v1/node", "/api/v1/services", "/api/v1/services/a/b", "/api/v1/history", "/api/v1/openapi.json"]
     {
         for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"] {
-            let (code, headers, _) = ask(&api, method, path, &[]).await;
+            let (code, headers, body) = ask(&api, method, path, &[]).await;
             assert_eq!(code, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+            assert!(serde_json::from_str::<Value>(&body).unwrap()["error"].is_string(), "{body}");
             assert_eq!(headers["allow"], "GET,HEAD");
         }
     }
@@ -97,7 +98,15 @@ async fn nothing_can_be_changed() {
 async fn every_answer_has_the_headers_and_no_site_may_read_it() {
     let api = api();
     let origin = [("origin", "http://example.org")];
-    for (path, expected) in [("/api/v1/node", 200), ("/api/v1/services/a/b", 404), ("/api/v1/history?x=1", 400)] {
+    for (path, expected) in [
+        ("/api/v1/node", 200),
+        ("/api/v1/services/a/b", 404),
+        ("/api/v1/history?x=1", 400),
+        ("/api/v1/services/%ff/x", 400),
+        ("/api/v1/", 404),
+        ("/api/v1/other", 404),
+        ("/api/v1/services/a/b/c", 404),
+    ] {
         let (code, headers, body) = ask(&api, "GET", path, &origin).await;
         assert_eq!(code.as_u16(), expected, "{path}: {body}");
         assert!(headers["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));

@@ -43,7 +43,12 @@ impl Fixture {
     }
 
     fn service(&mut self, name: &str, port: u16, local: &[&str]) {
-        let service = json!({"metadata": {"name": name, "namespace": "default"}, "spec": {"type": "LoadBalancer",
+        self.service_of(name, "2026-01-01T00:00:00Z", port, local);
+    }
+
+    fn service_of(&mut self, name: &str, created: &str, port: u16, local: &[&str]) {
+        let metadata = json!({"name": name, "namespace": "default", "creationTimestamp": created});
+        let service = json!({"metadata": metadata, "spec": {"type": "LoadBalancer",
             "externalTrafficPolicy": "Local", "healthCheckNodePort": port, "clusterIP": "10.96.0.1",
             "ports": [{"port": 80}]}});
         let service = convert::service(&serde_json::from_value(service).unwrap()).object.unwrap();
@@ -133,6 +138,59 @@ async fn a_busy_port_is_tried_again_and_counted() {
     }
     let text = fixture.metrics.text(crate::metrics::Format::Prometheus);
     assert!(text.contains("kubeferry_health_check_node_ports{ip_family=\"IPv4\"} 1"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_node_ports_answer_nowhere_none_counts_as_open() {
+    let mut fixture = Fixture::new(Duration::from_secs(60));
+    fixture.service("web", free_port(), &["10.244.1.1"]);
+    fixture.sync().await;
+    let counted = |fixture: &Fixture| {
+        let text = fixture.metrics.text(crate::metrics::Format::Prometheus);
+        [0, 1].map(|open| text.contains(&format!("kubeferry_health_check_node_ports{{ip_family=\"IPv4\"}} {open}\n")))
+    };
+    assert_eq!(counted(&fixture), [false, true]);
+    let mut nowhere = node();
+    nowhere.node_ports = [NodePorts::Only(BTreeSet::new()), NodePorts::Only(BTreeSet::new())];
+    fixture.ports.synced(&fixture.state, &nowhere, &BTreeSet::new()).await;
+    assert_eq!(counted(&fixture), [true, false]);
+}
+
+#[test]
+fn files_are_left_for_other_work() {
+    for (files, room) in [(64, 4), (160, 10), (256, 32), (1024, 224), (1 << 20, 262_112)] {
+        assert_eq!(room_of(files), room, "{files}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_there_is_no_room_for_all_the_older_services_have_it() {
+    let mut fixture = Fixture::new(Duration::from_secs(60));
+    fixture.ports.room = 2;
+    let ports: Vec<_> = (0..3).map(|_| free_port()).collect();
+    let failures = |fixture: &Fixture, many: u32| {
+        let text = fixture.metrics.text(crate::metrics::Format::Prometheus);
+        let line = format!("kubeferry_health_check_node_port_failures_total{{ip_family=\"IPv4\"}} {many}\n");
+        assert!(text.contains(&line), "{text}");
+    };
+    fixture.service_of("a", "2026-01-03T00:00:00Z", ports[0], &["10.244.1.1"]);
+    fixture.service_of("b", "2026-01-02T00:00:00Z", ports[1], &["10.244.1.1"]);
+    fixture.sync().await;
+    assert!(ask_at(ports[0]).await.is_some() && ask_at(ports[1]).await.is_some());
+    fixture.service_of("c", "2026-01-01T00:00:00Z", ports[2], &["10.244.1.1"]);
+    for _ in 0..2 {
+        fixture.sync().await;
+        fixture.ports.retry(&node()).await;
+        assert!(ask_at(ports[0]).await.is_none(), "the newest gives way");
+        assert!(ask_at(ports[1]).await.is_some() && ask_at(ports[2]).await.is_some());
+        failures(&fixture, 1);
+        // Something changes all the same.
+        fixture.service_of("c", "2026-01-01T00:00:00Z", ports[2], &["10.244.1.1", "10.244.1.2"]);
+    }
+    fixture.service("b", 0, &[]);
+    fixture.sync().await;
+    assert!(ask_at(ports[0]).await.is_some(), "there is room again");
+    failures(&fixture, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,8 @@
 // Which view is shown, and when it is asked for anew.
 
 import { ask } from "./api.js";
-import { h, fill, pill, duration } from "./dom.js";
+import { h, number, pill, clock, duration } from "./dom.js";
+import { renew } from "./renew.js";
 import { services } from "./services.js";
 import { service } from "./service.js";
 import { history } from "./history.js";
@@ -15,11 +16,17 @@ const main = document.getElementById("main");
 const problem = document.getElementById("problem");
 const pauseButton = document.getElementById("pause");
 
-/** The view in place: { name, title, update(node), close() }. */
+/** The view in place: { name, title, update(node, signal) → Promise, close() }. */
 let view = null;
 let paused = false;
 let running = false;
 let again = false;
+/** Ends the questions of the view in place. */
+let asking = new AbortController();
+/** When the proxy last said how it is, and what it said. */
+let known = null;
+/** Why facts are missing; null: none is. */
+let fault = null;
 
 /** Says something to who does not see the screen. */
 export function say(text) {
@@ -30,6 +37,9 @@ function open() {
   const [path, words] = decodeHash();
   const [name, ...rest] = path;
   view?.close?.();
+  asking.abort();
+  asking = new AbortController();
+  if (fault?.code !== 0) fault = null;
   const views = { history, ignored, trace };
   view = name === "service" && rest.length === 2 ? service(main, rest[0], rest[1]) : (views[name] ?? services)(main, words);
   for (const link of document.querySelectorAll("nav a")) {
@@ -59,15 +69,19 @@ async function update() {
     return;
   }
   running = true;
-  const asked = view;
+  const [asked, { signal }] = [view, asking];
   try {
-    const node = await ask("node");
-    head(node);
-    if (asked === view) await view.update(node);
-    tell(null);
+    const node = await ask("node", {}, signal);
+    known = { at: Date.now(), node };
+    // It answers again; what it said of another question stands until that is answered.
+    if (fault?.code === 0) fault = null;
+    tell();
+    if (asked === view) await view.update(node, signal);
+    fault = null;
   } catch (error) {
-    if (error.name !== "AbortError") tell(error.message);
+    if (error.name !== "AbortError") fault = error;
   }
+  tell();
   running = false;
   if (again) {
     again = false;
@@ -75,16 +89,26 @@ async function update() {
   }
 }
 
-function tell(text) {
-  problem.hidden = text === null;
-  if (problem.textContent !== (text ?? "")) problem.textContent = text ?? "";
+/** Says how the proxy is: as it said last, or that it says nothing. */
+function tell() {
+  const silent = fault?.code === 0;
+  if (known) head(known.node, silent);
+  const { problem: unwell, sync } = (!silent && known?.node) || {};
+  const old = silent && known ? ` What is shown is of ${clock(known.at)}.` : "";
+  const lines = [
+    fault ? `${fault.message}${old}` : null,
+    unwell ? `The proxy is not well: ${unwell}. Services whose changes wait for it: ${number(sync.pending)}.` : null,
+  ].filter(Boolean);
+  problem.hidden = lines.length === 0;
+  renew(problem, lines.map((line) => h("p", {}, line)));
 }
 
-function head(node) {
-  const state = node.healthy ? pill("ok", "healthy") : pill("bad", "not healthy", node.problem);
+function head(node, silent) {
+  const well = node.healthy && node.problem === undefined;
+  const state = silent ? pill("bad", "no answer") : well ? pill("ok", "healthy") : pill(node.healthy ? "warn" : "bad", node.healthy ? "not well" : "not healthy");
   const eligible = node.nodeEligible ? null : pill("warn", "node gets no new traffic");
   const facts = `${node.backend}, up ${duration(node.uptimeSeconds)}`;
-  fill(document.getElementById("node"), h("strong", {}, node.node), " ", state, " ", eligible, " ", facts);
+  renew(document.getElementById("node"), h("strong", {}, node.node), " ", state, " ", eligible, " ", facts);
   const count = document.getElementById("ignored-count");
   count.hidden = node.counts.ignored === 0;
   count.textContent = node.counts.ignored;

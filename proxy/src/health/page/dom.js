@@ -4,7 +4,7 @@
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   set(element, attributes);
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false).map(text));
+  element.append(...nodes(children));
   return element;
 }
 
@@ -28,6 +28,11 @@ function set(element, attributes) {
   }
 }
 
+/** What is to be put somewhere, without what is left out. */
+export function nodes(children) {
+  return children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false).map(text);
+}
+
 function text(child) {
   return child instanceof Node ? child : document.createTextNode(plain(String(child)));
 }
@@ -40,15 +45,8 @@ export function plain(text) {
 /** Puts `children` in place of what `parent` has, and leaves the focus where it was, if that is still there. */
 export function fill(parent, ...children) {
   const focused = parent.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-  parent.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false).map(text));
+  parent.replaceChildren(...nodes(children));
   if (focused) parent.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
-}
-
-/** Puts an element in the place of another, and the focus where it was, if that is still there. */
-export function replace(old, element) {
-  const focused = old.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-  old.replaceWith(element);
-  if (focused) element.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 
 /** 1234567 → 1,234,567; nothing: –. */
@@ -90,7 +88,8 @@ export function bytes(value) {
 
 /** A moment, as the clock says it. */
 export function clock(at) {
-  return new Date(at).toLocaleTimeString("en-GB", { hour12: false, fractionalSecondDigits: 1 });
+  // Whoever asks for a fraction gets nothing else that is not asked for.
+  return new Date(at).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 1, hourCycle: "h23" });
 }
 
 /** A word in a colour; the word says the same without it. */

@@ -2,28 +2,35 @@
 
 import { ask } from "./api.js";
 import { h, s, fill, number, seconds, clock, pill } from "./dom.js";
+import { renew } from "./renew.js";
 
 /** Syncs that are shown. */
 const SHOWN = 100;
 
 export function history(main) {
   const plot = h("div");
-  const body = h("tbody", {});
+  const waiting = h("p", { class: "quiet" }, "asking the proxy…");
+  const body = h("tbody");
   const heads = ["No.", "At", "What", "Changed", "Rows", "Took", "Change to kernel", "Since the cluster's change"];
   const table = h("table", { "aria-label": "Syncs" }, h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))), body);
-  fill(main, h("h1", {}, "What changed lately"), h("div", { class: "legend" }, h("span", {}, "— a sync took"), h("span", {}, "- - from change to kernel"), h("span", {}, "● failed")), plot,
+  fill(main, h("h1", {}, "What changed lately"), waiting, h("div", { class: "legend" }, h("span", {}, "— a sync took"), h("span", {}, "- - from change to kernel"), h("span", {}, "● failed")), plot,
     h("h2", {}, "Syncs"), h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Syncs, a list to scroll" }, table));
-  let newest = null;
+  let [newest, shown] = [null, null];
   return {
     name: "history",
     title: "Changes",
-    async update() {
-      const page = await ask("history", { limit: SHOWN });
-      if (page.newest === newest) return;
+    async update(node, signal) {
+      const page = await ask("history", { limit: SHOWN }, signal);
+      const { pending } = node.sync;
+      renew(waiting, pending > 0 ? `Services that changed and wait for a sync: ${number(pending)}.` : "No change waits for a sync.");
+      // A sync that goes on failing stays the newest, and is told anew.
+      const now = JSON.stringify(page.items);
+      if (now === shown) return;
+      shown = now;
       const before = newest;
       newest = page.newest;
-      fill(plot, draw(page.items.toReversed()));
-      fill(body, page.items.length > 0 ? page.items.map((sync) => row(sync, before)) : h("tr", {}, h("td", { colspan: heads.length, class: "quiet" }, "no sync yet")));
+      renew(plot, draw(page.items.toReversed()));
+      renew(body, page.items.length > 0 ? page.items.map((sync) => row(sync, before)) : h("tr", {}, h("td", { colspan: heads.length, class: "quiet" }, "no sync yet")));
     },
   };
 }
@@ -35,7 +42,7 @@ function row(sync, before) {
   const maps = Object.entries(sync.rows).map(([map, rows]) => `${map} +${rows.added} −${rows.deleted}`).join("\n");
   const rows = h("span", { title: maps }, number(sync.rowsWritten), sync.repaired > 0 ? ` (${number(sync.repaired)} repaired)` : "");
   const failed = sync.error ? [" ", pill("bad", "failed"), ` ${sync.error}`, sync.failedTimes > 1 ? ` (${sync.failedTimes} times)` : ""] : null;
-  return h("tr", { class: before !== null && sync.number > before && "changed" },
+  return h("tr", { "data-key": sync.number, class: before !== null && sync.number > before && "changed" },
     h("td", { class: "number" }, number(sync.number)), h("td", {}, clock(sync.at)), h("td", {}, kind, failed), h("td", {}, changed || "–"),
     h("td", { class: "number" }, rows), h("td", { class: "number" }, seconds(sync.tookSeconds)),
     h("td", { class: "number" }, seconds(sync.changeToKernelSeconds)), h("td", { class: "number" }, seconds(sync.lagSeconds)));

@@ -20,13 +20,18 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
 
 /// Each file below `/assets/`: name, content type, content.
-const ASSETS: [(&str, &str, &str); 10] = [
+const ASSETS: [(&str, &str, &str); 15] = [
     ("api.js", SCRIPT, include_str!("api.js")),
     ("app.js", SCRIPT, include_str!("app.js")),
     ("dom.js", SCRIPT, include_str!("dom.js")),
     ("history.js", SCRIPT, include_str!("history.js")),
     ("icon.svg", ICON, include_str!("icon.svg")),
     ("ignored.js", SCRIPT, include_str!("ignored.js")),
+    ("kept.js", SCRIPT, include_str!("kept.js")),
+    ("port.js", SCRIPT, include_str!("port.js")),
+    ("recent.js", SCRIPT, include_str!("recent.js")),
+    ("renew.js", SCRIPT, include_str!("renew.js")),
+    ("rooms.js", SCRIPT, include_str!("rooms.js")),
     ("service.js", SCRIPT, include_str!("service.js")),
     ("services.js", SCRIPT, include_str!("services.js")),
     ("style.css", STYLE, include_str!("style.css")),

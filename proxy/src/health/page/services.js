@@ -1,7 +1,8 @@
 // All Services: at a glance, to search, in any order. Only rows that can be seen are in the page, however many there are.
 
 import { ask } from "./api.js";
-import { h, fill, replace, number, seconds, pill, card } from "./dom.js";
+import { h, fill, number, seconds, pill, card } from "./dom.js";
+import { become, renew } from "./renew.js";
 
 /** Rows that are asked for at one time. */
 const PAGE = 200;
@@ -53,7 +54,9 @@ function endpoints(counts) {
 }
 
 export function services(main, words) {
-  const state = { search: words.get("search") ?? "", sort: words.get("sort") ?? "name", pages: [], found: 0, total: 0, height: 36 };
+  // An address may be anybody's, or of a page that had another order.
+  const sort = COLUMNS.some((column) => column.sort && column.sort === words.get("sort")) ? words.get("sort") : "name";
+  const state = { search: words.get("search") ?? "", sort, pages: [], found: 0, total: 0, height: 36 };
   const cards = h("ul", { class: "cards", "aria-label": "The node" });
   const search = h("input", { type: "search", id: "search", value: state.search, autocomplete: "off", placeholder: "name, address, port, type, health…" });
   const found = h("span", { class: "found", role: "status" });
@@ -166,9 +169,9 @@ export function services(main, words) {
       const old = drawn.get(at);
       if (!old || old.facts !== facts) {
         const element = row(at, facts);
-        if (old) replace(old.element, element);
+        if (old) become(old.element, element);
         else before.after(element);
-        drawn.set(at, { facts, element });
+        drawn.set(at, { facts, element: old?.element ?? element });
       }
       before = drawn.get(at).element;
     }
@@ -219,13 +222,13 @@ function overview(cards, node) {
   const rows = Object.values(node.rows).reduce((sum, count) => sum + count, 0);
   const off = traffic.countsConnections ? null : "not counted: see --service-metrics";
   const last = sync.last;
-  fill(
+  renew(
     cards,
     card("Services", number(counts.services), served),
     card("Endpoints ready", number(counts.ready), `${number(counts.local)} on this node`),
     card("Connections/s", number(traffic.connectionsPerSecond, 1), off ?? `${number(traffic.connections)} in all, ${number(traffic.active)} active`),
     card("Change to kernel", seconds(sync.changeToKernel.p50Seconds), `99 of 100 within ${seconds(sync.changeToKernel.p99Seconds)}`),
-    card("Syncs", number(sync.succeeded), last?.error ? `the last failed: ${last.error}` : `${number(sync.failures)} failed`),
+    card("Syncs", number(sync.succeeded), last?.error ? `the last failed: ${last.error}` : `${number(sync.failures)} failed, ${number(sync.pending)} changes wait`),
     card("Drift", drift.unrepaired > 0 ? `${number(drift.unrepaired)} rows differ` : "none", `${number(drift.repairs)} repairs, ${number(drift.rows)} rows`),
     card("Rows in the kernel", number(rows), `in ${Object.keys(node.rows).length} maps`),
   );

@@ -229,7 +229,9 @@ mod tests {
         assert_eq!(own.end_text(), "went out by if2: tcp 192.0.2.9:40000 → 172.18.0.2:30080 (as it came)");
         let mut socket = event(LiveEvent::CHOSEN, LiveEvent::AT_SOCKET, 0);
         (socket.key.source, socket.key.source_port, socket.device) = (Address::ZERO, 0, 0);
-        assert!(take(socket).to_string().contains("from a socket here"));
+        let socket = take(socket);
+        assert!(socket.to_string().starts_with("tcp a socket here → 172.18.0.2:30080\n"), "{socket}");
+        assert_eq!(socket.end_text(), "went on: tcp a socket here → 10.244.2.1:8080 (destination rewritten)");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use zerocopy::FromBytes;
 use crate::backend::ebpf::bpf;
 use crate::backend::ebpf::error::EbpfError;
 use crate::backend::ebpf::live::{LiveMaps, Opened};
-use crate::live::filter::Filter;
+use crate::live::filter::{Destination, Filter};
 use crate::state::objects::Protocol;
 
 /// How long the programs go on without being asked again.
@@ -148,31 +148,35 @@ fn wanted(filter: &Filter, per_second: u32) -> LiveFilter {
 
 /// The rows of places; where one is both, it is passed.
 fn destinations(filter: &Filter) -> Vec<(FrontendKey, u32)> {
-    let key = |protocol: Protocol, ip: Option<IpAddr>, port: u16| FrontendKey {
+    let key = |protocol: u8, ip: Option<IpAddr>, port: u16| FrontendKey {
         address: ip.map_or(Address::ZERO, Address::from),
         port: port.to_be(),
-        protocol: protocol.number(),
+        protocol,
         kind: FrontendKey::ADDRESS,
     };
-    let followed = filter.to.iter().map(|to| (key(to.protocol, to.ip, to.port), live_destination::FOLLOWED));
-    let passed =
-        filter.except.iter().map(|at| (key(Protocol::Tcp, Some(at.ip()), at.port()), live_destination::PASSED));
+    let keys = |to: &Destination| match to.port {
+        Some(port) => to.protocols().iter().map(|protocol| key(protocol.number(), to.ip, port)).collect(),
+        None => vec![key(live_destination::ANY_PROTOCOL, to.ip, live_destination::ANY_PORT)],
+    };
+    let followed = filter.to.iter().flat_map(keys).map(|key| (key, live_destination::FOLLOWED));
+    let tcp = Protocol::Tcp.number();
+    let passed = filter.except.iter().map(|at| (key(tcp, Some(at.ip()), at.port()), live_destination::PASSED));
     followed.chain(passed).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::live::filter::Destination;
 
     #[test]
     fn a_filter_becomes_rows() {
-        let web = Destination { protocol: Protocol::Tcp, ip: Some("10.96.0.10".parse().unwrap()), port: 80 };
-        let node_port = Destination { protocol: Protocol::Udp, ip: None, port: 30080 };
+        let web =
+            Destination { protocol: Some(Protocol::Tcp), ip: Some("10.96.0.10".parse().unwrap()), port: Some(80) };
+        let node_port = Destination { protocol: Some(Protocol::Udp), ip: None, port: Some(30080) };
         let filter = Filter {
             from: Some("fd00::1".parse().unwrap()),
             from_port: Some(7),
-            to: vec![web, node_port],
+            to: vec![web, node_port, Destination::address("10.96.0.10".parse().unwrap())],
             except: vec!["127.0.0.1:10249".parse().unwrap()],
         };
         let row = wanted(&filter, 20);
@@ -180,7 +184,9 @@ mod tests {
         assert_eq!(IpAddr::from(row.from), filter.from.unwrap());
         let rows = destinations(&filter);
         let values: Vec<u32> = rows.iter().map(|(_, value)| *value).collect();
-        assert_eq!(values, [live_destination::FOLLOWED, live_destination::FOLLOWED, live_destination::PASSED]);
+        let (followed, passed) = (live_destination::FOLLOWED, live_destination::PASSED);
+        assert_eq!(values, [followed, followed, followed, passed]);
+        assert_eq!((rows[2].0.address, rows[2].0.port, rows[2].0.protocol), (rows[0].0.address, 0, 0));
         assert!(rows[1].0.address.is_zero() && rows[1].0.port == 30080u16.to_be() && rows[1].0.protocol == 17);
         assert_eq!(wanted(&Filter::default(), 1).flags, LiveFilter::ANYWHERE);
     }

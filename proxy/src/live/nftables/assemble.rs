@@ -113,10 +113,9 @@ fn step(event: &Event) -> Step {
 /// What a step of our own table means.
 fn reason(event: &Event) -> Option<&'static str> {
     Some(match (event.chain.as_str(), &event.verdict) {
-        ("services4" | "services6", Verdict::Goto(chain)) if chain == "refuse" => {
-            "no endpoint, or no such port of a ClusterIP"
-        }
-        ("services4" | "services6", Verdict::Goto(chain)) if chain == "discard" => "no endpoint that the policy allows",
+        // By the row, behind source ranges, or where the policy is asked.
+        (_, Verdict::Goto(chain)) if chain == "refuse" => "no endpoint, or no such port of a ClusterIP",
+        (_, Verdict::Goto(chain)) if chain == "discard" => "no endpoint that the policy allows",
         ("services4" | "services6", Verdict::Goto(chain)) if chain.starts_with("ranged") => {
             "source ranges are asked first"
         }
@@ -173,6 +172,20 @@ mod tests {
             text.ends_with("went out by if3: tcp 10.244.1.7:40000 → 10.244.2.1:8080 (destination rewritten)"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn why_is_told_wherever_it_is_decided() {
+        for (chain, to, why) in [
+            ("services4", "discard", "no endpoint that the policy allows"),
+            ("v4-external-local-cluster-random-1-or-discard", "discard", "no endpoint that the policy allows"),
+            ("services6", "refuse", "no endpoint, or no such port of a ClusterIP"),
+            ("ranged4", "refuse", "no endpoint, or no such port of a ClusterIP"),
+            ("ranged4", "v4-random-1", "inside loadBalancerSourceRanges"),
+        ] {
+            let step = step(&event("kubeferry", chain, Verdict::Goto(to.into()), None));
+            assert_eq!(step.reason.as_deref(), Some(why), "{chain} {to}");
+        }
     }
 
     #[test]

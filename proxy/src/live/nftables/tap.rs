@@ -4,7 +4,8 @@
 //! ```text
 //! chain prerouting, output   priority -150: behind connection tracking, before any destination is rewritten
 //!   where the model is asked             goto passed
-//!   ct state new, what the filter says   goto follow
+//!   ct state new, ct status without confirmed: the first packet, not the next ones of a flow that nobody has answered yet
+//!   what the filter says                 goto follow
 //! chain passed               empty
 //! chain follow               limit; meta nftrace set 1
 //! chain input, postrouting   priority 300: behind every rewriting; empty, for the packet as it is then
@@ -28,6 +29,8 @@ const BEFORE_DESTINATIONS: i32 = -150;
 const AFTER_SOURCES: i32 = 300;
 /// `NF_CT_STATE_BIT(IP_CT_NEW)`.
 const NEW: u32 = 8;
+/// `IPS_CONFIRMED`: a packet of the connection has passed all hooks.
+const CONFIRMED: u32 = 8;
 
 /// The name of the table of a process.
 pub fn table(process: u32) -> String {
@@ -38,8 +41,11 @@ pub fn table(process: u32) -> String {
 pub fn matches(filter: &Filter) -> Vec<Vec<Expression>> {
     let everybody = Filter::default();
     let passed = filter.except.iter().map(|at| rule(&everybody, Protocol::Tcp, Some(at.ip()), Some(at.port()), PASSED));
-    let followed = filter.to.iter().map(|to| rule(filter, to.protocol, to.ip, Some(to.port), FOLLOW));
-    let anywhere = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().filter(|_| filter.to.is_empty());
+    let followed = filter
+        .to
+        .iter()
+        .flat_map(|to| to.protocols().into_iter().map(|protocol| rule(filter, protocol, to.ip, to.port, FOLLOW)));
+    let anywhere = Protocol::ALL.into_iter().filter(|_| filter.to.is_empty());
     let anywhere = anywhere.map(|protocol| rule(filter, protocol, None, None, FOLLOW));
     passed.chain(followed).chain(anywhere).collect()
 }
@@ -51,6 +57,9 @@ fn rule(filter: &Filter, protocol: Protocol, to: Option<IpAddr>, port: Option<u1
         Expression::ConnectionState(register),
         Expression::Mask { register, mask: NEW.to_ne_bytes().to_vec() },
         Expression::Compare { register, compare: Compare::NotEqual, value: vec![0; 4] },
+        Expression::ConnectionStatus(register),
+        Expression::Mask { register, mask: CONFIRMED.to_ne_bytes().to_vec() },
+        Expression::Compare { register, compare: Compare::Equal, value: vec![0; 4] },
     ];
     if let Some(family) = filter.from.or(to).map(Family::of) {
         rule.extend(family_is(family));

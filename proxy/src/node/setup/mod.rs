@@ -64,8 +64,8 @@ pub fn set_oom_score(adjustment: i16) {
     match write_oom_score(Path::new(OOM_SCORE_ADJ), adjustment) {
         Ok(()) => {}
         Err(error) => tracing::info!(
-            "the OOM score adjustment stays as it is, {adjustment} (--oom-score-adj) was refused: {error}; a lower one \
-             than the process was started with needs CAP_SYS_RESOURCE, or set it from outside"
+            "the OOM score adjustment stays as it is, {adjustment} (oomScoreAdj) was refused: {error}; a lower one than the \
+             process was started with needs CAP_SYS_RESOURCE. kubelet gives -997 to pods of priorityClass system-node-critical"
         ),
     }
 }

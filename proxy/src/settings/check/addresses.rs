@@ -2,11 +2,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::Check;
+use ipnet::IpNet;
+
+use super::{Check, without_blanks};
 use crate::config::Problem;
 use crate::settings::merge::Given;
 use crate::settings::{NodePortAddresses, ProxyMode};
-use crate::state::convert::sloppy::{parse_cidr, parse_ip};
+use crate::state::convert::sloppy::{parse_cidr, parse_ip, parse_socket};
+
+const PRIMARY: &str = "primary";
+
+/// The other words in `nodePortAddresses`, and what they stand for (Kubernetes 1.37, KEP-6032).
+const KEYWORDS: [(&str, [&str; 2]); 2] = [("all", ["0.0.0.0/0", "::/0"]), ("localhost", ["127.0.0.0/8", "::1/128"])];
 
 impl Check<'_> {
     pub(super) fn node_port_addresses(&mut self, mode: ProxyMode) -> NodePortAddresses {
@@ -18,39 +25,40 @@ impl Check<'_> {
     fn selected_addresses(&mut self, mode: ProxyMode) -> NodePortAddresses {
         let flag = self.given.datapath().nodeport_addresses.as_ref();
         let given = self.given.texts(flag, "--nodeport-addresses", "nodePortAddresses");
-        let texts: Vec<&str> =
-            given.iter().flat_map(|g| &g.value).map(|t| t.trim()).filter(|text| !text.is_empty()).collect();
-        match texts[..] {
-            [] if mode == ProxyMode::Nftables => return NodePortAddresses::Primary,
-            [] => {
-                // kube-proxy's checkBadConfig says it, too.
-                let text = "nodePortAddresses is not set: node ports answer at all addresses of the node; `primary` limits \
-                            them to the Node's first address of each family";
-                self.warnings.push(text.to_owned());
-                return NodePortAddresses::Cidrs(Vec::new());
+        // `--nodeport-addresses=` is a list of nothing, an empty text in the file is a text.
+        let said = |text: &&String| flag.is_none() || !text.is_empty();
+        let texts: Vec<&str> = given.iter().flat_map(|g| &g.value).filter(said).map(String::as_str).collect();
+        if texts.is_empty() {
+            if mode == ProxyMode::Nftables {
+                return NodePortAddresses::Primary(Vec::new());
             }
-            ["primary"] => return NodePortAddresses::Primary,
-            _ => {}
+            // kube-proxy's checkBadConfig says it, too.
+            let text = "nodePortAddresses is not set: node ports answer at all addresses of the node; `primary` limits \
+                        them to the Node's first address of each family";
+            self.warnings.push(text.to_owned());
+            return NodePortAddresses::Cidrs(Vec::new());
         }
         let mut cidrs = Vec::new();
-        for text in texts {
-            match parse_cidr(text) {
-                Some(cidr) => {
-                    let loopback = cidr.prefix_len() > 0 && cidr.addr().is_loopback();
-                    if loopback {
-                        self.warnings
-                            .push(format!("node ports never answer at loopback addresses: {cidr} has no effect"));
-                    }
-                    cidrs.push(cidr);
-                }
-                None => self.problems.push(Problem {
-                    what: given.as_ref().map(|g| g.what.clone()).unwrap_or_default(),
-                    value: format!("{text:?}"),
-                    why: "must be CIDRs such as 192.168.0.0/16, or `primary` alone".to_owned(),
-                }),
+        for text in texts.iter().filter(|text| **text != PRIMARY) {
+            match KEYWORDS.iter().find(|(keyword, _)| keyword == text) {
+                Some((_, nets)) => cidrs.extend(nets.iter().filter_map(|net| parse_cidr(net))),
+                None => match parse_cidr(text) {
+                    Some(cidr) => cidrs.push(cidr),
+                    None => self.problems.push(Problem {
+                        what: given.as_ref().map(|g| g.what.clone()).unwrap_or_default(),
+                        value: format!("{text:?}"),
+                        why: format!(
+                            "must be CIDRs such as 192.168.0.0/16, `primary`, `localhost` or `all`{}",
+                            without_blanks(text)
+                        ),
+                    }),
+                },
             }
         }
-        NodePortAddresses::Cidrs(cidrs)
+        for cidr in cidrs.iter().filter(|cidr| cidr.prefix_len() > 0 && cidr.addr().is_loopback()) {
+            self.warnings.push(format!("node ports never answer at loopback addresses: {cidr} adds none"));
+        }
+        if texts.contains(&PRIMARY) { NodePortAddresses::Primary(cidrs) } else { NodePortAddresses::Cidrs(cidrs) }
     }
 
     /// kube-proxy's iptables mode lets node ports answer at 127.0.0.1 unless it is told not to.
@@ -58,11 +66,12 @@ impl Check<'_> {
         let path = "iptables.localhostNodePorts";
         let wanted = self.given.config.bool(path);
         let origin = self.given.config.origin(path);
+        let all_of_v4 = |cidr: &IpNet| cidr.addr().is_ipv4() && cidr.prefix_len() == 0;
         let all_v4 = match addresses {
-            NodePortAddresses::Primary => false,
+            NodePortAddresses::Primary(cidrs) => cidrs.iter().any(all_of_v4),
             NodePortAddresses::Cidrs(cidrs) => {
                 let mut v4 = cidrs.iter().filter(|cidr| cidr.addr().is_ipv4()).peekable();
-                v4.peek().is_none() || v4.any(|cidr| cidr.prefix_len() == 0)
+                v4.peek().is_none() || v4.any(all_of_v4)
             }
         };
         if mode == ProxyMode::Iptables && wanted != Some(false) && all_v4 {
@@ -77,13 +86,14 @@ impl Check<'_> {
 
     pub(super) fn node_addresses(&mut self) -> Vec<IpAddr> {
         let mut addresses = Vec::new();
-        for text in self.given.datapath().node_addresses.iter().flatten().filter(|text| !text.trim().is_empty()) {
+        let texts = self.given.datapath().node_addresses.iter().flatten();
+        for text in texts.filter(|text| !text.is_empty()) {
             match parse_ip(text) {
                 Some(ip) => addresses.push(ip),
                 None => self.problems.push(Problem {
                     what: "--node-addresses".to_owned(),
                     value: format!("{text:?}"),
-                    why: "must be IP addresses, with commas".to_owned(),
+                    why: format!("must be IP addresses, with commas{}", without_blanks(text)),
                 }),
             }
         }
@@ -106,15 +116,18 @@ impl Check<'_> {
             default.set_port(port);
         }
         let Some(given) = given else { return Some(default) };
-        let text = given.value.trim();
+        let text = given.value.as_str();
         if text.is_empty() {
             return None;
         }
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-        let address = parse_ip(bare).map(|ip| SocketAddr::new(ip, default.port())).or_else(|| text.parse().ok());
+        let address = parse_ip(bare).map(|ip| SocketAddr::new(ip, default.port())).or_else(|| parse_socket(text));
         let address = address.filter(|address| address.port() > 0);
         if address.is_none() {
-            let why = format!("must be IP:PORT such as {default}, with a port from 1 to 65535, or an IP alone");
+            let why = format!(
+                "must be IP:PORT such as {default}, with a port from 1 to 65535, or an IP alone{}",
+                without_blanks(text)
+            );
             self.problems.push(given.problem(why));
         }
         address

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::Check;
+use super::{Check, without_blanks};
 use crate::settings::DetectLocal;
 use crate::settings::merge::Given;
 use crate::state::convert::sloppy::parse_cidr;
@@ -14,11 +14,11 @@ const CLUSTER_CIDR: &str = "ClusterCIDR";
 impl Check<'_> {
     pub(super) fn detect_local(&mut self) -> DetectLocal {
         let (given, flags) = (self.given, self.given.datapath());
-        let cluster_cidr = self.cluster_cidr();
         let mode = given.text(flags.detect_local_mode.as_ref(), "--detect-local-mode", "detectLocalMode");
         self.unread_arguments(mode.as_ref().map(|g| g.value.as_str()).filter(|mode| !mode.is_empty()));
         match mode.as_ref().map_or("", |g| g.value.as_str()) {
             "" | CLUSTER_CIDR => {
+                let cluster_cidr = self.cluster_cidr();
                 if cluster_cidr.is_empty() {
                     let text = "no cluster CIDR is set: traffic to ClusterIPs from outside the cluster is not masqueraded \
                                 (--cluster-cidr, or another --detect-local-mode)";
@@ -76,7 +76,7 @@ impl Check<'_> {
             [Some(one), Some(two)] if Family::of(one.addr()) != Family::of(two.addr()) => vec![one, two],
             _ => {
                 let why = "must be a CIDR, or one of each family such as 10.244.0.0/16,fd00:10:244::/56";
-                self.problems.push(given.problem(why));
+                self.problems.push(given.problem(format!("{why}{}", without_blanks(&given.value))));
                 Vec::new()
             }
         }

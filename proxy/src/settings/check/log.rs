@@ -3,6 +3,7 @@
 use tracing_subscriber::EnvFilter;
 
 use super::Check;
+use crate::config::Problem;
 use crate::settings::LogSettings;
 use crate::settings::merge::Given;
 
@@ -18,6 +19,12 @@ impl Check<'_> {
                 false
             }
         };
+        let modules = given.config.given().find(|(path, value)| *path == "logging.vmodule" && !value.is_zero());
+        if let (true, Some((path, value))) = (json, modules) {
+            // As `logsapi.Validate` of k8s.io/component-base says it.
+            let why = "only the text format has it: leave it out, or choose logging.format text".to_owned();
+            self.problems.push(Problem { what: given.config.origin(path), value: value.to_string(), why });
+        }
         if let Some(level) = &flags.log_level {
             if let Err(error) = EnvFilter::try_new(level) {
                 let given = Given { what: "--log-level".to_owned(), value: level.clone() };

@@ -123,7 +123,8 @@ impl Check<'_> {
         let given = self.given.text(flag, "--bind-address", "bindAddress").filter(|g| !g.value.is_empty())?;
         let ip = parse_ip(&given.value);
         if ip.is_none() {
-            self.problems.push(given.problem("must be an IP address, or 0.0.0.0 or :: to take the Node's"));
+            let why = "must be an IP address, or 0.0.0.0 or :: to take the Node's";
+            self.problems.push(given.problem(format!("{why}{}", without_blanks(&given.value))));
         }
         ip
     }
@@ -141,6 +142,11 @@ impl Check<'_> {
             MASQUERADE_BIT
         })
     }
+}
+
+/// What to add to a message about an address or a range: blanks are easily overlooked.
+pub(super) fn without_blanks(text: &str) -> &'static str {
+    if text.contains(char::is_whitespace) { ", without blanks" } else { "" }
 }
 
 /// A DNS subdomain, as Node names are.

@@ -45,15 +45,48 @@ fn bad_files_are_refused_each_with_its_messages() {
 
 #[test]
 fn flags_are_refused_as_the_field_is() {
-    let flags = ["kubeferry", "run", "--feature-gates", "NoSuchGate=true,NFTablesProxyMode=true"];
+    let flags = ["kubeferry", "run", "--feature-gates", "NoSuchGate=true,AllowServiceExternalIPs=false"];
     let crate::args::Command::Run(args) = crate::args::parse(flags).unwrap().command else { panic!("run") };
     let Err(SettingsError::Wrong { problems, .. }) = Settings::resolve(&args.common, &args.serve, None, "n1") else {
-        panic!("a gate that nobody knows is taken")
+        panic!("a gate is turned off that cannot be")
     };
     let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
     assert!(
-        said.len() == 1 && said[0].starts_with("--feature-gates.NoSuchGate = true: unrecognized feature gate"),
+        said.len() == 1 && said[0].starts_with("--feature-gates.AllowServiceExternalIPs = false: cannot be turned off"),
         "{said:?}"
+    );
+}
+
+#[test]
+fn blanks_in_flags_are_refused_as_in_fields() {
+    let refused = |flags: &[&str]| {
+        let line = [["kubeferry", "run"].as_slice(), flags].concat();
+        let crate::args::Command::Run(args) = crate::args::parse(line).unwrap().command else { panic!("run") };
+        match Settings::resolve(&args.common, &args.serve, None, "n1") {
+            Err(SettingsError::Wrong { problems, .. }) => problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            other => panic!("{flags:?}: {other:?}"),
+        }
+    };
+    let one = "must be a CIDR, or one of each family such as 10.244.0.0/16,fd00:10:244::/56, without blanks";
+    let node_ports = "must be CIDRs such as 192.168.0.0/16, `primary`, `localhost` or `all`, without blanks";
+    for (flag, value, says) in [
+        ("--cluster-cidr", "10.244.0.0/16, fd00::/56", format!("\"10.244.0.0/16, fd00::/56\": {one}")),
+        ("--cluster-cidr", "10.244.0.0/16 ", format!("\"10.244.0.0/16 \": {one}")),
+        ("--nodeport-addresses", "192.0.2.0/24, 2001:db8::/64", format!("\" 2001:db8::/64\": {node_ports}")),
+        ("--nodeport-addresses", "primary,localhost ", format!("\"localhost \": {node_ports}")),
+        (
+            "--node-addresses",
+            "192.0.2.1, 2001:db8::1",
+            "\" 2001:db8::1\": must be IP addresses, with commas, without blanks".into(),
+        ),
+    ] {
+        assert_eq!(refused(&[flag, value]), [format!("{flag} = {says}")]);
+    }
+    let excluded = refused(&["--ipvs-exclude-cidrs", "10.0.0.0/8 ,192.0.2.0/24"]);
+    assert!(
+        excluded.len() == 1
+            && excluded[0].ends_with("= \"10.0.0.0/8 \": must be a CIDR such as 192.168.0.0/16, without blanks"),
+        "{excluded:?}"
     );
 }
 

@@ -155,10 +155,11 @@ fn every_wrong_setting_is_named_at_once() {
         "--node-name=$(NODE_NAME)",
         "--server=10.0.0.1:6443",
         "--backend=userspace",
+        // Not read in this mode, as in kube-proxy.
         "--cluster-cidr=10.0.0.0/8,10.1.0.0/16",
         "--detect-local-mode=BridgeInterface",
         "--iptables-masquerade-bit=32",
-        "--nodeport-addresses=primary,10.0.0.0/8",
+        "--nodeport-addresses=primary,10.0.0.1/33",
         "--bind-address=here",
         "--node-addresses=192.0.2.1/24",
         "--iptables-sync-period=1s",
@@ -188,7 +189,6 @@ fn every_wrong_setting_is_named_at_once() {
             "--iptables-min-sync-period",
             "--node-name",
             "--server",
-            "--cluster-cidr",
             "--pod-bridge-interface",
             "--iptables-masquerade-bit",
             "--nodeport-addresses",
@@ -239,7 +239,7 @@ fn single_rules_of_kube_proxys_validation() {
 
 #[test]
 fn addresses_may_have_leading_zeros_and_host_bits() {
-    let got = good(&["--cluster-cidr=10.244.001.7/16", "--nodeport-addresses=10.0.0.7/08, ,::/0"], None);
+    let got = good(&["--cluster-cidr=10.244.001.7/16", "--nodeport-addresses=10.0.0.7/08,,::/0"], None);
     assert_eq!(got.datapath.detect_local, DetectLocal::ClusterCidr(vec!["10.244.0.0/16".parse().unwrap()]));
     let cidrs = vec!["10.0.0.0/8".parse().unwrap(), "::/0".parse().unwrap()];
     assert_eq!(got.datapath.node_port_addresses, NodePortAddresses::Cidrs(cidrs));
@@ -248,7 +248,7 @@ fn addresses_may_have_leading_zeros_and_host_bits() {
 #[test]
 fn loopback_node_ports_are_warned_of() {
     let (_, warnings) = settings(&["--nodeport-addresses=127.0.0.0/8", "--cluster-cidr=10.0.0.0/8"], None).unwrap();
-    assert_eq!(warnings, ["node ports never answer at loopback addresses: 127.0.0.0/8 has no effect"]);
+    assert_eq!(warnings, ["node ports never answer at loopback addresses: 127.0.0.0/8 adds none"]);
 }
 
 #[test]

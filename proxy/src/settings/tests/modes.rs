@@ -11,7 +11,7 @@ fn beside_a_file_kube_proxys_flags_are_ignored_with_a_warning_but_for_some() {
     assert_eq!(from_file.source, Source::Api { kubeconfig: Some("/k".into()), server: None });
     assert!(from_file.datapath.masquerade_all);
     assert_eq!((from_file.datapath.masquerade_bit, from_file.sync_period.as_secs()), (3, 3600));
-    assert_eq!(from_file.datapath.node_port_addresses, NodePortAddresses::Primary);
+    assert_eq!(from_file.datapath.node_port_addresses, NodePortAddresses::Primary(vec![]));
     assert_eq!(from_file.log.filter, "info,kubeferry=trace");
     let ignored = [
         "--kubeconfig=/f",
@@ -62,7 +62,7 @@ fn each_mode_has_its_own_fields_and_defaults() {
         ("iptables", ProxyMode::Iptables, 1, true, 60, 0, &all, "mode iptables: the datapath is nftables", 5),
         ("\"\"", ProxyMode::Iptables, 1, true, 60, 0, &all, "mode is not set: the datapath is nftables", 5),
         ("ipvs", ProxyMode::Ipvs, 1, true, 120, 5, &all, "mode ipvs: the datapath is nftables", 4),
-        ("nftables", ProxyMode::Nftables, 3, false, 180, 2, &NodePortAddresses::Primary, "", 5),
+        ("nftables", ProxyMode::Nftables, 3, false, 180, 2, &NodePortAddresses::Primary(vec![]), "", 5),
     ] {
         let (got, warnings) = settings(&[], Some(&file(mode))).unwrap();
         assert_eq!(got.mode, kind);

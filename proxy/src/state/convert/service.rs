@@ -165,7 +165,9 @@ fn load_balancer_ips(object: &core::Service, faults: &mut Faults) -> Vec<IpAddr>
 
 fn source_ranges(spec: &core::ServiceSpec, faults: &mut Faults) -> Vec<IpNet> {
     let mut ranges = Vec::new();
-    for text in spec.load_balancer_source_ranges.iter().flatten().filter(|text| !text.trim().is_empty()) {
+    // The API server takes blanks around these, and kube-proxy drops them (`newBaseServiceInfo`, serviceport.go).
+    let texts = spec.load_balancer_source_ranges.iter().flatten().map(|text| text.trim());
+    for text in texts.filter(|text| !text.is_empty()) {
         match parse_cidr(text) {
             Some(range) => ranges.push(range),
             None => faults.add(format_args!(

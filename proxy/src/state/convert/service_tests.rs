@@ -67,18 +67,25 @@ fn families_pair_with_cluster_ips() {
 
 /// kube-proxy's TestBadIPs: every address as an operator once wrote it.
 #[test]
-fn leading_zeros_and_spaces_are_read_everywhere() {
+fn leading_zeros_are_read_everywhere_and_blanks_in_source_ranges() {
     let got = clean(convert(
         json!({"type": "LoadBalancer", "clusterIP": "172.30.0.041", "clusterIPs": ["172.30.0.041"], "ipFamilies": ["IPv4"],
-               "externalIPs": ["192.168.099.011", " 1.2.3.5", ""],
+               "externalIPs": ["192.168.099.011", ""],
                "loadBalancerSourceRanges": [" 203.0.113.000/025 ", "203.0.113.129/32", "  "],
                "ports": [{"name": "p80", "port": 80, "protocol": "TCP", "nodePort": 3001}]}),
         json!({"loadBalancer": {"ingress": [{"ip": "1.2.3.004"}, {"ip": ""}, {"hostname": "lb.example.com"}]}}),
     ));
     assert_eq!(text(&got.cluster_ips), ["172.30.0.41"]);
-    assert_eq!(text(&got.external_ips), ["192.168.99.11", "1.2.3.5"]);
+    assert_eq!(text(&got.external_ips), ["192.168.99.11"]);
     assert_eq!(text(&got.load_balancer_ips), ["1.2.3.4"]);
     assert_eq!(text(&got.source_ranges), ["203.0.113.0/25", "203.0.113.129/32"]);
+    let blank = convert(json!({"clusterIP": "10.0.0.1", "externalIPs": [" 1.2.3.5", "1.2.3.6"]}), json!({}));
+    assert_eq!(
+        why(&blank),
+        ["externalIP \" 1.2.3.5\" ignored: not an IP address"],
+        "as the API server and kube-proxy do"
+    );
+    assert_eq!(text(&blank.object.unwrap().external_ips), ["1.2.3.6"]);
 }
 
 #[test]

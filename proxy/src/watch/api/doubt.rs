@@ -6,6 +6,10 @@ use std::cmp::Ordering;
 /// How often in a row a server has to say what is not believed: with the pauses between tries, some 15 s.
 const INSIST: u32 = 6;
 
+/// How often in a row a server has to say that it does not have, or does not show, what it has told before: with the pauses
+/// between tries, half a minute to one. One that is starting up says so until it knows its kinds and roles.
+const INSIST_UNSERVED: u32 = 8;
+
 /// The order of two resource versions of one kind: decimal numbers without bounds (KEP-5504). `None`: one is none.
 pub(super) fn order(one: &str, other: &str) -> Option<Ordering> {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -29,6 +33,9 @@ pub(super) struct Listed<'a> {
 #[derive(Default, Debug)]
 pub(super) struct Doubts {
     in_a_row: u32,
+    /// A list was believed, and what it said holds.
+    served: bool,
+    unserved_in_a_row: u32,
 }
 
 impl Doubts {
@@ -41,7 +48,7 @@ impl Doubts {
         } else if list.objects == 0 && known > 0 && !may_be_empty {
             format!("it is empty, and there were {known}")
         } else {
-            self.in_a_row = 0;
+            self.believed();
             return None;
         };
         self.in_a_row += 1;
@@ -49,8 +56,28 @@ impl Doubts {
             return Some(why);
         }
         tracing::warn!("the API server insists on a list that was not believed ({why}): it is the truth now");
-        self.in_a_row = 0;
+        self.believed();
         None
+    }
+
+    /// A list is the truth.
+    pub fn believed(&mut self) {
+        *self = Self { served: true, ..Self::default() };
+    }
+
+    /// Whether it is believed that a kind is not served at all, or not to us: at once where it never was.
+    pub fn believes_unserved(&mut self) -> bool {
+        self.unserved_in_a_row += 1;
+        if self.served && self.unserved_in_a_row < INSIST_UNSERVED {
+            return false;
+        }
+        if self.served {
+            tracing::warn!(
+                "the API server insists that it does not have a kind, or not for us: there are none of it now"
+            );
+        }
+        *self = Self::default();
+        true
     }
 }
 
@@ -83,6 +110,19 @@ mod tests {
             }
             assert_eq!(doubts.about(list, newest, 3, false), None, "{list:?}: the server insists");
         }
+    }
+
+    #[test]
+    fn what_was_served_has_to_be_refused_again_and_again() {
+        let mut doubts = Doubts::default();
+        assert!(doubts.believes_unserved(), "an older cluster");
+        for _ in 0..2 {
+            doubts.believed();
+            for _ in 1..INSIST_UNSERVED {
+                assert!(!doubts.believes_unserved());
+            }
+        }
+        assert!(doubts.believes_unserved() && doubts.believes_unserved(), "and then at once, until it is served again");
     }
 
     #[test]

@@ -77,6 +77,7 @@ pub(super) async fn follow(watched: Watched, client: Client, tx: mpsc::Sender<Ev
         newest: String::new(),
         failures: 0,
         failed: None,
+        is_away: false,
         page: PAGE,
         tx,
         stats,
@@ -99,6 +100,8 @@ struct Follower {
     /// In a row.
     failures: u32,
     failed: Option<Instant>,
+    /// The last watch that was asked for had no answer at all.
+    is_away: bool,
     /// How many objects are asked for at a time.
     page: u32,
     tx: mpsc::Sender<Event>,
@@ -118,8 +121,11 @@ impl Follower {
                 }
                 Err(NoList::Unheard) => return Err(Unheard),
                 Err(NoList::Failed(error)) if explain::lacks(self.kind, &error) => {
-                    self.unserved(&error).await?;
-                    continue;
+                    if self.doubts.believes_unserved() {
+                        self.unserved(&error).await?;
+                        continue;
+                    }
+                    format!("this is not believed yet, what is in force stays: {}", explain::asking(self.kind, &error))
                 }
                 Err(NoList::Failed(error)) => {
                     if explain::is_cut(&error) && self.page > 1 {
@@ -169,7 +175,9 @@ impl Follower {
                 break page.metadata.resource_version.filter(|version| !version.is_empty()).ok_or(NoList::Nameless)?;
             }
         };
-        if !is_first {
+        if is_first {
+            self.doubts.believed();
+        } else {
             let may_be_empty = matches!(self.kind, Kind::Node | Kind::ServiceCidr);
             let list = Listed { version: &version, objects };
             if let Some(why) = self.doubts.about(list, &self.newest, had, may_be_empty) {
@@ -196,10 +204,16 @@ impl Follower {
                         .await;
                     continue;
                 }
-                Ok(Err(error)) if explain::lacks(self.kind, &error) => return self.unserved(&error).await,
                 Ok(Err(error)) => {
+                    let is_answer = matches!(error, Error::Api(_));
+                    if is_answer && self.is_away {
+                        // That it could not be asked until now is no reason to wait longer.
+                        self.failures = 0;
+                    }
+                    self.is_away = !is_answer;
                     self.fail(&explain::asking(self.kind, &error)).await;
-                    if explain::needs_list(&error, self.failures) {
+                    // A list tells whether there are any at all.
+                    if explain::lacks(self.kind, &error) || explain::needs_list(&error, self.failures) {
                         return Ok(());
                     }
                     continue;

@@ -92,6 +92,17 @@ impl Changes {
         Ok(self.seen.keys().cloned().collect())
     }
 
+    /// Has these files read again, too, after a while.
+    pub fn again(&mut self, files: impl IntoIterator<Item = Arc<str>>, after: Duration) {
+        let due = Instant::now() + after;
+        self.due.extend(files.into_iter().map(|file| (file, due)));
+    }
+
+    /// Whether no manifest can be seen now.
+    pub fn is_empty(&self) -> bool {
+        list(&self.dir).map_or(true, |files| files.is_empty())
+    }
+
     /// Waits until files have changed.
     pub fn wait(&mut self) -> Woken {
         loop {
@@ -115,9 +126,11 @@ impl Changes {
                 for file in &changed {
                     self.due.remove(file);
                     match stamp(&self.dir.join(&**file)) {
-                        Ok(stamp) => self.seen.insert(file.clone(), stamp),
-                        Err(_) => self.seen.remove(file),
-                    };
+                        Ok(stamp) => drop(self.seen.insert(file.clone(), stamp)),
+                        // Of another name; the next look at the folder tells whether it is there.
+                        Err(_) if file.contains(char::REPLACEMENT_CHARACTER) => {}
+                        Err(_) => drop(self.seen.remove(file)),
+                    }
                 }
                 return Woken::Changed(changed);
             }
@@ -210,7 +223,8 @@ impl Changes {
     }
 }
 
-/// The manifests in `dir` with their stamps. A file that goes while it is looked at is left out.
+/// The manifests in `dir` with their stamps, and what is no file but has a manifest's name: that is told when it is read. A file
+/// that goes while it is looked at is left out.
 fn list(dir: &Path) -> io::Result<BTreeMap<Arc<str>, Stamp>> {
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(dir)? {
@@ -224,18 +238,17 @@ fn list(dir: &Path) -> io::Result<BTreeMap<Arc<str>, Stamp>> {
     Ok(files)
 }
 
-/// The name of a manifest directly in the folder: `.yaml`, `.yml` or `.json`, not hidden.
+/// The name of a manifest directly in the folder: `.yaml`, `.yml` or `.json`, not hidden. In the place of what is not UTF-8 it has
+/// U+FFFD: no file of that name can be read.
 fn manifest_name(path: &Path) -> Option<Arc<str>> {
-    let name = path.to_str()?;
+    let name = path.to_string_lossy();
     let manifest = matches!(path.extension()?.to_str()?, "yaml" | "yml" | "json");
     (manifest && !name.starts_with('.') && !name.contains('/')).then(|| name.into())
 }
 
+/// Of a link that leads nowhere, its own.
 fn stamp(path: &Path) -> io::Result<Stamp> {
-    let meta = std::fs::metadata(path)?;
-    if !meta.is_file() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
+    let meta = std::fs::metadata(path).or_else(|_| std::fs::symlink_metadata(path))?;
     Ok(Stamp {
         device: meta.dev(),
         inode: meta.ino(),

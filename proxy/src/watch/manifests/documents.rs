@@ -8,7 +8,8 @@ use serde_json::value::RawValue;
 use serde_yaml_ng::Value;
 
 use super::super::object::{Object, Reported};
-use super::{aliases, defaults};
+use super::{MOST_VALUES, defaults};
+use crate::input::yaml;
 use crate::state::event::Kind;
 use crate::state::objects::Ignored;
 use crate::state::text::{Quoted, tame};
@@ -137,7 +138,7 @@ impl Reader<'_> {
                 line: (line + below(&error)).min(last()),
                 why: plain(&error),
             };
-            aliases::check(&document).map_err(|why| Unparsable { line, why })?;
+            yaml::check(&document, MOST_VALUES).map_err(|why| Unparsable { line, why })?;
             let mut value: Value = serde_yaml_ng::from_str(&document).map_err(unparsable)?;
             value.apply_merge().map_err(unparsable)?;
             if !value.is_null() {

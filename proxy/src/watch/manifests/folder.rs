@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::super::known::Known;
+use super::LARGEST;
 use super::documents::{self, Content, Faults};
-use super::file;
+use crate::input::file;
 use crate::state::event::{Event, Kind};
 use crate::state::objects::{Ignored, ObjectName};
 use crate::state::text;
@@ -64,6 +65,11 @@ impl Folder {
         self.files.keys().cloned()
     }
 
+    /// How many files hold an object.
+    pub fn holding(&self) -> usize {
+        self.files.values().filter(|file| !file.objects.is_empty()).count()
+    }
+
     /// The files that could not be read or parsed.
     pub fn broken(&self) -> impl Iterator<Item = Arc<str>> {
         self.files.iter().filter(|(_, file)| file.broken).map(|(name, _)| name.clone())
@@ -84,8 +90,11 @@ impl Folder {
         while let Some(file) = batch.read.pop_first() {
             batch.touched.insert(file.clone());
             let path = self.dir.join(&*file);
-            match file::read(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => self.forget(&file, &mut batch),
+            match file::read(&path, LARGEST) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => match self.in_its_place(&file) {
+                    Some(why) => self.keep(&file, path.display().to_string(), why.to_owned()),
+                    None => self.forget(&file, &mut batch),
+                },
                 Err(error) => self.keep(&file, path.display().to_string(), format!("cannot be read: {error}")),
                 // What a full disk leaves, or who has only begun to write. Whoever means it deletes the file.
                 Ok(bytes) if bytes.is_empty() => self.keep(&file, path.display().to_string(), "is empty".into()),
@@ -105,6 +114,18 @@ impl Folder {
             self.tell(&file, send);
         }
         broken
+    }
+
+    /// What there is where a file is not found; whoever means it to be gone removes that, too.
+    fn in_its_place(&self, file: &str) -> Option<&'static str> {
+        if self.dir.join(file).is_symlink() {
+            return Some("is a link to nothing");
+        }
+        let another = || {
+            let names = std::fs::read_dir(&self.dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
+            names.into_iter().any(|name| name.to_string_lossy() == file)
+        };
+        (file.contains(char::REPLACEMENT_CHARACTER) && another()).then_some("has a name that is not UTF-8")
     }
 
     /// A file that cannot be read keeps its last good content.

@@ -150,3 +150,17 @@ fn the_faults_of_an_object_are_its_own() {
     );
     assert_eq!(bench.write("1.yaml", &service("a", "10.0.0.1")), ["+default/a 10.0.0.1", "!default/a []"]);
 }
+
+#[test]
+fn a_link_whose_target_goes_keeps_its_last_good_content_until_it_goes_too() {
+    let mut bench = Bench::new();
+    let link = bench.dir.path().join("1.yaml");
+    std::fs::write(bench.dir.path().join(".target"), service("a", "10.0.0.1")).unwrap();
+    std::os::unix::fs::symlink(".target", &link).unwrap();
+    assert_eq!(bench.update(&["1.yaml"]), ["+default/a 10.0.0.1"]);
+    std::fs::remove_file(bench.dir.path().join(".target")).unwrap();
+    let told = "!1.yaml [1.yaml: is a link to nothing; its last good content stays in force]";
+    assert_eq!(bench.update(&["1.yaml"]), [told]);
+    std::fs::remove_file(&link).unwrap();
+    assert_eq!(bench.update(&["1.yaml"]), ["-default/a", "!1.yaml []"]);
+}

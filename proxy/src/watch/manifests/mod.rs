@@ -3,11 +3,10 @@
 //! Files directly in the folder whose names end in `.yaml`, `.yml` or `.json` and do not begin with a dot are read, each
 //! with as many documents as it likes. A file that does not parse keeps its last good content.
 
-mod aliases;
 mod changes;
 mod defaults;
 mod documents;
-mod file;
+mod doubt;
 mod folder;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) mod fuzzing;
@@ -23,7 +22,13 @@ use super::stats::WatchStats;
 use crate::state::event::{Event, Kind};
 use crate::state::objects::{Ignored, ObjectName};
 use changes::{Changes, Notice, Woken};
+use doubt::Doubts;
 use folder::Folder;
+
+/// The largest file that is read, in bytes: some 100,000 Services.
+const LARGEST: u64 = 64 << 20;
+/// The most values that a document with aliases may come to.
+const MOST_VALUES: usize = 1_000_000;
 
 /// How often the whole folder is looked at for what no notice told of.
 const RESCAN: Duration = Duration::from_secs(10);
@@ -97,8 +102,11 @@ fn follow(mut folder: Folder, mut changes: Changes, tx: &mpsc::Sender<Event>, st
     let mut outbox = Outbox { tx, stats, open: true };
     match changes.all() {
         Ok(files) => first(&mut folder, files, &mut outbox),
-        Err(error) => outbox.folder(&folder, Some(&error)),
+        Err(error) => outbox.unreadable(&folder, &error),
     }
+    let mut doubts = Doubts::default();
+    doubts.about(folder.dir(), folder.holding(), changes.is_empty(), Instant::now());
+    let mut doubted = false;
     for kind in KINDS {
         stats.of(kind).list();
         outbox.send(Event::Listed(kind));
@@ -106,16 +114,28 @@ fn follow(mut folder: Folder, mut changes: Changes, tx: &mpsc::Sender<Event>, st
     while outbox.open {
         match changes.wait() {
             Woken::Stopped => return,
-            Woken::Unreadable(error) => outbox.folder(&folder, Some(&error)),
+            Woken::Unreadable(error) => outbox.unreadable(&folder, &error),
             Woken::Readable => {
                 outbox.folder(&folder, None);
                 let mut files: Vec<_> = folder.files().collect();
                 files.extend(changes.all().unwrap_or_default());
-                update(&mut folder, files, &mut outbox);
+                changes.again(files, Duration::ZERO);
             }
             // With the folder gone its files are "removed"; that is a mishap and not a wish.
-            Woken::Changed(files) if folder.dir().is_dir() => update(&mut folder, files, &mut outbox),
-            Woken::Changed(_) => {}
+            Woken::Changed(_) if !folder.dir().is_dir() => {}
+            Woken::Changed(files) => {
+                let was_doubted = doubted;
+                doubted = doubts.about(folder.dir(), folder.holding(), changes.is_empty(), Instant::now());
+                match (was_doubted, doubted) {
+                    (false, true) => outbox.folder(&folder, Some("suddenly has no files: not believed yet".to_owned())),
+                    (true, false) => outbox.folder(&folder, None),
+                    _ => {}
+                }
+                match doubted {
+                    true => changes.again(files, doubt::AGAIN),
+                    false => update(&mut folder, files, &mut outbox),
+                }
+            }
         }
     }
 }
@@ -162,15 +182,16 @@ impl Outbox<'_> {
         self.open = self.open && self.tx.blocking_send(event).is_ok();
     }
 
-    /// Says that the folder itself cannot be read, or takes it back.
-    fn folder(&mut self, folder: &Folder, error: Option<&std::io::Error>) {
+    fn unreadable(&mut self, folder: &Folder, error: &std::io::Error) {
+        self.stats.of(Kind::Manifest).error();
+        self.folder(folder, Some(format!("cannot be read: {error}")));
+    }
+
+    /// Says what is wrong with the folder itself, or takes it back.
+    fn folder(&mut self, folder: &Folder, why: Option<String>) {
         let what = folder.dir().display().to_string();
-        let faults = error.map(|error| {
-            self.stats.of(Kind::Manifest).error();
-            let why = format!("the folder of manifests cannot be read: {error}; what was read of it stays in force");
-            Ignored { what: what.clone(), why }
-        });
-        let faults = faults.into_iter().collect();
+        let why = why.map(|why| format!("the folder of manifests {why}; what was read of it stays in force"));
+        let faults = why.into_iter().map(|why| Ignored { what: what.clone(), why }).collect();
         self.send(Event::Ignored { kind: Kind::Manifest, name: ObjectName::new("", &what), faults });
     }
 }

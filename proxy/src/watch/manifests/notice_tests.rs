@@ -1,6 +1,7 @@
 //! What is seen of a folder, event by event: nothing is gone in between, and nothing is missed.
 
 use super::*;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::time::Instant;
 
@@ -104,6 +105,52 @@ fn a_folder_that_goes_and_comes_back_loses_nothing_meanwhile() {
     assert!(seen.contains(&format!("!{name} 0")), "{seen:?}");
     std::fs::write(dir.join("b.yaml"), service("10.0.0.3")).unwrap();
     run.until("+a 10.0.0.3");
+}
+
+#[test]
+fn what_is_no_file_is_told_at_the_start_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    rustix::fs::mknodat(rustix::fs::CWD, at("a.yaml"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    symlink("b.yaml", at("b.yaml")).unwrap();
+    symlink("nothing", at("c.yaml")).unwrap();
+    symlink("/dev/zero", at("d.yaml")).unwrap();
+    std::fs::create_dir(at("e.yaml")).unwrap();
+    let not_utf_8 = std::ffi::OsStr::from_bytes(b"f\xff.yaml");
+    std::fs::write(dir.path().join(not_utf_8), service("10.0.0.1")).unwrap();
+    std::fs::write(at("g.yaml"), service("10.0.0.2")).unwrap();
+    let events = load_once(dir.path(), &"n1".into()).unwrap();
+    let told: Vec<_> = events.iter().map(short).filter(|event| event.starts_with(['!', '+'])).collect();
+    let names = ["+a 10.0.0.2", "!a.yaml 1", "!b.yaml 1", "!c.yaml 1", "!d.yaml 1", "!e.yaml 1", "!f\u{fffd}.yaml 1"];
+    assert_eq!(told, names);
+    // One that goes is told no more.
+    let mut run = start(dir.path(), SLOW);
+    for (name, told) in [(std::ffi::OsStr::new("c.yaml"), "!c.yaml 0"), (not_utf_8, "!f\u{fffd}.yaml 0")] {
+        std::fs::remove_file(dir.path().join(name)).unwrap();
+        run.until(told);
+    }
+}
+
+#[test]
+fn a_folder_that_is_suddenly_empty_is_believed_when_it_stays_so() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, away) = (parent.path().join("dir"), parent.path().join("away"));
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("a.yaml"), service("10.0.0.1")).unwrap();
+    let mut run = start(&dir, Duration::from_millis(50));
+    // As when a file system is mounted no more: under the name there is another folder.
+    let exchange = rustix::fs::RenameFlags::EXCHANGE;
+    let swap = || rustix::fs::renameat_with(rustix::fs::CWD, &dir, rustix::fs::CWD, &away, exchange).unwrap();
+    std::fs::create_dir(&away).unwrap();
+    swap();
+    let name = dir.display();
+    assert_eq!(run.until(&format!("!{name} 1")), [format!("!{name} 1")]);
+    swap();
+    assert_eq!(run.until(&format!("!{name} 0")), [format!("!{name} 0")]);
+    let gone = Instant::now();
+    swap();
+    run.until("-a");
+    assert!(gone.elapsed() >= Duration::from_secs(8), "{:?}", gone.elapsed());
 }
 
 #[test]

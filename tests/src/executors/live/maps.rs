@@ -9,11 +9,11 @@ use anyhow::{Context, Result};
 use kubeferry::backend::ebpf::bpf;
 use kubeferry::backend::ebpf::diff::InForce;
 use kubeferry::backend::ebpf::following::Following;
-use kubeferry::backend::ebpf::kernel::Maps;
+use kubeferry::backend::ebpf::kernel::{Maps, Shape};
 use kubeferry::backend::ebpf::reconciler::Ebpf;
 use kubeferry::backend::ebpf::rows::{Fixed, frontend_of};
 use kubeferry::desired::Desired;
-use kubeferry::settings::{ServiceMetrics, Settings};
+use kubeferry::settings::Settings;
 use kubeferry_ebpf_common::{Config, Slot};
 use tokio::runtime::Handle;
 
@@ -26,13 +26,11 @@ impl Driven for Ebpf {
     }
 
     fn strange(settings: &Settings, _: &Handle, fresh: &Desired) -> Result<Vec<String>> {
-        let sizes = &settings.ebpf.map_sizes;
-        let maps = Maps::open(&pinned(&settings.ebpf.bpffs_root)?, sizes)?;
+        let maps = Maps::open(&pinned(&settings.ebpf.bpffs_root)?, &Shape::of(settings))?;
         let fixed = Fixed {
             host_netns: bpf::netns_cookie().context("the network namespace's cookie")?,
             masquerade_ports: settings.ebpf.masquerade_ports,
             socket_lb: settings.ebpf.socket_lb,
-            count_packets: settings.datapath.service_metrics == ServiceMetrics::Full,
             established_elsewhere: false,
         };
         let mut wanted = Following::new(InForce::new(maps.room()), *maps.room(), fixed);

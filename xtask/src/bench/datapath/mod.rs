@@ -22,6 +22,8 @@ use crate::pins::{Connected, Pins};
 use crate::step;
 use uplink::{Hook, Rate};
 
+pub mod counting;
+pub mod first_packets;
 pub mod programs;
 pub mod report;
 pub mod schedulers;

@@ -193,7 +193,7 @@ fn interface(name: &str) -> anyhow::Result<u32> {
 }
 
 /// An Ethernet frame with a TCP segment of the client, its sums right.
-fn packet(port: u16, to: Ipv4Addr, to_port: u16, flags: u8) -> Vec<u8> {
+pub(super) fn packet(port: u16, to: Ipv4Addr, to_port: u16, flags: u8) -> Vec<u8> {
     let mut tcp = [port.to_be_bytes(), to_port.to_be_bytes()].concat();
     tcp.extend([0, 0, 0, 1, 0, 0, 0, 1, 5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
     let mut pseudo = [CLIENT.octets(), to.octets()].concat();
@@ -240,7 +240,7 @@ fn flow((to, port): (Ipv4Addr, u16)) -> FlowWords {
     let [a, b, c, d] = Address::from(IpAddr::from(to)).words;
     let now = clock_gettime(ClockId::Monotonic);
     let now = (now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()) >> TICK;
-    [a, b, c, d, halves(port.to_be(), Flow::FORWARD | Flow::SEEN), now as u32, 0, 0]
+    [a, b, c, d, halves(port.to_be(), Flow::FORWARD | Flow::SEEN), now as u32, 0, 0, 0, 0]
 }
 
 /// Two 16-bit fields side by side.

@@ -8,9 +8,9 @@ use super::{Figures, Kind, Variant};
 /// A figure of a round, and whether more of it is better.
 type Figure = fn(&Measured) -> f64;
 
-const CONNECTIONS: Figure = |m| m.connections;
-const CONNECT: Figure = |m| m.connect.median;
-const CONNECT_P99: Figure = |m| m.connect.p99;
+const CONNECTIONS: Figure = |m| m.opened.connections;
+const CONNECT: Figure = |m| m.opened.connect.median;
+const CONNECT_P99: Figure = |m| m.opened.connect.p99;
 const REQUEST: Figure = |m| m.request.median;
 const REQUEST_P99: Figure = |m| m.request.p99;
 const STREAM: Figure = |m| m.stream;
@@ -47,8 +47,8 @@ pub fn line(variant: &Variant, m: &Measured) -> String {
     format!(
         "{:<32} {:>6.0} connections/s, connect {:.1} µs, request {:.1} µs, stream {:.1} Gbit/s",
         variant.name(),
-        m.connections,
-        m.connect.median * 1e6,
+        m.opened.connections,
+        m.opened.connect.median * 1e6,
         m.request.median * 1e6,
         m.stream / 1e9
     )
@@ -120,13 +120,13 @@ fn pairs(variants: &[Variant]) -> Vec<(&Variant, &Variant)> {
 mod tests {
     use super::super::variants;
     use super::*;
-    use crate::bench::load::Latency;
+    use crate::bench::load::{Latency, Opened};
 
     #[test]
     fn ratios_are_taken_within_rounds() {
         let round = |connections| {
             let latency = Latency { median: 1.0, p99: 2.0 };
-            Measured { connections, connect: latency, request: latency, stream: 1.0 }
+            Measured { opened: Opened { connections, connect: latency }, request: latency, stream: 1.0 }
         };
         let mut all = variants(1000);
         all[0].rounds = [2.0, 9.0, 6.0].map(round).into();

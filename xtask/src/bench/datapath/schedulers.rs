@@ -57,7 +57,7 @@ pub fn measure(binary: &Path, home: &Path, plan: Plan) -> anyhow::Result<Vec<Sch
             bench.clear()?;
             drop_time(bench.proxy(Backend::Ebpf, &flags).once(cluster))?;
             let targets = at(&cluster.cluster_ips(TARGETS), PORT);
-            let measured = load::measure(&bench.client, bench.ebpf.cgroup(), &targets, plan.time)?;
+            let measured = load::open(&bench.client, bench.ebpf.cgroup(), &targets, plan.time)?;
             let first = programs::first_packet(&bench.node, &bench.ebpf, cluster.last_cluster_ip(), plan.runs)?;
             step::note(format!(
                 "  {:<6} {:>4} endpoints: first packet {first:.0} ns, {:.0} connections/s",

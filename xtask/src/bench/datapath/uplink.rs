@@ -24,6 +24,8 @@ const ENDPOINT: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 1);
 /// Connections, and the first one's port.
 const SOCKETS: u16 = 32;
 const FIRST_PORT: u16 = 40_000;
+/// Packets that the namespace has taken for itself.
+const DELIVERED: &str = "InDelivers";
 
 /// What carries the packets.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Debug)]
@@ -95,9 +97,9 @@ pub fn packets_per_second(
     set_socket_recv_buffer_size(&receiver, 4096)?;
     // Connections are known then, and the way to the endpoint is.
     outside.enter(|| flood(hook, time / 10))??;
-    let (before, began) = (server.enter(delivered)??, Instant::now());
+    let (before, began) = (server.enter(|| of_ip(DELIVERED))??, Instant::now());
     let sent = outside.enter(|| flood(hook, time))??;
-    let (arrived, seconds) = (server.enter(delivered)?? - before, began.elapsed().as_secs_f64());
+    let (arrived, seconds) = (server.enter(|| of_ip(DELIVERED))?? - before, began.elapsed().as_secs_f64());
     if arrived * 10 < sent * 9 {
         bail!("{arrived} of {sent} packets arrived ({})", hook.name());
     }
@@ -137,13 +139,13 @@ fn redirected(node: &Namespace) -> anyhow::Result<u64> {
     Ok(redirected.filter_map(|(_, count)| count.parse::<u64>().ok()).sum())
 }
 
-/// How many packets the namespace's IPv4 has taken for itself.
-fn delivered() -> anyhow::Result<u64> {
+/// A counter of this thread's namespace for IPv4, by its name in `/proc/net/snmp`.
+pub(super) fn of_ip(counter: &str) -> anyhow::Result<u64> {
     let text = std::fs::read_to_string("/proc/thread-self/net/snmp")?;
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("Ip: "));
     let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
-    let found = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "InDelivers");
-    found.and_then(|(_, value)| value.parse().ok()).context("no InDelivers in /proc/net/snmp")
+    let found = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == counter);
+    found.and_then(|(_, value)| value.parse().ok()).with_context(|| format!("no {counter} in /proc/net/snmp"))
 }
 
 #[cfg(test)]
@@ -152,6 +154,6 @@ mod tests {
 
     #[test]
     fn deliveries_are_counted() {
-        delivered().unwrap();
+        of_ip(DELIVERED).unwrap();
     }
 }

@@ -1,26 +1,11 @@
 use super::*;
 use crate::backend::ebpf::bpf::{detach_link, link_info, open_pin, update_link};
 use crate::backend::ebpf::cleanup::cleanup;
+use crate::backend::ebpf::elsewhere::{Elsewhere, elsewhere};
+use crate::backend::ebpf::kernel::Shape;
 use crate::backend::ebpf::load::load;
-use crate::netns::{in_new_netns, run};
+use crate::netns::{Mounted, in_new_netns, run};
 use crate::settings::{EbpfSettings, MapSizes};
-
-/// A BPF file system at a folder of its own.
-struct Mounted(tempfile::TempDir);
-
-impl Mounted {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        run("mount", &["-t", "bpf", "bpf", folder.path().to_str().unwrap()], "");
-        Self(folder)
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        run("umount", &["--lazy", self.0.path().to_str().unwrap()], "");
-    }
-}
 
 fn interface(name: &str) -> Interface {
     let shown = run("ip", &["-o", "link", "show", "dev", name], "");
@@ -39,7 +24,7 @@ fn interface(name: &str) -> Interface {
 }
 
 fn devices(settings: &EbpfSettings, tcx: Option<bool>) -> Devices {
-    let loaded = load(settings).unwrap();
+    let loaded = load(settings, &Shape::new(settings.map_sizes, true)).unwrap();
     let table = Table::new(loaded.maps.devices.fd().try_clone_to_owned().unwrap()).unwrap();
     let detect = DetectLocal::NodeCidr;
     let mut devices =
@@ -51,7 +36,7 @@ fn devices(settings: &EbpfSettings, tcx: Option<bool>) -> Devices {
 /// Settings for a file system, with maps that are small.
 fn settings(mounted: &Mounted) -> EbpfSettings {
     let map_sizes = MapSizes { flows: 1_000, affinity: 100, sockets: 100, slots: 100, ..MapSizes::default() };
-    EbpfSettings { bpffs_root: mounted.0.path().to_owned(), map_sizes, ..EbpfSettings::default() }
+    EbpfSettings { bpffs_root: mounted.path().to_owned(), map_sizes, ..EbpfSettings::default() }
 }
 
 fn filters(hook: &str) -> usize {
@@ -94,6 +79,35 @@ fn filters_take_the_place_of_links_where_there_are_none() {
         let removed = cleanup(&settings.bpffs_root, &["eth7".to_owned()]).unwrap();
         assert!(removed[0].contains("2 filters"), "{removed:?}");
         assert_eq!([filters("ingress"), filters("egress")], [0, 0]);
+    });
+}
+
+#[test]
+fn programs_that_are_pinned_in_another_file_system_are_seen() {
+    in_new_netns(|| {
+        let [mounted, other] = [Mounted::new(), Mounted::new()];
+        run("ip", &["link", "add", "eth7", "type", "veth", "peer", "name", "eth8"], "");
+        let settings = settings(&mounted);
+        let names = ["eth7".to_owned(), "eth8".to_owned()];
+        let mut devices = devices(&settings, None);
+        devices.follow(&[interface("eth7")]).unwrap();
+        drop(devices);
+        assert_eq!(cleanup(other.path(), &names).unwrap(), Vec::<String>::new());
+        assert_eq!(elsewhere(&names), Elsewhere::At(vec!["eth7".to_owned()]));
+        assert_eq!(cleanup(&settings.bpffs_root, &names).unwrap().len(), 1);
+        assert_eq!(elsewhere(&names), Elsewhere::Nowhere, "the kernel has let go of them");
+    });
+}
+
+#[test]
+fn patterns_are_not_said_to_match_nothing_before_somebody_looked() {
+    in_new_netns(|| {
+        let mounted = Mounted::new();
+        let mut devices = devices(&settings(&mounted), None);
+        devices.patterns = vec!["eth8".to_owned()];
+        assert_eq!(devices.idle_patterns().count(), 0);
+        devices.follow(&[]).unwrap();
+        assert_eq!(devices.idle_patterns().collect::<Vec<_>>(), [("--devices", "eth8"), ("--xdp-devices", "eth7")]);
     });
 }
 
@@ -212,7 +226,7 @@ fn a_device_that_goes_while_it_is_covered_is_no_fault() {
         let mounted = Mounted::new();
         run("ip", &["link", "add", "eth7", "type", "veth", "peer", "name", "eth8"], "");
         let map_sizes = MapSizes { flows: 1_000, affinity: 100, sockets: 100, slots: 100, ..MapSizes::default() };
-        let settings = EbpfSettings { bpffs_root: mounted.0.path().to_owned(), map_sizes, ..EbpfSettings::default() };
+        let settings = EbpfSettings { bpffs_root: mounted.path().to_owned(), map_sizes, ..EbpfSettings::default() };
         let (goes, stays) = (interface("eth7"), interface("eth8"));
         // Its notice has not come yet: it is still in the list.
         run("ip", &["link", "del", "eth7"], "");

@@ -193,8 +193,10 @@ pub(crate) fn settings() -> impl Strategy<Value = DatapathSettings> {
         DetectLocal::ClusterCidr(parsed(vec!["10.244.0.0/16"])),
         DetectLocal::BridgeInterface("cbr0".into()),
     ]);
-    let addresses =
-        select(vec![NodePortAddresses::Primary, NodePortAddresses::Cidrs(parsed(vec!["192.168.0.0/16", "::/0"]))]);
+    let addresses = select(vec![
+        NodePortAddresses::Primary(Vec::new()),
+        NodePortAddresses::Cidrs(parsed(vec!["192.168.0.0/16", "::/0"])),
+    ]);
     let scheduler = select(vec![Scheduler::Random, Scheduler::Random, Scheduler::Rr, Scheduler::Mh]);
     (detect, addresses, any::<bool>(), scheduler).prop_map(
         |(detect_local, node_port_addresses, masquerade_all, scheduler)| {

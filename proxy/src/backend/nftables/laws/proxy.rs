@@ -11,6 +11,7 @@ use crate::backend::nftables::kernel::Kernel;
 use crate::backend::nftables::laws::World;
 use crate::backend::nftables::reconciler::Reconciler;
 use crate::desired::target::Frontend;
+use crate::desired::trace::Flow;
 use crate::proxy::{NODE_WAIT, Proxy};
 use crate::settings::{BackendName, DatapathSettings, DetectLocal, EbpfSettings, LogSettings, Settings, Source};
 use crate::state::event::{Event, Kind};
@@ -137,6 +138,9 @@ fn a_check_before_the_first_sync_leaves_old_rules_alone() {
     let generation = fake.generation().unwrap();
     let mut proxy = proxy(fake);
     assert_eq!(proxy.check().unwrap(), None);
+    let (from, to) = ("10.244.1.7".parse().unwrap(), "10.96.0.1:80".parse().unwrap());
+    let flow = Flow { from, from_port: None, iif: None, protocol: Protocol::Tcp, to };
+    assert!(proxy.trace(&flow).changed.is_some(), "packets meet rules that the model does not know");
     assert_eq!(proxy.backend_mut().kernel().generation().unwrap(), generation);
 }
 

@@ -14,7 +14,8 @@ use super::World;
 use super::cluster::{event, history, settings};
 
 fn harm() -> impl Strategy<Value = Harm> {
-    select(vec![Harm::Rule, Harm::Rule, Harm::Rule, Harm::Hook, Harm::Set, Harm::Seal, Harm::Base])
+    let (rule, beside) = ([Harm::Rule; 3], [Harm::Base, Harm::Chain, Harm::Flowtable]);
+    select([&rule[..], &[Harm::Hook, Harm::Set, Harm::Seal], &beside].concat())
 }
 
 impl World {
@@ -81,10 +82,27 @@ proptest! {
         let report = world.reconciler.check(&world.desired).unwrap().unwrap();
         prop_assert!(report.repaired > 0);
         prop_assert_eq!(world.program(), program);
+        prop_assert!(!world.fake().chain_names().contains("v4-theirs"));
         world.assert_in_force();
         prop_assert_eq!(world.reconciler.check(&world.desired).unwrap(), None);
         world.step(more).unwrap();
         world.assert_in_force();
+    }
+
+    #[test]
+    fn what_is_put_into_a_chain_before_it_is_read_back_is_noticed_at_the_next_look(
+        settings in settings(), history in history(), meddlers in 1_usize..4,
+    ) {
+        let mut world = World::new(settings);
+        world.fake().faults.meddlers = meddlers;
+        for event in history {
+            world.step(event).unwrap();
+        }
+        world.fake().faults.meddlers = 0;
+        // What is repaired is written by another commit that nobody meddles with.
+        world.reconciler.check(&world.desired).unwrap();
+        world.assert_in_force();
+        prop_assert_eq!(world.reconciler.check(&world.desired).unwrap(), None);
     }
 
     #[test]

@@ -111,13 +111,18 @@ impl std::fmt::Display for RefusedPart {
     }
 }
 
+/// What either may be that the kernel calls by the same number.
+pub(in crate::backend::nftables) const NOT_PERMITTED: &str = "CAP_NET_ADMIN is needed in this network namespace: run as root or grant \
+    it; with it, another program has the table for itself (`flags owner` in `nft list table inet kubeferry`, which names the program): \
+    end that one";
+
 /// An error number of nf_tables as a sentence that says what to do.
 fn sentence(errno: i32) -> String {
     let system = io::Error::from_raw_os_error(errno);
     let advice = match errno {
-        libc::EPERM | libc::EACCES => "CAP_NET_ADMIN is needed in this network namespace: run as root or grant it",
+        libc::EPERM | libc::EACCES => NOT_PERMITTED,
         libc::ENOENT => "the table, the map, the chain or the row is not there (any more)",
-        libc::EEXIST => "the key is there already with other data, or an interval overlaps another",
+        libc::EEXIST => "the chain is there already, or the key with other data, or an interval overlaps another",
         libc::ENFILE | libc::ENOSPC => "the map is full: its size must grow",
         libc::ENOMEM => "the kernel has no memory left for it",
         libc::ENOBUFS | libc::EMSGSIZE => "the socket's buffers are too small; CAP_NET_ADMIN lets them grow",

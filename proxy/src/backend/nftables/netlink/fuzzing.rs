@@ -9,6 +9,7 @@ use super::element::{Data, Element, NFTA_LIST_ELEM};
 use super::error::Error;
 use super::kernel::{Dump, read_answer};
 use super::op::{Op, Ops};
+use super::others::read_other;
 use super::rules::FoundRule;
 use super::ruleset::{read_table, without_rules};
 use super::sets::read_set;
@@ -44,6 +45,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<(), Error> {
             read_table(body).map(drop),
             without_rules(body).map(drop),
             read_set(body).map(drop),
+            read_other(body, "kubeferry").map(drop),
             FoundRule::read(body).and_then(|rule| {
                 rule.expressions_without_state(|_| ())?;
                 rule.says(&[]).map(drop)

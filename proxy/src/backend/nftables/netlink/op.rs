@@ -1,6 +1,6 @@
 //! One operation of a transaction, and those that are messages of their own: tables, chains and rules.
 
-use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST};
 
 use super::super::expression::Expression;
 use super::attribute::Writer;
@@ -71,7 +71,7 @@ pub enum Op<'a> {
         /// Its name.
         chain: &'a str,
     },
-    /// Add an empty chain.
+    /// Add an empty chain. One of this name that is there is an error (`EEXIST`): it may have rules.
     AddChain {
         /// Its name.
         chain: &'a str,
@@ -119,9 +119,8 @@ impl<'a> Op<'a> {
     pub(super) fn write_chain(&self, writer: &mut Writer, table: &str, number: u32) {
         let (kind, flags) = match self {
             Op::AddTable | Op::AddOwnTable => (NFT_MSG_NEWTABLE, NLM_F_CREATE),
-            Op::AddChain { .. } | Op::AddNatChain { .. } | Op::AddFilterChain { .. } => {
-                (NFT_MSG_NEWCHAIN, NLM_F_CREATE)
-            }
+            Op::AddChain { .. } => (NFT_MSG_NEWCHAIN, NLM_F_CREATE | NLM_F_EXCL),
+            Op::AddNatChain { .. } | Op::AddFilterChain { .. } => (NFT_MSG_NEWCHAIN, NLM_F_CREATE),
             Op::AddRule { .. } => (NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND),
             Op::FlushChain { .. } => (NFT_MSG_DELRULE, 0),
             Op::DeleteTable => (NFT_MSG_DELTABLE, 0),

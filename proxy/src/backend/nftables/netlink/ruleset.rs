@@ -37,7 +37,7 @@ pub struct Table {
 }
 
 /// What a chain is, for comparing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Chain {
     /// How many rules.
     pub rules: usize,

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use crate::backend::nftables::chains::Chain;
 use crate::backend::nftables::kernel::{ChainDigest, Found, Kernel, KernelError};
 use crate::backend::nftables::rows::Rows;
+use crate::backend::nftables::seal::Structure;
 use crate::desired::Desired;
 
 use super::{Reconciler, Report, chain_of};
 
-/// While other programs keep committing, reading our table takes at most one part in so many of a CPU's time, …
+/// While other programs keep committing, reading our rows takes at most one part in so many of a CPU's time, and reading what
+/// is not rows as much, …
 const SHARE: u32 = 50;
-/// … but it is read once in this time. That it is there at all is looked at each time.
+/// … but both are read once in this time. That the table is there at all is looked at each time.
 const SELDOM: Duration = Duration::from_secs(60);
 
 impl<K: Kernel> Reconciler<K> {
@@ -38,30 +40,58 @@ impl<K: Kernel> Reconciler<K> {
         // Somebody committed something, most often elsewhere. Programs that do so all the time must not make us read all
         // rows all the time.
         let start = Instant::now();
-        if self.known && self.next_read.is_some_and(|next| start < next) && self.kernel.table()? == self.table {
+        if self.known && self.next_read.is_some_and(|next| start < next) && self.stands(start)? {
             return Ok(None);
         }
         let found = self.kernel.read()?;
         let whole = self.drift(found.as_ref());
         if self.known && whole == 0 {
+            let table = self.kernel.table()?;
+            if table != self.table && desired.node().counts() {
+                self.counting.found(desired, &self.applied, None);
+            }
+            self.table = table;
             self.generation = Some(generation);
-            self.next_read = Some(Instant::now() + (start.elapsed() * SHARE).min(SELDOM));
+            self.next_read = Some(pause_after(start));
             return Ok(None);
         }
-        self.next_read = None;
+        (self.next_read, self.next_look) = (None, None);
         let mut report = self.full(desired)?;
         report.repaired = report.repaired.max(whole);
         Ok(Some(report))
+    }
+
+    /// Whether our table is there and, but for its rows, as we left it. What is not rows is little in most clusters, and what
+    /// somebody adds to it may concern every packet: it is looked at more often.
+    fn stands(&mut self, now: Instant) -> Result<bool, KernelError> {
+        if self.kernel.table()? != self.table {
+            return Ok(false);
+        }
+        if self.next_look.is_some_and(|next| now < next) {
+            return Ok(true);
+        }
+        let structure = self.kernel.structure()?;
+        self.next_look = Some(pause_after(now));
+        Ok(self.altered_in(&structure) == 0)
     }
 
     /// In how many rows, or else chains, what was found differs from what we have left.
     pub(super) fn drift(&self, found: Option<&Found>) -> usize {
         let Some(found) = found else { return self.applied.len().max(1) };
         let rows = count_differences(&self.applied, &found.rows) + found.strange;
-        let changed = |(name, digest): &(&Arc<str>, &ChainDigest)| found.structure.chains.get(*name) != Some(*digest);
-        let chains = self.digests.iter().filter(changed).count();
-        let program = found.comment != self.program || !found.structure.is_sealed();
-        rows + chains.max(usize::from(program))
+        rows + self.altered_in(&found.structure).max(usize::from(found.comment != self.program))
+    }
+
+    /// How many chains are others than we have left, or are not ours at all; 1 for whatever else of the table is not as it was.
+    fn altered_in(&self, structure: &Structure) -> usize {
+        let changed = |(name, digest): &(&Arc<str>, &ChainDigest)| structure.chains.get(*name) != Some(*digest);
+        let changed = self.digests.iter().filter(changed).count();
+        (changed + self.foreign_in(structure)).max(usize::from(!structure.is_sealed()))
+    }
+
+    /// How many chains somebody has added. While we run, every chain that is there is one that we know of.
+    pub(super) fn foreign_in(&self, structure: &Structure) -> usize {
+        structure.chains.keys().filter(|name| !self.chains.contains(*name)).count()
     }
 
     /// Deletes chains of single services that no row goes to any more. Called a while after the commit that freed them:
@@ -95,6 +125,11 @@ impl<K: Kernel> Reconciler<K> {
             Err(error) => tracing::debug!(%error, "unused chains stay until the next check"),
         }
     }
+}
+
+/// When to read again what took from `start` until now.
+fn pause_after(start: Instant) -> Instant {
+    Instant::now() + (start.elapsed() * SHARE).min(SELDOM)
 }
 
 fn count_differences(ours: &Rows, theirs: &Rows) -> usize {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use crate::backend::nftables::chains::Chain;
 use crate::backend::nftables::diff::{Change, diff};
-use crate::backend::nftables::kernel::{Found, Kernel, KernelError};
+use crate::backend::nftables::kernel::{ChainDigest, Found, Kernel, KernelError};
 use crate::backend::nftables::nft::NftError;
-use crate::backend::nftables::rows::{Chains, Rows, Wanted};
+use crate::backend::nftables::rows::{Chains, Key, Rows, Wanted};
 use crate::backend::nftables::{skeleton, text};
 use crate::desired::node_view::NodeView;
 use crate::desired::{Desired, Touched};
@@ -41,8 +41,16 @@ impl<K: Kernel> Reconciler<K> {
         if is_ours {
             self.unreported = self.drift(found.as_ref());
         }
+        // A chain that is called as ours are passes the seal.
+        let has_foreign = is_ours && found.as_ref().is_some_and(|found| self.foreign_in(&found.structure) > 0);
+        if desired.node().counts() {
+            // The same rows in another table are others.
+            let is_other = self.table.is_some() && self.kernel.table()?.is_some_and(|table| Some(table) != self.table);
+            let rows = found.as_ref().filter(|_| !is_other).map(|found| &found.rows);
+            self.counting.found(desired, &self.applied, rows);
+        }
         let (transactions, replace) = match found {
-            Some(found) if is_intact(&found, &program) => {
+            Some(found) if !has_foreign && is_intact(&found, &program) => {
                 self.applied = found.rows;
                 self.chains = found.structure.chains.into_keys().collect();
                 (0, false)
@@ -91,6 +99,10 @@ impl<K: Kernel> Reconciler<K> {
         self.table = self.kernel.table()?;
         self.digests = self.kernel.structure()?.chains;
         self.follow_generation(Some(before), transactions);
+        if self.generation.is_none() {
+            let wanted = Wanted::without(desired, &self.applied, &self.refused);
+            self.doubt_chains(&wanted.chains, desired.node())?;
+        }
         report.refused = self.refused.clone();
         Ok(report)
     }
@@ -113,20 +125,22 @@ impl<K: Kernel> Reconciler<K> {
         report.loaded = true;
         // What goes by until the table is replaced is not counted. Of a table that does not count there is nothing.
         let counts = if desired.node().counts() { self.kernel.counters().unwrap_or_default() } else { Vec::new() };
-        match self.kernel.load(&text::replacement(&wanted, desired.node())) {
+        let rows = match self.kernel.load(&text::replacement(&wanted, desired.node())) {
             Ok(()) => {
                 report.note_all(&wanted);
-                self.applied = wanted.rows;
+                wanted.rows
             }
             Err(KernelError::Nft(NftError::Refused { complaint })) => {
                 tracing::error!(%complaint, "nft refuses the table; loading it without rows");
                 self.kernel.load(&text::replacement(&Wanted::default(), desired.node()))?;
-                self.applied = Rows::new();
+                Rows::new()
             }
             Err(error) => return Err(error),
-        }
+        };
         // Where nothing was replaced, the rows go on counting.
-        self.counting.take(desired, counts);
+        self.counting.take(desired, &self.applied, &[], counts);
+        self.counting.found(desired, &self.applied, None);
+        self.applied = rows;
         let transactions = 1 + self.seal(desired.node())?;
         // The rows that are not there yet, and chains that another version of nft has put in other expressions than
         // ours: the next process would take them for changed.
@@ -145,13 +159,15 @@ impl<K: Kernel> Reconciler<K> {
                 Some(altered) => altered,
                 none => none.insert(self.altered(&wanted.chains, desired.node())?),
             };
-            let changes = diff(self.applied.iter(), &wanted.rows, &wanted.chains, &self.chains, altered);
+            let anew = |key: &Key| self.counting.changes_hands(desired, key);
+            let changes = diff(self.applied.iter(), &wanted.rows, &wanted.chains, &self.chains, altered, &anew);
             match self.kernel.commit(&changes, &wanted.chains, desired.node()) {
                 Ok(counts) => {
                     report.note(&changes);
                     if desired.node().counts() {
-                        self.counting.take(desired, counts);
-                        self.counting.own(desired, desired.frontends());
+                        self.counting.take(desired, &self.applied, &changes, counts);
+                        let before: BTreeSet<_> = self.counting.frontends().chain(desired.frontends()).collect();
+                        self.own(desired, before.into_iter());
                     }
                     let is_unread = |name: &&Arc<str>| Chain::is_dynamic(name) && !wanted.chains.contains_key(*name);
                     self.unread = self.chains.iter().filter(is_unread).cloned().collect();
@@ -182,6 +198,15 @@ impl<K: Kernel> Reconciler<K> {
         self.kernel.altered(chains, node)
     }
 
+    /// Where somebody has committed between our writing chains and reading them back, what was read may be theirs: the next look is
+    /// to find that.
+    pub(super) fn doubt_chains(&mut self, chains: &Chains, node: &NodeView) -> Result<(), KernelError> {
+        for name in self.kernel.altered(chains, node)? {
+            self.digests.insert(name, ChainDigest::default());
+        }
+        Ok(())
+    }
+
     /// What the kernel would be told now, without telling it: a replaced table, or the changes of its rows.
     ///
     /// # Errors
@@ -194,7 +219,7 @@ impl<K: Kernel> Reconciler<K> {
         let wanted = Wanted::all(desired, &found.rows);
         let chains = found.structure.chains.into_keys().collect();
         let altered = self.kernel.altered(&wanted.chains, desired.node())?;
-        Ok(Preview::Changes(diff(found.rows.iter(), &wanted.rows, &wanted.chains, &chains, &altered)))
+        Ok(Preview::Changes(diff(found.rows.iter(), &wanted.rows, &wanted.chains, &chains, &altered, &|_| false)))
     }
 }
 

@@ -29,12 +29,12 @@ impl<K: Kernel> Reconciler<K> {
             self.doubtful |= !matches!(result, Ok(_) | Err(KernelError::Refused { .. }));
             let counts = result?;
             self.known = true;
-            self.counting.take(desired, counts);
+            self.counting.take(desired, &self.applied, &changes, counts);
         }
         if desired.node().counts() {
-            self.counting.own(desired, touched.frontends.iter().copied());
+            self.own(desired, touched.frontends.iter().copied());
         }
-        self.remember(&wanted.chains, changes);
+        self.remember(&wanted.chains, changes, desired.node());
         Ok(report)
     }
 
@@ -75,7 +75,8 @@ impl<K: Kernel> Reconciler<K> {
         }
         let altered = self.altered_unread(&wanted.chains, desired.node())?;
         let old = old.iter().map(|(key, value)| (key, value));
-        let changes = diff(old, &wanted.rows, &wanted.chains, &self.chains, &altered);
+        let anew = |key: &Key| self.counting.changes_hands(desired, key);
+        let changes = diff(old, &wanted.rows, &wanted.chains, &self.chains, &altered, &anew);
         Ok((wanted, changes))
     }
 
@@ -109,7 +110,7 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// Takes committed changes, and the chains that their rows go to, into what is known to be in force.
-    pub(super) fn remember(&mut self, chains: &Chains, changes: Vec<Change>) {
+    pub(super) fn remember(&mut self, chains: &Chains, changes: Vec<Change>, node: &NodeView) {
         self.unread.retain(|name| !chains.contains_key(name));
         if changes.is_empty() {
             return;
@@ -133,15 +134,23 @@ impl<K: Kernel> Reconciler<K> {
                 }
             }
         }
-        self.follow_generation(self.generation, 1);
-        // Only these: with many chains of single services, reading all of them would cost more than the change.
-        match if new_chains.is_empty() { Ok(Vec::new()) } else { self.kernel.digests(&new_chains) } {
-            Ok(digests) => self.digests.extend(digests),
-            Err(error) => {
-                tracing::debug!(%error, "new chains cannot be read; reading everything at the next look");
-                self.known = false;
-            }
+        if let Err(error) = self.read_back(&new_chains, chains, node) {
+            tracing::debug!(%error, "new chains cannot be read; reading everything at the next look");
+            self.known = false;
         }
+    }
+
+    /// Reads chains that were just written, to know them again. Only these: with many chains of single services, reading all of
+    /// them would cost more than the change.
+    fn read_back(&mut self, new: &[Arc<str>], chains: &Chains, node: &NodeView) -> Result<(), KernelError> {
+        let digests = if new.is_empty() { Vec::new() } else { self.kernel.digests(new)? };
+        self.digests.extend(digests);
+        self.follow_generation(self.generation, 1);
+        if new.is_empty() || self.generation.is_some() {
+            return Ok(());
+        }
+        let new = new.iter().filter_map(|name| chains.get_key_value(name));
+        self.doubt_chains(&new.map(|(name, chain)| (name.clone(), chain.clone())).collect(), node)
     }
 
     /// Forgets the clients of endpoints that left, so that one that comes back does not take them from where they are

@@ -5,6 +5,7 @@ mod check;
 mod counting;
 mod full;
 mod incremental;
+mod past;
 mod refused;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,8 +47,10 @@ pub struct Reconciler<K> {
     generation: Option<u32>,
     /// The kernel's number of our table.
     table: Option<u64>,
-    /// While others commit: when our table is read again.
+    /// While others commit: when our rows are read again, …
     next_read: Option<Instant>,
+    /// … and what is not rows.
+    next_look: Option<Instant>,
     refused: BTreeMap<Frontend, String>,
     /// How many calls of [`Reconciler::check`] have passed since refused frontends were tried.
     untried: u32,
@@ -117,6 +120,7 @@ impl<K: Kernel> Reconciler<K> {
             generation: None,
             table: None,
             next_read: None,
+            next_look: None,
             refused: BTreeMap::new(),
             untried: 0,
             counts: BTreeMap::new(),
@@ -178,6 +182,11 @@ impl<K: Kernel> Reconciler<K> {
     /// Frontends that the kernel refuses, and why.
     pub fn refused(&self) -> &BTreeMap<Frontend, String> {
         &self.refused
+    }
+
+    /// How many connections ended without what they carried being counted.
+    pub(super) fn uncounted(&self) -> u64 {
+        self.kernel.uncounted()
     }
 
     /// The kernel.

@@ -52,13 +52,13 @@ impl<K: Kernel> Reconciler<K> {
             match result {
                 Ok(counts) => {
                     self.known = true;
-                    self.counting.take(desired, counts);
+                    self.counting.take(desired, &self.applied, &changes, counts);
                     if desired.node().counts() {
-                        self.counting.own(desired, frontends.iter().copied());
+                        self.own(desired, frontends.iter().copied());
                     }
                     let mut report = Report::default();
                     report.note(&changes);
-                    self.remember(&wanted.chains, changes);
+                    self.remember(&wanted.chains, changes, desired.node());
                     self.refused.retain(|frontend, _| !frontends.contains(frontend));
                     return Ok(Some(Report { refused: self.refused.clone(), ..report }));
                 }

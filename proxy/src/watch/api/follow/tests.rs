@@ -16,12 +16,16 @@ use crate::state::State;
 enum Answer {
     /// The version and the names of Services.
     List(u32, &'static [&'static str]),
+    /// One ServiceCIDR.
+    Cidrs(u32),
     /// Lines, then the end; or silence, where `true`.
     Watch(Vec<Value>, bool),
     Refused(u16),
+    /// Nobody is there.
+    Away,
 }
 
-use Answer::{List, Refused, Watch};
+use Answer::{Away, Cidrs, List, Refused, Watch};
 
 fn service(name: &str, version: u32) -> Value {
     json!({"apiVersion": "v1", "kind": "Service",
@@ -37,13 +41,22 @@ fn bookmark(version: u32) -> Value {
     json!({"type": "BOOKMARK", "object": {"apiVersion": "v1", "kind": "Service", "metadata": {"resourceVersion": version.to_string()}}})
 }
 
-fn answer(answer: Answer) -> Response<Body> {
-    match answer {
+fn list(api_version: &str, kind: &str, version: u32, items: Vec<Value>) -> Response<Body> {
+    let metadata = json!({"resourceVersion": version.to_string()});
+    let list = json!({"kind": format!("{kind}List"), "apiVersion": api_version, "metadata": metadata, "items": items});
+    Response::new(list.to_string().into())
+}
+
+fn answer(answer: Answer) -> std::io::Result<Response<Body>> {
+    Ok(match answer {
+        Away => return Err(std::io::ErrorKind::ConnectionRefused.into()),
         List(version, names) => {
-            let items: Vec<_> = names.iter().map(|name| service(name, version)).collect();
-            let metadata = json!({"resourceVersion": version.to_string()});
-            let list = json!({"kind": "ServiceList", "apiVersion": "v1", "metadata": metadata, "items": items});
-            Response::new(list.to_string().into())
+            list("v1", "Service", version, names.iter().map(|name| service(name, version)).collect())
+        }
+        Cidrs(version) => {
+            let metadata = json!({"name": "kubernetes", "resourceVersion": version.to_string()});
+            let item = json!({"metadata": metadata, "spec": {"cidrs": ["10.96.0.0/16"]}});
+            list("networking.k8s.io/v1", "ServiceCIDR", version, vec![item])
         }
         Watch(events, goes_on) => {
             let lines: String = events.iter().map(|event| format!("{event}\n")).collect();
@@ -60,12 +73,18 @@ fn answer(answer: Answer) -> Response<Body> {
             *response.status_mut() = code.try_into().unwrap();
             response
         }
-    }
+    })
 }
 
 /// Follows Services of a server that gives these answers, one after the other, until it has no more. The Services in force, and
 /// the requests: what was asked for, from which version, and how many seconds after the first.
 async fn run(answers: Vec<Answer>) -> (Vec<String>, Vec<String>) {
+    let (state, requests) = run_of(Kind::Service, answers).await;
+    (state.services().keys().map(|name| name.name.to_string()).collect(), requests)
+}
+
+/// The same of another kind.
+async fn run_of(kind: Kind, answers: Vec<Answer>) -> (State, Vec<String>) {
     let (answers, requests) = (Arc::new(Mutex::new(VecDeque::from(answers))), Arc::new(Mutex::new(Vec::new())));
     let (began, noted) = (Instant::now(), requests.clone());
     let (done_in, mut done) = mpsc::channel::<()>(1);
@@ -84,15 +103,15 @@ async fn run(answers: Vec<Answer>) -> (Vec<String>, Vec<String>) {
                 let _ = done.send(()).await;
                 return std::future::pending().await;
             };
-            let is_list = matches!(next, List(..));
-            assert!(matches!(next, Refused(_)) || is_list == (what == "list"), "{what} where there is {next:?}");
-            Ok::<_, Infallible>(answer(next))
+            let is_list = matches!(next, List(..) | Cidrs(_));
+            assert!(matches!(next, Refused(_) | Away) || is_list == (what == "list"), "{what} where there is {next:?}");
+            answer(next)
         }
     });
     let client = Client::new(server, "default");
-    let [.., services, _] = Watched::all(&"n1".into());
+    let watched = Watched::all(&"n1".into()).into_iter().find(|watched| watched.kind == kind).unwrap();
     let (tx, mut events) = mpsc::channel(1024);
-    let following = tokio::spawn(follow(services, client, tx, Arc::default()));
+    let following = tokio::spawn(follow(watched, client, tx, Arc::default()));
     done.recv().await;
     following.abort();
     let mut state = State::default();
@@ -100,7 +119,7 @@ async fn run(answers: Vec<Answer>) -> (Vec<String>, Vec<String>) {
         state.apply(event);
     }
     let requests = requests.lock().unwrap().clone();
-    (state.services().keys().map(|name| name.name.to_string()).collect(), requests)
+    (state, requests)
 }
 
 /// What was asked for, without the time.
@@ -110,6 +129,17 @@ fn asked(requests: &[String]) -> Vec<&str> {
 
 fn seconds(request: &str) -> u64 {
     request.rsplit_once(' ').unwrap().1.parse().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_has_been_away_for_long_is_listed_as_soon_as_it_says_that_the_version_is_gone() {
+    let away = (0..12).map(|_| Away);
+    let answers = [List(10, &["a"])].into_iter().chain(away).chain([Refused(410), List(20, &["b"])]);
+    let (services, requests) = run(answers.collect()).await;
+    assert_eq!(services, ["b"]);
+    let [.., last, refused, listed] = requests.as_slice() else { panic!("{requests:?}") };
+    assert!(seconds(refused) - seconds(last) >= 15, "asked for with pauses: {requests:?}");
+    assert!(seconds(listed) - seconds(refused) <= 1, "and listed at once: {requests:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -189,4 +219,27 @@ async fn a_version_that_is_lost_is_not_asked_for_again() {
     let (_, requests) =
         run([List(10, &["a"])].into_iter().chain(refused).chain([Watch(Vec::new(), true)]).collect()).await;
     assert_eq!(asked(&requests)[1..], ["watch 10"; 5], "who has too much to do is not asked for more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn service_cidrs_that_were_served_stay_until_the_server_insists_that_there_are_none() {
+    let cidrs = |state: &State| state.service_cidrs().len();
+    for code in [403, 404] {
+        // Of a watch, and of lists.
+        let passing = vec![Cidrs(10), Refused(code), Refused(code), Refused(code), Cidrs(11), Watch(Vec::new(), true)];
+        let (state, requests) = run_of(Kind::ServiceCidr, passing).await;
+        assert_eq!(cidrs(&state), 1, "{code}");
+        assert!(seconds(&requests[4]) < 60, "asked for again soon: {requests:?}");
+        let mut gone = vec![Cidrs(10), Watch(Vec::new(), false), Refused(410)];
+        gone.extend((0..7).map(|_| Refused(code)));
+        let (state, _) = run_of(Kind::ServiceCidr, gone).await;
+        assert_eq!(cidrs(&state), 1, "{code}");
+        let mut gone = vec![Cidrs(10), Refused(410)];
+        gone.extend((0..8).map(|_| Refused(code)));
+        gone.push(Refused(code));
+        let (state, requests) = run_of(Kind::ServiceCidr, gone).await;
+        assert_eq!(cidrs(&state), 0, "{code}");
+        assert!((20..120).contains(&seconds(&requests[9])), "{requests:?}");
+        assert!(seconds(&requests[10]) >= 300, "{requests:?}");
+    }
 }

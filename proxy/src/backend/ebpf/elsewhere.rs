@@ -1,0 +1,76 @@
+//! Programs of ours that go on at devices although our folder of the BPF file system is gone: they are pinned in another one, or a
+//! process holds them.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use aya::maps::MapInfo;
+use aya::programs::tc::TcAttachType;
+use aya::programs::{ProgramError, ProgramInfo, SchedClassifier};
+
+use super::load::TC;
+
+/// How long the kernel may take to let go of what was unpinned.
+const LETTING_GO: Duration = Duration::from_secs(3);
+
+/// What is known of such programs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Elsewhere {
+    /// There are none at TCX hooks; devices whose kernel has no such hooks have filters, which are found without any pin.
+    Nowhere,
+    /// At these devices.
+    At(Vec<String>),
+    /// Somebody's programs are there, and whose cannot be asked without CAP_SYS_ADMIN.
+    Unknown,
+}
+
+/// Looks at these devices of this network namespace, once what was unpinned before has had the time to go.
+pub fn elsewhere(devices: &[String]) -> Elsewhere {
+    let end = Instant::now() + LETTING_GO;
+    loop {
+        let found = look(devices);
+        if !matches!(found, Elsewhere::At(_)) || Instant::now() >= end {
+            return found;
+        }
+        sleep(Duration::from_millis(50));
+    }
+}
+
+fn look(devices: &[String]) -> Elsewhere {
+    let mut at = Vec::new();
+    for device in devices {
+        match is_at(device) {
+            Ok(true) => at.push(device.clone()),
+            Ok(false) => {}
+            Err(error) if is_refused(&error) => return Elsewhere::Unknown,
+            // No such hooks, or the device or a program has gone meanwhile.
+            Err(error) => tracing::debug!(device, %error, "cannot be asked for its programs"),
+        }
+    }
+    if at.is_empty() { Elsewhere::Nowhere } else { Elsewhere::At(at) }
+}
+
+fn is_at(device: &str) -> Result<bool, ProgramError> {
+    for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
+        let (_, programs) = SchedClassifier::query_tcx(device, hook)?;
+        if programs.iter().any(is_ours) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// By its name, and those of its maps.
+fn is_ours(program: &ProgramInfo) -> bool {
+    let maps = || program.map_ids().ok().flatten().unwrap_or_default();
+    let named = |name: &str| {
+        maps().into_iter().any(|id| MapInfo::from_id(id).is_ok_and(|map| map.name_as_str().is_some_and(|n| n == name)))
+    };
+    let ours = |name: &str| TC.iter().flatten().any(|program| *program == name);
+    program.name_as_str().is_some_and(ours) && named("frontends") && named("backends")
+}
+
+fn is_refused(error: &ProgramError) -> bool {
+    let ProgramError::SyscallError(error) = error else { return false };
+    matches!(error.io_error.raw_os_error(), Some(libc::EPERM | libc::EACCES))
+}

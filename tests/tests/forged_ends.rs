@@ -1,0 +1,47 @@
+//! A pod sends packets under the addresses and ports of others' connections. What becomes of these is for their own ends to say.
+#![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use kubeferry_tests::bpf::pinned::Pinned;
+use kubeferry_tests::client::{Running, until, until_for};
+use kubeferry_tests::datapath::Datapath;
+use kubeferry_tests::forging::{Victim, outlived};
+use kubeferry_tests::on_both_datapaths;
+use kubeferry_tests::packets::FrameSocket;
+use kubeferry_tests::web::{MANIFESTS, Web};
+
+/// The node's address on the cable of the second host, and that host's: see `Host::join`.
+const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 2, 1]];
+
+on_both_datapaths! {
+    nobody_else_ends_a_connection,
+}
+
+fn nobody_else_ends_a_connection(datapath: Datapath) {
+    let web = Web::build().unwrap();
+    let node = &web.hosts.node;
+    // The other endpoint is the pod that sends.
+    let other = ", {addresses: [10.244.1.2], nodeName: worker-1}";
+    assert!(MANIFESTS.contains(other));
+    web.write(&MANIFESTS.replace(other, "")).unwrap();
+    let mut command = datapath.command(&web.source).unwrap();
+    let _running = Running::start_command(command.arg("--masquerade-all"), node).unwrap();
+    drop(web.until_served().unwrap());
+    let endpoint = SocketAddr::from(([10, 244, 1, 1], 8080));
+    let wire = web.hosts.host("web2").namespace.run(|| FrameSocket::open("eth0")).unwrap().unwrap();
+    // Of a pod, and of the node itself.
+    let open = |number| Victim::open([web.client(), node][number % 2], web.vip(), endpoint);
+    assert!(open(0).unwrap().is_masqueraded());
+    let victims = outlived(&wire, MACS, open).unwrap();
+    // Their own ends are believed.
+    drop(victims);
+    if let Datapath::Ebpf(places) = &datapath {
+        let pinned = Pinned::open(places.bpffs()).unwrap();
+        let active = || pinned.first_backends(4_096).unwrap().iter().map(|row| row.active).sum::<u64>();
+        until("nothing to be active", || (active() == 0).then_some(())).unwrap();
+        let forgotten = || (pinned.flows().unwrap() == 0).then_some(());
+        until_for(Duration::from_secs(120), "every connection to be forgotten", forgotten).unwrap();
+    }
+}

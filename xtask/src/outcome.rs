@@ -1,0 +1,146 @@
+//! What libtest prints, summed up: how many tests passed and failed, and what those that failed said last.
+
+/// Lines of a panic's message that are repeated.
+const LINES: usize = 12;
+/// Characters of each.
+const WIDTH: usize = 600;
+
+/// The sum of the outputs of test binaries, line by line.
+#[derive(Default, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    pub passed: usize,
+    pub failed: usize,
+    pub ignored: usize,
+    pub filtered_out: usize,
+    failures: Vec<Failure>,
+    /// What the next line may belong to.
+    inside: Inside,
+}
+
+/// A test that failed, with the first words of each of its panics.
+#[derive(Default, PartialEq, Eq, Debug)]
+struct Failure {
+    test: String,
+    said: Vec<String>,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
+enum Inside {
+    #[default]
+    Nothing,
+    /// What a failed test has printed.
+    Output,
+    /// Lines of a panic, so many so far.
+    Panic(usize),
+}
+
+impl Outcome {
+    /// Takes the next line.
+    pub fn add(&mut self, line: &str) {
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            self.inside = Inside::Nothing;
+            return self.count(counts);
+        }
+        if line == "failures:" {
+            self.inside = Inside::Nothing;
+            return;
+        }
+        if let Some(test) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) {
+            self.failures.push(Failure { test: test.to_owned(), said: Vec::new() });
+            self.inside = Inside::Output;
+            return;
+        }
+        let panics = line.starts_with("thread '") && line.contains(" panicked at ");
+        self.inside = match self.inside {
+            Inside::Nothing => return,
+            _ if panics || line.starts_with("Error: ") => Inside::Panic(1),
+            Inside::Panic(lines) if lines < LINES && !ends_a_panic(line) => Inside::Panic(lines + 1),
+            _ => Inside::Output,
+        };
+        if let (Inside::Panic(_), Some(failure)) = (self.inside, self.failures.last_mut()) {
+            failure.said.push(line.chars().take(WIDTH).collect());
+        }
+    }
+
+    /// `ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.00s`
+    fn count(&mut self, counts: &str) {
+        let Some((_, counts)) = counts.split_once(". ") else { return };
+        for count in counts.split("; ") {
+            let Some((number, what)) = count.split_once(' ') else { continue };
+            let Ok(number) = number.parse::<usize>() else { continue };
+            match what {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.ignored += number,
+                "filtered out" => self.filtered_out += number,
+                _ => {}
+            }
+        }
+    }
+
+    /// The tests that failed and what they said, so that nobody has to look for it in an hour of output.
+    pub fn failures(&self) -> impl Iterator<Item = String> {
+        self.failures.iter().flat_map(|failure| {
+            let said = failure.said.iter().filter(|line| !line.is_empty()).map(|line| format!("    {line}"));
+            std::iter::once(format!("failed: {}", failure.test)).chain(said)
+        })
+    }
+}
+
+/// Whether the message is over before this line.
+fn ends_a_panic(line: &str) -> bool {
+    line.starts_with("note: run with ") || line == "stack backtrace:"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(text: &str) -> Outcome {
+        let mut outcome = Outcome::default();
+        text.lines().for_each(|line| outcome.add(line));
+        outcome
+    }
+
+    #[test]
+    fn results_are_summed_over_binaries() {
+        let sum = outcome(
+            "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.00s\n\
+             test x::y ... ok\n\
+             test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s",
+        );
+        assert_eq!((sum.passed, sum.failed, sum.ignored, sum.filtered_out), (14, 1, 1, 3));
+        assert_eq!(sum.failures().count(), 0);
+    }
+
+    #[test]
+    fn what_failed_is_repeated_with_what_it_said() {
+        let sum = outcome(
+            "thread 'elsewhere' panicked at shown/and/passed.rs:1:1:\n\nfailures:\n\n---- a::b stdout ----\nmuch log\n\n\
+             thread 'a::b' (77) panicked at tests/a.rs:12:5:\nassertion failed: left\n  right: 2\n\
+             note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace\nmore log\n\n\
+             thread '<unnamed>' (78) panicked at tests/a.rs:1:1:\nanother\nstack backtrace:\n   0: x\n\
+             ---- c stdout ----\nError: no such luck\n\n\nfailures:\n    a::b\n    c\n\n\
+             test result: FAILED. 2 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s\n",
+        );
+        let told = [
+            "failed: a::b",
+            "    thread 'a::b' (77) panicked at tests/a.rs:12:5:",
+            "    assertion failed: left",
+            "      right: 2",
+            "    thread '<unnamed>' (78) panicked at tests/a.rs:1:1:",
+            "    another",
+            "failed: c",
+            "    Error: no such luck",
+        ];
+        assert_eq!(sum.failures().collect::<Vec<_>>(), told);
+    }
+
+    #[test]
+    fn long_words_are_cut() {
+        let line = "x".repeat(2 * WIDTH);
+        let lines = vec![line; 2 * LINES].join("\n");
+        let sum = outcome(&format!("---- a stdout ----\nthread 'a' panicked at a.rs:1:1:\n{lines}\n"));
+        assert_eq!(sum.failures().map(|line| line.len()).collect::<Vec<_>>()[2..], [WIDTH + 4; LINES - 1]);
+    }
+}

@@ -94,6 +94,19 @@ pub fn refused(name: &str, on: bool) -> Option<String> {
     })
 }
 
+/// Whether these switches turn an alpha gate on, itself or with all of its kind (`AllAlpha`, which it outweighs).
+pub fn alpha_enabled<'a>(switches: impl Iterator<Item = (&'a str, bool)>, gate: &str) -> bool {
+    let (mut all, mut own) = (false, None);
+    for (name, on) in switches {
+        match name {
+            "AllAlpha" => all = on,
+            _ if name == gate => own = Some(on),
+            _ => {}
+        }
+    }
+    own.unwrap_or(all)
+}
+
 /// Why setting a gate to this has no effect here.
 pub fn reason(name: &str, on: bool) -> &'static str {
     if names(LOCKED_ON, name) && !on {
@@ -128,6 +141,14 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn an_alpha_gate_is_on_by_itself_or_with_all() {
+        let on = |switches: &[(&str, bool)]| alpha_enabled(switches.iter().copied(), "A");
+        assert!(!on(&[]) && !on(&[("B", true), ("AllBeta", true)]));
+        assert!(on(&[("A", true), ("AllAlpha", false)]) && on(&[("AllAlpha", true)]));
+        assert!(!on(&[("A", false), ("AllAlpha", true)]));
+    }
 
     #[test]
     fn every_name_stands_once() {

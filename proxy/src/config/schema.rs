@@ -100,6 +100,9 @@ const BIT: Kind = Integer(0, 31);
 const ROWS: Kind = Integer(1, u32::MAX as i64);
 const NO_IPVS: &str = "there is no IPVS here";
 const AT_ONCE: &str = "log lines are written at once, to standard error";
+/// The same, where kube-proxy asks for a gate.
+const AT_ONCE_AND_GATED: &str = "log lines are written at once, to standard error; without the feature gate LoggingAlphaOptions it is \
+                                 refused, as by kube-proxy";
 const WINDOWS: &str = "it is for Windows";
 const JSON: &str = "JSON is spoken with the API server";
 const NO_LIMIT: &str = "requests are few: there is no limit of their rate";
@@ -147,16 +150,16 @@ pub const FIELDS: &[Field] = &[
     field("logging.vmodule", Modules)
         .flag("vmodule")
         .warned("files of Go are not those of Rust: use `--log-level info,kubeferry::watch=debug`"),
-    field("logging.options.text.splitStream", Bool).flag("log-text-split-stream").default("false").warned(AT_ONCE),
+    field("logging.options.text.splitStream", Bool).flag("log-text-split-stream").default("false").warned(AT_ONCE_AND_GATED),
     field("logging.options.text.infoBufferSize", Quantity)
         .flag("log-text-info-buffer-size")
         .default("0")
-        .warned(AT_ONCE),
-    field("logging.options.json.splitStream", Bool).flag("log-json-split-stream").default("false").warned(AT_ONCE),
+        .warned(AT_ONCE_AND_GATED),
+    field("logging.options.json.splitStream", Bool).flag("log-json-split-stream").default("false").warned(AT_ONCE_AND_GATED),
     field("logging.options.json.infoBufferSize", Quantity)
         .flag("log-json-info-buffer-size")
         .default("0")
-        .warned(AT_ONCE),
+        .warned(AT_ONCE_AND_GATED),
     field("hostnameOverride", Text).flag("hostname-override").default("the host name").note("`--node-name` is the same"),
     field("bindAddress", Text).flag("bind-address").default("0.0.0.0").note("nothing is bound to it"),
     field("healthzBindAddress", Text)

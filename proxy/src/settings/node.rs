@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::ProxyMode;
 use super::check::without_blanks;
 use super::merge::{Inputs, text_of};
 use crate::config::Problem;
@@ -75,17 +76,25 @@ impl Default for NodeSettings {
 }
 
 /// The bounds of single values were checked when they were read.
-pub(super) fn check(given: &Inputs<'_>, problems: &mut Vec<Problem>) -> NodeSettings {
+pub(super) fn check(
+    given: &Inputs<'_>,
+    mode: ProxyMode,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<String>,
+) -> NodeSettings {
     let config = given.config;
     let mut excluded = Vec::new();
     for (place, text) in config.texts("ipvs.excludeCIDRs").unwrap_or_default().iter().enumerate() {
+        let problem = || Problem {
+            what: format!("{}[{place}]", config.origin("ipvs.excludeCIDRs")),
+            value: format!("{text:?}"),
+            why: format!("must be a CIDR such as 192.168.0.0/16{}", without_blanks(text)),
+        };
         match parse_cidr(text) {
             Some(cidr) => excluded.push(cidr),
-            None => problems.push(Problem {
-                what: format!("{}[{place}]", config.origin("ipvs.excludeCIDRs")),
-                value: format!("{text:?}"),
-                why: format!("must be a CIDR such as 192.168.0.0/16{}", without_blanks(text)),
-            }),
+            None if mode == ProxyMode::Ipvs => problems.push(problem()),
+            // kube-proxy looks at it in that mode only; here it says what stays when kube-proxy's servers are removed.
+            None => warnings.push(format!("{}: no server of IPVS stays by it", problem())),
         }
     }
     let default = NodeSettings::default();

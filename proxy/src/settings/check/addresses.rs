@@ -100,7 +100,7 @@ impl Check<'_> {
         addresses
     }
 
-    /// An address to serve at: IP or IP:PORT; empty is off. `port` is kube-proxy's deprecated flag, 0 being off.
+    /// An address to serve at: IP (without brackets, `AppendPortIfNeeded`) or IP:PORT; empty is off. `port` is kube-proxy's deprecated flag, 0 being off.
     pub(super) fn serving(
         &mut self,
         given: Option<Given<String>>,
@@ -120,8 +120,7 @@ impl Check<'_> {
         if text.is_empty() {
             return None;
         }
-        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-        let address = parse_ip(bare).map(|ip| SocketAddr::new(ip, default.port())).or_else(|| parse_socket(text));
+        let address = parse_ip(text).map(|ip| SocketAddr::new(ip, default.port())).or_else(|| parse_socket(text));
         let address = address.filter(|address| address.port() > 0);
         if address.is_none() {
             let why = format!(

@@ -68,8 +68,9 @@ impl Check<'_> {
 
     fn cluster_cidr(&mut self) -> Vec<IpNet> {
         let flag = self.given.datapath().cluster_cidr.as_ref();
-        let given = self.given.text(flag, "--cluster-cidr", "clusterCIDR").filter(|g| !g.value.is_empty());
-        let Some(given) = given else { return Vec::new() };
+        // An empty flag is a list of one empty range, as in `processV1Alpha1Flags`; an empty field is none.
+        let given = self.given.text(flag, "--cluster-cidr", "clusterCIDR");
+        let Some(given) = given.filter(|g| flag.is_some() || !g.value.is_empty()) else { return Vec::new() };
         let cidrs: Vec<Option<IpNet>> = given.value.split(',').map(parse_cidr).collect();
         match cidrs[..] {
             [Some(one)] => vec![one],

@@ -3,9 +3,12 @@
 use tracing_subscriber::EnvFilter;
 
 use super::Check;
-use crate::config::Problem;
+use crate::config::{Problem, gates};
 use crate::settings::LogSettings;
 use crate::settings::merge::Given;
+
+/// The gate of how lines are written.
+const ALPHA_OPTIONS: &str = "LoggingAlphaOptions";
 
 impl Check<'_> {
     pub(super) fn log(&mut self) -> LogSettings {
@@ -25,6 +28,7 @@ impl Check<'_> {
             let why = "only the text format has it: leave it out, or choose logging.format text".to_owned();
             self.problems.push(Problem { what: given.config.origin(path), value: value.to_string(), why });
         }
+        self.alpha_options();
         if let Some(level) = &flags.log_level {
             if let Err(error) = EnvFilter::try_new(level) {
                 let given = Given { what: "--log-level".to_owned(), value: level.clone() };
@@ -35,6 +39,23 @@ impl Check<'_> {
         }
         let verbosity = flags.v.map(i64::from).or_else(|| given.config.integer("logging.verbosity")).unwrap_or(0);
         LogSettings { json, filter: filter_of_verbosity(verbosity).to_owned() }
+    }
+
+    /// Options that kube-proxy refuses unless their gate is on, of either format (`validateFormatOptions` of
+    /// k8s.io/component-base).
+    fn alpha_options(&mut self) {
+        let config = self.given.config;
+        if gates::alpha_enabled(config.switches("featureGates"), ALPHA_OPTIONS) {
+            return;
+        }
+        let is_alpha = |path: &str| {
+            path.starts_with("logging.options.")
+                && (path.ends_with(".splitStream") || path.ends_with(".infoBufferSize"))
+        };
+        for (path, value) in config.given().filter(|(path, value)| is_alpha(path) && !value.is_zero()) {
+            let why = format!("only with the feature gate {ALPHA_OPTIONS}; it has no effect here: leave it out");
+            self.problems.push(Problem { what: config.origin(path), value: value.to_string(), why });
+        }
     }
 }
 

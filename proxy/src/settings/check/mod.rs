@@ -69,7 +69,7 @@ pub(super) fn check(given: &Inputs<'_>) -> (Settings, Vec<Problem>, Vec<String>)
         bind_hard_fail: given.switch(serve.bind_address_hard_fail, "bindAddressHardFail"),
         profiling: given.switch(None, "enableProfiling"),
         show_hidden_metrics: check.hidden_metrics(),
-        node: node::check(given, &mut check.problems),
+        node: node::check(given, mode, &mut check.problems, &mut check.warnings),
         once: serve.once,
         log: check.log(),
     };

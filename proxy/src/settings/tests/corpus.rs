@@ -58,7 +58,7 @@ fn flags_are_refused_as_the_field_is() {
 }
 
 #[test]
-fn blanks_in_flags_are_refused_as_in_fields() {
+fn blanks_and_nothing_are_refused_in_flags_as_kube_proxy_does() {
     let refused = |flags: &[&str]| {
         let line = [["kubeferry", "run"].as_slice(), flags].concat();
         let crate::args::Command::Run(args) = crate::args::parse(line).unwrap().command else { panic!("run") };
@@ -71,6 +71,7 @@ fn blanks_in_flags_are_refused_as_in_fields() {
     let node_ports = "must be CIDRs such as 192.168.0.0/16, `primary`, `localhost` or `all`, without blanks";
     for (flag, value, says) in [
         ("--cluster-cidr", "10.244.0.0/16, fd00::/56", format!("\"10.244.0.0/16, fd00::/56\": {one}")),
+        ("--cluster-cidr", "", format!("\"\": {}", one.replace(", without blanks", ""))),
         ("--cluster-cidr", "10.244.0.0/16 ", format!("\"10.244.0.0/16 \": {one}")),
         ("--nodeport-addresses", "192.0.2.0/24, 2001:db8::/64", format!("\" 2001:db8::/64\": {node_ports}")),
         ("--nodeport-addresses", "primary,localhost ", format!("\"localhost \": {node_ports}")),
@@ -82,7 +83,7 @@ fn blanks_in_flags_are_refused_as_in_fields() {
     ] {
         assert_eq!(refused(&[flag, value]), [format!("{flag} = {says}")]);
     }
-    let excluded = refused(&["--ipvs-exclude-cidrs", "10.0.0.0/8 ,192.0.2.0/24"]);
+    let excluded = refused(&["--proxy-mode=ipvs", "--ipvs-exclude-cidrs", "10.0.0.0/8 ,192.0.2.0/24"]);
     assert!(
         excluded.len() == 1
             && excluded[0].ends_with("= \"10.0.0.0/8 \": must be a CIDR such as 192.168.0.0/16, without blanks"),

@@ -54,11 +54,19 @@ fn is_named(warnings: &[String], what: &str, field: &Field) -> bool {
     warnings.iter().any(|text| text.starts_with(&format!("{what}{gate} = ")))
 }
 
-/// What goes with a field so that it can have an effect: the mode whose block it is in, and a detector for its argument.
+/// Whether kube-proxy refuses the field without this gate.
+fn needs_alpha_options(field: &Field) -> bool {
+    field.path.starts_with("logging.options.")
+}
+
+/// What goes with a field so that it can have an effect: the mode whose block it is in, a detector for its argument, its gate.
 fn base(field: &Field) -> Json {
     let mode = field.block().filter(|block| *block != "ebpf").unwrap_or("nftables");
     let mut base =
         json!({"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": mode});
+    if needs_alpha_options(field) {
+        base["featureGates"] = json!({"LoggingAlphaOptions": true});
+    }
     if let Some(name) = field.path.strip_prefix("detectLocal.") {
         let mode = if name == "bridgeInterface" { "BridgeInterface" } else { "InterfaceNamePrefix" };
         base["detectLocalMode"] = json!(mode);
@@ -113,6 +121,7 @@ fn every_flag_with_a_field_does_something_or_is_warned_about() {
             "detectLocal.interfaceNamePrefix" => flags.extend(
                 ["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=first"].map(str::to_owned),
             ),
+            _ if needs_alpha_options(field) => flags.push("--feature-gates=LoggingAlphaOptions=true".to_owned()),
             _ => {}
         }
         // Both are for the same mode.

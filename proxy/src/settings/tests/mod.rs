@@ -138,7 +138,7 @@ fn served_addresses() {
         addresses(&["--healthz-bind-address=127.0.0.1", "--metrics-bind-address=::1"], None),
         text("127.0.0.1:10256", "[::1]:10249")
     );
-    let file = "healthzBindAddress: \"\"\nmetricsBindAddress: \"[::]\"\nmode: nftables";
+    let file = "healthzBindAddress: \"\"\nmetricsBindAddress: \"::\"\nmode: nftables";
     assert_eq!(addresses(&[], Some(file)), text("0.0.0.0:10256", "[::]:10249"));
     assert_eq!(addresses(&["--healthz-bind-address=", "--metrics-bind-address="], None), (None, None));
     assert_eq!(addresses(&["--healthz-port=0", "--metrics-port=0"], None), (None, None));

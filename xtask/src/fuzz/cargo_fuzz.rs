@@ -1,20 +1,29 @@
-//! cargo-fuzz: compiles the parsers with libFuzzer, AddressSanitizer and every check of a debug build. It is installed by cargo
-//! into `target/`, and needs a nightly: sanitizers are no part of a stable Rust.
+//! cargo-fuzz: compiles the parsers with libFuzzer and every check of a debug build. It is installed by cargo into `target/`. With
+//! AddressSanitizer it needs a nightly: sanitizers are no part of a stable Rust.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context as _;
 
-use crate::cargo::{cargo, workspace};
+use crate::cargo::{cargo, forget_ourselves, workspace};
 use crate::{nightly, step};
 
 /// The version that builds them.
 const VERSION: &str = "0.13.2";
 
+/// Where everything is built.
+const FOLDER: &str = "target/fuzz";
+/// The program that has all parsers.
+const IN_ONE: &str = "in_one";
+
 /// Where the programs are.
 pub fn programs() -> PathBuf {
-    workspace().join("target/fuzz").join(format!("{}-unknown-linux-gnu/release", std::env::consts::ARCH))
+    built("release")
+}
+
+fn built(profile: &str) -> PathBuf {
+    workspace().join(FOLDER).join(format!("{}-unknown-linux-gnu", std::env::consts::ARCH)).join(profile)
 }
 
 /// Builds a program for each parser.
@@ -26,7 +35,26 @@ pub fn build() -> anyhow::Result<()> {
     let mut build = nightly::command(&program, &["rust-std"])?;
     take_lock()?;
     step::start("building the parsers with libFuzzer: the first time takes a quarter of an hour");
-    build.args(["fuzz", "build", "--strip-dead-code", "--target-dir", "target/fuzz"]);
+    build.args(["fuzz", "build", "--strip-dead-code", "--target-dir", FOLDER]);
+    run(build)
+}
+
+/// Builds one program with all parsers and tells where it is: by the Rust that is there, without AddressSanitizer, unoptimised.
+///
+/// # Errors
+/// cargo-fuzz cannot be had, or something does not compile.
+pub fn build_in_one() -> anyhow::Result<PathBuf> {
+    let mut build = Command::new(find_or_install()?);
+    forget_ourselves(&mut build);
+    build.current_dir(workspace());
+    take_lock()?;
+    step::start("building the parsers with libFuzzer, in one program: some minutes the first time");
+    build.args(["fuzz", "build", "--dev", "--sanitizer", "none", "--target-dir", FOLDER, IN_ONE]);
+    run(build)?;
+    Ok(built("debug").join(IN_ONE))
+}
+
+fn run(mut build: Command) -> anyhow::Result<()> {
     // cargo-fuzz asks for all of it, which would be gigabytes.
     build.env("RUSTFLAGS", "-Cdebuginfo=line-tables-only");
     // Each commit would have them built anew.

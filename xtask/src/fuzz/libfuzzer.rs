@@ -57,6 +57,8 @@ impl Fuzzer {
     fn libfuzzer(&self, log: &str, set: impl FnOnce(&mut Command)) -> anyhow::Result<(ExitStatus, String)> {
         let log = self.scratch("logs")?.join(log);
         let mut command = Command::new(&self.program);
+        // For the program that has all of them.
+        command.env("KUBEFERRY_FUZZ_PARSER", &self.parser);
         command.args([format!("-timeout={SLOWEST}"), format!("-rss_limit_mb={MOST_MEMORY}")]);
         set(&mut command);
         let file = std::fs::File::create(&log).with_context(|| log.display().to_string())?;

@@ -24,7 +24,13 @@ pub struct Args {
     /// Take them as they were built last, whatever has changed since: building takes long
     #[arg(long)]
     no_build: bool,
+    /// A few seconds with each, all in one program that is built in some minutes: by the stable Rust, so without AddressSanitizer
+    #[arg(long, conflicts_with_all = ["minutes", "merge", "no_build"])]
+    short: bool,
 }
+
+/// How long a short run is with each parser.
+const SHORT: Duration = Duration::from_secs(4);
 
 /// Builds them and runs one after the other. What is found is in `fuzz/regressions` afterwards, and fails the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
@@ -32,14 +38,17 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if !args.no_build {
         packages::ensure(&[packages::BUILD, packages::CPLUSPLUS])?;
         ebpf::build()?;
+    }
+    let all_in_one = if args.short { Some(cargo_fuzz::build_in_one()?) } else { None };
+    if !args.short && !args.no_build {
         cargo_fuzz::build()?;
     }
     let programs = cargo_fuzz::programs();
-    let share = Duration::from_secs(args.minutes * 60) / u32::try_from(parsers.len())?;
+    let share = if args.short { SHORT } else { Duration::from_secs(args.minutes * 60) / u32::try_from(parsers.len())? };
     step::start(format!("{} parsers, {} each", parsers.len(), step::duration(share)));
     let mut cases = Vec::new();
     for parser in parsers {
-        let program = programs.join(&parser);
+        let program = all_in_one.clone().unwrap_or_else(|| programs.join(&parser));
         let fuzzer = Fuzzer { parser, program };
         let Run { progress, found } = fuzzer.run(share)?;
         step::note(format!(
@@ -59,7 +68,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     step::start("found; this runs each once more, and so does `cargo xtask test unit -- fuzzing`:");
     for (fuzzer, case) in &cases {
-        step::note(format!("{} {}", relative(&fuzzer.program), relative(&case.file)));
+        let parser = format!("KUBEFERRY_FUZZ_PARSER={} ", fuzzer.parser);
+        let variable = if args.short { parser.as_str() } else { "" };
+        step::note(format!("{variable}{} {}", relative(&fuzzer.program), relative(&case.file)));
     }
     bail!("{} of the parsers failed", cases.len())
 }

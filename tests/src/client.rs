@@ -147,10 +147,18 @@ pub fn unconnected_here(to: SocketAddr) -> std::io::Result<UdpSocket> {
 /// # Errors
 /// The answer is garbage.
 pub fn ask_once(socket: &UdpSocket) -> Result<Option<(String, SocketAddr)>> {
+    Ok(try_once(socket)?.ok())
+}
+
+/// The same, with what the socket says where there is no answer: that none came in time, or that it was refused.
+///
+/// # Errors
+/// The answer is garbage.
+pub fn try_once(socket: &UdpSocket) -> Result<std::io::Result<(String, SocketAddr)>> {
     let mut buffer = [0; 128];
     match socket.send(b"?\n").and_then(|_| socket.recv(&mut buffer)) {
-        Ok(length) => answer(&String::from_utf8_lossy(&buffer[..length])).map(Some),
-        Err(_) => Ok(None),
+        Ok(length) => answer(&String::from_utf8_lossy(&buffer[..length])).map(Ok),
+        Err(error) => Ok(Err(error)),
     }
 }
 

@@ -4,11 +4,11 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
-use crate::client::{Connection, ask_once, datagrams, until};
+use crate::client::{Connection, datagrams, try_once, until};
 use crate::netns::Netns;
 
 /// Between two requests of one client.
@@ -97,12 +97,15 @@ impl Load {
 
 /// A question by datagram, as resolvers ask: each time of a new socket, and again where no answer comes.
 pub(crate) fn datagram(way: Way<'_>) -> Result<()> {
+    let mut failures = Vec::new();
     for _ in 0..3 {
-        if ask_once(&datagrams(way.0, way.1)?)?.is_some() {
-            return Ok(());
+        let began = Instant::now();
+        match try_once(&datagrams(way.0, way.1)?)? {
+            Ok(_) => return Ok(()),
+            Err(error) => failures.push(format!("{error} after {:.1?}", began.elapsed())),
         }
     }
-    bail!("no answer to three datagrams")
+    bail!("no answer to three datagrams: {}", failures.join("; "))
 }
 
 /// Connections that stay open: one of each way.

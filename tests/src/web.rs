@@ -8,7 +8,7 @@ use crate::client::{Connection, until};
 use crate::executors::Source;
 use crate::flows::{Case, Node, Step, with_node};
 use crate::hosts::Hosts;
-use crate::load::Load;
+use crate::load::{Load, Way};
 use crate::netns::Netns;
 
 const NODE: &str = "
@@ -97,7 +97,21 @@ impl Web {
     /// # Errors
     /// One was not.
     pub fn under_load(&self, work: impl FnOnce()) -> Result<()> {
-        Load::during(&[(self.client(), self.vip())], |load| {
+        Self::load_of(&[(self.client(), self.vip())], work)
+    }
+
+    /// As [`Web::under_load`], with as many requests to an endpoint itself, which no datapath has a part in: where these fail
+    /// beside the others, the machine is too slow.
+    ///
+    /// # Errors
+    /// One was not.
+    pub fn under_load_beside_an_endpoint(&self, work: impl FnOnce()) -> Result<()> {
+        let endpoint = (Ipv4Addr::new(10, 244, 1, 1), 8080).into();
+        Self::load_of(&[(self.client(), self.vip()), (self.client(), endpoint)], work)
+    }
+
+    fn load_of(ways: &[Way<'_>], work: impl FnOnce()) -> Result<()> {
+        Load::during(ways, |load| {
             load.go_on()?;
             work();
             load.go_on()

@@ -27,6 +27,9 @@ pub struct Cluster {
     folder: TempDir,
 }
 
+/// Names a larger number of endpoints, in thousands, for a run by hand.
+pub const ENDPOINTS_VARIABLE: &str = "KUBEFERRY_HOSTILE_ENDPOINTS";
+
 impl Cluster {
     /// Serves the Service `web` of [`MANIFESTS`] from the API server.
     pub fn start(datapath: Datapath) -> Self {
@@ -126,7 +129,11 @@ impl Cluster {
     /// Runs `harm` while the Service `web` is asked without a pause, then brings a new Service, `number`, and waits until it
     /// answers: what came in between holds nobody up.
     pub fn beside(&self, number: u8, harm: impl FnOnce()) {
-        self.web.under_load(harm).unwrap();
+        if std::env::var_os(ENDPOINTS_VARIABLE).is_some() {
+            self.web.under_load_beside_an_endpoint(harm).unwrap();
+        } else {
+            self.web.under_load(harm).unwrap();
+        }
         let ip = format!("10.96.1.{number}");
         for object in proper(&format!("later-{number}"), &ip, "10.244.1.2") {
             self.server.put(object).unwrap();

@@ -8,7 +8,7 @@ use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::on_both_datapaths;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, proper};
+use crate::cluster::{Cluster, ENDPOINTS_VARIABLE, proper};
 
 on_both_datapaths! {
     many_ports_addresses_and_ranges,
@@ -18,8 +18,6 @@ on_both_datapaths! {
 
 /// Endpoints in one slice, and of one Service; the scripted server takes some 5 KB for each, so a million are not for every day.
 const ENDPOINTS: usize = 200_000;
-/// Names a larger number of them, in thousands, for a run by hand.
-const ENDPOINTS_VARIABLE: &str = "KUBEFERRY_HOSTILE_ENDPOINTS";
 /// How many of them one Service has room for.
 const ROOM: usize = 65_536;
 /// More than the process may ever have in these tests, in MiB; and in a run by hand, whatever the number.

@@ -29,6 +29,7 @@ mod process;
 mod release;
 mod soak;
 mod step;
+mod suite;
 mod test;
 mod vm;
 

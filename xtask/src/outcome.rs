@@ -78,6 +78,11 @@ impl Outcome {
         }
     }
 
+    /// The names of the tests that failed.
+    pub fn failed_tests(&self) -> Vec<String> {
+        self.failures.iter().map(|failure| failure.test.clone()).collect()
+    }
+
     /// The tests that failed and what they said, so that nobody has to look for it in an hour of output.
     pub fn failures(&self) -> impl Iterator<Item = String> {
         self.failures.iter().flat_map(|failure| {
@@ -134,6 +139,7 @@ mod tests {
             "    Error: no such luck",
         ];
         assert_eq!(sum.failures().collect::<Vec<_>>(), told);
+        assert_eq!(sum.failed_tests(), ["a::b", "c"]);
     }
 
     #[test]

@@ -1,19 +1,17 @@
 //! `cargo xtask test`: formatting, lints, documentation and every test.
 
-use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 
 use crate::cargo::{cargo, workspace};
-use crate::outcome::Outcome;
-use crate::{dist, ebpf, image, interrupt, ipvs, kernels, licences, miri, packages, step};
+use crate::suite::Suite;
+use crate::{dist, ebpf, image, ipvs, kernels, licences, miri, packages, step};
 
 /// Everything is tested with the eBPF datapath in it, and always built as a whole: each choice of packages has its own features of
 /// what they share, for which all of it would be built again.
-const FEATURES: [&str; 2] = ["--features", "kubeferry/ebpf"];
+pub const FEATURES: [&str; 2] = ["--features", "kubeferry/ebpf"];
 
 /// GiB that all of it takes in the target folder.
 const ROOM: u64 = 14;
@@ -26,6 +24,10 @@ pub struct Args {
     /// share, in Rust's interpreter), `release` (archives and image, and the static binary against an API server), or a file
     /// or folder of tests/tests
     part: Option<String>,
+    /// Run tests that failed once more, alone, up to so many times. Those that pass then are told, and do not fail the command:
+    /// on a machine that others use, too, a test with real traffic may meet a pause that is longer than it waits
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "pass_on")]
+    retries: u32,
     /// Passed on to the test binaries, e.g. a filter or --nocapture; `kernels` is told by it which kernels and files, e.g.
     /// `6.12 machine`
     #[arg(last = true)]
@@ -37,6 +39,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let began = Instant::now();
     warn_of_a_full_disk(&workspace())?;
     let part = args.part.as_deref();
+    if args.retries > 0 && matches!(part, Some("check" | "kernels" | "miri")) {
+        bail!("--retries is not for this part");
+    }
+    let test = |which: &[&str], variables: &[(&str, &Path)]| {
+        Suite { which, pass_on: &args.pass_on, variables, retries: args.retries }.run()
+    };
     match part {
         None => {
             packages::ensure(&[packages::BUILD, packages::NETWORK, packages::MIGRATION, packages::FAULTS])?;
@@ -44,7 +52,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             ebpf::build()?;
             check()?;
             let built = build()?;
-            test_with(&["--workspace"], &args.pass_on, &built.known())?;
+            test(&["--workspace"], &built.known())?;
         }
         Some("check") => {
             packages::ensure(&[packages::BUILD])?;
@@ -54,14 +62,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Some("unit") => {
             packages::ensure(&[packages::BUILD, packages::NETWORK])?;
             ebpf::build()?;
-            test_with(&["--workspace", "--lib", "--bins"], &args.pass_on, &[])?;
+            test(&["--workspace", "--lib", "--bins"], &[])?;
         }
         Some("ipvs") => {
             packages::ensure(&[packages::BUILD])?;
             let recorded = ipvs::record()?;
             ebpf::build()?;
             // Beside the kernel's own assignments, not those in the repository.
-            test_with(&["--workspace", "--test", "ipvs"], &args.pass_on, &[("KUBEFERRY_IPVS_RECORDING", &recorded)])?;
+            test(&["--workspace", "--test", "ipvs"], &[("KUBEFERRY_IPVS_RECORDING", &recorded)])?;
         }
         Some("release") => {
             packages::ensure(&[packages::BUILD, packages::NETWORK])?;
@@ -71,7 +79,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             build()?;
             // With names resolved and TLS spoken by what is shipped.
             let which = ["--workspace", "--test", "apiserver"];
-            test_with(&which, &args.pass_on, &[("KUBEFERRY_BIN", &binary)])?;
+            test(&which, &[("KUBEFERRY_BIN", &binary)])?;
         }
         Some("kernels") => kernels::run(&args.pass_on)?,
         Some("miri") => miri::run(&args.pass_on)?,
@@ -87,7 +95,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             packages::need_root(&format!("test {file}"))?;
             ebpf::build()?;
             let built = build()?;
-            test_with(&["--workspace", "--test", file], &args.pass_on, &built.known())?;
+            test(&["--workspace", "--test", file], &built.known())?;
         }
     }
     step::start(format!("done in {}", step::duration(began.elapsed())));
@@ -168,38 +176,6 @@ fn built() -> anyhow::Result<PathBuf> {
         bail!("cargo built no {}", binary.display());
     }
     Ok(binary)
-}
-
-/// Runs `cargo test` to the end with something to know for the tests, shows all of it and sums it up, what was left out included.
-fn test_with(which: &[&str], pass_on: &[String], variables: &[(&str, &Path)]) -> anyhow::Result<()> {
-    step::start("testing");
-    let mut command = cargo();
-    command.args(["test", "--no-fail-fast"]).args(FEATURES).args(which).arg("--").args(pass_on);
-    command.envs(variables.iter().copied());
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start cargo test")?;
-    let stdout = child.stdout.take().context("cargo test has no output")?;
-    let reader = std::thread::spawn(move || {
-        let mut sum = Outcome::default();
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            println!("{line}");
-            sum.add(&line);
-        }
-        sum
-    });
-    let status = interrupt::wait(&mut child)?;
-    let Ok(sum) = reader.join() else { bail!("cannot read the tests' output") };
-    step::start(format!(
-        "{} passed, {} failed, {} ignored, {} filtered out",
-        sum.passed, sum.failed, sum.ignored, sum.filtered_out
-    ));
-    if std::env::var_os("KUBEFERRY_TEST_KUBECONFIG").is_none() {
-        step::note("the scripted API server stood in for a real one: KUBEFERRY_TEST_KUBECONFIG names none");
-    }
-    sum.failures().for_each(step::note);
-    if !status.success() {
-        bail!("tests failed");
-    }
-    Ok(())
 }
 
 /// The names of the files and folders in tests/tests: each is a test binary, and a part of its own.

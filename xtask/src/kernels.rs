@@ -98,6 +98,7 @@ pub fn run(arguments: &[String]) -> anyhow::Result<()> {
         packages::NETWORK,
         packages::DEVICES,
         packages::VIRTUAL_MACHINES,
+        packages::TESTS,
         packages::VIRTUAL_MACHINE_TESTS,
     ];
     packages::ensure(&lists)?;

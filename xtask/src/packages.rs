@@ -38,6 +38,21 @@ pub const FAULTS: &[Program] = &[
     Program { name: "unshare", package: "util-linux", purpose: "processes with another clock" },
 ];
 
+/// What tests send, or call on the way.
+pub const TESTS: &[Program] = &[
+    Program { name: "ping", package: "iputils-ping", purpose: "packets that are no connection's" },
+    Program { name: "sh", package: "dash", purpose: "what several commands make up" },
+    Program { name: "bash", package: "bash", purpose: "shell completions" },
+    Program { name: "git", package: "git", purpose: "which files are in the repository" },
+    Program { name: "mount", package: "mount", purpose: "file systems of their own" },
+    Program { name: "umount", package: "mount", purpose: "file systems of their own" },
+    Program { name: "tc", package: "iproute2", purpose: "programs of devices" },
+    Program { name: "kill", package: "procps", purpose: "ending processes" },
+];
+
+/// Everything that `cargo xtask test` and its parts outside of virtual machines call.
+pub const ALL_OF_TEST: &[&[Program]] = &[BUILD, NETWORK, MIGRATION, FAULTS, TESTS];
+
 /// What the benchmark of the datapaths needs beside that.
 pub const DEVICES: &[Program] = &[Program { name: "ethtool", package: "ethtool", purpose: "settings of interfaces" }];
 
@@ -51,10 +66,8 @@ pub const VIRTUAL_MACHINES: &[Program] = &[
 ];
 
 /// What tests in virtual machines call beside what is everywhere.
-pub const VIRTUAL_MACHINE_TESTS: &[Program] = &[
-    Program { name: "ping", package: "iputils-ping", purpose: "packets" },
-    Program { name: "strip", package: "binutils", purpose: "smaller programs" },
-];
+pub const VIRTUAL_MACHINE_TESTS: &[Program] =
+    &[Program { name: "strip", package: "binutils", purpose: "smaller programs" }];
 
 /// What makes virtual services of IPVS.
 pub const IPVS: &[Program] = &[Program { name: "ipvsadm", package: "ipvsadm", purpose: "virtual services" }];
@@ -178,7 +191,47 @@ fn present(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::path::PathBuf;
+
     use super::*;
+    use crate::cargo::workspace;
+
+    /// In every Debian, since its installer calls them: packages that are marked essential.
+    const ESSENTIAL: [&str; 4] = ["chmod", "date", "true", "which"];
+
+    fn sources(folder: PathBuf, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+
+    /// On a machine where it is by chance, nobody would see that a new one has none of it.
+    #[test]
+    fn whatever_tests_call_is_installed_by_the_command_that_runs_them() {
+        let mut texts = Vec::new();
+        ["tests/src", "tests/tests", "proxy/src"]
+            .into_iter()
+            .for_each(|folder| sources(workspace().join(folder), &mut texts));
+        let mut called = BTreeSet::new();
+        for text in &texts {
+            for after in ["Command::new(", "tool("].into_iter().flat_map(|call| text.split(call).skip(1)) {
+                let name = after.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next());
+                called.extend(name.filter(|name| !name.starts_with("kubeferry")));
+            }
+        }
+        assert!(["ip", "nft", "ping", "ipset"].iter().all(|name| called.contains(name)), "{called:?}");
+        let known = |name: &&str| ALL_OF_TEST.iter().flat_map(|list| list.iter()).any(|program| program.name == *name);
+        let belongs = |name: &&str| name.strip_prefix("iptables-").is_some() && known(&"iptables-nft");
+        let missing: Vec<_> =
+            called.iter().filter(|name| !known(name) && !belongs(name) && !ESSENTIAL.contains(name)).collect();
+        assert!(missing.is_empty(), "in no list of `cargo xtask test`: {missing:?}");
+    }
 
     #[test]
     fn present_programs_need_nothing() {

@@ -47,7 +47,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     match part {
         None => {
-            packages::ensure(&[packages::BUILD, packages::NETWORK, packages::MIGRATION, packages::FAULTS])?;
+            packages::ensure(packages::ALL_OF_TEST)?;
             packages::need_root("test")?;
             ebpf::build()?;
             check()?;
@@ -91,7 +91,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
                     known.join(", ")
                 );
             }
-            packages::ensure(&[packages::BUILD, packages::NETWORK, packages::MIGRATION, packages::FAULTS])?;
+            packages::ensure(packages::ALL_OF_TEST)?;
             packages::need_root(&format!("test {file}"))?;
             ebpf::build()?;
             let built = build()?;

@@ -12,6 +12,7 @@ fn package_of(tool: &str) -> &str {
         "nft" => "nftables",
         iptables if iptables.starts_with("iptables") || iptables.starts_with("ip6tables") => "iptables",
         "setpriv" | "unshare" => "util-linux",
+        "ping" => "iputils-ping",
         other => other,
     }
 }

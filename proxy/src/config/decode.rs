@@ -1,5 +1,6 @@
 //! Reads a configuration file against the schema.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
@@ -7,7 +8,7 @@ use jiff::SignedDuration;
 use super::schema::{self, Field, Kind};
 use super::tree::Tree;
 use super::{Problem, ProxyConfig, Value, go_duration};
-use crate::input::yaml;
+use crate::input::{documents, yaml};
 use crate::state::text::tame;
 
 /// The most values that a file with aliases may come to.
@@ -29,10 +30,18 @@ pub struct Decoded {
     pub warnings: Vec<String>,
 }
 
-/// Reads the text of a configuration file, YAML or JSON. What would take too long to read, or comes to too much, is a problem of
-/// the file.
+/// Reads the text of a configuration file, YAML or JSON: its first document. What would take too long to read, or comes to too
+/// much, is a problem of the file.
 pub fn decode(text: &str) -> Decoded {
     let mut decoded = Decoded::default();
+    let documents = documents::split(text.strip_prefix('\u{feff}').unwrap_or(text));
+    if documents.len() > 1 {
+        let text = format!("the file has {} documents: only the first is read, as by kube-proxy", documents.len());
+        decoded.warnings.push(text);
+    }
+    // With lines before it, so that what is told of it has the file's.
+    let first = documents.first().map(|(line, document)| format!("{}{document}", "\n".repeat(line.saturating_sub(1))));
+    let text = first.as_deref().unwrap_or_default();
     if let Err(why) = yaml::check(text, MOST_VALUES) {
         decoded.problem("the file", String::new(), format!("cannot be read: {why}"));
         return decoded;
@@ -93,12 +102,28 @@ impl Decoded {
         if *tree == Tree::Null {
             return;
         }
-        match value(field.kind, tree) {
+        match value(field.kind, &switched(field.kind, tree)) {
             Ok(value) => {
                 self.config.values.insert(field.path, value);
             }
             Err(why) => self.problem(field.path, tree.to_string(), why),
         }
+    }
+}
+
+/// Where a switch is wanted: also the words for it of YAML 1.1, which kube-proxy reads.
+fn switched(kind: Kind, tree: &Tree) -> Cow<'_, Tree> {
+    match (kind, tree) {
+        (Kind::Bool, Tree::Text(text)) => match text.as_str() {
+            "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Cow::Owned(Tree::Bool(true)),
+            "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Cow::Owned(Tree::Bool(false)),
+            _ => Cow::Borrowed(tree),
+        },
+        (Kind::Switches, Tree::Map(map)) => {
+            let switch = |(name, on): &(String, Tree)| (name.clone(), switched(Kind::Bool, on).into_owned());
+            Cow::Owned(Tree::Map(map.iter().map(switch).collect()))
+        }
+        _ => Cow::Borrowed(tree),
     }
 }
 

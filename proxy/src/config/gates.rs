@@ -94,14 +94,15 @@ pub fn refused(name: &str, on: bool) -> Option<String> {
     })
 }
 
-/// Whether these switches turn an alpha gate on, itself or with all of its kind (`AllAlpha`, which it outweighs).
-pub fn alpha_enabled<'a>(switches: impl Iterator<Item = (&'a str, bool)>, gate: &str) -> bool {
-    let (mut all, mut own) = (false, None);
+/// Whether a gate is on by these switches: by its own, or else by that of all of its kind (`AllAlpha`, `AllBeta`), or else by its
+/// default, which is off for alpha and on for the beta gates that are asked for here.
+pub fn is_on<'a>(switches: impl Iterator<Item = (&'a str, bool)>, gate: &str, all_of_its_kind: &str) -> bool {
+    let (mut all, mut own) = (all_of_its_kind == "AllBeta", None);
     for (name, on) in switches {
-        match name {
-            "AllAlpha" => all = on,
-            _ if name == gate => own = Some(on),
-            _ => {}
+        if name == gate {
+            own = Some(on);
+        } else if name == all_of_its_kind {
+            all = on;
         }
     }
     own.unwrap_or(all)
@@ -143,11 +144,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_alpha_gate_is_on_by_itself_or_with_all() {
-        let on = |switches: &[(&str, bool)]| alpha_enabled(switches.iter().copied(), "A");
-        assert!(!on(&[]) && !on(&[("B", true), ("AllBeta", true)]));
-        assert!(on(&[("A", true), ("AllAlpha", false)]) && on(&[("AllAlpha", true)]));
-        assert!(!on(&[("A", false), ("AllAlpha", true)]));
+    fn a_gate_is_on_by_itself_or_with_all_or_by_default() {
+        let alpha = |switches: &[(&str, bool)]| is_on(switches.iter().copied(), "A", "AllAlpha");
+        assert!(!alpha(&[]) && !alpha(&[("B", true), ("AllBeta", true)]));
+        assert!(alpha(&[("A", true), ("AllAlpha", false)]) && alpha(&[("AllAlpha", true)]));
+        assert!(!alpha(&[("A", false), ("AllAlpha", true)]));
+        let beta = |switches: &[(&str, bool)]| is_on(switches.iter().copied(), "B", "AllBeta");
+        assert!(beta(&[]) && beta(&[("AllAlpha", false)]) && beta(&[("B", true), ("AllBeta", false)]));
+        assert!(!beta(&[("AllBeta", false)]) && !beta(&[("B", false)]));
     }
 
     #[test]

@@ -218,7 +218,9 @@ impl Value {
             Self::Integer(value) => *value == 0,
             Self::Number(value) => *value == 0.0,
             Self::Duration(value) => value.is_zero(),
-            Self::Quantity(text) => text.bytes().all(|b| b == b'0'),
+            Self::Quantity(text) => {
+                text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).bytes().all(|b| b == b'0' || b == b'.')
+            }
             Self::Texts(values) => values.is_empty(),
             Self::Switches(map) => map.is_empty(),
             Self::Modules(modules) => modules.is_empty(),

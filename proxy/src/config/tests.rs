@@ -95,7 +95,33 @@ fn the_file_must_be_a_kube_proxy_configuration() {
     let broken = text("apiVersion: [\nkind: x");
     assert!(broken[0].contains("cannot be read as YAML") && broken[0].contains("line"), "{broken:?}");
     assert!(!text("").is_empty());
-    assert!(!text(&format!("{HEADER}---\n{HEADER}")).is_empty());
+}
+
+#[test]
+fn the_first_document_is_read_and_more_are_told() {
+    let read = |text: &str| {
+        let decoded = decode(text);
+        assert_eq!(decoded.problems, [], "{text}");
+        (decoded.config.text("hostnameOverride").map(str::to_owned), decoded.warnings)
+    };
+    let first = Some("a".to_owned());
+    let one = format!("{HEADER}hostnameOverride: a\n");
+    for text in [format!("{one}---\n"), format!("\u{feff}{one}"), format!("# x\n---\n{one}...\n---\n# nothing\n")] {
+        assert_eq!(read(&text), (first.clone(), vec![]));
+    }
+    let told = "the file has 2 documents: only the first is read, as by kube-proxy".to_owned();
+    assert_eq!(read(&format!("{one}---\nhostnameOverride: b\n")), (first, vec![told]));
+    let broken = decode(&format!("# x\n\n---\n{HEADER}mode: [\n")).problems[0].to_string();
+    assert!(broken.contains("line 6") || broken.contains("line 7"), "{broken}");
+}
+
+#[test]
+fn switches_are_read_as_in_yaml_1_1() {
+    let decoded = read("enableProfiling: yes\nbindAddressHardFail: Off\nfeatureGates: {GangScheduling: on}");
+    assert_eq!(decoded.problems, []);
+    assert_eq!(decoded.config.bool("enableProfiling"), Some(true));
+    assert_eq!(decoded.config.bool("bindAddressHardFail"), Some(false));
+    assert_eq!(decoded.config.switches("featureGates").collect::<Vec<_>>(), [("GangScheduling", true)]);
 }
 
 #[test]

@@ -40,7 +40,7 @@ impl Loaded {
             let value = value.unwrap_or_else(|| given().or_else(|| default_value(field)).map_or(zero(field), json_of));
             put(&mut document, field.path, value);
         }
-        Ok(serde_yaml_ng::to_string(&document)?)
+        Ok(quoted_for_yaml_1_1(&serde_yaml_ng::to_string(&document)?))
     }
 
     /// The settings that have no field, for people: `name=value` each.
@@ -128,6 +128,24 @@ fn in_force(settings: &Settings, path: &str) -> Option<Json> {
             json!(ebpf.map_sizes.all().iter().find(|(name, _)| *name == map)?.1)
         }
     })
+}
+
+/// With quotes around texts that YAML 1.1, which kube-proxy reads, takes for switches or numbers, and YAML 1.2 for texts.
+fn quoted_for_yaml_1_1(document: &str) -> String {
+    let quote = |line: &str| {
+        let (before, value) = line.rsplit_once(' ')?;
+        let is_text = before.ends_with([':', '-']) && is_other_in_yaml_1_1(value);
+        is_text.then(|| format!("{before} '{value}'"))
+    };
+    document.lines().map(|line| quote(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
+}
+
+fn is_other_in_yaml_1_1(text: &str) -> bool {
+    let number = text.replace('_', "").to_ascii_lowercase();
+    let number = number.trim_start_matches(['+', '-']);
+    let is_number = number.parse::<f64>().is_ok() || number.starts_with("0x") || number.starts_with("0b");
+    let is_switch = ["y", "yes", "on", "n", "no", "off"].contains(&text.to_ascii_lowercase().as_str());
+    is_switch || (text.contains('_') && is_number)
 }
 
 fn json_of(value: Value) -> Json {

@@ -14,7 +14,7 @@ const OURS: &str = "--scheduler";
 const LARGEST_TABLE: u32 = 65_537;
 
 /// Schedulers that kube-proxy's IPVS mode takes and that have no counterpart here.
-const WITHOUT_COUNTERPART: [&str; 4] = ["lblc", "lblcr", "fo", "ovf"];
+const WITHOUT_COUNTERPART: [&str; 5] = ["lblc", "lblcr", "fo", "ovf", "twos"];
 
 /// The schedule of services that ask for none of their own. `ipvs`: the file's settings of IPVS mode are in force.
 pub(super) fn check(

@@ -104,23 +104,26 @@ impl Check<'_> {
     pub(super) fn serving(
         &mut self,
         given: Option<Given<String>>,
-        mut default: SocketAddr,
+        default: SocketAddr,
         port: (&str, Option<u16>),
     ) -> Option<SocketAddr> {
+        let mut without_port = default.port();
         if let (flag, Some(port)) = port {
             let instead = flag.replace("-port", "-bind-address");
-            self.warnings.push(format!("{flag} is deprecated, as in kube-proxy: use {instead}"));
+            // The default address has a port already.
+            let idle = if given.is_none() && port > 0 { ", without which this one has no effect" } else { "" };
+            self.warnings.push(format!("{flag} is deprecated, as in kube-proxy: use {instead}{idle}"));
             if port == 0 {
                 return None;
             }
-            default.set_port(port);
+            without_port = port;
         }
         let Some(given) = given else { return Some(default) };
         let text = given.value.as_str();
         if text.is_empty() {
             return None;
         }
-        let address = parse_ip(text).map(|ip| SocketAddr::new(ip, default.port())).or_else(|| parse_socket(text));
+        let address = parse_ip(text).map(|ip| SocketAddr::new(ip, without_port)).or_else(|| parse_socket(text));
         let address = address.filter(|address| address.port() > 0);
         if address.is_none() {
             let why = format!(

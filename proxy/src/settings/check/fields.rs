@@ -45,13 +45,16 @@ impl Check<'_> {
     }
 }
 
-/// As Kubernetes' `ParsePortRange` reads it: `first-last`, `first+more`, or one port.
+/// As Kubernetes' `ParsePortRange` reads it: `first-last`, `first+more`, one port, or nothing.
 fn is_port_range(text: &str) -> bool {
-    let port = |text: &str| text.trim().parse::<u16>().ok();
+    let text = text.trim();
+    let port = |text: &str| text.parse::<u16>().ok();
     match (text.split_once('-'), text.split_once('+')) {
         (Some((first, last)), None) => port(first).zip(port(last)).is_some_and(|(first, last)| first <= last),
-        (None, Some((first, more))) => port(first).zip(port(more)).is_some(),
-        (None, None) => port(text).is_some(),
+        (None, Some((first, more))) => {
+            port(first).zip(port(more)).is_some_and(|(first, more)| first.checked_add(more).is_some())
+        }
+        (None, None) => text.is_empty() || port(text).is_some(),
         (Some(_), Some(_)) => false,
     }
 }

@@ -9,6 +9,8 @@ use crate::settings::merge::Given;
 
 /// The gate of how lines are written.
 const ALPHA_OPTIONS: &str = "LoggingAlphaOptions";
+/// The gate of lines in JSON.
+const JSON_LINES: &str = "LoggingBetaOptions";
 
 impl Check<'_> {
     pub(super) fn log(&mut self) -> LogSettings {
@@ -18,10 +20,14 @@ impl Check<'_> {
             "text" => false,
             "json" => true,
             _ => {
-                self.problems.extend(format.map(|g| g.problem("must be text or json")));
+                self.problems.extend(format.as_ref().map(|g| g.problem("must be text or json")));
                 false
             }
         };
+        if json && !gates::is_on(given.config.switches("featureGates"), JSON_LINES, "AllBeta") {
+            let why = format!("only with the feature gate {JSON_LINES}, which is turned off");
+            self.problems.extend(format.map(|g| g.problem(why)));
+        }
         let modules = given.config.given().find(|(path, value)| *path == "logging.vmodule" && !value.is_zero());
         if let (true, Some((path, value))) = (json, modules) {
             // As `logsapi.Validate` of k8s.io/component-base says it.
@@ -45,7 +51,7 @@ impl Check<'_> {
     /// k8s.io/component-base).
     fn alpha_options(&mut self) {
         let config = self.given.config;
-        if gates::alpha_enabled(config.switches("featureGates"), ALPHA_OPTIONS) {
+        if gates::is_on(config.switches("featureGates"), ALPHA_OPTIONS, "AllAlpha") {
             return;
         }
         let is_alpha = |path: &str| {

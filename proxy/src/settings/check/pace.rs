@@ -8,6 +8,8 @@ use crate::settings::ProxyMode;
 use crate::settings::merge::{Given, text_of};
 
 const SYNC_PERIOD: Duration = Duration::from_secs(30);
+/// kube-proxy's default of the least time between syncs, but in its mode ipvs. Here it is nothing.
+const THEIR_MIN_SYNC_PERIOD: Duration = Duration::from_secs(1);
 
 impl Check<'_> {
     /// The sync period, greater than zero, and the least time between syncs, not greater.
@@ -24,6 +26,15 @@ impl Check<'_> {
             let than = sync.as_ref().map_or("the sync period", |sync| sync.what.as_str());
             let why = format!("must not be greater than {than}, which is {}", text_of(period));
             self.problems.push(min.problem(why));
+        }
+        let short = |sync: &&Given<Duration>| !sync.value.is_zero() && sync.value < THEIR_MIN_SYNC_PERIOD;
+        if let (Some(sync), None) = (sync.as_ref().filter(short), &min)
+            && mode != ProxyMode::Ipvs
+        {
+            let least = text_of(THEIR_MIN_SYNC_PERIOD);
+            let why =
+                format!("must not be less than minSyncPeriod, which is {least} in kube-proxy unless it is given, too");
+            self.problems.push(sync.problem(why));
         }
         (period, min.map_or(Duration::ZERO, |min| min.value))
     }

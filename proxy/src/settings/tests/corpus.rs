@@ -116,6 +116,15 @@ fn what_is_written_of_a_good_file_gives_the_same_settings() {
 }
 
 #[test]
+fn what_is_written_is_the_same_in_yaml_1_1() {
+    let (_, text, _) = cases("good", "warns").into_iter().find(|(name, ..)| name.starts_with("texts_that")).unwrap();
+    let written = load(&text).unwrap().effective().unwrap();
+    for line in ["hostnameOverride: 'no'", "  bridgeInterface: '1_0'", "metricsBindAddress: 127.0.0.1:10249"] {
+        assert!(written.lines().any(|known| known == line), "{line}: {written}");
+    }
+}
+
+#[test]
 fn what_kubeadm_leaves_to_kube_proxy_is_written_with_its_defaults() {
     let (_, kubeadm, _) = cases("good", "warns").into_iter().find(|(name, ..)| name == "kubeadm").unwrap();
     let file = ConfigFile { path: "config.conf".into(), text: kubeadm };

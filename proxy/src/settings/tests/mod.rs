@@ -144,7 +144,7 @@ fn served_addresses() {
     assert_eq!(addresses(&["--healthz-port=0", "--metrics-port=0"], None), (None, None));
     assert_eq!(
         addresses(&["--healthz-port=7", "--metrics-port=8", "--metrics-bind-address=::1"], None),
-        text("0.0.0.0:7", "[::1]:8")
+        text("0.0.0.0:10256", "[::1]:8")
     );
     assert_eq!(good(&["--bind-address=::"], None).datapath.bind_address, None);
 }
@@ -211,6 +211,7 @@ fn single_rules_of_kube_proxys_validation() {
     for (flags, part) in [
         (&["--iptables-sync-period=0"][..], "must be greater than 0"),
         (&["--iptables-sync-period=-1s"], "must not be negative"),
+        (&["--iptables-sync-period=500ms"], "must not be less than minSyncPeriod, which is 1s in kube-proxy"),
         (&["--iptables-min-sync-period=31s"], "the sync period, which is 30s"),
         (&["--detect-local-mode=Nothing"], "InterfaceNamePrefix"),
         (&["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=a\"b"], "no interface's name"),

@@ -1,6 +1,5 @@
 //! A manifest file's text to its objects: many YAML documents or JSON values a file, lists among them.
 
-use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::Deserialize;
@@ -9,6 +8,7 @@ use serde_yaml_ng::Value;
 
 use super::super::object::{Object, Reported};
 use super::{MOST_VALUES, defaults};
+use crate::input::documents::{self, newlines};
 use crate::input::yaml;
 use crate::state::event::Kind;
 use crate::state::objects::Ignored;
@@ -131,7 +131,7 @@ impl Reader<'_> {
     }
 
     fn yaml(&mut self, text: &str) -> Result<(), Unparsable> {
-        for (line, document) in split(text) {
+        for (line, document) in documents::split(text) {
             // What is missing at the end of a text is missing on its last line.
             let last = || text.lines().count().max(1);
             let unparsable = |error: serde_yaml_ng::Error| Unparsable {
@@ -353,45 +353,6 @@ fn plain(error: &serde_yaml_ng::Error) -> String {
 /// An error's text without " at line 3 column 5", which counts from the object's start and not the file's.
 fn without_location(text: &str) -> String {
     text.rfind(" at line ").map_or(text, |at| &text[..at]).to_string()
-}
-
-/// The documents of a YAML stream, each with the number of its first line that says something.
-fn split(text: &str) -> Vec<(usize, Cow<'_, str>)> {
-    let mut documents = Vec::new();
-    // The document being read: where it begins, and what its marker's line holds beside the marker.
-    let (mut begin, mut begin_line, mut on_marker) = (0, 1, "");
-    let mut end_at = |end: usize, begin: usize, line: usize, on_marker: &str| {
-        let document = text.get(begin..end).unwrap_or_default();
-        if !is_blank(on_marker) {
-            documents.push((line, Cow::Owned(format!("{on_marker}\n{document}"))));
-        } else if !document.lines().all(|line| is_blank(line) || line.starts_with('%')) {
-            let blank: usize = document.split_inclusive('\n').take_while(|line| is_blank(line)).map(str::len).sum();
-            let line = line + usize::from(begin != 0) + newlines(&document[..blank]);
-            documents.push((line, Cow::Borrowed(&document[blank..])));
-        }
-    };
-    let mut at = 0;
-    for (number, line) in text.split_inclusive('\n').enumerate() {
-        let marker =
-            line.trim_end().strip_prefix("---").filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t']));
-        let marker = marker.or_else(|| (line.trim_end() == "...").then_some(""));
-        if let Some(rest) = marker {
-            end_at(at, begin, begin_line, on_marker);
-            (begin, begin_line, on_marker) = (at + line.len(), number + 1, rest);
-        }
-        at += line.len();
-    }
-    end_at(at, begin, begin_line, on_marker);
-    documents
-}
-
-fn is_blank(line: &str) -> bool {
-    let line = line.trim_start();
-    line.is_empty() || line.starts_with('#')
-}
-
-fn newlines(text: &str) -> usize {
-    text.bytes().filter(|byte| *byte == b'\n').count()
 }
 
 /// Where `part`, a slice of `text`, begins in it.

@@ -12,6 +12,8 @@ pub struct Outcome {
     pub failed: usize,
     pub ignored: usize,
     pub filtered_out: usize,
+    /// Test binaries that have begun, and that came to an end.
+    binaries: [usize; 2],
     failures: Vec<Failure>,
     /// What the next line may belong to.
     inside: Inside,
@@ -22,6 +24,8 @@ pub struct Outcome {
 struct Failure {
     test: String,
     said: Vec<String>,
+    /// It speaks of the seed that it was drawn by: another time it is another test.
+    by_chance: bool,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,16 +43,24 @@ impl Outcome {
     pub fn add(&mut self, line: &str) {
         if let Some(counts) = line.strip_prefix("test result: ") {
             self.inside = Inside::Nothing;
+            self.binaries[1] += 1;
             return self.count(counts);
+        }
+        let begins = line.strip_prefix("running ").and_then(|rest| rest.split_once(' '));
+        if begins.is_some_and(|(number, what)| number.parse::<usize>().is_ok() && ["test", "tests"].contains(&what)) {
+            self.binaries[0] += 1;
         }
         if line == "failures:" {
             self.inside = Inside::Nothing;
             return;
         }
         if let Some(test) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) {
-            self.failures.push(Failure { test: test.to_owned(), said: Vec::new() });
+            self.failures.push(Failure { test: test.to_owned(), ..Failure::default() });
             self.inside = Inside::Output;
             return;
+        }
+        if let (Inside::Output | Inside::Panic(_), Some(failure)) = (self.inside, self.failures.last_mut()) {
+            failure.by_chance |= line.to_ascii_lowercase().contains("seed");
         }
         let panics = line.starts_with("thread '") && line.contains(" panicked at ");
         self.inside = match self.inside {
@@ -78,9 +90,12 @@ impl Outcome {
         }
     }
 
-    /// The names of the tests that failed.
-    pub fn failed_tests(&self) -> Vec<String> {
-        self.failures.iter().map(|failure| failure.test.clone()).collect()
+    /// The tests that failed, where all of them can be run again and would be the same: every binary came to its end, and none
+    /// was drawn by chance.
+    pub fn repeatable(&self) -> Option<Vec<String>> {
+        let [begun, ended] = self.binaries;
+        let all = begun == ended && self.failures.len() == self.failed && !self.failures.iter().any(|f| f.by_chance);
+        all.then(|| self.failures.iter().map(|failure| failure.test.clone()).collect())
     }
 
     /// The tests that failed and what they said, so that nobody has to look for it in an hour of output.
@@ -139,7 +154,18 @@ mod tests {
             "    Error: no such luck",
         ];
         assert_eq!(sum.failures().collect::<Vec<_>>(), told);
-        assert_eq!(sum.failed_tests(), ["a::b", "c"]);
+    }
+
+    #[test]
+    fn what_cannot_be_run_again_alike_is_not() {
+        let failed = |binary: &str, said: &str, end: &str| {
+            let text = format!("running 2 tests\n\n---- {binary} stdout ----\n{said}\n\nfailures:\n    {binary}\n\n");
+            if end.is_empty() { "running 1 test\nsignal: 11".to_owned() } else { text + end }
+        };
+        let end = "test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s\n";
+        assert_eq!(outcome(&failed("a", "x", end)).repeatable(), Some(vec!["a".to_owned()]));
+        assert_eq!(outcome(&failed("a", "KUBEFERRY_FAULTS_SEED=7", end)).repeatable(), None);
+        assert_eq!(outcome(&(failed("a", "x", end) + &failed("b", "x", ""))).repeatable(), None);
     }
 
     #[test]

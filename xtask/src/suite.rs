@@ -44,11 +44,10 @@ impl Suite<'_> {
         }
         sum.failures().for_each(step::note);
         for _ in 0..self.retries {
-            let names = sum.failed_tests();
-            // A binary that ended without telling which test it was in cannot be asked again.
-            if passed || names.is_empty() || names.len() != sum.failed || names.len() > MOST_RETRIED {
+            let Some(names) = sum.repeatable().filter(|names| !passed && (1..=MOST_RETRIED).contains(&names.len()))
+            else {
                 break;
-            }
+            };
             let names_text = names.join(", ");
             step::start(format!("once more, alone: {names_text}"));
             let count = names.len();

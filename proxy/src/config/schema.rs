@@ -210,7 +210,7 @@ pub const FIELDS: &[Field] = &[
     field("ipvs.scheduler", Text)
         .flag("ipvs-scheduler")
         .default("rr")
-        .note("mode ipvs; in every other, `--scheduler` chooses. `lblc`, `lblcr`, `fo`, `ovf` are taken for `random`, with a warning, \
+        .note("mode ipvs; in every other, `--scheduler` chooses. `lblc`, `lblcr`, `fo`, `ovf`, `twos` are taken for `random`, with a warning, \
              and so are `lc`, `wlc`, `sed`, `nq` with nftables"),
     field("ipvs.excludeCIDRs", Texts)
         .flag("ipvs-exclude-cidrs")

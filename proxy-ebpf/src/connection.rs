@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
-use kubeferry_ebpf_common::flow::{TICK, limits, timeout};
+use kubeferry_ebpf_common::flow::{TICK, limits, since, timeout};
 use kubeferry_ebpf_common::packet::{FIN, Packet, RST};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Config, Device, Flow, FlowKey, Slot, TCP};
@@ -16,7 +16,7 @@ use crate::work::Work;
 /// Ports that are tried to masquerade with.
 const MASQUERADE_TRIES: usize = 24;
 /// Ports that are tried as an alias.
-const ALIAS_TRIES: usize = 4;
+const ALIAS_TRIES: usize = 24;
 
 /// Now, in the clock of flows.
 #[inline(always)]
@@ -42,8 +42,15 @@ fn sender(came_by: u32) -> u32 {
     match unsafe { DEVICES.get(came_by) } {
         Some(device) if device.peer != 0 => device.peer.into(),
         Some(device) if device.flags & Device::BRIDGE != 0 => Flow::BRIDGED,
-        _ => 0,
+        Some(_) => 0,
+        None => Flow::ANYBODY,
     }
+}
+
+/// Whether the packets of this side, whose entry is `flow`, have come from `sender` so far, for all that is known.
+#[inline(always)]
+fn is_by(flow: &Flow, sender: u32) -> bool {
+    flow.sender == sender || sender == Flow::ANYBODY || flow.sender == Flow::ANYBODY
 }
 
 /// Notes that the packet in `work`, whose entry this is, went by.
@@ -79,11 +86,12 @@ fn is_told(key: &FlowKey, flow: &Flow) -> bool {
 fn heed(work: &mut Work, flow: &mut Flow) {
     let sender = sender(work.came_by);
     let before = flow.flags;
-    let mut flags = before | Flow::KNOWN;
-    if before & Flow::KNOWN == 0 {
+    let mut flags = before;
+    if before & Flow::KNOWN == 0 && sender != Flow::ANYBODY {
         flow.sender = sender;
+        flags |= Flow::KNOWN;
     }
-    if flow.sender == sender && work.packet.key.protocol == TCP {
+    if is_by(flow, sender) && work.packet.key.protocol == TCP {
         if work.packet.tcp_flags & FIN != 0 {
             flags |= Flow::FIN;
         }
@@ -114,7 +122,7 @@ pub fn vouch(work: &mut Work) {
 /// Whether a connection is over: its forward-in entry is `flow`, and now a packet of it comes again, by `came_by`.
 #[inline(always)]
 fn is_over(packet: &Packet, came_by: u32, flow: &Flow, backward: &mut FlowKey, now: u32) -> bool {
-    let idle = now.wrapping_sub(flow.seen);
+    let idle = since(now, flow.seen);
     let may_be = if packet.key.protocol == TCP { packet.opens_tcp() } else { idle > limits::ONE_WAY };
     if !may_be {
         return false;
@@ -127,8 +135,8 @@ fn is_over(packet: &Packet, came_by: u32, flow: &Flow, backward: &mut FlowKey, n
     let limit = timeout(packet.key.protocol, flow.flags, flags);
     // A connection that a side has closed is over for whoever opens it again: nobody does who has not forgotten it, and the
     // other side may be gone, which would then be asked for as long as somebody asks.
-    let closed = packet.key.protocol == TCP && (flow.flags | flags) & Flow::FIN != 0 && flow.sender == sender(came_by);
-    closed || limit == limits::CLOSED || (idle > limit && now.wrapping_sub(seen) > limit)
+    let closed = packet.key.protocol == TCP && (flow.flags | flags) & Flow::FIN != 0 && is_by(flow, sender(came_by));
+    closed || limit == limits::CLOSED || (idle > limit && since(now, seen) > limit)
 }
 
 /// The entry of the packet in `work`, unless its connection is over; then it is forgotten.
@@ -157,7 +165,7 @@ pub fn leaving(work: &Work) -> Option<&'static mut Flow> {
 #[inline(always)]
 fn lives(work: &Work, key: &FlowKey, flow: &'static mut Flow) -> Option<&'static mut Flow> {
     let is_closed = flow.flags & (Flow::FIN | Flow::RST) != 0;
-    if is_closed && work.packet.begins_tcp() && flow.sender == sender(work.came_by) {
+    if is_closed && work.packet.begins_tcp() && is_by(flow, sender(work.came_by)) {
         let _ = FLOWS.remove(key);
         return None;
     }
@@ -188,7 +196,7 @@ fn forget(work: &mut Work, flow: &mut Flow) {
 #[inline(always)]
 fn is_kept(protocol: u8, flow: &Flow, now: u32) -> bool {
     let limit = timeout(protocol, flow.flags, flow.flags);
-    limit != limits::CLOSED && now.wrapping_sub(flow.seen) <= limit
+    limit != limits::CLOSED && since(now, flow.seen) <= limit
 }
 
 /// Whether the packet in `work` opens a connection of one of `sockets` that nobody translates, and whose answers would be taken
@@ -225,11 +233,14 @@ pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32, sockets: S
     let (flow, other) = (&mut work.flow, &mut work.other);
     flow.address = work.slot.address;
     flow.port = work.slot.port;
-    flow.flags = Flow::FORWARD | Flow::SEEN | Flow::KNOWN | own | masqueraded;
+    flow.flags = Flow::FORWARD | Flow::SEEN | own | masqueraded;
     flow.seen = now;
     flow.device = device;
     flow.backend = work.slot.backend;
     flow.sender = sender(work.came_by);
+    if flow.sender != Flow::ANYBODY {
+        flow.flags |= Flow::KNOWN;
+    }
     flow.reserved = 0;
     *other = *flow;
     key.write_backward(flow, &mut work.key);

@@ -4,7 +4,7 @@
 //! What tells is a function of its own, with a stack of its own.
 
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
-use kubeferry_ebpf_common::flow::limits;
+use kubeferry_ebpf_common::flow::{limits, since};
 use kubeferry_ebpf_common::live::{LiveEvent, LiveFilter, LiveFollowed, live_destination};
 use kubeferry_ebpf_common::packet::Packet;
 use kubeferry_ebpf_common::stats::Counter;
@@ -215,7 +215,7 @@ fn was_told(key: &FlowKey) -> bool {
     let now = now();
     // SAFETY: a row of the map, which stays memory of it until the program ends; either write is as good.
     unsafe {
-        let idle = now.wrapping_sub((*followed).seen);
+        let idle = since(now, (*followed).seen);
         (*followed).seen = now;
         idle <= limits::ONE_WAY
     }

@@ -214,7 +214,8 @@ fn remembered(work: &mut Work, timeout: u32, choice: &Choice) -> bool {
     let mut known = false;
     // SAFETY: read at once.
     if let Some(affinity) = unsafe { AFFINITY.get(&work.client) }
-        && now.wrapping_sub(affinity.seen) <= u64::from(timeout) * 1_000_000_000
+        // Signed: another CPU may have noted a later time than our `now`.
+        && now.wrapping_sub(affinity.seen) as i64 <= i64::from(timeout) * 1_000_000_000
     {
         work.member.service = service;
         work.member.address = affinity.address;

@@ -10,11 +10,11 @@ use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_addr, bpf_sock_
 use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
 };
+use kubeferry_ebpf_common::flow::{limits, since};
 use kubeferry_ebpf_common::policy::{Source, choose};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{
-    Address, Config, Frontend, FrontendKey, Slot, SocketConnection, SocketKey, SocketPeer, TCP, flow::limits,
-    frontend::draw,
+    Address, Config, Frontend, FrontendKey, Slot, SocketConnection, SocketKey, SocketPeer, TCP, frontend::draw,
 };
 
 use crate::connection::now;
@@ -171,7 +171,7 @@ pub fn send(socket: Socket) {
     let now = now();
     // SAFETY: read at once.
     if let Some(known) = unsafe { SOCKET_ENDPOINTS.get(&key) }
-        && now.wrapping_sub(known.seen) <= limits::STREAM
+        && since(now, known.seen) <= limits::STREAM
     {
         let peer = SocketPeer { seen: now, ..*known };
         let _ = SOCKET_ENDPOINTS.insert(&key, &peer, 0);

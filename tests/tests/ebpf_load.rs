@@ -97,6 +97,16 @@ fn ten_thousand_masqueraded_connections_share_no_port_and_leave_nothing() {
     (0..2).for_each(ten_thousand_at_a_time);
 }
 
+/// The node itself asks one endpoint thousands of times within half a minute, in which each question keeps its port: the endpoint sees
+/// another port than the node's for each, and none is dropped for want of one.
+#[test]
+fn thousands_of_questions_of_the_node_itself_are_answered() {
+    let site = Site::start_with(&["remote"], &FLOWS).unwrap();
+    site.until_served().unwrap();
+    let is_answered = |vip: &str| ask_once(&datagrams(site.node(), at(vip, 80)).unwrap()).unwrap().is_some();
+    assert_eq!((0..7_000).filter(|number| !is_answered(VIPS[number % 2])).count(), 0);
+}
+
 /// One client after the other opens connections while `work` runs: every one has to be answered, and those that are open
 /// from before, too.
 fn under_load(site: &Site, work: impl FnOnce()) {

@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use kubeferry_tests::bpf::Places;
 use kubeferry_tests::bpf::pinned::Pinned;
-use kubeferry_tests::client::{Running, until, until_for};
+use kubeferry_tests::client::{Connection, Running, until, until_for};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::forging::{Victim, outlived};
 use kubeferry_tests::on_both_datapaths;
@@ -44,4 +46,40 @@ fn nobody_else_ends_a_connection(datapath: Datapath) {
         let forgotten = || (pinned.flows().unwrap() == 0).then_some(());
         until_for(Duration::from_secs(120), "every connection to be forgotten", forgotten).unwrap();
     }
+}
+
+/// Somebody deletes the rows of devices all the time. Who sends cannot be known then, but a connection that opens or ends
+/// meanwhile is over when its ends say so, and not kept for a day.
+#[test]
+fn connections_end_also_where_devices_have_lost_their_rows() {
+    let web = Web::build().unwrap();
+    let places = Places::new().unwrap();
+    let mut command = web.source.command("run").unwrap();
+    places.apply(&mut command);
+    let _running = Running::start_command(&mut command, &web.hosts.node).unwrap();
+    let mut older = web.until_served().unwrap();
+    older.ask().unwrap();
+    let pinned = Pinned::open(places.bpffs()).unwrap();
+    let end = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let deleting = scope.spawn(|| {
+            let mut deleted = 0;
+            while !end.load(Ordering::Relaxed) {
+                deleted += pinned.delete_devices().unwrap();
+            }
+            deleted
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        for _ in 0..20 {
+            Connection::open(web.client(), web.vip()).unwrap().ask().unwrap();
+        }
+        drop(older);
+        std::thread::sleep(Duration::from_millis(300));
+        end.store(true, Ordering::Relaxed);
+        assert!(deleting.join().unwrap() > 0, "there were no rows");
+    });
+    let active = || pinned.first_backends(4_096).unwrap().iter().map(|row| row.active).sum::<u64>();
+    until("nothing to be active", || (active() == 0).then_some(())).unwrap();
+    let forgotten = || (pinned.flows().unwrap() == 0).then_some(());
+    until_for(Duration::from_secs(120), "every connection to be forgotten", forgotten).unwrap();
 }

@@ -173,6 +173,8 @@ impl Flow {
     pub const NODE: u32 = 1 << 16;
     /// [`Flow::sender`]: somebody on a bridge; which of them was not seen.
     pub const BRIDGED: u32 = 2 << 16;
+    /// Whose packets have come in by an interface that has lost its row of `devices`: nothing tells who that is, until it is repaired.
+    pub const ANYBODY: u32 = 3 << 16;
 
     /// The endpoint's row of `backends`.
     #[inline(always)]
@@ -229,6 +231,13 @@ pub mod limits {
     pub const STREAM: u32 = 120;
     /// SCTP, both sides heard.
     pub const ASSOCIATION: u32 = 210;
+}
+
+/// How many units of [`TICK`] are over since `seen`: none where another CPU has noted a later one than our `now`.
+#[inline(always)]
+pub const fn since(now: u32, seen: u32) -> u32 {
+    let idle = now.wrapping_sub(seen);
+    if idle > u32::MAX / 2 { 0 } else { idle }
 }
 
 /// For how many units of [`TICK`] after its last packet a connection is kept, by the flags of all of its entries, together for each
@@ -296,6 +305,11 @@ mod tests {
         let (backward, forward) = first.siblings(&other);
         assert_eq!(backward, key(("10.244.0.9", 8080), ("10.0.0.1", 20_001), FlowKey::OUT));
         assert_eq!(forward, key(("10.0.0.1", 20_001), ("10.244.0.9", 8080), FlowKey::OUT));
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_makes_nothing_old() {
+        assert_eq!((since(7, 7), since(9, 7), since(6, 7), since(3, u32::MAX)), (0, 2, 0, 4));
     }
 
     #[test]

@@ -13,6 +13,9 @@ use super::load::TC;
 /// How long the kernel may take to let go of what was unpinned.
 const LETTING_GO: Duration = Duration::from_secs(3);
 
+/// How often a device is asked while its programs change.
+const TRIES: usize = 10;
+
 /// What is known of such programs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Elsewhere {
@@ -39,15 +42,22 @@ pub fn elsewhere(devices: &[String]) -> Elsewhere {
 fn look(devices: &[String]) -> Elsewhere {
     let mut at = Vec::new();
     for device in devices {
-        match is_at(device) {
+        match ask(device) {
             Ok(true) => at.push(device.clone()),
             Ok(false) => {}
-            Err(error) if is_refused(&error) => return Elsewhere::Unknown,
-            // No such hooks, or the device or a program has gone meanwhile.
+            Err(error) if is(&error, &[libc::EPERM, libc::EACCES]) => return Elsewhere::Unknown,
+            // No such hooks, or the device has gone meanwhile.
             Err(error) => tracing::debug!(device, %error, "cannot be asked for its programs"),
         }
     }
     if at.is_empty() { Elsewhere::Nowhere } else { Elsewhere::At(at) }
+}
+
+/// A program that goes between being listed and being looked at makes the whole question fail.
+fn ask(device: &str) -> Result<bool, ProgramError> {
+    let mut answers = (0..TRIES).map(|_| is_at(device));
+    let last = answers.find(|answer| !matches!(answer, Err(error) if is(error, &[libc::ENOENT])));
+    last.unwrap_or_else(|| is_at(device))
 }
 
 fn is_at(device: &str) -> Result<bool, ProgramError> {
@@ -70,7 +80,7 @@ fn is_ours(program: &ProgramInfo) -> bool {
     program.name_as_str().is_some_and(ours) && named("frontends") && named("backends")
 }
 
-fn is_refused(error: &ProgramError) -> bool {
+fn is(error: &ProgramError, numbers: &[i32]) -> bool {
     let ProgramError::SyscallError(error) = error else { return false };
-    matches!(error.io_error.raw_os_error(), Some(libc::EPERM | libc::EACCES))
+    error.io_error.raw_os_error().is_some_and(|number| numbers.contains(&number))
 }

@@ -1,15 +1,14 @@
 //! Which entries of `flows` are over. Pure: entries are looked up by whoever asks.
 
-use kubeferry_ebpf_common::flow::{limits, timeout};
+use kubeferry_ebpf_common::flow::{limits, since, timeout};
 use kubeferry_ebpf_common::{Flow, FlowKey, TCP};
 
 /// Entries of one connection.
 pub type Entries = Vec<(FlowKey, Flow)>;
 
-/// Ticks since an entry was used. Clocks of two CPUs may differ by one: what was used just now was not long ago.
+/// Ticks since an entry was used.
 fn idle(flow: &Flow, now: u32) -> u32 {
-    let idle = now.wrapping_sub(flow.seen);
-    if idle > u32::MAX / 2 { 0 } else { idle }
+    since(now, flow.seen)
 }
 
 /// Whether it is the forward-in entry of a connection, from which the others are found.

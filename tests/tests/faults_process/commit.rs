@@ -1,13 +1,14 @@
 //! Killed inside of a commit: as it enters one of the system calls that write to the kernel, and while `nft` reads what it was
 //! given.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use kubeferry_tests::client::until_for;
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::faults::{Place, Report, Traffic, seed};
@@ -16,8 +17,6 @@ use kubeferry_tests::random::Rng;
 
 use crate::{PATIENCE, RIGHT};
 
-/// Killed at one of so many first calls; a start makes more than these.
-const CALLS: usize = 60;
 const ROUNDS: u16 = 8;
 
 /// By strace, which sends SIGKILL as the call is entered: for nftables before the transaction's message or an answer to it, for
@@ -31,6 +30,8 @@ fn killed_as_it_enters_a_call(datapath: Datapath) {
     let place = Place::of_manifests(datapath).unwrap();
     let mut report = Report::new(&place.datapath);
     place.start().unwrap();
+    let count = calls_of_a_start(&place, calls).unwrap();
+    println!("a start makes {count} of the calls");
     let mut killed = 0;
     let harm = |traffic: &Traffic| {
         traffic.go_on()?;
@@ -40,7 +41,9 @@ fn killed_as_it_enters_a_call(datapath: Datapath) {
                 objects.more = if round % 2 == 0 { 40 } else { 0 };
                 objects.mark = 3 - objects.mark;
             })?;
-            let inject = format!("inject={calls}:signal=SIGKILL:when={}", 1 + random.below(CALLS));
+            // Every other time in the second half: what is there has been read by then.
+            let when = 1 + random.below(count / 2) + if round % 2 == 0 { count / 2 } else { 0 };
+            let inject = format!("inject={calls}:signal=SIGKILL:when={when}");
             let trace = format!("trace={calls}");
             let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
             place.launch_with(&mut place.command_under(&strace)?)?;
@@ -59,6 +62,33 @@ fn killed_as_it_enters_a_call(datapath: Datapath) {
     place.none_failed(&seen).unwrap();
     assert!(killed > 0, "it was never killed; the log:\n{}", place.log());
     place.until_exact().unwrap();
+}
+
+/// How many of these calls the thread that makes most of them makes in a start that changes forty Services: strace counts by thread.
+fn calls_of_a_start(place: &Place, calls: &str) -> Result<usize> {
+    place.kill_strays()?;
+    place.change(|objects| {
+        objects.more = 40 - objects.more;
+        objects.mark = 3 - objects.mark;
+    })?;
+    let file = place.folder().join("calls");
+    let file = file.to_str().context("the folder's name is no text")?;
+    place.launch_with(&mut place.command_under(&[
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        file,
+        "-e",
+        &format!("trace={calls}"),
+    ])?)?;
+    until_for(RIGHT, "a sync", || place.is_marked().then_some(()))?;
+    place.kill_strays()?;
+    let mut threads = BTreeMap::<String, usize>::new();
+    for line in fs::read_to_string(file)?.lines().filter(|line| line.contains('(')) {
+        *threads.entry(line.split(' ').next().unwrap_or_default().to_owned()).or_default() += 1;
+    }
+    threads.into_values().max().context("it makes none of these calls")
 }
 
 /// An `nft` that kills who calls it to load something, waits, and then loads.

@@ -1,11 +1,14 @@
 //! Few open files, and clients that use them up.
 
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
+use kubeferry_tests::client::until_for;
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::faults::{Place, Report, Traffic};
 use kubeferry_tests::on_both_datapaths;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::{PATIENCE, RIGHT};
 
@@ -36,4 +39,36 @@ fn idle_clients_take_every_open_file(datapath: Datapath) {
     place.none_failed(&seen).unwrap();
 }
 
-on_both_datapaths! { idle_clients_take_every_open_file, }
+/// The process may open nothing more while objects change: neither a manifest, nor a socket, nor a pipe for `nft`. It says so, what
+/// is there goes on, and all is right soon after it may again.
+fn nothing_more_can_be_opened(datapath: Datapath) {
+    let place = Place::of_manifests(datapath).unwrap();
+    let mut report = Report::new(&place.datapath);
+    place.start().unwrap();
+    let pid = i32::try_from(place.pid().unwrap()).unwrap();
+    let process = Pid::from_raw(pid).unwrap();
+    let set = |limit| prlimit(Some(process), Resource::Nofile, limit);
+    let told = || place.log().contains("Too many open files").then_some(());
+    let short = |traffic: &Traffic| {
+        traffic.go_on()?;
+        assert!(told().is_none(), "told before it is so");
+        // The lowest number that is free: files beyond the limit stay open.
+        let free = (0..).find(|number| !Path::new(&format!("/proc/{pid}/fd/{number}")).exists());
+        let before = set(Rlimit { current: free, ..getrlimit(Resource::Nofile) })?;
+        place.change(|objects| objects.more = 20)?;
+        place.mark()?;
+        until_for(RIGHT, "the log to tell", told)?;
+        traffic.go_on()?;
+        set(before)?;
+        let right = place.until_marked(RIGHT)?;
+        place.until_exact()?;
+        traffic.go_on()?;
+        Ok(right)
+    };
+    let (right, seen) = Traffic::during(&place.ways(), PATIENCE, short).unwrap();
+    report.add("nothing more can be opened", &seen, right);
+    place.none_failed(&seen).unwrap();
+    assert!(place.is_running(), "it has ended: {}", place.log());
+}
+
+on_both_datapaths! { idle_clients_take_every_open_file, nothing_more_can_be_opened, }

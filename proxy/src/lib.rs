@@ -35,6 +35,7 @@ pub mod status;
 pub mod top;
 pub mod traffic;
 pub mod trial;
+mod udp;
 pub mod version;
 pub mod watch;
 pub mod written;

@@ -1,7 +1,7 @@
 //! One node's proxy: events in, rows out. Owns every stage between the source of objects and the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -9,14 +9,14 @@ use jiff::Timestamp;
 use crate::backend::{Backend, Counts, Report};
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::node_view::NodeView;
-use crate::desired::target::Frontend;
 use crate::desired::trace::{Flow, Trace};
 use crate::desired::{Desired, Touched};
 use crate::settings::{DetectLocal, Settings};
 use crate::state::event::{Event, Kind};
-use crate::state::objects::{Ignored, ObjectName, Protocol};
+use crate::state::objects::{Ignored, ObjectName};
 use crate::state::{Changes, State};
 use crate::traffic::Counting;
+use crate::udp;
 use crate::written::Written;
 
 /// How long the first sync waits for our Node (its addresses and zone) after Services and EndpointSlices are there.
@@ -33,6 +33,8 @@ pub struct Proxy<B> {
     /// Changes that are not in force yet: kept over failed syncs.
     pending: Changes,
     touched: Touched,
+    /// Whose UDP flows these changes may make stale.
+    stale: BTreeSet<ObjectName>,
     written: Written,
     synced: bool,
     failed: bool,
@@ -48,6 +50,8 @@ pub struct Synced {
     pub report: Report,
     /// The changes that are now in force.
     pub changes: Changes,
+    /// The Services whose UDP flows the changes may have made stale.
+    pub stale: BTreeSet<ObjectName>,
     /// How long it took.
     pub took: Duration,
 }
@@ -64,6 +68,7 @@ impl<B: Backend> Proxy<B> {
             held,
             pending: Changes::default(),
             touched: Touched::default(),
+            stale: BTreeSet::new(),
             written: Written::default(),
             synced: false,
             failed: false,
@@ -126,7 +131,10 @@ impl<B: Backend> Proxy<B> {
         let changes = self.state.take_changes();
         let view = self.view();
         self.touched.merge(self.desired.tick(&self.state, start - self.started));
-        self.touched.merge(self.desired.update(&self.state, &changes, view));
+        let updated = self.desired.update(&self.state, &changes, view);
+        // Endpoints that start slowly serve as before: a tick makes no flow stale.
+        self.stale.extend(udp::holders(&self.desired, &updated));
+        self.touched.merge(updated);
         self.pending.merge(changes);
         self.failed = true;
         let report = self.backend.sync(&self.desired, self.touched.clone())?;
@@ -136,7 +144,8 @@ impl<B: Backend> Proxy<B> {
             self.written.note(touched, report.full, Timestamp::now());
         }
         self.synced = true;
-        Ok(Synced { report, changes: std::mem::take(&mut self.pending), took: start.elapsed() })
+        let (changes, stale) = (std::mem::take(&mut self.pending), std::mem::take(&mut self.stale));
+        Ok(Synced { report, changes, stale, took: start.elapsed() })
     }
 
     /// Says where a new connection goes, and whether rows for it were written a moment ago, or are being written.
@@ -191,26 +200,7 @@ impl<B: Backend> Proxy<B> {
 
     /// The UDP ports of these Services, for finding stale entries of connection tracking.
     pub fn udp_services(&self, names: &BTreeSet<ObjectName>) -> Vec<UdpService> {
-        let mut services = Vec::new();
-        for (_, target, frontends) in names.iter().flat_map(|name| self.desired.targets_of(name)) {
-            if target.name.protocol != Protocol::Udp {
-                continue;
-            }
-            let mut service =
-                UdpService { serving: target.endpoints.serving.iter().copied().collect(), ..UdpService::default() };
-            // What another Service holds is not ours to clean.
-            let held = |frontend: &&Frontend| {
-                self.desired.holder(frontend).is_some_and(|claim| claim.target.name == target.name)
-            };
-            for frontend in frontends.iter().filter(held) {
-                match frontend {
-                    Frontend::Address { ip, port, .. } => drop(service.addresses.insert(SocketAddr::new(*ip, *port))),
-                    Frontend::NodePort { port, .. } => drop(service.node_ports.insert(*port)),
-                }
-            }
-            services.push(service);
-        }
-        services
+        udp::services(&self.desired, names)
     }
 
     /// Deletes the stale UDP flows of these Services. Blocks.

@@ -1,4 +1,4 @@
-//! Connection tracking: UDP flows that a change of endpoints leaves behind, and connections that it goes on to translate.
+//! Connection tracking: UDP flows that a change leaves behind, and connections that it goes on to translate.
 //!
 //! The kernel keeps sending packets of a known UDP flow where its first packet went: to an endpoint that is gone, or
 //! past the Service where it had no endpoint yet. Such entries are deleted after the rules of a change are in force

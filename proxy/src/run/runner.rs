@@ -261,10 +261,9 @@ impl<B: Backend> Runner<B> {
         if synced.report.full {
             memory::release();
         }
-        let changed = &synced.changes.endpoints_of;
-        self.clean(changed);
+        self.clean(&synced.stale);
         if !self.settings.once {
-            self.stale.changed(changed, Instant::now());
+            self.stale.changed(&synced.stale, Instant::now());
         }
     }
 

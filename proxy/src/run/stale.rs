@@ -18,7 +18,7 @@ pub(super) struct Stale {
 }
 
 impl Stale {
-    /// These have just been looked at for the first time since their endpoints changed, or not to the end.
+    /// These have just been looked at for the first time since something of them changed, or not to the end.
     pub fn changed(&mut self, names: &BTreeSet<ObjectName>, now: Instant) {
         self.due.extend(names.iter().map(|name| (name.clone(), now + AGAIN)));
     }

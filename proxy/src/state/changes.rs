@@ -15,7 +15,7 @@ pub struct Changes {
     pub node: bool,
     /// The ServiceCIDRs changed.
     pub service_cidrs: bool,
-    /// Services with changed slices: only these make stale UDP entries of connection tracking worth looking for.
+    /// Services with changed slices.
     pub endpoints_of: BTreeSet<ObjectName>,
     /// How many Service events are in here.
     pub service_changes: u64,

@@ -199,7 +199,7 @@ impl<B: Driven> Seat<B> {
                 Ok(synced) => {
                     let refused = synced.report.refused.iter();
                     findings.extend(refused.map(|(frontend, why)| (format!("frontend {frontend}"), why.clone())));
-                    if let Err(error) = proxy.clean_udp(&synced.changes.endpoints_of) {
+                    if let Err(error) = proxy.clean_udp(&synced.stale) {
                         findings.push(("stale UDP".to_owned(), format!("{:#}", anyhow!(error))));
                     }
                 }

@@ -5,6 +5,7 @@ mod faults;
 mod following;
 mod proxy;
 mod rows;
+mod stale;
 mod tampering;
 
 use std::collections::BTreeSet;

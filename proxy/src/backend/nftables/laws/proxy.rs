@@ -45,7 +45,7 @@ fn held(addresses: &[&str]) -> BTreeSet<IpAddr> {
     addresses.iter().map(|ip| ip.parse().unwrap()).collect()
 }
 
-fn proxy(fake: Fake) -> Proxy<Reconciler<Fake>> {
+pub(super) fn proxy(fake: Fake) -> Proxy<Reconciler<Fake>> {
     let settings = settings(DetectLocal::ClusterCidr(Vec::new()));
     Proxy::new(settings, Reconciler::new(fake), held(&["192.168.0.2"]))
 }
@@ -81,11 +81,10 @@ proptest! {
     fn stale_udp_flows_are_held_to_every_held_address_and_serving_endpoint(history in history()) {
         let mut proxy = proxy(Fake::default());
         history.into_iter().for_each(|event| proxy.apply(event));
-        let changed = proxy.state().changes().endpoints_of.clone();
-        proxy.sync().unwrap();
+        let changed = proxy.sync().unwrap().stale;
         let services = proxy.udp_services(&changed);
         let mut addresses = BTreeSet::new();
-        for service in changed.iter().filter_map(|name| proxy.state().services().get(name)) {
+        for service in proxy.state().services().values() {
             for port in service.ports.iter().filter(|port| port.protocol == Protocol::Udp) {
                 let served = |ip: &&IpAddr| service.cluster_ips.iter().any(|other| Family::of(*other) == Family::of(**ip));
                 let ips = service.cluster_ips.iter().chain(&service.external_ips).chain(&service.load_balancer_ips);

@@ -45,7 +45,8 @@ pub struct Cleaned {
     pub deleted: usize,
     /// Those of them that are of IPv6, where that is counted apart.
     pub deleted_v6: usize,
-    /// Whether a list stayed incomplete because entries changed during each of 5 attempts: what was listed was cleaned.
+    /// Whether another look is needed: a list stayed incomplete because entries changed during each of 5 attempts, and what was
+    /// listed was cleaned; or sockets could not be ended just then (eBPF).
     pub partial: bool,
 }
 

@@ -36,24 +36,73 @@ struct Listed {
     id: [u8; ID.1],
 }
 
-/// Ends the UDP sockets that are connected to what their keys say, those of `pods`, too, or only those of this network
-/// namespace. How many were ended.
-///
-/// # Errors
-/// The kernel does not list sockets in this network namespace, or does not end them. What other namespaces refuse is left.
-pub fn destroy(keys: &[SocketKey], pods: bool) -> io::Result<usize> {
-    let wanted: BTreeSet<(u64, Address, u16)> = keys.iter().map(|key| (key.cookie, key.address, key.port)).collect();
-    let mut ended = end_here(&wanted)?;
-    for place in if pods { others()? } else { Vec::new() } {
-        let there = std::thread::scope(|scope| scope.spawn(|| enter(&place).and_then(|()| end_here(&wanted))).join());
-        match there {
-            Ok(Ok(more)) => ended += more,
-            // A namespace that is gone meanwhile, or not ours to enter.
-            Ok(Err(error)) => tracing::debug!(place = %place.display(), %error, "sockets of this namespace are left"),
-            Err(panic) => std::panic::resume_unwind(panic),
+/// What became of the sockets that were to be ended.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// How many were ended.
+    pub ended: usize,
+    /// Why others were not, the first reason that may pass before those that will not: see [`may_pass`].
+    pub left: Option<io::Error>,
+}
+
+impl Outcome {
+    /// Whether it is worth trying again.
+    pub fn is_partial(&self) -> bool {
+        self.left.as_ref().is_some_and(may_pass)
+    }
+
+    fn leave(&mut self, error: io::Error) {
+        if self.left.is_none() || may_pass(&error) && !self.is_partial() {
+            self.left = Some(error);
         }
     }
-    Ok(ended)
+
+    fn merge(&mut self, more: Self) {
+        self.ended += more.ended;
+        more.left.into_iter().for_each(|error| self.leave(error));
+    }
+}
+
+/// Whether the answer may be another one a moment later. It will not where a right is missing, the kernel does not know how
+/// (CONFIG_INET_UDP_DIAG, CONFIG_INET_DIAG_DESTROY), or whom it was about is gone.
+fn may_pass(error: &io::Error) -> bool {
+    const RIGHTS: [i32; 2] = [libc::EPERM, libc::EACCES];
+    const UNKNOWN: [i32; 4] = [libc::EOPNOTSUPP, libc::EPROTONOSUPPORT, libc::EINVAL, libc::ENOENT];
+    let lasts = |errno| RIGHTS.contains(&errno) || UNKNOWN.contains(&errno) || errno == libc::ESRCH;
+    !error.raw_os_error().is_some_and(lasts)
+}
+
+/// Ends the UDP sockets that are connected to what their keys say, those of `pods`, too, or only those of this network
+/// namespace. One that is not ended keeps no other from being so.
+pub fn destroy(keys: &[SocketKey], pods: bool) -> Outcome {
+    let wanted: BTreeSet<(u64, Address, u16)> = keys.iter().map(|key| (key.cookie, key.address, key.port)).collect();
+    let mut outcome = end_here(&wanted);
+    let places = if pods { others() } else { Ok(Vec::new()) };
+    let places = places.unwrap_or_else(|error| {
+        outcome.leave(error);
+        Vec::new()
+    });
+    for place in places {
+        let there = || match enter(&place) {
+            Ok(()) => end_here(&wanted),
+            Err(error) => Outcome { ended: 0, left: Some(error) },
+        };
+        let there = std::thread::scope(|scope| {
+            std::thread::Builder::new().spawn_scoped(scope, there).map(std::thread::ScopedJoinHandle::join)
+        });
+        let there = match there {
+            Ok(Ok(there)) => there,
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(error) => Outcome { ended: 0, left: Some(error) },
+        };
+        if let Some(error) = &there.left {
+            tracing::debug!(place = %place.display(), %error, "sockets of this namespace are left");
+        }
+        // A namespace that is gone meanwhile, or not ours to enter, is left for good.
+        let left = there.left.filter(may_pass);
+        outcome.merge(Outcome { left, ..there });
+    }
+    outcome
 }
 
 /// Why sockets of pods are out of our reach; `None`: they are not.
@@ -100,23 +149,47 @@ fn enter(place: &PathBuf) -> io::Result<()> {
     }
 }
 
-fn end_here(wanted: &BTreeSet<(u64, Address, u16)>) -> io::Result<usize> {
+/// Those of the network namespace that the thread is in.
+fn end_here(wanted: &BTreeSet<(u64, Address, u16)>) -> Outcome {
+    let mut outcome = Outcome::default();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let any = Listed { family: family as u8, id: [0; ID.1] };
+        // What is left of a list that was broken off is read by nobody else.
+        let listed = open().and_then(|socket| {
+            let listed = exchange(&socket, &request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &any))?;
+            Ok((socket, listed))
+        });
+        match listed {
+            Ok((socket, listed)) => {
+                let found = listed.iter().filter(|found| wanted.contains(&found.peer()));
+                outcome
+                    .merge(end(found, |found| exchange(&socket, &request(SOCK_DESTROY, NLM_F_ACK, found)).map(drop)));
+            }
+            Err(error) => outcome.leave(error),
+        }
+    }
+    outcome
+}
+
+fn open() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    let mut ended = 0;
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        let any = Listed { family: family as u8, id: [0; ID.1] };
-        let listed = exchange(&socket, &request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &any))?;
-        for found in listed.iter().filter(|found| wanted.contains(&found.peer())) {
-            match exchange(&socket, &request(SOCK_DESTROY, NLM_F_ACK, found)) {
-                Ok(_) => ended += 1,
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-                Err(error) => return Err(error),
-            }
+    Ok(socket)
+}
+
+/// Each of them in its turn, whatever becomes of the others.
+fn end<'a>(found: impl Iterator<Item = &'a Listed>, mut destroy: impl FnMut(&Listed) -> io::Result<()>) -> Outcome {
+    let mut outcome = Outcome::default();
+    for found in found {
+        match destroy(found) {
+            Ok(()) => outcome.ended += 1,
+            // It is gone, or not connected there any more.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => outcome.leave(error),
         }
     }
-    Ok(ended)
+    outcome
 }
 
 impl Listed {
@@ -201,7 +274,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
-    use crate::netns::in_new_netns;
+    use crate::netns::{drop_capabilities, in_new_netns};
 
     fn cookie(socket: &UdpSocket) -> u64 {
         let (mut cookie, mut length) = (0u64, 8 as libc::socklen_t);
@@ -220,6 +293,55 @@ mod tests {
         SocketKey { cookie: cookie(socket), address, port, protocol: UDP.into(), reserved: 0 }
     }
 
+    fn ended(keys: &[SocketKey]) -> usize {
+        let outcome = destroy(keys, false);
+        assert!(outcome.left.is_none(), "{outcome:?}");
+        outcome.ended
+    }
+
+    /// Ends five sockets, each with this answer of the kernel.
+    fn end_five(answers: [i32; 5]) -> (usize, Option<i32>, bool) {
+        let listed: Vec<_> = (0..5).map(|number| Listed { family: number, id: [0; ID.1] }).collect();
+        let mut asked = 0;
+        let outcome = end(listed.iter(), |socket| {
+            assert_eq!(socket.family, asked);
+            asked += 1;
+            match answers[usize::from(socket.family)] {
+                0 => Ok(()),
+                errno => Err(io::Error::from_raw_os_error(errno)),
+            }
+        });
+        assert_eq!(asked, 5, "each is tried");
+        let errno = outcome.left.as_ref().and_then(io::Error::raw_os_error);
+        (outcome.ended, errno, outcome.is_partial())
+    }
+
+    #[test]
+    fn a_socket_that_is_not_ended_keeps_no_other_and_is_tried_again_if_that_may_help() {
+        assert_eq!(end_five([0; 5]), (5, None, false));
+        assert_eq!(end_five([0, libc::ENOENT, 0, 0, 0]), (4, None, false), "one that has gone by itself");
+        assert_eq!(end_five([libc::ENOBUFS, 0, 0, 0, 0]), (4, Some(libc::ENOBUFS), true));
+        assert_eq!(end_five([libc::EPERM, 0, libc::ENOMEM, 0, 0]), (3, Some(libc::ENOMEM), true));
+        for errno in [libc::EPERM, libc::EOPNOTSUPP] {
+            assert_eq!(end_five([errno; 5]), (0, Some(errno), false), "no use");
+        }
+    }
+
+    #[test]
+    fn without_the_right_it_is_not_tried_again() {
+        in_new_netns(|| {
+            let sockets = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+            let keys = sockets.each_ref().map(|socket| {
+                socket.connect("127.0.0.1:9").unwrap();
+                key(socket, "127.0.0.1:9")
+            });
+            drop_capabilities();
+            let outcome = destroy(&keys, false);
+            assert_eq!(outcome.left.as_ref().and_then(io::Error::raw_os_error), Some(libc::EPERM), "{outcome:?}");
+            assert!(outcome.ended == 0 && !outcome.is_partial());
+        });
+    }
+
     #[test]
     fn sockets_are_ended_by_number_and_peer() {
         in_new_netns(|| {
@@ -233,11 +355,11 @@ mod tests {
                 };
                 let (one, other) = (connected(to), connected(to));
                 let elsewhere = key(&one, &to.replace('9', "8"));
-                assert_eq!(destroy(&[elsewhere], false).unwrap(), 0, "{at}: connected to another port");
-                assert_eq!(destroy(&[key(&one, to)], false).unwrap(), 1, "{at}");
+                assert_eq!(ended(&[elsewhere]), 0, "{at}: connected to another port");
+                assert_eq!(ended(&[key(&one, to)]), 1, "{at}");
                 assert_eq!(one.recv(&mut [0]).unwrap_err().raw_os_error(), Some(libc::ECONNABORTED));
                 assert!(one.peer_addr().is_err() && other.peer_addr().is_ok(), "{at}");
-                assert_eq!(destroy(&[key(&one, to)], false).unwrap(), 0, "{at}: it is not connected any more");
+                assert_eq!(ended(&[key(&one, to)]), 0, "{at}: it is not connected any more");
             }
         });
     }

@@ -227,9 +227,11 @@ pub fn clean_udp(maps: &Maps, services: &[UdpService], pods: bool) -> Result<(Cl
     let keys = stale_connections(&maps.socket_connections, services, &mut cleaned);
     let keys = keys.map_err(EbpfError::map("socket_connections"))?;
     if !keys.is_empty() {
-        match sock_diag::destroy(&keys, pods) {
-            Ok(ended) => tracing::debug!(ended, "UDP sockets whose endpoint has gone"),
-            Err(error) => tracing::warn!(%error, "UDP sockets whose endpoint has gone cannot be ended"),
+        let outcome = sock_diag::destroy(&keys, pods);
+        cleaned.partial |= outcome.is_partial();
+        tracing::debug!(ended = outcome.ended, "UDP sockets whose endpoint has gone");
+        if let Some(error) = outcome.left {
+            tracing::warn!(%error, again = cleaned.partial, "UDP sockets whose endpoint has gone cannot be ended");
         }
     }
     Ok((cleaned, shown))

@@ -188,29 +188,19 @@ pub fn clean_udp(maps: &Maps, services: &[UdpService], pods: bool) -> Result<(Cl
     }
     // A program that has read an endpoint before it went may still be about to write it down.
     maps.fence.wait().map_err(EbpfError::map("fence"))?;
-    let mut flows = BTreeMap::new();
-    let each = maps.flows.each_batch(|rows: &[(FlowKey, Flow)]| {
-        let udp = rows.iter().filter(|(key, flow)| key.protocol == UDP && is_first(key, flow));
-        flows.extend(udp.map(|(key, flow)| {
-            let ends = Tuple {
-                source: end(key.source, key.source_port),
-                destination: end(key.destination, key.destination_port),
-            };
-            (ends, (*key, *flow))
-        }));
+    // By what is stale alone: somebody may have flooded the table.
+    let mut found = Vec::new();
+    let each = maps.flows.each_batch(|rows| {
+        let flows = udp_flows(rows);
+        let entries: Vec<Entry> = flows.iter().map(|(ends, (_, flow))| translated(ends, flow)).collect();
+        cleaned.listed += entries.len();
+        found.extend(stale(services, &entries).filter_map(|entry| flows.get(&entry.original).copied()));
     });
     each.map_err(EbpfError::map("flows"))?;
-    let entry = |(ends, (_, flow)): (&Tuple, &(FlowKey, Flow))| {
-        Entry::new(*ends, Tuple { source: end(flow.address, flow.port), destination: ends.source })
-    };
-    let entries: Vec<Entry> = flows.iter().map(entry).collect();
-    cleaned.listed += entries.len();
     let mut get = |key: &FlowKey| maps.flows.get(key).ok().flatten();
-    for entry in stale(services, &entries) {
-        if let Some((key, flow)) = flows.get(&entry.original) {
-            // One that datagrams go by right now as well: it leads nowhere for as long as they do.
-            cleaned.deleted += usize::from(delete(maps, &connection(key, flow, &mut get), |_, _| true)? > 0);
-        }
+    for (key, flow) in found {
+        // One that datagrams go by right now as well: it leads nowhere for as long as they do.
+        cleaned.deleted += usize::from(delete(maps, &connection(&key, &flow, &mut get), |_, _| true)? > 0);
     }
     // Datagrams of sockets that are not connected.
     let sockets = &maps.socket_endpoints;
@@ -235,6 +225,21 @@ pub fn clean_udp(maps: &Maps, services: &[UdpService], pods: bool) -> Result<(Cl
         }
     }
     Ok((cleaned, shown))
+}
+
+/// The UDP flows among these rows, by their ends.
+fn udp_flows(rows: &[(FlowKey, Flow)]) -> BTreeMap<Tuple, (FlowKey, Flow)> {
+    let udp = rows.iter().filter(|(key, flow)| key.protocol == UDP && is_first(key, flow));
+    let ends = |key: &FlowKey| Tuple {
+        source: end(key.source, key.source_port),
+        destination: end(key.destination, key.destination_port),
+    };
+    udp.map(|(key, flow)| (ends(key), (*key, *flow))).collect()
+}
+
+/// A flow as connection tracking has one.
+fn translated(ends: &Tuple, flow: &Flow) -> Entry {
+    Entry::new(*ends, Tuple { source: end(flow.address, flow.port), destination: ends.source })
 }
 
 /// The connected UDP sockets whose service and endpoint do not belong together any more, with the endpoint.

@@ -157,12 +157,17 @@ impl<B: Backend> Proxy<B> {
         Trace { changed, ..self.desired.trace(flow) }
     }
 
-    /// Looks for drift and repairs it. Does nothing before the first sync.
+    /// Looks for drift and repairs it: while syncs fail, of what carries packets alone. Does nothing before the first sync.
     ///
     /// # Errors
     /// The kernel failed.
     pub fn check(&mut self) -> Result<Option<Report>, B::Error> {
-        if self.synced { self.backend.check(&self.desired) } else { Ok(None) }
+        match (self.synced, self.failed) {
+            (false, _) => Ok(None),
+            // What is wanted and not in force would be taken for drift.
+            (true, true) => self.backend.check_hooks(),
+            (true, false) => self.backend.check(&self.desired),
+        }
     }
 
     /// Reads the counters of every service port's endpoints. Blocks.
@@ -191,6 +196,12 @@ impl<B: Backend> Proxy<B> {
             false => kept.union(new).count(),
         };
         (count(&kept.services, &new.services), count(&kept.endpoints_of, &new.endpoints_of))
+    }
+
+    /// Whether changes that concern this Service's UDP flows wait for a sync after one that failed: that one tells of them
+    /// ([`Synced::stale`]).
+    pub fn waits(&self, name: &ObjectName) -> bool {
+        self.failed && (self.stale.contains(name) || self.pending.services.contains(name))
     }
 
     /// Whether a sync has succeeded.

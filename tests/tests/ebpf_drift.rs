@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use kubeferry_ebpf_common::TCP;
 use kubeferry_ebpf_common::stats::Counter;
-use kubeferry_tests::bpf::pinned::Pinned;
+use kubeferry_tests::bpf::pinned::{Pinned, detach};
 use kubeferry_tests::client::{Connection, until_for};
 use kubeferry_tests::packets::{Protocol, first_packet};
 use kubeferry_tests::site::{Site, VIPS, at};
@@ -26,13 +26,17 @@ fn site() -> (Site, Pinned) {
     (site, pinned)
 }
 
+fn get(site: &Site, path: &str) -> String {
+    let get = || kubeferry::status::get(&format!("http://127.0.0.1:10249/{path}"), LOOKS).unwrap().body;
+    site.node().run(get).unwrap()
+}
+
 /// Times that a difference was put right, and rows that differed: as status and metrics tell.
 fn drift(site: &Site) -> (u64, u64) {
-    let status = site.status().unwrap();
+    let status: serde_json::Value = serde_json::from_str(&get(site, "status")).unwrap();
     let [repairs, rows] = ["repairs", "rows"].map(|field| status["drift"][field].as_u64().unwrap());
     let told = || {
-        let get = || kubeferry::status::get("http://127.0.0.1:10249/metrics", LOOKS).unwrap().body;
-        let metrics = site.node().run(get).unwrap();
+        let metrics = get(site, "metrics");
         let value = |name: &str| {
             let mut lines = metrics.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
             lines.next().unwrap_or_else(|| panic!("no {name}")).parse::<u64>().unwrap()
@@ -94,6 +98,48 @@ fn devices_that_are_deleted_come_back() {
     // All of them count as one.
     until_repaired(&site, 1);
     assert_eq!(pinned.devices().unwrap(), deleted);
+}
+
+/// A Service more, which has to be written.
+const MORE: &str = "
+---
+apiVersion: v1
+kind: Service
+metadata: {name: more, namespace: default}
+spec: {clusterIP: 10.96.0.99, clusterIPs: [10.96.0.99], ipFamilies: [IPv4], ports: [{port: 80}]}
+";
+
+#[test]
+fn what_carries_packets_is_kept_whole_while_syncs_fail() {
+    let (site, pinned) = site();
+    pinned.freeze_frontends().unwrap();
+    site.change_as(&["1", "2"], &|manifests| manifests + MORE).unwrap();
+    let failures = || {
+        let status: serde_json::Value = serde_json::from_str(&get(&site, "status")).unwrap();
+        status["lastSync"]["error"].as_str().map(str::to_owned)
+    };
+    until_for(LOOKS, "a sync to fail", failures).unwrap();
+    let folder = site.places().bpffs().join("kubeferry");
+    let pins = site.places().pins().unwrap();
+    // Each kind of harm by itself: it is counted, and put right.
+    let suffers = |what: &str, harm: &dyn Fn()| {
+        let before = drift(&site);
+        harm();
+        let repaired = || Some(drift(&site)).filter(|now| now.0 > before.0 && now.1 > before.1);
+        until_for(LOOKS, &format!("{what} to be repaired"), repaired).unwrap();
+        site.until_served().unwrap();
+        assert!(failures().is_some(), "{what}: a sync has succeeded");
+    };
+    let deleted = pinned.devices().unwrap();
+    suffers("deleted devices", &|| assert_eq!(pinned.delete_devices().unwrap(), deleted));
+    assert_eq!(pinned.devices().unwrap(), deleted);
+    let link = pins.iter().find(|pin| pin.starts_with("links/tc_ingress"));
+    if let Some(link) = link {
+        suffers("a detached link", &|| detach(&folder.join(link)).unwrap());
+    }
+    let pin = |name: &str| pins.iter().find(|pin| pin.ends_with(name)).map(|pin| folder.join(pin)).unwrap();
+    suffers("an unpinned map", &|| std::fs::remove_file(pin("flows")).unwrap());
+    assert_eq!(site.places().pins().unwrap(), pins);
 }
 
 #[test]

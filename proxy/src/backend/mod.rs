@@ -97,6 +97,15 @@ pub trait Backend {
     /// As for [`Backend::sync`].
     fn check(&mut self, desired: &Desired) -> Result<Option<Report>, Self::Error>;
 
+    /// The same of what does not depend on what is wanted, for as long as that cannot be brought into force: a sync that fails
+    /// looks at the rows itself.
+    ///
+    /// # Errors
+    /// As for [`Backend::sync`].
+    fn check_hooks(&mut self) -> Result<Option<Report>, Self::Error> {
+        Ok(None)
+    }
+
     /// Rows in force, by map.
     fn rows(&self) -> &BTreeMap<&'static str, usize>;
 

@@ -229,7 +229,14 @@ impl Observer {
         if self.reminded.elapsed() >= REMIND {
             self.remind(proxy);
         }
-        let Some(report) = report else { return };
+        if let Some(report) = report {
+            self.mended(proxy, report, took);
+        }
+    }
+
+    /// What others had changed was mended, or the kernel took what it had refused.
+    pub fn mended<B: Backend>(&mut self, proxy: &Proxy<B>, report: &Report, took: Duration) {
+        let now = Timestamp::now();
         self.history.repaired(report, took, now);
         self.changed();
         if report.repaired == 0 {

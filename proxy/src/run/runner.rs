@@ -94,7 +94,7 @@ impl<B: Backend> Runner<B> {
     pub(super) fn wake_after(&self) -> Duration {
         let now = Instant::now();
         let mut glance = (self.glanced + GLANCE).saturating_duration_since(now);
-        if let Some(stale) = self.stale.next().filter(|_| !self.proxy.has_failed()) {
+        if let Some(stale) = self.stale.next() {
             glance = glance.min(stale.saturating_duration_since(now));
         }
         match self.pacing.next() {
@@ -151,28 +151,38 @@ impl<B: Backend> Runner<B> {
                 }
             }
         }
-        // What is wanted and not in force would be taken for what is.
-        if !self.proxy.has_failed() {
-            let due = self.stale.take_due(now);
-            if !due.is_empty() && !self.clean(&due) {
-                self.stale.changed(&due, Instant::now());
-            }
+        let mut due = self.stale.take_due(now);
+        // What is wanted and not in force would be taken for what is: the sync that brings it looks at these.
+        due.retain(|name| !self.proxy.waits(name));
+        if !due.is_empty() && !self.clean(&due) {
+            self.stale.changed(&due, Instant::now());
         }
-        if glance && !self.proxy.has_failed() {
-            let start = Instant::now();
-            match self.proxy.check() {
-                Ok(repair) => {
-                    self.observer.checked(&mut self.proxy, repair.as_ref(), start.elapsed());
-                    self.remove_leftovers();
-                }
-                Err(error) => self.observer.check_failed(&error),
-            }
+        if glance {
+            self.check();
             if now - self.tried >= self.settings.sync_period {
                 self.tried = now;
                 Handle::current().block_on(self.health_checks.retry(self.proxy.desired().node()));
             }
         }
         Ok(false)
+    }
+
+    /// Looks whether the kernel has what it was given, as far as it can be known.
+    fn check(&mut self) {
+        let start = Instant::now();
+        match self.proxy.check() {
+            // While syncs fail, no row was looked at.
+            Ok(repair) if self.proxy.has_failed() => {
+                if let Some(repair) = repair {
+                    self.observer.mended(&self.proxy, &repair, start.elapsed());
+                }
+            }
+            Ok(repair) => {
+                self.observer.checked(&mut self.proxy, repair.as_ref(), start.elapsed());
+                self.remove_leftovers();
+            }
+            Err(error) => self.observer.check_failed(&error),
+        }
     }
 
     /// What of these settings is of a family that the node has not, or not first. What is not fatal is logged.

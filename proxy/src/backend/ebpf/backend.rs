@@ -1,7 +1,7 @@
 //! What the rest of the program sees of the eBPF datapath.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::error::EbpfError;
 use super::following::Following;
@@ -9,20 +9,13 @@ use super::reconciler::Ebpf;
 use super::retired::Told;
 use super::rows::service_number;
 use super::sweep::{self, Sweeper};
-use super::{ports, sock_diag, takeover, text};
+use super::{ports, sock_diag, text};
 use crate::backend::{Backend, Counts, Left, Report};
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::target::{Frontend, Target};
 use crate::desired::{Desired, Touched};
 use crate::state::objects::Ignored;
 use crate::traffic::Counting;
-
-/// How many checks pass between two looks at what connection tracking still has: with one every two seconds, half a minute.
-const LOOK: u32 = 15;
-/// Every row is looked at with each check, if that takes no more than one part in so many of a CPU's time, …
-const SHARE: u32 = 100;
-/// … and once in this time if it takes more.
-const SELDOM: Duration = Duration::from_secs(30);
 
 impl Backend for Ebpf {
     type Error = EbpfError;
@@ -52,47 +45,12 @@ impl Backend for Ebpf {
     }
 
     fn check(&mut self, desired: &Desired) -> Result<Option<Report>, EbpfError> {
-        let Some(interfaces) = &self.interfaces else { return Ok(None) };
-        let interfaces = interfaces.borrow().clone();
-        if let Some(sweeper) = &self.sweeper {
-            self.counts.insert("flows", sweeper.entries());
-        }
-        let mut freed = false;
-        if let Some(following) = &mut self.following
-            && following.release(self.maps.fence.ended(), |row| self.maps.backends.is_idle(row), &mut |owner, row| {
-                self.retired.add(owner, &self.maps.backends.get(row))
-            })
-        {
-            freed = !following.refused.is_empty();
-            self.counts.extend(following.counts());
-        }
-        self.checks += 1;
-        let mut report = Report::default();
-        // For those without a place there may be one now, though nothing changes.
-        if freed || self.again {
-            report = if self.again { self.full(desired) } else { self.readmit(desired) }?;
-        }
-        let devices = self.devices().check(&interfaces);
-        let (sockets, rows) = (self.sockets.check(), self.check_rows(desired, &mut report));
-        if let Err(error) = self.parting.end(&self.maps, Instant::now()) {
-            tracing::warn!(%error, "sockets whose endpoint has gone may go on showing its service");
-        }
-        // What cannot be repaired keeps nothing else from being so.
-        let mut failed = None;
-        for look in [devices, sockets, rows, self.check_established(desired), self.keep_pins()] {
-            match look {
-                Ok(repaired) => report.repaired += repaired,
-                Err(error) => failed = failed.or(Some(error)),
-            }
-        }
-        report.refused = self.following.as_ref().map(Following::refused).unwrap_or_default();
-        match failed {
-            Some(error) if report.repaired == 0 => return Err(error),
-            // The next look tells of it, if it is still so.
-            Some(error) => tracing::error!(%error, "not all that was changed is repaired"),
-            None => {}
-        }
-        Ok((report.repaired > 0 || report.changes > 0).then_some(report))
+        self.check_all(desired)
+    }
+
+    fn check_hooks(&mut self) -> Result<Option<Report>, EbpfError> {
+        let looks = self.look_at_hooks();
+        self.sum(Report::default(), looks)
     }
 
     fn rows(&self) -> &BTreeMap<&'static str, usize> {
@@ -209,40 +167,5 @@ impl Backend for Ebpf {
 
     fn packets(&self) -> Vec<(&'static str, u64)> {
         self.maps.counters().unwrap_or_default()
-    }
-}
-
-impl Ebpf {
-    /// Compares every row with what is in the maps, and repairs what differs; how many rows did.
-    fn check_rows(&mut self, desired: &Desired, report: &mut Report) -> Result<usize, EbpfError> {
-        if self.following.is_some() && Instant::now() < self.next_look {
-            return Ok(0);
-        }
-        let start = Instant::now();
-        let found = self.maps.read()?;
-        let rows = self.following.as_ref().map_or(0, |ours| ours.in_force.differences(&found));
-        self.next_look = Instant::now() + (start.elapsed() * SHARE).min(SELDOM);
-        if rows > 0 || self.following.is_none() {
-            *report = self.full(desired)?;
-        }
-        Ok(rows)
-    }
-
-    /// Lets connection tracking go when the last of its connections has ended; until then sees that it is kept going.
-    fn check_established(&mut self, desired: &Desired) -> Result<usize, EbpfError> {
-        if !self.fixed.established_elsewhere {
-            return Ok(0);
-        }
-        if self.checks.is_multiple_of(LOOK) && takeover::has_ended(desired) {
-            self.fixed.established_elsewhere = false;
-            self.full(desired)?;
-            return Ok(0);
-        }
-        Ok(usize::from(takeover::keep()))
-    }
-
-    /// Pins again what somebody has unpinned; how many pins that were.
-    fn keep_pins(&self) -> Result<usize, EbpfError> {
-        Ok(self.pins.keep()? + self.devices().keep_pins()? + self.sockets.keep_pins()?)
     }
 }

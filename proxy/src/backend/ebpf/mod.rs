@@ -5,6 +5,7 @@ pub mod attach;
 pub mod backend;
 pub mod bpf;
 pub mod carry;
+mod check;
 pub mod cleanup;
 pub mod counters;
 pub mod devices;

@@ -131,8 +131,11 @@ fn those_of_a_failed_sync_are_kept() {
     proxy.apply(service("a", 1, Protocol::Udp, true));
     proxy.backend_mut().kernel().faults = Faults { commits: 2, reads: 1, ..Faults::default() };
     proxy.sync().unwrap_err();
+    assert!(proxy.waits(&name("a")) && !proxy.waits(&name("b")));
     proxy.backend_mut().kernel().faults = Faults::default();
+    assert_eq!(proxy.check().unwrap(), None, "a sync that fails looks at the rows itself, and not every two seconds");
     assert_eq!(proxy.sync().unwrap().stale, [name("a")].into());
+    assert!(!proxy.waits(&name("a")));
     proxy.apply(service("a", 1, Protocol::Udp, true));
     assert_eq!(proxy.sync().unwrap().stale, [].into(), "the same again is no change");
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::error::EbpfError;
 use super::following::Following;
 use super::reconciler::Ebpf;
-use super::takeover;
+use super::{takeover, watched};
 use crate::backend::Report;
 use crate::desired::Desired;
 
@@ -48,8 +48,7 @@ impl Ebpf {
     /// Looks at what does not depend on what is wanted, and repairs it.
     pub(super) fn look_at_hooks(&mut self) -> Vec<Look> {
         let Some(interfaces) = &self.interfaces else { return Vec::new() };
-        let interfaces = interfaces.borrow().clone();
-        let devices = self.devices().check(&interfaces);
+        let devices = watched::check(&self.devices, interfaces);
         if let Err(error) = self.parting.end(&self.maps, Instant::now()) {
             tracing::warn!(%error, "sockets whose endpoint has gone may go on showing its service");
         }

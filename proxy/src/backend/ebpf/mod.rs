@@ -48,3 +48,4 @@ pub mod table;
 pub mod takeover;
 pub mod text;
 pub mod uplinks;
+mod watched;

@@ -2,7 +2,7 @@
 //! the maps), the steady state (rows remembered) and repair.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use tokio::runtime::Handle;
@@ -27,7 +27,7 @@ use super::sock_diag;
 use super::sockets::{self, Sockets};
 use super::sweep::Sweeper;
 use super::table::Table;
-use super::takeover;
+use super::{takeover, watched};
 use crate::backend::{Report, RowChanges};
 use crate::desired::{Desired, Touched};
 use crate::node::{self, Interface};
@@ -136,7 +136,7 @@ impl Ebpf {
     }
 
     pub(super) fn devices(&self) -> MutexGuard<'_, Devices> {
-        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+        watched::lock(&self.devices)
     }
 
     /// Every row, compared with what is in the maps.
@@ -329,9 +329,7 @@ impl Ebpf {
         let devices = self.devices.clone();
         self.runtime.spawn(async move {
             while interfaces.changed().await.is_ok() {
-                let now = interfaces.borrow_and_update().clone();
-                let follow = || devices.lock().unwrap_or_else(PoisonError::into_inner).follow(&now);
-                if let Err(error) = block_in_place(follow) {
+                if let Err(error) = block_in_place(|| watched::follow(&devices, &mut interfaces)) {
                     tracing::error!(%error, "devices that came or went are not covered");
                 }
             }

@@ -1,9 +1,14 @@
+use std::sync::Mutex;
+
+use tokio::sync::watch;
+
 use super::*;
 use crate::backend::ebpf::bpf::{detach_link, link_info, open_pin, update_link};
 use crate::backend::ebpf::cleanup::cleanup;
 use crate::backend::ebpf::elsewhere::{Elsewhere, elsewhere};
 use crate::backend::ebpf::kernel::Shape;
 use crate::backend::ebpf::load::load;
+use crate::backend::ebpf::watched;
 use crate::netns::{Mounted, in_new_netns, run};
 use crate::settings::{EbpfSettings, MapSizes};
 
@@ -240,5 +245,34 @@ fn a_device_that_goes_while_it_is_covered_is_no_fault() {
         assert_eq!((devices.faults(), devices.covered()), (&BTreeMap::new(), BTreeSet::from(["eth8"])));
         devices.follow(&[stays]).unwrap();
         assert_eq!(list(&devices.folder.links()).unwrap().len(), 2, "nothing is left of the one that went");
+    });
+}
+
+#[test]
+fn a_check_that_waits_takes_no_device_away_that_comes_meanwhile() {
+    in_new_netns(|| {
+        let mounted = Mounted::new();
+        run("ip", &["link", "add", "eth7", "type", "veth", "peer", "name", "eth8"], "");
+        let (first, second) = (interface("eth7"), interface("eth8"));
+        let mut alone = devices(&settings(&mounted), None);
+        alone.follow(std::slice::from_ref(&first)).unwrap();
+        let (notices, interfaces) = watch::channel(vec![first]);
+        let shared = Mutex::new(alone);
+        let mut followed = interfaces.clone();
+        let waits = std::thread::scope(|scope| {
+            let mut held = watched::lock(&shared);
+            let waits = scope.spawn(|| watched::check(&shared, &interfaces).unwrap());
+            // Long enough for it to have come as far as it can.
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            notices.send_modify(|list| list.push(second.clone()));
+            held.follow(&followed.borrow_and_update().clone()).unwrap();
+            drop(held);
+            waits.join().unwrap()
+        });
+        assert_eq!(waits, 0);
+        assert_eq!(watched::lock(&shared).covered(), BTreeSet::from(["eth7", "eth8"]));
+        notices.send_modify(|list| drop(list.pop()));
+        watched::follow(&shared, &mut followed).unwrap();
+        assert_eq!(watched::lock(&shared).covered(), BTreeSet::from(["eth7"]));
     });
 }

@@ -58,9 +58,11 @@ fn every_boolean_of_kube_proxy_takes_gos_values() {
             [(["1", "t", "T", "true", "TRUE", "True"], true), (["0", "f", "F", "false", "FALSE", "False"], false)]
         {
             for text in texts {
-                let got = run(&[&format!("--{flag}={text}")]);
+                // Without it the last two are refused.
+                let gate = "--feature-gates=LoggingAlphaOptions=true";
+                let got = run(&[&format!("--{flag}={text}"), gate]);
                 let loaded = Settings::resolve(&got.common, &got.serve, None, "n1").map(|loaded| loaded.settings);
-                let wanted = run(&[&format!("--{flag}={on}")]);
+                let wanted = run(&[&format!("--{flag}={on}"), gate]);
                 let wanted = Settings::resolve(&wanted.common, &wanted.serve, None, "n1").map(|loaded| loaded.settings);
                 assert_eq!(loaded.unwrap(), wanted.unwrap(), "--{flag}={text}");
                 assert_eq!(

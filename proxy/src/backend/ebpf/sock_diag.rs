@@ -41,7 +41,7 @@ struct Listed {
 pub struct Outcome {
     /// How many were ended.
     pub ended: usize,
-    /// Why others were not, the first reason that may pass before those that will not: see [`may_pass`].
+    /// Why others were not, the first reason that may pass before those that will not: see `may_pass`.
     pub left: Option<io::Error>,
 }
 

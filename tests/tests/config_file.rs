@@ -191,6 +191,39 @@ fn a_changed_configmap_is_taken_over_and_a_bad_one_is_not() {
 }
 
 #[test]
+fn whatever_needs_no_start_is_taken_over_by_the_process_that_runs() {
+    let base = "mode: ipvs\nclusterCIDR: 10.244.0.0/16\n";
+    let mut world = World::new(base);
+    let node = Netns::new("config").unwrap();
+    let running = world.start(&node);
+    table_has(&node, "10.244.0.0/16");
+    let pid = running.id();
+    let changes = [
+        ("mode: ipvs\ndetectLocalMode: NodeCIDR\n", "10.244.1.0/24"),
+        ("mode: ipvs\ndetectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: br7}\n", "\"br7\""),
+        ("mode: ipvs\nclusterCIDR: 10.245.0.0/16\nipvs: {scheduler: sh}\n", "10.245.0.0/16"),
+    ];
+    for (number, (fields, row)) in changes.into_iter().enumerate() {
+        world.change(fields);
+        let taken = || (world.count("the configuration file changed: taken over") > number).then_some(());
+        until("the change to be taken over", taken).unwrap();
+        let log = fs::read_to_string(world.log()).unwrap();
+        let line = log.lines().rfind(|line| line.contains("the configuration file changed: taken over")).unwrap();
+        assert!(line.contains("detectLocalMode"), "{line}");
+        assert_eq!(line.contains("scheduler"), fields.contains("scheduler"), "{line}");
+        table_has(&node, row);
+    }
+    // No row tells of these.
+    world.change(&format!("{base}bindAddress: 192.0.2.1\nipvs: {{excludeCIDRs: [192.0.2.0/24], syncPeriod: 7s}}\n"));
+    let line = world.says("ipvs.excludeCIDRs");
+    assert!(["taken over", "bindAddress", "syncPeriod"].iter().all(|name| line.contains(name)), "{line}");
+    let configz = get(&node, "/configz");
+    assert!(configz.contains("\"BindAddress\":\"192.0.2.1\"") && configz.contains("\"7s\""), "{configz}");
+    assert_eq!(running.id(), pid);
+    assert!(running.stop().unwrap().success());
+}
+
+#[test]
 fn a_file_that_would_take_for_ever_to_read_or_is_none_holds_nothing_up() {
     let mut world = World::new("mode: nftables\nclusterCIDR: 10.244.0.0/16\n");
     let node = Netns::new("bomb").unwrap();

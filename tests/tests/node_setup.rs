@@ -125,11 +125,12 @@ fn what_only_others_may_set_is_told_and_keeps_nobody_from_serving() {
 #[test]
 fn the_oom_score_is_set_or_its_refusal_told() {
     let (node, source) = (Netns::new("node").unwrap(), source());
-    let mut command = source.command("run").unwrap();
-    command.args(["--oom-score-adj", "17", "--healthz-bind-address", "127.0.0.1:0"]).stdin(Stdio::null());
     // A higher one is nobody's to refuse.
-    let output = node.output(source.command("run").unwrap().args(["--once", "--oom-score-adj", "17"]), "").unwrap();
-    assert!(output.status.success() && !text(&output).contains("was refused"), "{}", text(&output));
+    let running =
+        Running::start_command(source.command("run").unwrap().args(["--oom-score-adj", "617"]), &node).unwrap();
+    let score = || fs::read_to_string(format!("/proc/{}/oom_score_adj", running.id())).ok();
+    until("the score to be set", || score().filter(|score| score == "617\n")).unwrap();
+    assert!(running.stop().unwrap().success());
     let lowest = fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse::<i32>().unwrap() - 1;
     let mut lower = Command::new("setpriv");
     lower.args(["--bounding-set", "-sys_resource", "--inh-caps", "-sys_resource"]).arg(binary::path().unwrap());

@@ -6,6 +6,7 @@ use kubeferry::status::Response;
 use kubeferry_tests::apiserver::Resource;
 use serde_json::json;
 
+use crate::breakable::BreakableNft;
 use crate::node::{Node, service, slice};
 
 /// A Service of both families with a health check node port.
@@ -81,6 +82,24 @@ fn the_answer_is_kube_proxys_in_each_family() {
     // Any path, and of the selected addresses alone: the Node's primary one.
     assert_eq!(node.ask("http://192.0.2.1:31000/").code, 200);
     assert!(node.get(&url("127.0.0.1", 31000)).is_none());
+}
+
+#[test]
+fn a_proxy_that_does_not_keep_up_takes_itself_from_the_load_balancer() {
+    let mut node = Node::new();
+    let here = endpoint("10.244.1.1", "n1", true, false);
+    node.server.apply(&balanced("web", 1, 31000)).unwrap();
+    node.server.apply(&slice_of("web", &[here])).unwrap();
+    let (nft, server) = (BreakableNft::new(), node.server.url());
+    node.start_with(|command| nft.apply(command.args(["--server", &server])));
+    let url = url("192.0.2.1", 31000);
+    until_code(&node, &url, 200);
+    nft.fail(&node);
+    node.server.apply(&service("more", "10.96.0.2", &["10.244.1.1"])).unwrap();
+    let answer = until_code(&node, &url, 503);
+    assert_eq!(answer.body, body("web", 1).replace("Healthy\": true", "Healthy\": false"), "one is here all the same");
+    nft.mend();
+    assert_eq!(until_code(&node, &url, 200).body, body("web", 1));
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! `/healthz` and `/livez`: whole answers, and what they depend on.
 
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 
+use jiff::Timestamp;
 use kubeferry::status::Response;
 use kubeferry_tests::apiserver::{Fault, Resource};
 use serde_json::{Value, json};
 
+use crate::breakable::BreakableNft;
 use crate::node::{Node, service};
 
 const HEALTHZ: &str = "http://127.0.0.1:10256/healthz";
@@ -22,6 +23,13 @@ fn timeless(answer: &Response) -> Value {
         }
     }
     body
+}
+
+/// Of the whole, of the answer, of IPv4, of IPv6.
+fn times(answer: &Response) -> [Timestamp; 4] {
+    let body: Value = serde_json::from_str(&answer.body).unwrap();
+    ["/lastUpdated", "/currentTime", "/status/IPv4/lastUpdated", "/status/IPv6/lastUpdated"]
+        .map(|pointer| body.pointer(pointer).unwrap().as_str().unwrap().parse().unwrap())
 }
 
 fn body(eligible: Option<bool>, healthy: bool) -> Value {
@@ -51,6 +59,8 @@ fn the_whole_answer_and_the_nodes_part_in_it() {
     let (healthz, livez) = (until_code(&node, HEALTHZ, 200), until_code(&node, LIVEZ, 200));
     assert_eq!(timeless(&healthz), body(Some(true), true));
     assert_eq!(timeless(&livez), body(None, true));
+    let [updated, now, ..] = times(&livez);
+    assert_eq!(updated, now, "{}", livez.body);
     let mut headers: Vec<_> = healthz.headers.iter().map(|line| line.to_lowercase()).collect();
     headers.retain(|line| !line.starts_with("date:") && !line.starts_with("content-length:"));
     headers.sort();
@@ -80,29 +90,20 @@ fn the_whole_answer_and_the_nodes_part_in_it() {
 fn a_change_that_waits_too_long_is_unhealthy() {
     let mut node = Node::new();
     node.server.apply(&service("web", "10.96.0.1", &["10.244.1.1"])).unwrap();
-    // An nft that fails while there is a file beside it.
-    let tools = tempfile::tempdir().unwrap();
-    let (nft, broken) = (tools.path().join("nft"), tools.path().join("broken"));
-    let path = std::env::var("PATH").unwrap();
-    let script = format!("#!/bin/sh\n[ -e {} ] && exit 1\nPATH={path} exec nft \"$@\"\n", broken.display());
-    std::fs::write(&nft, script).unwrap();
-    std::fs::set_permissions(&nft, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let nft = BreakableNft::new();
     let url = node.server.url();
-    node.start_with(|command| {
-        // Twice the period is how long a change may wait.
-        command.args(["--server", &url, "--iptables-sync-period", "1s"]);
-        command.env("PATH", format!("{}:{path}", tools.path().display()));
-    });
+    node.start_with(|command| nft.apply(command.args(["--server", &url])));
     node.expect("a sync", &["10.96.0.1:80"]);
     until_code(&node, LIVEZ, 200);
-    std::fs::write(&broken, "").unwrap();
-    node.namespace.nft(&["delete table inet kubeferry"], "").unwrap();
+    nft.fail(&node);
     node.server.apply(&service("more", "10.96.0.2", &["10.244.1.1"])).unwrap();
     let livez = until_code(&node, LIVEZ, 503);
     assert_eq!(timeless(&livez), body(None, false));
+    let [updated, now, v4, v6] = times(&livez);
+    assert!(updated == v4.max(v6) && updated < now, "the newest family's: {}", livez.body);
     assert_eq!(timeless(&until_code(&node, HEALTHZ, 503)), body(Some(true), false));
     assert!(node.metric("kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family=\"IPv4\"}").unwrap() >= 1.0);
-    std::fs::remove_file(&broken).unwrap();
+    nft.mend();
     assert_eq!(timeless(&until_code(&node, LIVEZ, 200)), body(None, true));
     node.expect("what waited", &["10.96.0.1:80", "10.96.0.2:80"]);
 }
@@ -124,9 +125,14 @@ fn before_the_first_sync_it_is_alive_and_a_down_server_changes_nothing() {
 #[test]
 fn a_taken_address_is_tried_again() {
     let mut node = Node::new();
-    let taken = node.namespace.run(|| TcpListener::bind("0.0.0.0:10256")).unwrap().unwrap();
+    let taken = ["0.0.0.0:10256", "127.0.0.1:10249"]
+        .map(|address| node.namespace.run(|| TcpListener::bind(address)).unwrap().unwrap());
     node.run();
-    node.until("a warning", || node.log().contains("cannot serve /healthz: trying again in 5s").then_some(()));
+    for what in ["/healthz", "/metrics"] {
+        let warning = format!("cannot serve {what}: trying again in 5s");
+        node.until("a warning", || node.log().contains(&warning).then_some(()));
+    }
     drop(taken);
     until_code(&node, HEALTHZ, 200);
+    until_code(&node, "http://127.0.0.1:10249/metrics", 200);
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
 mod any_server;
+mod breakable;
 mod connections;
 mod events;
 mod families;

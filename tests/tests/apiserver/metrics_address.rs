@@ -69,6 +69,32 @@ fn small_answers_are_kube_proxys() {
 }
 
 #[test]
+fn metrics_are_openmetrics_for_who_asks_for_it() {
+    let node = started(&[]);
+    let (code, open) = request(&node, "GET", "/metrics", "application/openmetrics-text; version=1.0.0", "");
+    assert_eq!(code, 200);
+    assert!(
+        open.ends_with("# EOF\n") && open.contains("# TYPE kubeproxy_network_programming_duration_seconds histogram\n")
+    );
+    let plain = ask(&node, "/metrics");
+    assert!(has(&plain, "content-type: text/plain; version=0.0.4; charset=utf-8"), "{:?}", plain.headers);
+    assert!(!plain.body.contains("# EOF"));
+    let names = |text: &str| {
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned));
+        types.map(|name| name.trim_end_matches("_total").trim_end_matches("_info").to_owned()).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(names(&open), names(&plain.body), "the same in both");
+}
+
+#[test]
+fn of_ipv6_they_are_at_its_loopback_address() {
+    let node = started(&["--bind-address", "::"]);
+    assert_eq!(node.ask("http://[::1]:10249/healthz").body, "ok");
+    assert!(node.get("http://127.0.0.1:10249/healthz").is_none());
+    assert_eq!(node.ask("http://[2001:db8:2::1]:10256/livez").code, 200);
+}
+
+#[test]
 fn metrics_that_name_services_are_told_under_a_local_name_alone() {
     let get = |node: &Node, host: &str| {
         let exchange = || {

@@ -1,9 +1,10 @@
 //! The end of the datapath: clean-up, and the other datapath in its place.
 
 use std::process::Command;
+use std::time::Duration;
 
 use kubeferry_tests::binary;
-use kubeferry_tests::client::until;
+use kubeferry_tests::client::{patience, until};
 
 use super::Cluster;
 
@@ -38,9 +39,11 @@ fn cleanup_leaves_nothing_and_the_other_backend_takes_over() {
 #[test]
 fn connections_of_the_other_backend_go_on() {
     let cluster = Cluster::build();
+    // No longer than an end may take here: what is forgotten before is reset.
+    let seconds = patience(Duration::from_secs(1)).as_secs().to_string();
     for state in ["time_wait", "fin_wait", "last_ack", "close_wait", "close"] {
         let key = format!("net/netfilter/nf_conntrack_tcp_timeout_{state}");
-        cluster.hosts.node.sysctl(&key, "1").unwrap();
+        cluster.hosts.node.sysctl(&key, &seconds).unwrap();
     }
     let mut nftables = cluster.source.command("run").unwrap();
     nftables.args(["--once", "--backend", "nftables", "--bpffs-root"]).arg(cluster.places.bpffs());

@@ -318,6 +318,33 @@ fn metrics_have_kube_proxys_names_types_and_labels() {
 }
 
 #[test]
+fn what_happens_to_services_and_endpoints_is_counted_as_by_kube_proxy() {
+    let node = started(&[]);
+    let is = |name: &str, wanted: f64| {
+        node.until(&format!("{name} to be {wanted}"), || node.metric(name).filter(|value| *value == wanted))
+    };
+    let (services, endpoints) =
+        ("kubeproxy_sync_proxy_rules_service_changes", "kubeproxy_sync_proxy_rules_endpoint_changes");
+    let before = [services, endpoints].map(|name| node.metric(&format!("{name}_total")).unwrap());
+    let queued = "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds{ip_family=\"IPv4\"}";
+    let queued_before = node.metric(queued).unwrap();
+    // Nobody of them is here.
+    let away = service("away", "10.96.0.2", &["10.244.2.1"]).replace("nodeName: n1", "nodeName: n2");
+    node.server.apply(&away.replace("internalTrafficPolicy: Cluster", "internalTrafficPolicy: Local")).unwrap();
+    is(&format!("{services}_total"), before[0] + 1.0);
+    is(&format!("{endpoints}_total"), before[1] + 1.0);
+    for (policy, ports) in [("internal", 1.0), ("external", 0.0)] {
+        let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
+        is(&format!("{name}{{ip_family=\"IPv4\",traffic_policy=\"{policy}\"}}"), ports);
+    }
+    is(&format!("{services}_pending"), 0.0);
+    is(&format!("{endpoints}_pending"), 0.0);
+    node.until("a later sync", || node.metric(queued).filter(|time| *time > queued_before));
+    assert_eq!(node.ask("http://127.0.0.1:10256/livez").code, 200);
+    is("kubeproxy_proxy_livez_total{code=\"200\"}", 1.0);
+}
+
+#[test]
 fn a_change_is_timed_from_the_cluster_to_here_and_to_the_kernel() {
     let node = started(&[]);
     let lags = ["kubeferry_watch_lag_seconds_count", "kubeproxy_network_programming_duration_seconds_count"]

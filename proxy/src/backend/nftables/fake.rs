@@ -14,7 +14,7 @@ use super::diff::Change;
 use super::draw::Turn;
 use super::kernel::{ChainDigest, Found, Kernel, KernelError, RowCount};
 use super::maps::{self, MAPS};
-use super::netlink::Error;
+use super::netlink::{Error, Refused, RefusedPart};
 use super::nft::NftError;
 use super::rows::{Chains, Key, Part, Rows, Value};
 use super::seal::Structure;
@@ -28,6 +28,8 @@ pub(super) struct Faults {
     pub reads: usize,
     /// So many of the next scripts are refused.
     pub loads: usize,
+    /// So many of the next commits and scripts find no memory in the kernel.
+    pub memory: usize,
     /// So many of the next commits are in force, but their answer is lost.
     pub answers: usize,
     /// After so many of the next commits that add a dynamic chain, somebody puts a rule into it before it can be read back.
@@ -157,6 +159,13 @@ impl Fake {
         chain.into_iter().for_each(|rules| rules.insert(0, "drop".into()));
     }
 
+    /// Whether there is no memory this time.
+    fn is_short(&mut self) -> bool {
+        let left = self.faults.memory.checked_sub(1);
+        self.faults.memory = left.unwrap_or_default();
+        left.is_some()
+    }
+
     fn refuse(&mut self, change: usize, message: String) -> KernelError {
         self.complaints.push(message.clone());
         KernelError::Refused { change: Some(change), message }
@@ -248,6 +257,9 @@ impl Kernel for Fake {
 
     fn load(&mut self, script: &str) -> Result<(), KernelError> {
         let refused = |complaint: &str| Err(NftError::Refused { complaint: complaint.into() }.into());
+        if self.is_short() {
+            return Err(NftError::Short { complaint: "Cannot allocate memory".into() }.into());
+        }
         if self.faults.loads > 0 {
             self.faults.loads -= 1;
             return refused("asked for");
@@ -282,6 +294,11 @@ impl Kernel for Fake {
             return Ok(Vec::new());
         }
         let (mut counts, mut taken) = (self.counts.clone(), Vec::new());
+        if self.is_short() {
+            // At a row, as a real one meets it.
+            let refused = Refused { errno: libc::ENOMEM, ops: 0..1, part: RefusedPart::Transaction };
+            return Err(KernelError::refused(&refused, Some(changes.len() - 1)));
+        }
         if self.faults.commits > 0 {
             self.faults.commits -= 1;
             return Err(KernelError::Refused { change: None, message: "asked for".into() });

@@ -9,7 +9,7 @@ use crate::desired::node_view::NodeView;
 use crate::desired::target::Frontend;
 
 use super::diff::Change;
-use super::netlink::Error;
+use super::netlink::{Error, Refused};
 use super::nft::NftError;
 use super::rows::{Chains, Key, Rows};
 use super::seal::Structure;
@@ -51,12 +51,35 @@ pub enum KernelError {
         /// The sentence for people.
         message: String,
     },
+    /// The kernel lacks memory, or room in a socket's buffers, whatever the change; nothing has changed, and the same may pass a moment later.
+    #[error("{message}; what is in force stays, and it is tried again")]
+    Short {
+        /// The sentence for people.
+        message: String,
+    },
     /// `nft` failed.
     #[error(transparent)]
     Nft(#[from] NftError),
     /// The socket failed.
     #[error(transparent)]
     Netlink(#[from] Error),
+}
+
+impl KernelError {
+    /// A refused transaction; `change` is the one that the kernel points at.
+    pub(super) fn refused(refused: &Refused, change: Option<usize>) -> Self {
+        let message = refused.to_string();
+        match refused.errno {
+            // The change that met it is as good as any other.
+            libc::ENOMEM | libc::ENOBUFS => Self::Short { message },
+            _ => Self::Refused { change, message },
+        }
+    }
+
+    /// Whether it is known that nothing has changed.
+    pub(super) fn changed_nothing(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Short { .. })
+    }
 }
 
 /// The operations of a kernel; a fake one exists to inject failures in unit tests.

@@ -57,7 +57,7 @@ impl Netfilter {
         };
         let answer = ask(&connection);
         // After an error that is no refusal the socket may hold stale answers: the next call opens another.
-        if matches!(answer, Ok(_) | Err(KernelError::Refused { .. })) {
+        if answer.as_ref().err().is_none_or(KernelError::changed_nothing) {
             self.connection = Some(connection);
         }
         answer
@@ -163,12 +163,11 @@ impl Kernel for Netfilter {
         let taken = self.with(|connection| {
             connection.commit_pushed(TABLE, if changes.is_empty() { 0 } else { most }, &all).map_err(
                 |error| match error {
-                    CommitError::Refused(refused) => KernelError::Refused {
-                        change: (refused.ops.len() == 1)
-                            .then(|| owner(changes, chains, node, refused.ops.start))
-                            .flatten(),
-                        message: refused.to_string(),
-                    },
+                    CommitError::Refused(refused) => {
+                        let one = refused.ops.len() == 1;
+                        let change = one.then(|| owner(changes, chains, node, refused.ops.start)).flatten();
+                        KernelError::refused(&refused, change)
+                    }
                     CommitError::Netlink(error) => error.into(),
                 },
             )
@@ -218,7 +217,7 @@ impl Kernel for Netfilter {
         let ops: Vec<_> = names.iter().map(|chain| Op::DeleteChain { chain }).collect();
         self.with(|connection| {
             connection.commit(TABLE, &ops).map_err(|error| match error {
-                CommitError::Refused(refused) => KernelError::Refused { change: None, message: refused.to_string() },
+                CommitError::Refused(refused) => KernelError::refused(&refused, None),
                 CommitError::Netlink(error) => error.into(),
             })
         })
@@ -271,7 +270,7 @@ fn delete_all(connection: &Connection, map: &str, mut elements: Vec<&Element>) -
                 let _ = elements.remove(refused.ops.start);
             }
             Err(CommitError::Refused(refused)) => {
-                return Err(KernelError::Refused { change: None, message: refused.to_string() });
+                return Err(KernelError::refused(&refused, None));
             }
             Err(CommitError::Netlink(error)) => return Err(error.into()),
         }

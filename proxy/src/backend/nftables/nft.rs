@@ -97,6 +97,12 @@ pub enum NftError {
         /// What `nft` wrote to its standard error.
         complaint: String,
     },
+    /// The kernel lacks memory, or room in its buffers, for the script, whatever it says; nothing has changed.
+    #[error("the kernel has no room for what nft is to load: {complaint}")]
+    Short {
+        /// What `nft` wrote to its standard error.
+        complaint: String,
+    },
     /// The program hung and was ended. Whether its transaction is in force is not known.
     #[error("nft did not finish within {}s and was ended: is another program holding the kernel's rules?", after.as_secs_f64())]
     TimedOut {
@@ -194,6 +200,10 @@ impl Nft {
         }
         if complaint.contains("Operation not permitted") {
             return Err(NftError::NotPermitted { complaint });
+        }
+        // As `strerror` names ENOMEM and ENOBUFS.
+        if ["Cannot allocate memory", "No buffer space available"].iter().any(|short| complaint.contains(short)) {
+            return Err(NftError::Short { complaint });
         }
         Err(NftError::Refused { complaint })
     }

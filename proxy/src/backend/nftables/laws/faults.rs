@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use crate::backend::nftables::draw::Turn;
-use crate::backend::nftables::fake::{Fake, Faults};
+use crate::backend::nftables::fake::{Fake, Faults, Harm};
 use crate::backend::nftables::kernel::Kernel;
 use crate::backend::nftables::reconciler::Reconciler;
 use crate::backend::nftables::rows::{Key, Part, Rows, Value, Wanted};
@@ -68,6 +68,33 @@ proptest! {
         }
         world.fake().faults = Faults::default();
         world.reconciler.check(&world.desired).unwrap();
+        world.assert_in_force();
+    }
+
+    #[test]
+    fn want_of_memory_takes_nothing_out_of_force(
+        settings in settings(), history in history(), memory in prop::collection::vec(0_usize..5, 24), tampered in any::<Index>(),
+    ) {
+        let mut world = World::new(settings);
+        let count = history.len();
+        for (number, (event, memory)) in history.into_iter().zip(memory).enumerate() {
+            if number == tampered.index(count) {
+                // The next process is to replace the table.
+                world.fake().tamper(Harm::Hook, &tampered);
+                world.reconciler = Reconciler::new(world.fake().clone());
+            }
+            let before = world.fake().rows();
+            world.fake().faults.memory = memory;
+            match world.step(event) {
+                Ok(report) => {
+                    prop_assert!(report.refused.is_empty(), "{:?}", report.refused);
+                    world.assert_in_force();
+                }
+                Err(_) => prop_assert_eq!(world.fake().rows(), before),
+            }
+            world.fake().faults.memory = 0;
+        }
+        world.reconciler.sync(&world.desired, Touched::default()).unwrap();
         world.assert_in_force();
     }
 

@@ -26,7 +26,7 @@ impl<K: Kernel> Reconciler<K> {
         if !changes.is_empty() {
             self.known = false;
             let result = self.kernel.commit(&changes, &wanted.chains, desired.node());
-            self.doubtful |= !matches!(result, Ok(_) | Err(KernelError::Refused { .. }));
+            self.doubtful |= result.as_ref().err().is_some_and(|error| !error.changed_nothing());
             let counts = result?;
             self.known = true;
             self.counting.take(desired, &self.applied, &changes, counts);

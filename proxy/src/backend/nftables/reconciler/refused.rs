@@ -71,6 +71,11 @@ impl<K: Kernel> Reconciler<K> {
                     }
                     still.extend(blamed.into_iter().map(|frontend| (frontend, message.clone())));
                 }
+                Err(KernelError::Short { message }) => {
+                    self.known = true;
+                    tracing::debug!(%message, "no room to try refused rows again");
+                    return Ok(None);
+                }
                 Err(error) => {
                     self.doubtful = true;
                     return Err(error);

@@ -50,6 +50,16 @@ pub unsafe fn replace(at: *mut u64, old: u64, new: u64) {
     };
 }
 
+/// Sets these bits of the number at `at`.
+///
+/// # Safety
+/// It is there, a multiple of 8 bytes from the beginning of a map's value.
+#[inline(always)]
+pub unsafe fn set(at: *mut u64, bits: u64) {
+    // SAFETY: promised by the caller.
+    unsafe { asm!("lock *(u64 *)({at} + 0) |= {bits}", at = in(reg) at, bits = in(reg) bits, options(nostack)) };
+}
+
 /// Keeps these bits of the number at `at`; what was there before.
 ///
 /// # Safety

@@ -7,6 +7,7 @@ use kubeferry_ebpf_common::packet::{FIN, Packet, RST};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Config, Device, Flow, FlowKey, Slot, TCP};
 
+use crate::atomic::{fetch_and, set};
 use crate::counting::{begin, close, count_packet, end_flow};
 use crate::known::Sockets;
 use crate::lookup::config;
@@ -53,13 +54,27 @@ fn is_by(flow: &Flow, sender: u32) -> bool {
     flow.sender == sender || sender == Flow::ANYBODY || flow.sender == Flow::ANYBODY
 }
 
+/// Sets bits of an entry that is in `flows`: another CPU may set others of it in the same moment.
+#[inline(always)]
+fn raise(flow: &mut Flow, flags: u16) {
+    // SAFETY: the port, the flags and the time are one word, the third of the entry; the time is written as a whole.
+    unsafe { set((&raw mut flow.port).cast(), u64::from(flags) << 16) };
+}
+
+/// Clears bits of an entry that is in `flows`, likewise.
+#[inline(always)]
+fn lower(flow: &mut Flow, flags: u16) {
+    // SAFETY: as above.
+    unsafe { fetch_and((&raw mut flow.port).cast(), !(u64::from(flags) << 16)) };
+}
+
 /// Notes that the packet in `work`, whose entry this is, went by.
 #[inline(always)]
 pub fn touch(work: &mut Work, flow: &mut Flow, now: u32) {
     if flow.flags & Flow::SEEN == 0 {
-        flow.flags |= Flow::SEEN;
+        raise(flow, Flow::SEEN);
     } else if flow.seen != now && flow.flags & Flow::LASTS == 0 {
-        flow.flags |= Flow::LASTS;
+        raise(flow, Flow::LASTS);
     }
     if flow.seen != now {
         flow.seen = now;
@@ -100,7 +115,7 @@ fn heed(work: &mut Work, flow: &mut Flow) {
         }
     }
     if flags != before {
-        flow.flags = flags;
+        raise(flow, flags);
     }
     if (flags ^ before) & (Flow::FIN | Flow::RST) != 0 && is_told(&work.other_key, flow) {
         close(work, flow);
@@ -357,7 +372,7 @@ pub fn masquerade(work: &mut Work, flow: &mut Flow, device: u32, now: u32, socke
         if !sockets.has(&work.other_key) && FLOWS.insert(&work.other_key, &work.other, BPF_NOEXIST.into()).is_ok() {
             flow.address = work.flow.address;
             flow.port = work.flow.port;
-            flow.flags &= !Flow::PENDING;
+            lower(flow, Flow::PENDING);
             return Ok(());
         }
     }

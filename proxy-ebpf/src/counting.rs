@@ -10,7 +10,8 @@ use crate::connection::find;
 use crate::maps::{BACKENDS, SOCKET_CONNECTIONS, TRAFFIC};
 use crate::work::Work;
 
-// Constants of the programs as they are loaded: see `shards.rs` in `proxy`. Without a row the verifier takes the counting out.
+// Constants of the programs as they are loaded: see `shards.rs` in `proxy`. What they rule out, the verifier
+// takes out.
 
 /// Rows of a shard of `traffic`, as many as `backends` has or some more; 0: packets are not counted.
 #[unsafe(no_mangle)]
@@ -20,10 +21,14 @@ static TRAFFIC_ROWS: Global<u32> = Global::new(262_144);
 #[unsafe(no_mangle)]
 static TRAFFIC_MASK: Global<u32> = Global::new(0);
 
-/// An endpoint's row; none for number 0.
+/// 0: connections are not counted. The proxy never asks for that: a benchmark does, to tell what counting costs.
+#[unsafe(no_mangle)]
+static COUNT_CONNECTIONS: Global<u32> = Global::new(1);
+
+/// An endpoint's row; none for number 0, and where nothing is counted.
 #[inline(always)]
 fn backend(row: u32) -> Option<*mut Backend> {
-    if row == 0 { None } else { BACKENDS.get_ptr_mut(row) }
+    if row == 0 || COUNT_CONNECTIONS.load() == 0 { None } else { BACKENDS.get_ptr_mut(row) }
 }
 
 /// An endpoint has one more connection that may end.

@@ -148,7 +148,7 @@ pub struct Flow {
     pub address: Address,
     /// The new port, in network byte order.
     pub port: u16,
-    /// Bits of [`Flow::FORWARD`] and so on; only packets of this entry's direction change them.
+    /// Bits of [`Flow::FORWARD`] and so on; only packets of this entry's direction change them, one by one and atomically.
     pub flags: u16,
     /// When the last packet of this direction went by, in units of [`TICK`].
     pub seen: u32,

@@ -209,6 +209,11 @@ impl<B: Backend> Proxy<B> {
         self.synced
     }
 
+    /// The Services whose UDP flows a repair may have left behind: clients sent while rows were missing.
+    pub fn after_repair(&self) -> BTreeSet<ObjectName> {
+        udp::all(&self.desired)
+    }
+
     /// The UDP ports of these Services, for finding stale entries of connection tracking.
     pub fn udp_services(&self, names: &BTreeSet<ObjectName>) -> Vec<UdpService> {
         udp::services(&self.desired, names)

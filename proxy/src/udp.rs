@@ -15,6 +15,11 @@ pub fn holders(desired: &Desired, touched: &Touched) -> BTreeSet<ObjectName> {
     udp.filter_map(|frontend| Some(desired.holder(frontend)?.target.name.service.clone())).collect()
 }
 
+/// The Services that hold any UDP frontend: what somebody else did to the tables, until it was repaired, may concern each of them.
+pub fn all(desired: &Desired) -> BTreeSet<ObjectName> {
+    holders(desired, &Touched { frontends: desired.frontends().collect(), ..Touched::default() })
+}
+
 /// The UDP ports of these Services.
 pub fn services(desired: &Desired, names: &BTreeSet<ObjectName>) -> Vec<UdpService> {
     let mut services = Vec::new();

@@ -26,6 +26,7 @@ pub mod schedulers;
 pub mod seccomp;
 pub mod server;
 pub mod site;
+pub mod small;
 pub mod soak;
 pub mod sockets;
 pub mod terminal;

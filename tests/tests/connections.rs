@@ -4,21 +4,13 @@
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use kubeferry_tests::client::{Connection, Running, answer, ask_once, datagrams, refused, until};
+use kubeferry_tests::client::{Connection, answer, ask_once, datagrams, refused, until};
 use kubeferry_tests::datapath::Datapath;
-use kubeferry_tests::executors::Source;
-use kubeferry_tests::flows::{Case, Node, Step, with_node};
-use kubeferry_tests::hosts::Hosts;
-use kubeferry_tests::netns::Netns;
+use kubeferry_tests::small::Small;
 
-const NODE: &str = "
-name: worker-1
-addresses: {eth0: [192.0.2.1, '2001:db8:2::1']}
-cluster-cidr: [10.244.0.0/16, 'fd00:10:244::/48']
-";
 const SERVICES: &str = "
 apiVersion: v1
 kind: Service
@@ -47,61 +39,18 @@ const VIPS: [&str; 2] = ["10.96.0.10:80", "[fd00:10:96::10]:80"];
 const EMPTY: [&str; 2] = ["10.96.0.11:80", "[fd00:10:96::11]:80"];
 const NODE_PORTS: [&str; 2] = ["192.0.2.1:30080", "[2001:db8:2::1]:30080"];
 
-/// A node with two web pods, a client pod and a client outside, and `kubeferry run` on it.
-struct Cluster {
-    // Ends before the namespaces do.
-    _running: Running,
-    hosts: Hosts,
-    source: Source,
-    node: Node,
-    _datapath: Datapath,
-}
-
-impl Cluster {
-    fn start(datapath: Datapath, endpoints: &[&str]) -> Self {
-        let ips = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
-        let named = |name, v4, v6| (name, ips(&[v4, v6]));
-        let hosts = [
-            named("web1", "10.244.1.1", "fd00:10:244:1::1"),
-            named("web2", "10.244.1.2", "fd00:10:244:1::2"),
-            named("client", "10.244.1.7", "fd00:10:244:1::7"),
-            named("outside", "203.0.113.9", "2001:db8:113::9"),
-        ];
-        let hosts: Vec<_> = hosts.iter().map(|(name, addresses)| (*name, addresses.as_slice())).collect();
-        let hosts = Hosts::build(&ips(&["192.0.2.1", "2001:db8:2::1"]), &hosts).unwrap();
-        for name in ["web1", "web2"] {
-            hosts.host(name).serve(8080).unwrap();
-        }
-        // No socket of these tests is in the cgroup: see what differs in the backend's README.
-        hosts.node.sysctl("net/ipv4/conf/lo/accept_local", "1").unwrap();
-        let node = Node::parse(NODE).unwrap();
-        let case = Case { name: "connections".into(), node: node.clone(), steps: Vec::new() };
-        let source = Source::new(&case).unwrap();
-        source.write(&step(&node, endpoints)).unwrap();
-        let running = datapath.run(&source, &hosts.node).unwrap();
-        let cluster = Self { _running: running, hosts, source, node, _datapath: datapath };
-        for vip in VIPS {
-            let attempt = || Connection::attempt(cluster.client(), socket(vip));
-            until("the first connection through the Service", attempt).unwrap();
-        }
-        cluster
+/// The small cluster, as soon as it serves.
+fn start(datapath: Datapath, endpoints: &[&str]) -> Small {
+    let cluster = Small::start(datapath, &objects(endpoints)).unwrap();
+    for vip in VIPS {
+        let attempt = || Connection::attempt(cluster.client(), socket(vip));
+        until("the first connection through the Service", attempt).unwrap();
     }
-
-    fn change(&self, endpoints: &[&str]) {
-        self.source.write(&step(&self.node, endpoints)).unwrap();
-    }
-
-    fn client(&self) -> &Netns {
-        &self.hosts.host("client").namespace
-    }
-
-    fn outside(&self) -> &Netns {
-        &self.hosts.host("outside").namespace
-    }
+    cluster
 }
 
 /// The Services with these endpoints, `1` and `2` for `web1` and `web2`.
-fn step(node: &Node, endpoints: &[&str]) -> Step {
+fn objects(endpoints: &[&str]) -> String {
     let mut manifests = SERVICES.to_string();
     for (family, prefix) in [("IPv4", "10.244.1."), ("IPv6", "fd00:10:244:1::")] {
         let endpoint = |number: &&str| format!("{{addresses: ['{prefix}{number}'], nodeName: worker-1}}");
@@ -115,7 +64,7 @@ fn step(node: &Node, endpoints: &[&str]) -> Step {
             endpoints.join(", "),
         );
     }
-    Step { manifests: with_node(node, &manifests).unwrap(), rows: Vec::new() }
+    manifests
 }
 
 fn socket(text: &str) -> SocketAddr {
@@ -131,7 +80,7 @@ kubeferry_tests::on_both_datapaths! {
 }
 
 fn every_way_in_carries_tcp_and_udp_to_every_endpoint(datapath: Datapath) {
-    let cluster = Cluster::start(datapath, &["1", "2"]);
+    let cluster = start(datapath, &["1", "2"]);
     let (client, node, outside) = (cluster.client(), &cluster.hosts.node, cluster.outside());
     for (from, addresses, masquerade) in [
         (client, VIPS, false),
@@ -162,7 +111,7 @@ fn every_way_in_carries_tcp_and_udp_to_every_endpoint(datapath: Datapath) {
 }
 
 fn a_service_without_endpoints_refuses_at_once_wherever_the_client_is(datapath: Datapath) {
-    let cluster = Cluster::start(datapath, &["1"]);
+    let cluster = start(datapath, &["1"]);
     for from in [cluster.client(), &cluster.hosts.node, cluster.outside()] {
         for to in EMPTY.map(socket) {
             let error = Connection::open(from, to).map(drop).unwrap_err();
@@ -173,12 +122,12 @@ fn a_service_without_endpoints_refuses_at_once_wherever_the_client_is(datapath: 
 }
 
 fn an_endpoint_that_goes_keeps_its_tcp_connections_and_gets_no_new_ones(datapath: Datapath) {
-    let cluster = Cluster::start(datapath, &["1"]);
+    let cluster = start(datapath, &["1"]);
     let mut old = VIPS.map(|vip| Connection::open(cluster.client(), socket(vip)).unwrap());
     for connection in &mut old {
         assert_eq!(connection.ask().unwrap().0, "web1");
     }
-    cluster.change(&["2"]);
+    cluster.change(&objects(&["2"])).unwrap();
     for vip in VIPS {
         let moved = || {
             let server = Connection::open(cluster.client(), socket(vip)).unwrap().ask().unwrap().0;
@@ -192,7 +141,7 @@ fn an_endpoint_that_goes_keeps_its_tcp_connections_and_gets_no_new_ones(datapath
 }
 
 fn a_udp_client_moves_when_its_endpoint_goes(datapath: Datapath) {
-    let cluster = Cluster::start(datapath, &["1"]);
+    let cluster = start(datapath, &["1"]);
     let sockets =
         [VIPS[0], VIPS[1], NODE_PORTS[0], NODE_PORTS[1]].map(|to| datagrams(cluster.client(), socket(to)).unwrap());
     let reach = |server: &str| {
@@ -202,9 +151,9 @@ fn a_udp_client_moves_when_its_endpoint_goes(datapath: Datapath) {
         }
     };
     reach("web1");
-    cluster.change(&["2"]);
+    cluster.change(&objects(&["2"])).unwrap();
     reach("web2");
-    cluster.change(&["1"]);
+    cluster.change(&objects(&["1"])).unwrap();
     reach("web1");
 }
 
@@ -216,7 +165,7 @@ const PAUSE: Duration = Duration::from_millis(3);
 /// Some datagrams go by while the flows of the endpoint that has gone are looked for and deleted. A flow that is left then goes
 /// on for as long as its client sends.
 fn clients_whose_datagrams_meet_the_change_move_too(datapath: Datapath) {
-    let cluster = Cluster::start(datapath, &["1"]);
+    let cluster = start(datapath, &["1"]);
     let ways = [VIPS[0], VIPS[1], NODE_PORTS[0], NODE_PORTS[1]].map(socket);
     let sockets: Vec<_> =
         (0..CLIENTS).map(|number| datagrams(cluster.client(), ways[number % ways.len()]).unwrap()).collect();
@@ -245,7 +194,7 @@ fn clients_whose_datagrams_meet_the_change_move_too(datapath: Datapath) {
     };
     reach("web1");
     for name in ["web2", "web1", "web2"] {
-        cluster.change(&[&name[3..]]);
+        cluster.change(&objects(&[&name[3..]])).unwrap();
         reach(name);
     }
 }

@@ -170,7 +170,11 @@ impl<B: Backend> Runner<B> {
     /// Looks whether the kernel has what it was given, as far as it can be known.
     fn check(&mut self) {
         let start = Instant::now();
-        match self.proxy.check() {
+        let checked = self.proxy.check();
+        if matches!(checked, Ok(Some(_))) {
+            self.stale.changed(&self.proxy.after_repair(), Instant::now());
+        }
+        match checked {
             // While syncs fail, no row was looked at.
             Ok(repair) if self.proxy.has_failed() => {
                 if let Some(repair) = repair {
@@ -274,6 +278,9 @@ impl<B: Backend> Runner<B> {
         self.clean(&synced.stale);
         if !self.settings.once {
             self.stale.changed(&synced.stale, Instant::now());
+            if synced.report.repaired > 0 {
+                self.stale.changed(&self.proxy.after_repair(), Instant::now());
+            }
         }
     }
 

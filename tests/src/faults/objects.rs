@@ -2,15 +2,11 @@
 
 use std::fmt::Write;
 
-use crate::flows::Node;
 use anyhow::Result;
 
-/// The node.
-pub(super) const NODE: &str = "
-name: worker-1
-addresses: {eth0: [192.0.2.1, '2001:db8:2::1']}
-cluster-cidr: [10.244.0.0/16, 'fd00:10:244::/48']
-";
+use crate::flows::Node;
+use crate::small::NODE;
+
 const SERVICE_CIDR: &str = "
 apiVersion: networking.k8s.io/v1
 kind: ServiceCIDR

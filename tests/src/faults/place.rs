@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use super::objects::{NODE, Objects};
+use super::objects::Objects;
 use super::traffic::Recorded;
 use crate::apiserver::ApiServer;
 use crate::binary;
@@ -21,6 +21,7 @@ use crate::flows::Node;
 use crate::hosts::Hosts;
 use crate::load::Way;
 use crate::netns::{Netns, tool};
+use crate::small;
 
 /// How long a datagram to `mark` may take: what has no rule yet is not answered at all.
 const MARK: Duration = Duration::from_millis(100);
@@ -69,20 +70,7 @@ impl Place {
     }
 
     fn build(datapath: Datapath) -> Result<Self> {
-        let pair = |v4: &str, v6: &str| Ok::<[IpAddr; 2], std::net::AddrParseError>([v4.parse()?, v6.parse()?]);
-        let hosts = [
-            ("web1", pair("10.244.1.1", "fd00:10:244:1::1")?),
-            ("web2", pair("10.244.1.2", "fd00:10:244:1::2")?),
-            ("client", pair("10.244.1.7", "fd00:10:244:1::7")?),
-            ("outside", pair("203.0.113.9", "2001:db8:113::9")?),
-        ];
-        let hosts: Vec<_> = hosts.iter().map(|(name, addresses)| (*name, addresses.as_slice())).collect();
-        let hosts = Hosts::build(&pair("192.0.2.1", "2001:db8:2::1")?, &hosts)?;
-        // For connections of the node to its own node ports over eBPF without the socket hook.
-        hosts.node.sysctl("net/ipv4/conf/lo/accept_local", "1")?;
-        for name in ["web1", "web2"] {
-            hosts.host(name).serve(8080)?;
-        }
+        let hosts = small::hosts()?;
         let folder = tempfile::Builder::new().prefix("kubeferry-test-faults-").tempdir()?;
         Ok(Self { running: Mutex::default(), datapath, server: None, hosts, folder, objects: Mutex::default() })
     }
@@ -213,7 +201,7 @@ impl Place {
 
     /// Adds the settings, the source and the datapath.
     fn complete(&self, command: &mut Command) -> Result<()> {
-        command.args(Node::parse(NODE)?.flags());
+        command.args(Node::parse(small::NODE)?.flags());
         match &self.server {
             Some(server) => command.args(["--server", &server.url()]),
             None => command.arg("--manifests").arg(self.manifests()),

@@ -260,7 +260,11 @@ fn answers(bytes: &[u8], listed: &mut Vec<Listed>) -> io::Result<bool> {
 pub(crate) fn read(bytes: &[u8]) {
     let mut listed = Vec::new();
     // Bytes that are no answer are refused.
-    let _ = answers(bytes, &mut listed);
+    let answered = answers(bytes, &mut listed);
+    assert!(
+        !matches!(answered, Ok(false)) || frames(bytes).all(|frame| frame.is_ok()),
+        "who waits for more of what is cut waits for good"
+    );
     for socket in listed {
         let request = request(SOCK_DESTROY, NLM_F_ACK, &socket);
         assert_eq!((request[HEADER], &request[HEADER + 8..]), (socket.family, &socket.id[..]));

@@ -139,6 +139,8 @@ impl Shared {
                 break;
             }
         }
+        // Its own end is on its way before it counts as over: whoever takes the network away then takes none with it.
+        drop(stream.shutdown(Shutdown::Both));
         self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
     }
 

@@ -4,11 +4,12 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kubeferry_tests::client::{Connection, until};
+use anyhow::Context as _;
+use kubeferry_tests::client::{Connection, until, until_for};
 use kubeferry_tests::datapath::Datapath;
-use kubeferry_tests::faults::Place;
+use kubeferry_tests::faults::{Failure, Place, Report, Traffic};
 use kubeferry_tests::load::Kept;
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
@@ -74,10 +75,12 @@ impl Drop for Limit {
     }
 }
 
-/// With nftables the kernel drops what it cannot track, as under any rules that track connections; eBPF does not track with it.
+/// With nftables the kernel drops what it cannot track, as under any rules that track connections; eBPF does not track with it. Clients
+/// ask all the while.
 fn a_full_table_of_connection_tracking(datapath: Datapath) {
     let tracks = matches!(datapath, Datapath::Nftables);
     let place = Place::of_manifests(datapath).unwrap();
+    let mut report = Report::new(&place.datapath);
     place.start().unwrap();
     let web = SocketAddr::from(([10, 96, 0, 10], 80));
     let open = || {
@@ -90,23 +93,36 @@ fn a_full_table_of_connection_tracking(datapath: Datapath) {
     if tracks {
         assert!(known >= OPEN, "the kernel tracks {known} connections");
     }
-    let limit = Limit::set(OPEN);
-    if tracks {
-        // Those that are over make room first.
-        until("the table to be full", || open().is_none().then_some(())).unwrap();
-    } else {
-        for _ in 0..OPEN {
-            open().unwrap_or_else(|| panic!("a connection does not open: the log:\n{}", place.log()));
+    let ((full, room), seen) = Traffic::during(&place.ways(), PATIENCE, |traffic| {
+        traffic.go_on()?;
+        let full = Instant::now();
+        let limit = Limit::set(OPEN);
+        if tracks {
+            // Those that are over make room first.
+            until_for(PATIENCE, "the table to be full", || open().is_none().then_some(()))?;
+        } else {
+            for _ in 0..OPEN {
+                open().with_context(|| format!("a connection does not open: the log:\n{}", place.log()))?;
+            }
         }
+        kept.iter_mut().try_for_each(|connection| connection.ask().map(drop))?;
+        // What changes meanwhile is in the kernel all the same, and is what holds when there is room again.
+        place.mark()?;
+        drop(limit);
+        let room = Instant::now();
+        place.until_marked(PATIENCE)?;
+        traffic.go_on()?;
+        Ok((full, room))
+    })
+    .unwrap();
+    report.add("connection tracking's table full; from its end", &seen, seen.wrong_for(room));
+    if tracks {
+        let meanwhile = |failure: &Failure| failure.ended >= full && failure.began <= room;
+        assert!(seen.failures.iter().all(meanwhile), "{:?}", seen.none_failed());
+        assert!(!seen.failures.is_empty(), "nothing was dropped: the table was never full");
+    } else {
+        place.none_failed(&seen).unwrap();
     }
-    for connection in &mut kept {
-        connection.ask().unwrap();
-    }
-    // What changes meanwhile is in the kernel all the same, and is what holds when there is room again.
-    place.mark().unwrap();
-    drop(limit);
-    place.until_marked(PATIENCE).unwrap();
-    until("a connection when there is room again", open).unwrap();
     for connection in &mut kept {
         connection.ask().unwrap();
     }
@@ -120,13 +136,22 @@ fn jump(seconds: i64) {
 
 fn a_wall_clock_that_jumps(datapath: Datapath) {
     let place = Place::of_manifests(datapath).unwrap();
+    let mut report = Report::new(&place.datapath);
     place.start().unwrap();
     let pid = place.pid().unwrap();
     let mut kept = Kept::open(&place.ways()).unwrap();
     for days in [400, -800, 400] {
-        jump(days * DAY);
-        place.mark().unwrap();
-        place.until_marked(PATIENCE).unwrap();
+        let (right, seen) = Traffic::during(&place.ways(), PATIENCE, |traffic| {
+            traffic.go_on()?;
+            jump(days * DAY);
+            place.mark()?;
+            let right = place.until_marked(PATIENCE)?;
+            traffic.go_on()?;
+            Ok(right)
+        })
+        .unwrap();
+        report.add(&format!("the wall clock jumps by {days} days"), &seen, right);
+        place.none_failed(&seen).unwrap();
         kept.ask().unwrap_or_else(|error| panic!("{days} days: {error:#}\n{}", place.log()));
         for path in ["livez", "healthz"] {
             let get = || kubeferry::status::get(&format!("http://127.0.0.1:10256/{path}"), PATIENCE);

@@ -91,6 +91,12 @@ pub(super) fn answer(shared: &Shared, connection: &mut Connection, asked: &Asked
             body["metadata"]["continue"] = "".into();
             connection.answer(200, JSON, "", &body.to_string()).map(|()| true)
         }
+        Ok(mut body) if wrong == Some(Wrong::PartOfList) => {
+            if let Some(items) = body["items"].as_array_mut() {
+                items.drain(..items.len() / 2);
+            }
+            connection.answer(200, JSON, "", &body.to_string()).map(|()| true)
+        }
         Ok(body) if half => connection.half_answer(&body.to_string()).map(|()| false),
         Ok(body) => connection.answer(200, JSON, "", &body.to_string()).map(|()| true),
         Err((code, message)) => refuse(connection, code, message),

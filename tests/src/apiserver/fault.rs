@@ -23,6 +23,8 @@ pub enum Fault {
     HalfJson(usize),
     /// This many lists have no objects.
     EmptyList(usize),
+    /// This many lists lack the first half of their objects, by namespace and name.
+    PartOfList(usize),
     /// This many lists tell of this version, which is over: see [`ApiServer::version`](super::ApiServer::version).
     OldList(u64, usize),
     /// This many watches end before they tell anything.
@@ -42,6 +44,7 @@ pub(super) enum Wrong {
     Garbage,
     HalfJson,
     EmptyList,
+    PartOfList,
     OldList(u64),
     ShortWatch,
 }
@@ -51,7 +54,7 @@ impl Wrong {
     fn hits(self, verb: Verb) -> bool {
         match self {
             Self::Status(_) | Self::Garbage | Self::HalfJson => true,
-            Self::EmptyList | Self::OldList(_) => verb == Verb::List,
+            Self::EmptyList | Self::PartOfList | Self::OldList(_) => verb == Verb::List,
             Self::ShortWatch => verb == Verb::Watch,
         }
     }
@@ -71,6 +74,7 @@ impl Faults {
             Fault::Garbage(times) => (Wrong::Garbage, times),
             Fault::HalfJson(times) => (Wrong::HalfJson, times),
             Fault::EmptyList(times) => (Wrong::EmptyList, times),
+            Fault::PartOfList(times) => (Wrong::PartOfList, times),
             Fault::OldList(version, times) => (Wrong::OldList(version), times),
             Fault::ShortWatch(times) => (Wrong::ShortWatch, times),
             Fault::CutConnections | Fault::Gone410 | Fault::Slow(_) | Fault::Down | Fault::Up => return,

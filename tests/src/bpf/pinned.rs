@@ -6,11 +6,14 @@ use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kubeferry::backend::ebpf::bpf::definition;
+use kubeferry_ebpf_common::flow::TICK;
 use kubeferry_ebpf_common::live::{LiveFilter, LiveSpent};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Address, Backend, Config, Flow, FlowKey, Frontend, FrontendKey, Slot, SocketKey, Traffic};
+use rustix::time::{ClockId, clock_gettime};
+use zerocopy::FromBytes;
 
 use super::kernel;
 use crate::netns::Netns;
@@ -104,6 +107,35 @@ impl Pinned {
     /// The kernel's.
     pub fn flows(&self) -> Result<usize> {
         Ok(kernel::keys(self.flows.as_fd(), size_of::<FlowKey>())?.len())
+    }
+
+    /// All entries of connections, as people read them.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn flows_as_text(&self) -> Result<Vec<String>> {
+        let now = clock_gettime(ClockId::Monotonic);
+        let now = ((now.tv_sec * 1_000_000_000 + now.tv_nsec) >> TICK) as u32;
+        let mut entries = Vec::new();
+        for bytes in kernel::keys(self.flows.as_fd(), size_of::<FlowKey>())? {
+            let Ok(key) = FlowKey::read_from_bytes(&bytes) else { bail!("a key of {} bytes", bytes.len()) };
+            let Some(value) = kernel::get(self.flows.as_fd(), &bytes, size_of::<Flow>())? else { continue };
+            let Ok(flow) = Flow::read_from_bytes(&value) else { bail!("an entry of {} bytes", value.len()) };
+            let at = |address: Address, port: u16| SocketAddr::new(address.into(), u16::from_be(port));
+            entries.push(format!(
+                "{} to {}, protocol {}, hook {}: {}, flags {:#x}, endpoint {:#x}, sender {:#x}, {} ticks ago",
+                at(key.source, key.source_port),
+                at(key.destination, key.destination_port),
+                key.protocol,
+                key.hook,
+                at(flow.address, flow.port),
+                flow.flags,
+                flow.backend,
+                flow.sender,
+                now.wrapping_sub(flow.seen),
+            ));
+        }
+        Ok(entries)
     }
 
     /// An entry of a connection.

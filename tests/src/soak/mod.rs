@@ -92,6 +92,10 @@ pub fn run(plan: &Plan, stop: &AtomicBool) -> Result<Report> {
         samples,
     };
     report.print();
+    let of_flows = |level: &level::Level| level.name == sample::name::FLOWS && level.outcome != Outcome::Level;
+    if let Some(pinned) = world.pinned().filter(|_| report.levels.iter().any(of_flows)) {
+        pinned.flows_as_text()?.iter().for_each(|entry| say(format!("left: {entry}")));
+    }
     if let Some(path) = &plan.json {
         std::fs::write(path, serde_json::to_string(&report)?).with_context(|| path.display().to_string())?;
         say(format!("all samples are in {}", path.display()));

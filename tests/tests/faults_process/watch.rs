@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use kubeferry_tests::apiserver::{Fault, Resource, Verb};
+use kubeferry_tests::client::until_for;
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::faults::{Place, Recorded, Report, Traffic};
 use kubeferry_tests::on_both_datapaths;
@@ -31,6 +32,9 @@ fn lists_that_lie(place: &Place, kinds: &[Resource], fault: Fault) -> Result<(Du
         place.mark()?;
         place.until_marked(RIGHT)?;
         let right = since.elapsed();
+        // By an event of the watch, after which the pauses between tries are short again.
+        place.mark()?;
+        place.until_marked(RIGHT)?;
         traffic.go_on()?;
         Ok(right)
     })
@@ -52,6 +56,33 @@ fn lists_that_are_not_so(datapath: Datapath) {
         place.none_failed(&seen).unwrap();
     }
     assert!(place.log().contains("is not believed yet"), "{}", place.log());
+    place.until_exact().unwrap();
+}
+
+/// A list that lacks some objects is one of a cluster that has lost them: they are taken away, and come back with a list that has them.
+/// Whoever is in every list is served all the while.
+fn lists_that_lack_some(datapath: Datapath) {
+    let place = started(datapath);
+    let mut report = Report::new(&place.datapath);
+    let server = place.server();
+    let (right, seen) = Traffic::during(&place.ways(), PATIENCE, |traffic| {
+        traffic.go_on()?;
+        for kind in [Resource::Service, Resource::EndpointSlice] {
+            // `mark` is before `web`.
+            server.fault_on(kind, Fault::PartOfList(1));
+        }
+        server.fault(Fault::Gone410);
+        let gone = || (server.faults_left() == 0 && !place.is_marked() && !place.is_marked()).then_some(());
+        until_for(RIGHT, "the shorter lists to be in force", gone)?;
+        traffic.go_on()?;
+        server.fault(Fault::Gone410);
+        let right = place.until_marked(RIGHT)?;
+        traffic.go_on()?;
+        Ok(right)
+    })
+    .unwrap();
+    report.add("the Services and slices that half of a list lacks go, and come back with the next", &seen, right);
+    place.none_failed(&seen).unwrap();
     place.until_exact().unwrap();
 }
 
@@ -90,4 +121,4 @@ fn watches_that_are_not_so(datapath: Datapath) {
     place.until_exact().unwrap();
 }
 
-on_both_datapaths! { lists_that_are_not_so, watches_that_are_not_so, }
+on_both_datapaths! { lists_that_are_not_so, lists_that_lack_some, watches_that_are_not_so, }

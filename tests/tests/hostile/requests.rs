@@ -5,6 +5,7 @@ use std::net::TcpStream;
 
 use kubeferry_tests::client::DEADLINE;
 use kubeferry_tests::datapath::Datapath;
+use kubeferry_tests::on_both_datapaths;
 
 use crate::cluster::Cluster;
 
@@ -27,9 +28,10 @@ fn ask(cluster: &Cluster, port: u16, request: &[u8]) -> String {
     String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned()
 }
 
-#[test]
-fn hostile_requests_are_refused_and_the_next_is_answered() {
-    let cluster = Cluster::start(Datapath::Nftables);
+on_both_datapaths! { hostile_requests_are_refused_and_the_next_is_answered, }
+
+fn hostile_requests_are_refused_and_the_next_is_answered(datapath: Datapath) {
+    let cluster = Cluster::start(datapath);
     let status = |line: &str| line.split(' ').nth(1).and_then(|code| code.parse::<u16>().ok());
     let (health, metrics) = (10256, 10249);
     let get =

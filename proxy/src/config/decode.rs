@@ -77,7 +77,19 @@ impl Decoded {
                 return self.problem(what, other.to_string(), "must be a mapping of fields to values");
             }
         };
-        // The last of several wins, as in kube-proxy.
+        for (path, value) in self.last(path, map) {
+            if let Some(field) = schema::field_at(&path) {
+                self.field(field, value);
+            } else if schema::is_section(&path) {
+                self.section(&path, value);
+            } else {
+                self.unknown(&path);
+            }
+        }
+    }
+
+    /// What stands below a path, by paths: the last of several of one name, as in kube-proxy, which are warned about.
+    fn last<'a>(&mut self, path: &str, map: &'a [(String, Tree)]) -> BTreeMap<String, &'a Tree> {
         let mut last = BTreeMap::new();
         for (key, value) in map {
             let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
@@ -86,15 +98,30 @@ impl Decoded {
                 self.warnings.push(format!("{path} is given more than once: the last one counts"));
             }
         }
-        for (path, value) in last {
-            if let Some(field) = schema::field_at(&path) {
-                self.field(field, value);
-            } else if schema::is_section(&path) {
-                self.section(&path, value);
-            } else {
-                let path = tame(&path, SHOWN);
-                self.warnings.push(format!("{path} is not a field of KubeProxyConfiguration: ignored"));
+        last
+    }
+
+    fn unknown(&mut self, path: &str) {
+        self.warnings.push(format!("{} is not a field of KubeProxyConfiguration: ignored", tame(path, SHOWN)));
+    }
+
+    /// Warns about names within a value: repeated ones, and in an entry those that nothing reads.
+    fn names(&mut self, field: &Field, tree: &Tree) {
+        match (field.kind, tree) {
+            (Kind::Switches, Tree::Map(map)) => drop(self.last(field.path, map)),
+            (Kind::Modules, Tree::List(list)) => {
+                for (number, entry) in list.iter().enumerate() {
+                    let Tree::Map(map) = entry else { continue };
+                    let path = format!("{}[{number}]", field.path);
+                    let known = MODULE.map(|name| format!("{path}.{name}"));
+                    for path in self.last(&path, map).into_keys() {
+                        if !known.contains(&path) {
+                            self.unknown(&path);
+                        }
+                    }
+                }
             }
+            _ => {}
         }
     }
 
@@ -102,6 +129,7 @@ impl Decoded {
         if *tree == Tree::Null {
             return;
         }
+        self.names(field, tree);
         match value(field.kind, &switched(field.kind, tree)) {
             Ok(value) => {
                 self.config.values.insert(field.path, value);
@@ -111,7 +139,8 @@ impl Decoded {
     }
 }
 
-/// Where a switch is wanted: also the words for it of YAML 1.1, which kube-proxy reads.
+/// Where a switch is wanted: also the words for it of YAML 1.1, which kube-proxy reads, and for a name's `null`, which is off
+/// there.
 fn switched(kind: Kind, tree: &Tree) -> Cow<'_, Tree> {
     match (kind, tree) {
         (Kind::Bool, Tree::Text(text)) => match text.as_str() {
@@ -120,7 +149,10 @@ fn switched(kind: Kind, tree: &Tree) -> Cow<'_, Tree> {
             _ => Cow::Borrowed(tree),
         },
         (Kind::Switches, Tree::Map(map)) => {
-            let switch = |(name, on): &(String, Tree)| (name.clone(), switched(Kind::Bool, on).into_owned());
+            let switch = |(name, on): &(String, Tree)| match on {
+                Tree::Null => (name.clone(), Tree::Bool(false)),
+                on => (name.clone(), switched(Kind::Bool, on).into_owned()),
+            };
             Cow::Owned(Tree::Map(map.iter().map(switch).collect()))
         }
         _ => Cow::Borrowed(tree),
@@ -151,7 +183,7 @@ pub(super) fn flag(kind: Kind, text: &str) -> Result<Value, String> {
                 .collect(),
         ),
     };
-    value(kind, &tree)
+    value(kind, &tree).map_err(|why| if kind == Kind::Modules { MODULES_FLAG.to_owned() } else { why })
 }
 
 fn integer(text: &str) -> Tree {
@@ -243,17 +275,24 @@ fn value(kind: Kind, tree: &Tree) -> Result<Value, String> {
     }
 }
 
+/// The fields of an entry of `logging.vmodule`.
+const MODULE: [&str; 2] = ["filePattern", "verbosity"];
 const MODULES: &str =
-    "must be a list of filePattern (not empty, without `=` and `,`) with a verbosity (a whole number) each";
+    "must be a list of filePattern (not empty, without `=` and `,`) with a verbosity (a whole number; none is 0) each";
+/// Where there is no leaving the verbosity out.
+const MODULES_FLAG: &str = "must be filePattern=verbosity (a whole number), with commas";
 
 fn module(tree: &Tree) -> Option<(String, i64)> {
     let Tree::Map(map) = tree else { return None };
-    let of = |name: &str| map.iter().find(|(key, _)| key == name).map(|(_, value)| value);
-    let (Some(Tree::Text(pattern)), Some(Tree::Integer(level))) = (of("filePattern"), of("verbosity")) else {
-        return None;
+    let [pattern, level] = MODULE.map(|name| map.iter().rfind(|(key, _)| key == name).map(|(_, value)| value));
+    let Some(Tree::Text(pattern)) = pattern else { return None };
+    let level = match level {
+        None | Some(Tree::Null) => 0,
+        Some(Tree::Integer(level)) => *level,
+        Some(_) => return None,
     };
-    let good = !pattern.is_empty() && !pattern.contains(['=', ',']) && (0..=i64::from(i32::MAX)).contains(level);
-    good.then(|| (pattern.clone(), *level))
+    let good = !pattern.is_empty() && !pattern.contains(['=', ',']) && (0..=i64::from(i32::MAX)).contains(&level);
+    good.then(|| (pattern.clone(), level))
 }
 
 /// A Kubernetes quantity: a number, and perhaps a suffix of tens or twos.

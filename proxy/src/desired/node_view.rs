@@ -154,7 +154,7 @@ impl NodeView {
 
 fn primary_ips(settings: &DatapathSettings, node: Option<&Node>) -> Vec<IpAddr> {
     let from_node = node.map(|node| node.primary_ips.as_slice()).unwrap_or_default();
-    let Some(bind) = settings.bind_address.filter(|ip| !ip.is_unspecified()) else {
+    let Some(bind) = settings.own_address() else {
         return from_node.to_vec();
     };
     let other = from_node.iter().filter(|ip| ip.is_ipv4() != bind.is_ipv4());

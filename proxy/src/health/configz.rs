@@ -50,7 +50,7 @@ pub fn document(settings: &Settings) -> Value {
         },
         "Logging": {"format": if settings.log.json { "json" } else { "text" }},
         "HostnameOverride": &*settings.node_name,
-        "BindAddress": datapath.bind_address.map_or_else(|| "0.0.0.0".to_owned(), |ip| ip.to_string()),
+        "BindAddress": datapath.bind_address.to_string(),
         "HealthzBindAddress": address(settings.healthz),
         "MetricsBindAddress": address(settings.metrics),
         "BindAddressHardFail": settings.bind_hard_fail,

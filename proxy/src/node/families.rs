@@ -20,7 +20,7 @@ pub fn of_this_host() -> Vec<Family> {
 /// The Node's first family: that of `bindAddress` where one is set, else of its first address; IPv4 where nothing is known.
 pub fn primary(settings: &Settings, node: Option<&Node>) -> Family {
     let of_node = || node.and_then(|node| node.primary_ips.first().copied());
-    settings.datapath.bind_address.or_else(of_node).map_or(Family::V4, Family::of)
+    settings.datapath.own_address().or_else(of_node).map_or(Family::V4, Family::of)
 }
 
 /// What does not fit.

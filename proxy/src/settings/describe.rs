@@ -38,7 +38,7 @@ impl Settings {
         add("scheduler", datapath.schedule.scheduler.to_string());
         add("serviceMetrics", datapath.service_metrics.as_str().to_owned());
         add("maglevTableSize", datapath.schedule.table_size.to_string());
-        if let Some(ip) = datapath.bind_address {
+        if let Some(ip) = datapath.own_address() {
             add("bindAddress", ip.to_string());
         }
         if !self.node_addresses.is_empty() {

@@ -15,7 +15,7 @@ mod service_metrics;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,8 +129,8 @@ pub struct DatapathSettings {
     pub masquerade_bit: u8,
     /// At which addresses node ports answer.
     pub node_port_addresses: NodePortAddresses,
-    /// `--bind-address` where it is not unspecified: the node's primary address of that family.
-    pub bind_address: Option<IpAddr>,
+    /// `--bind-address`; see [`own_address`](Self::own_address).
+    pub bind_address: IpAddr,
     /// How services choose that say nothing themselves (`--scheduler`), and the size of tables of `mh`.
     pub schedule: Schedule,
     /// Whether the datapath counts the connections of endpoints, as some schedulers need.
@@ -148,12 +148,19 @@ impl Default for DatapathSettings {
             masquerade_all: false,
             masquerade_bit: 14,
             node_port_addresses: NodePortAddresses::Primary(Vec::new()),
-            bind_address: None,
+            bind_address: Ipv4Addr::UNSPECIFIED.into(),
             schedule: Schedule::default(),
             counts_connections: false,
             own_ports: BTreeSet::new(),
             service_metrics: ServiceMetrics::Off,
         }
+    }
+}
+
+impl DatapathSettings {
+    /// The node's primary address of its family, where `--bind-address` gives one: unspecified, it is the Node's.
+    pub fn own_address(&self) -> Option<IpAddr> {
+        Some(self.bind_address).filter(|ip| !ip.is_unspecified())
     }
 }
 

@@ -8,7 +8,7 @@ use super::{Check, without_blanks};
 use crate::config::Problem;
 use crate::settings::merge::Given;
 use crate::settings::{NodePortAddresses, ProxyMode};
-use crate::state::convert::sloppy::{parse_cidr, parse_ip, parse_socket};
+use crate::state::convert::sloppy::{parse_cidr, parse_ip};
 
 const PRIMARY: &str = "primary";
 
@@ -123,7 +123,7 @@ impl Check<'_> {
         if text.is_empty() {
             return None;
         }
-        let address = parse_ip(text).map(|ip| SocketAddr::new(ip, without_port)).or_else(|| parse_socket(text));
+        let address = parse_ip(text).map(|ip| SocketAddr::new(ip, without_port)).or_else(|| host_and_port(text));
         let address = address.filter(|address| address.port() > 0);
         if address.is_none() {
             let why = format!(
@@ -134,4 +134,15 @@ impl Check<'_> {
         }
         address
     }
+}
+
+/// `IP:PORT` as Go's `SplitHostPort` and `Atoi` read it: IPv4 in brackets, too, and a port with a sign.
+fn host_and_port(text: &str) -> Option<SocketAddr> {
+    let (host, port) = text.rsplit_once(':')?;
+    let host = match host.strip_prefix('[') {
+        Some(host) => host.strip_suffix(']')?,
+        None => Some(host).filter(|host| !host.contains(':'))?,
+    };
+    // Rust's numbers may have the sign, too.
+    Some(SocketAddr::new(parse_ip(host)?, port.parse().ok()?))
 }

@@ -26,8 +26,7 @@ pub(super) fn check(given: &Inputs<'_>) -> (Settings, Vec<Problem>, Vec<String>)
     let mut check = Check { given, problems: Vec::new(), warnings: Vec::new() };
     let (backend, mode) = mode::check(given, &mut check.problems, &mut check.warnings);
     let bind_address = check.bind_address();
-    let is_v6 = bind_address.is_some_and(|ip| ip.is_ipv6());
-    let (any, loopback): (IpAddr, IpAddr) = if is_v6 {
+    let (any, loopback): (IpAddr, IpAddr) = if bind_address.is_ipv6() {
         (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into())
     } else {
         (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into())
@@ -47,7 +46,7 @@ pub(super) fn check(given: &Inputs<'_>) -> (Settings, Vec<Problem>, Vec<String>)
             masquerade_all: given.switch(given.datapath().masquerade_all, &format!("{}.masqueradeAll", mode.rules())),
             masquerade_bit: check.masquerade_bit(mode),
             node_port_addresses: check.node_port_addresses(mode),
-            bind_address: bind_address.filter(|ip| !ip.is_unspecified()),
+            bind_address,
             schedule,
             counts_connections: backend.counts_connections(),
             own_ports: BTreeSet::new(),
@@ -118,15 +117,15 @@ impl Check<'_> {
         Source::Api { kubeconfig, server: source.server.clone() }
     }
 
-    fn bind_address(&mut self) -> Option<IpAddr> {
+    fn bind_address(&mut self) -> IpAddr {
         let flag = self.given.datapath().bind_address.as_ref();
-        let given = self.given.text(flag, "--bind-address", "bindAddress").filter(|g| !g.value.is_empty())?;
-        let ip = parse_ip(&given.value);
-        if ip.is_none() {
+        let given = self.given.text(flag, "--bind-address", "bindAddress").filter(|g| !g.value.is_empty());
+        let ip = given.as_ref().map(|given| parse_ip(&given.value));
+        if let (Some(given), Some(None)) = (given, ip) {
             let why = "must be an IP address, or 0.0.0.0 or :: to take the Node's";
             self.problems.push(given.problem(format!("{why}{}", without_blanks(&given.value))));
         }
-        ip
+        ip.flatten().unwrap_or(Ipv4Addr::UNSPECIFIED.into())
     }
 
     fn masquerade_bit(&mut self, mode: ProxyMode) -> u8 {

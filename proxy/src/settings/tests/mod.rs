@@ -96,7 +96,7 @@ fn every_flag_arrives() {
             masquerade_all: true,
             masquerade_bit: 31,
             node_port_addresses: NodePortAddresses::Cidrs(vec!["192.168.0.0/16".parse().unwrap()]),
-            bind_address: Some("fd00::1".parse().unwrap()),
+            bind_address: "fd00::1".parse().unwrap(),
             schedule: Schedule { scheduler: Scheduler::Mh, table_size: 2039, ..Schedule::default() },
             counts_connections: false,
             own_ports: [9000].into(),
@@ -146,7 +146,27 @@ fn served_addresses() {
         addresses(&["--healthz-port=7", "--metrics-port=8", "--metrics-bind-address=::1"], None),
         text("0.0.0.0:10256", "[::1]:8")
     );
-    assert_eq!(good(&["--bind-address=::"], None).datapath.bind_address, None);
+    assert_eq!(
+        addresses(&["--healthz-bind-address=[0.0.0.0]:010256", "--metrics-bind-address=[::ffff:127.0.0.1]:7"], None),
+        text("0.0.0.0:10256", "127.0.0.1:7")
+    );
+}
+
+#[test]
+fn the_node_s_own_address() {
+    for (given, shown, own) in [
+        (None, "0.0.0.0", false),
+        (Some("--bind-address="), "0.0.0.0", false),
+        (Some("--bind-address=::"), "::", false),
+        (Some("--bind-address=0.0.0.0"), "0.0.0.0", false),
+        (Some("--bind-address=192.0.2.1"), "192.0.2.1", true),
+    ] {
+        let got = good(given.as_slice(), None);
+        assert_eq!(got.datapath.own_address().is_some(), own, "{given:?}");
+        let configz = crate::health::configz::document(&got);
+        assert_eq!(configz["kubeproxy.config.k8s.io"]["BindAddress"], shown, "{given:?}");
+        assert_eq!(got.describe().contains_key("bindAddress"), own, "{given:?}");
+    }
 }
 
 #[test]

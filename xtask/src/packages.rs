@@ -1,11 +1,13 @@
 //! The programs that tests, demo and benchmark call, and the Debian packages that have them. Missing ones are installed.
 
 use std::env;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
+use crate::cargo::workspace;
 use crate::step;
 
 /// A program, the Debian package that has it, and what we want it for. A name with its whole path is looked for there alone,
@@ -50,8 +52,13 @@ pub const TESTS: &[Program] = &[
     Program { name: "kill", package: "procps", purpose: "ending processes" },
 ];
 
+/// What tests call of packages that start a server where they are installed: these are unpacked, and the program alone is kept,
+/// in [`tools`].
+pub const UNPACKED: &[Program] =
+    &[Program { name: "promtool", package: "prometheus", purpose: "evaluating alerts and the dashboard" }];
+
 /// Everything that `cargo xtask test` and its parts outside of virtual machines call.
-pub const ALL_OF_TEST: &[&[Program]] = &[BUILD, NETWORK, MIGRATION, FAULTS, TESTS];
+pub const ALL_OF_TEST: &[&[Program]] = &[BUILD, NETWORK, MIGRATION, FAULTS, TESTS, UNPACKED];
 
 /// What the benchmark of the datapaths needs beside that.
 pub const DEVICES: &[Program] = &[Program { name: "ethtool", package: "ethtool", purpose: "settings of interfaces" }];
@@ -127,19 +134,27 @@ pub const BPF_COMPILER: &[Program] = &[Program {
 pub const LLVM: &[Program] =
     &[Program { name: "/usr/lib/llvm-22/bin/llvm-config", package: "llvm-22-dev", purpose: "compiling bpf-linker" }];
 
-/// Makes sure that the programs are there, installing their packages with apt-get where we are root.
+/// Makes sure that the programs are there, installing their packages with apt-get where we are root, or unpacking them.
 ///
 /// # Errors
 /// Not root, no apt-get, or apt-get failed: the message says what to run by hand.
 pub fn ensure(wanted: &[&[Program]]) -> anyhow::Result<()> {
-    let missing: Vec<Program> =
-        wanted.iter().flat_map(|list| list.iter()).copied().filter(|p| !present(p.name)).collect();
-    if missing.is_empty() {
-        return Ok(());
+    let (unpacked, missing): (Vec<Program>, Vec<Program>) =
+        wanted.iter().flat_map(|list| list.iter()).copied().filter(|p| !present(p.name)).partition(is_unpacked);
+    if !missing.is_empty() {
+        install(&missing)?;
     }
+    unpacked.iter().try_for_each(unpack)
+}
+
+fn is_unpacked(program: &Program) -> bool {
+    UNPACKED.iter().any(|unpacked| unpacked.name == program.name)
+}
+
+fn install(missing: &[Program]) -> anyhow::Result<()> {
     let packages: Vec<&str> = missing.iter().flat_map(|program| program.package.split(' ')).collect();
     let by_hand = format!("apt-get install {}", packages.join(" "));
-    for program in &missing {
+    for program in missing {
         step::note(format!("`{}` is missing ({}), it is in {}", program.name, program.purpose, program.package));
     }
     if !is_root() {
@@ -158,6 +173,35 @@ pub fn ensure(wanted: &[&[Program]]) -> anyhow::Result<()> {
         Some(program) => bail!("{} was installed, but `{}` is still not to be found", program.package, program.name),
         None => Ok(()),
     }
+}
+
+/// The folder of unpacked programs, into which tests look first.
+fn tools() -> PathBuf {
+    workspace().join("target/tools")
+}
+
+fn unpack(program: &Program) -> anyhow::Result<()> {
+    let Program { name, package, purpose } = program;
+    step::start(format!("fetching {package} for {name} ({purpose})"));
+    let folder = tools();
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    // In a place of its own, which the program leaves when it is whole.
+    let place = tempfile::Builder::new().prefix("new-").tempdir_in(&folder)?;
+    let download = || {
+        let mut apt = Command::new("apt-get");
+        step::output(apt.args(["download", "-qq", "-o", "APT::Sandbox::User=root", package]).current_dir(&place))
+    };
+    if download().is_err() {
+        // The lists may be old, or never have been there.
+        let update = step::run(Command::new("apt-get").args(["update", "-qq"])).and_then(|()| download());
+        update.with_context(|| format!("`{name}` is missing ({purpose}); it is in Debian's package {package}"))?;
+    }
+    let file = fs::read_dir(&place)?.flatten().map(|entry| entry.path()).next();
+    let file = file.with_context(|| format!("apt-get download {package} left no file"))?;
+    let tree = place.path().join("tree");
+    step::run(Command::new("dpkg").arg("-x").arg(&file).arg(&tree))?;
+    let from = tree.join("usr/bin").join(name);
+    fs::rename(&from, folder.join(name)).with_context(|| format!("{package} has no {}", from.display()))
 }
 
 /// Network namespaces and BPF programs need root. `command` is what the user typed after `cargo xtask`.
@@ -179,14 +223,14 @@ fn apt_get(args: &[&str]) -> anyhow::Result<()> {
     step::run(Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive"))
 }
 
-/// Whether a program is on the PATH, or where Debian keeps what its users' PATH leaves out.
+/// Whether a program is on the PATH, or where Debian keeps what its users' PATH leaves out, or unpacked.
 fn present(name: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/sbin", "/sbin"].map(|folder| Path::new(folder).to_path_buf());
     if name.starts_with('/') {
         return Path::new(name).exists();
     }
-    env::split_paths(&path).chain(sbin).any(|folder| folder.join(name).is_file())
+    env::split_paths(&path).chain(sbin).chain([tools()]).any(|folder| folder.join(name).is_file())
 }
 
 #[cfg(test)]
@@ -195,7 +239,6 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::cargo::workspace;
 
     /// In every Debian, since its installer calls them: packages that are marked essential.
     const ESSENTIAL: [&str; 4] = ["chmod", "date", "true", "which"];

@@ -7,6 +7,7 @@ mod manifests;
 mod metrics;
 mod rbac;
 mod recipes;
+mod rules;
 mod settings;
 
 use std::path::{Path, PathBuf};

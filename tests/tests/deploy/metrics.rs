@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
+use std::sync::LazyLock;
 
 use kubeferry_tests::binary;
 use kubeferry_tests::bpf::Places;
@@ -15,10 +16,10 @@ use super::{folder, objects_with};
 
 /// What Prometheus makes itself, and the labels that it and our PodMonitor put on each series.
 const OF_PROMETHEUS: [&str; 1] = ["up"];
-const LABELS_OF_TARGETS: [&str; 3] = ["job", "instance", "node"];
+pub const LABELS_OF_TARGETS: [&str; 3] = ["job", "instance", "node"];
 /// What the dashboard and the alert of kubernetes-mixin read of kube-proxy, but for `go_goroutines` (there is no
 /// Go) and `rest_client_*`, which a proxy has that speaks with an API server.
-const OF_KUBE_PROXYS_DASHBOARD: [&str; 8] = [
+pub const OF_KUBE_PROXYS_DASHBOARD: [&str; 8] = [
     "absent(up{job=\"kube-proxy\"})",
     "sum(rate(kubeproxy_sync_proxy_rules_duration_seconds_count{job=\"kube-proxy\",instance=~\"x\"}[5m]))",
     "histogram_quantile(0.99,rate(kubeproxy_sync_proxy_rules_duration_seconds_bucket{job=\"kube-proxy\"}[5m]))",
@@ -71,13 +72,18 @@ endpoints: [{addresses: [10.244.1.1]}]
 /// Samples of a metric: the names of their labels. Empty where there are none yet.
 type Exposed = BTreeMap<String, BTreeSet<String>>;
 
-/// What proxies of both datapaths tell that serve one Service.
-fn exposed() -> Exposed {
+/// What proxies of both datapaths tell that serve one Service: their `/metrics`, one after the other.
+pub fn exposed() -> &'static str {
+    static EXPOSED: LazyLock<String> = LazyLock::new(of_both_datapaths);
+    &EXPOSED
+}
+
+fn of_both_datapaths() -> String {
     let namespaces = [Netns::new("metrics").unwrap(), Netns::new("metrics-ebpf").unwrap()];
     let places = Places::new().unwrap();
     let manifests = tempfile::tempdir().unwrap();
     fs::write(manifests.path().join("web.yaml"), MANIFESTS).unwrap();
-    let mut exposed = Exposed::new();
+    let mut exposed = String::new();
     for (namespace, ebpf) in namespaces.iter().zip([false, true]) {
         let mut command = Command::new(binary::path().unwrap());
         command
@@ -100,9 +106,7 @@ fn exposed() -> Exposed {
             last.iter().all(is_told).then_some(body)
         });
         let text = text.unwrap_or_else(|error| panic!("{error:#}; the log:\n{}", fs::read_to_string(&log).unwrap()));
-        for (name, labels) in parse(&text) {
-            exposed.entry(name).or_default().extend(labels);
-        }
+        exposed += &text;
     }
     exposed
 }
@@ -133,7 +137,7 @@ fn is_name(text: &str) -> bool {
 }
 
 /// The metrics that an expression reads, and the labels that it names of any of them.
-fn read(expression: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+pub fn read(expression: &str) -> (BTreeSet<String>, BTreeSet<String>) {
     let (mut metrics, mut labels) = (BTreeSet::new(), BTreeSet::new());
     // Without what is in quotes and in brackets: values of labels, times.
     let mut plain = String::new();
@@ -191,7 +195,7 @@ fn check(exposed: &Exposed, place: &str, expression: &str) {
 
 #[test]
 fn alerts_and_dashboard_read_what_is_exposed() {
-    let exposed = exposed();
+    let exposed = parse(exposed());
     let objects = objects_with("overlays/nftables", &["monitoring"]);
     let rule = objects[&("PrometheusRule".to_owned(), "kubeferry".to_owned())].clone();
     let rule: PrometheusRule = serde_json::from_value(rule).unwrap();

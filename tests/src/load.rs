@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
-use crate::client::{Connection, datagrams, try_once, until};
+use crate::client::{Connection, DEADLINE, datagrams, patience, try_once, until};
 use crate::netns::Netns;
 
 /// Between two requests of one client.
@@ -26,6 +26,9 @@ pub struct Load {
     /// For each client, how many requests were answered.
     answered: Vec<AtomicUsize>,
     failures: Mutex<Vec<String>>,
+    /// Datagrams that got no answer, and how many may be so.
+    lost: Mutex<Vec<String>>,
+    most_lost: usize,
 }
 
 /// Ends the load when dropped: also where the work beside it panics, which would wait for ever for threads that go on.
@@ -44,30 +47,51 @@ impl Load {
     /// # Errors
     /// A request failed: all that did are named. Or `work` did.
     pub fn during(ways: &[Way<'_>], work: impl FnOnce(&Self) -> Result<()>) -> Result<usize> {
+        Self::during_with_losses(0, ways, work)
+    }
+
+    /// The same where so many datagrams may be lost.
+    ///
+    /// # Errors
+    /// As [`Load::during`].
+    pub fn during_with_losses(
+        most_lost: usize,
+        ways: &[Way<'_>],
+        work: impl FnOnce(&Self) -> Result<()>,
+    ) -> Result<usize> {
         let load = Self {
             end: AtomicBool::new(false),
             answered: (0..2 * ways.len()).map(|_| AtomicUsize::new(0)).collect(),
             failures: Mutex::new(Vec::new()),
+            lost: Mutex::new(Vec::new()),
+            most_lost,
         };
         let result = std::thread::scope(|scope| {
             for (number, way) in ways.iter().enumerate() {
                 let (load, [tcp, udp]) = (&load, [0, 1].map(|which| &load.answered[2 * number + which]));
-                scope.spawn(move || load.repeat(tcp, "TCP", *way, || Connection::open(way.0, way.1)?.ask().map(drop)));
-                scope.spawn(move || load.repeat(udp, "UDP", *way, || datagram(*way)));
+                scope.spawn(move || {
+                    load.repeat(tcp, "TCP", *way, || Connection::open(way.0, way.1)?.ask().map(|_| true))
+                });
+                scope.spawn(move || load.repeat(udp, "UDP", *way, || load.one_datagram(*way)));
             }
             let _ends = Ends(&load.end);
             work(&load)
         });
         let failures = load.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
         ensure!(failures.is_empty(), "{} requests failed:\n{}", failures.len(), failures.join("\n"));
+        let lost = load.lost.into_inner().unwrap_or_else(PoisonError::into_inner);
+        ensure!(lost.len() <= most_lost, "{} datagrams were lost:\n{}", lost.len(), lost.join("\n"));
         result?;
-        Ok(load.answered.into_iter().map(AtomicUsize::into_inner).sum())
+        let answered = load.answered.into_iter().map(AtomicUsize::into_inner).sum();
+        println!("{answered} requests were answered, {} datagrams were lost {lost:?}", lost.len());
+        Ok(answered)
     }
 
-    fn repeat(&self, answered: &AtomicUsize, protocol: &str, way: Way<'_>, ask: impl Fn() -> Result<()>) {
+    fn repeat(&self, answered: &AtomicUsize, protocol: &str, way: Way<'_>, ask: impl Fn() -> Result<bool>) {
         while !self.end.load(Ordering::Relaxed) {
             match ask() {
-                Ok(()) => drop(answered.fetch_add(1, Ordering::Relaxed)),
+                Ok(true) => drop(answered.fetch_add(1, Ordering::Relaxed)),
+                Ok(false) => {}
                 Err(error) => {
                     let after = answered.load(Ordering::Relaxed);
                     let text = format!("{protocol}, {} to {}, after {after}: {error:#}", way.0.name(), way.1);
@@ -85,13 +109,27 @@ impl Load {
     /// One has not.
     pub fn go_on(&self) -> Result<()> {
         let before: Vec<_> = self.answered.iter().map(|count| count.load(Ordering::Relaxed)).collect();
-        let failed = || !self.failures.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        let failed = || {
+            !self.failures.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+                || self.lost.lock().unwrap_or_else(PoisonError::into_inner).len() > self.most_lost
+        };
         let more = || {
             let all = self.answered.iter().zip(&before);
             let enough = all.into_iter().all(|(now, before)| now.load(Ordering::Relaxed) >= before + ROUND);
             (enough || failed()).then_some(())
         };
         until("every client to be answered some more times", more)
+    }
+
+    /// A question by one datagram of a new socket, and whether it was answered: nobody asks again.
+    fn one_datagram(&self, way: Way<'_>) -> Result<bool> {
+        let socket = datagrams(way.0, way.1)?;
+        // However busy the machine is; shorter than anybody waits for the load to go on, so that the loss is what is told.
+        socket.set_read_timeout(Some(patience(DEADLINE / 4)))?;
+        let Err(error) = try_once(&socket)? else { return Ok(true) };
+        let text = format!("{} to {}, from {}: {error}", way.0.name(), way.1, socket.local_addr()?);
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+        Ok(false)
     }
 }
 

@@ -74,6 +74,24 @@ pub fn clean(services: &[UdpService]) -> Result<Cleaned, Error> {
     Ok(cleaned)
 }
 
+/// Deletes the UDP entries to these destinations that are not translated: what their sockets, and later ones of the same port, send
+/// would stay so, also where another proxy's rules translate what is new. How many. Blocks.
+///
+/// # Errors
+/// As [`clean`].
+pub fn forget_untranslated(is_ours: impl Fn(SocketAddr) -> bool) -> Result<usize, Error> {
+    let conntrack = Conntrack::open()?;
+    let mut deleted = 0;
+    for family in [Family::V4, Family::V6] {
+        let (entries, _) = conntrack.entries(family, UDP)?;
+        let untranslated = entries.iter().filter(|entry| entry.original.destination == entry.reply.source);
+        for entry in untranslated.filter(|entry| is_ours(entry.original.destination)) {
+            deleted += usize::from(conntrack.delete(entry)?);
+        }
+    }
+    Ok(deleted)
+}
+
 /// A connection to the kernel's connection tracking.
 #[derive(Debug)]
 pub struct Conntrack {

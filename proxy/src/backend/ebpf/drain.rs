@@ -1,8 +1,9 @@
 //! Handing over to another proxy: new connections pass the programs by, those that they translate are carried to their end.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kubeferry_ebpf_common::config::address_is;
@@ -16,6 +17,7 @@ use super::error::EbpfError;
 use super::flows::{Entries, connection, is_first, is_over};
 use super::load::list;
 use super::table::Table;
+use crate::conntrack;
 
 /// How often the connections are looked at.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -31,23 +33,48 @@ const SILENCE: u32 = 5;
 pub fn drain(bpffs_root: &Path, limit: Duration) -> Result<Vec<String>, EbpfError> {
     let end = Instant::now() + limit;
     let ours = format!("maps-v{LAYOUT}-");
-    let mut flows = Vec::new();
-    for folder in list(&bpffs_root.join("kubeferry"))? {
-        if folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&ours)) {
-            hand_over(&folder)?;
-            flows.push(open::<FlowKey, Flow>(&folder, "flows")?);
-        }
+    let is_ours = |folder: &PathBuf| folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&ours));
+    let folders: Vec<_> = list(&bpffs_root.join("kubeferry"))?.into_iter().filter(is_ours).collect();
+    let (mut flows, mut services) = (Vec::new(), BTreeSet::new());
+    for folder in &folders {
+        flows.push(open::<FlowKey, Flow>(folder, "flows")?);
+        services.extend(udp_services(folder)?);
     }
-    loop {
-        let mut open = Vec::new();
-        for flows in &flows {
-            open.extend(sweep(flows).map_err(EbpfError::map("flows"))?);
-        }
-        if open.is_empty() || Instant::now() >= end {
-            return Ok(open);
-        }
+    // Once before, so that new connections meet nothing but what has come meanwhile. Not TCP: its last packets would be taken for new
+    // connections while there are frontends.
+    sweep_all(&flows, |protocol| protocol == UDP)?;
+    forget(&services);
+    folders.iter().try_for_each(|folder| hand_over(folder))?;
+    let mut open = sweep_all(&flows, |_| true)?;
+    forget(&services);
+    while !open.is_empty() && Instant::now() < end {
         std::thread::sleep(AGAIN.min(end.saturating_duration_since(Instant::now())));
+        open = sweep_all(&flows, |_| true)?;
     }
+    Ok(open)
+}
+
+/// The addresses of Services at which UDP is served.
+fn udp_services(folder: &Path) -> Result<Vec<SocketAddr>, EbpfError> {
+    let frontends = open::<FrontendKey, Frontend>(folder, "frontends")?.rows().map_err(EbpfError::map("frontends"))?;
+    let keys = frontends.into_iter().map(|(key, _)| key);
+    let of_udp = keys.filter(|key| key.protocol == UDP && key.kind == FrontendKey::ADDRESS);
+    Ok(of_udp.map(|key| SocketAddr::new(key.address.into(), u16::from_be(key.port))).collect())
+}
+
+/// Has connection tracking forget the node's own datagrams to Services, which it saw before our programs translated them.
+fn forget(services: &BTreeSet<SocketAddr>) {
+    if let Err(error) = conntrack::forget_untranslated(|to| services.contains(&to)) {
+        tracing::warn!(%error, "UDP flows of the node to Services may be without an answer until connection tracking has forgotten them");
+    }
+}
+
+fn sweep_all(flows: &[Table<FlowKey, Flow>], protocols: impl Fn(u8) -> bool) -> Result<Vec<String>, EbpfError> {
+    let mut open = Vec::new();
+    for flows in flows {
+        open.extend(sweep(flows, &protocols).map_err(EbpfError::map("flows"))?);
+    }
+    Ok(open)
 }
 
 fn open<K: Plain, V: Plain>(folder: &Path, map: &'static str) -> Result<Table<K, V>, EbpfError> {
@@ -70,9 +97,10 @@ fn hand_over(folder: &Path) -> Result<(), EbpfError> {
 
 /// Deletes connections that have ended: the kernel's own translation may give their ports to others. Those that may still
 /// have packets to translate.
-fn sweep(flows: &Table<FlowKey, Flow>) -> io::Result<Vec<String>> {
+fn sweep(flows: &Table<FlowKey, Flow>, protocols: impl Fn(u8) -> bool) -> io::Result<Vec<String>> {
     let mut first = Vec::new();
-    flows.each_batch(|rows| first.extend(rows.iter().copied().filter(|(key, flow)| is_first(key, flow))))?;
+    let asked = |(key, flow): &(FlowKey, Flow)| protocols(key.protocol) && is_first(key, flow);
+    flows.each_batch(|rows| first.extend(rows.iter().copied().filter(asked)))?;
     let now = ticks();
     let mut get = |key: &FlowKey| flows.get(key).ok().flatten();
     let mut open = Vec::new();
@@ -89,7 +117,8 @@ fn sweep(flows: &Table<FlowKey, Flow>) -> io::Result<Vec<String>> {
     Ok(open)
 }
 
-/// Closed by both sides, reset, or silent for longer than its state allows. Nobody tells of the end of a UDP flow.
+/// Closed by both sides, reset, or silent for longer than its state allows. Nobody tells of the end of a UDP flow: a question that has
+/// its answer is over, as the other proxy may masquerade by its port what is answered by the same endpoint, and would hear nothing.
 fn has_ended(entries: &Entries, now: u32) -> bool {
     let (mut forward, mut backward) = (0, 0);
     for (_, flow) in entries {
@@ -97,8 +126,11 @@ fn has_ended(entries: &Entries, now: u32) -> bool {
         *side |= flow.flags;
     }
     let closed = entries.first().is_some_and(|(key, _)| timeout(key.protocol, forward, backward) == limits::CLOSED);
+    let answered = entries.first().is_some_and(|(key, _)| key.protocol == UDP)
+        && backward & Flow::SEEN != 0
+        && timeout(UDP, forward, backward) == limits::ONE_WAY;
     let silent = entries.iter().all(|(key, flow)| key.protocol == UDP && now.saturating_sub(flow.seen) > SILENCE);
-    closed || silent || is_over(entries, now, limits::HALF_CLOSED)
+    closed || answered || silent || is_over(entries, now, limits::HALF_CLOSED)
 }
 
 #[cfg(test)]
@@ -129,8 +161,13 @@ mod tests {
         assert!(!has_ended(&entries(TCP, Flow::FIN, 0, 100), 101), "the other side may go on for long");
         assert!(has_ended(&entries(TCP, Flow::FIN, Flow::FIN, 100), 101));
         assert!(has_ended(&entries(TCP, 0, Flow::RST, 100), 101));
-        assert!(!has_ended(&entries(UDP, 0, 0, 100), 101));
-        assert!(has_ended(&entries(UDP, 0, 0, 100), 101 + SILENCE));
+        assert!(has_ended(&entries(UDP, 0, 0, 100), 100), "it has its answer");
+        assert!(!has_ended(&entries(UDP, 0, Flow::LASTS, 100), 101));
+        assert!(has_ended(&entries(UDP, 0, Flow::LASTS, 100), 101 + SILENCE));
+        let mut unanswered = entries(UDP, 0, 0, 100);
+        unanswered[1].1.flags = 0;
+        assert!(!has_ended(&unanswered, 101));
+        assert!(has_ended(&unanswered, 101 + SILENCE));
         assert!(!has_ended(&entries(TCP, 0, 0, 100), 101 + limits::STREAM));
     }
 }

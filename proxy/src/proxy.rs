@@ -96,9 +96,13 @@ impl<B: Backend> Proxy<B> {
     /// pod ranges decide rules) and the ServiceCIDRs are known, or `waited` was long enough.
     pub fn is_ready(&self, waited: Duration) -> bool {
         let settled = self.state.is_listed(Kind::Node) && self.state.is_listed(Kind::ServiceCidr);
-        let needs_ranges = self.settings.datapath.detect_local == DetectLocal::NodeCidr;
-        let has_ranges = self.state.node().is_some_and(|node| !node.pod_cidrs.is_empty());
-        self.state.is_complete() && (settled || waited >= NODE_WAIT) && (!needs_ranges || has_ranges)
+        self.state.is_complete() && (settled || waited >= NODE_WAIT) && !self.lacks_ranges()
+    }
+
+    /// Whether pods cannot be told apart, because the Node has none of the pod ranges that `NodeCIDR` takes, or is unknown.
+    pub fn lacks_ranges(&self) -> bool {
+        self.settings.datapath.detect_local == DetectLocal::NodeCidr
+            && self.state.node().is_none_or(|node| node.pod_cidrs.is_empty())
     }
 
     /// Whether something waits to be brought into force.

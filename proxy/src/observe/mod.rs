@@ -115,7 +115,9 @@ impl Observer {
 
     /// Events were taken in; `dirty`: something waits to be brought into force.
     pub fn took_in<B: Backend>(&mut self, proxy: &Proxy<B>, dirty: bool) {
-        self.health.node(proxy.state().node());
+        // A start that waits for pod ranges is not ready; kube-proxy answers nobody meanwhile.
+        let waits = !proxy.has_synced() && proxy.lacks_ranges();
+        self.health.node(proxy.state().node().filter(|_| !waits));
         let changes = proxy.state().changes();
         let (services, endpoints) = (changes.service_changes, changes.endpoint_changes);
         self.metrics.changes_seen(services.saturating_sub(self.seen.0), endpoints.saturating_sub(self.seen.1));

@@ -35,7 +35,8 @@ pub(super) struct Runner<B> {
     pub proxy: Proxy<B>,
     pub settings: Settings,
     pub observer: Observer,
-    started: Instant,
+    /// By tokio's clock, which tests put on.
+    started: tokio::time::Instant,
     pacing: Pacing,
     glanced: Instant,
     health_checks: HealthCheckPorts,
@@ -58,7 +59,7 @@ impl<B: Backend> Runner<B> {
         let (health, events, metrics) = (&observer.health, &observer.events, &observer.metrics);
         let families = observer.families.clone();
         let health_checks = HealthCheckPorts::new(health.clone(), events.clone(), metrics.clone(), families);
-        let (started, glanced, tried) = (now, now, now);
+        let (started, glanced, tried) = (tokio::time::Instant::now(), now, now);
         let (fits, told_of_missing_ranges, others, stale) = (false, false, Looks::default(), Stale::default());
         Self {
             proxy,
@@ -107,7 +108,7 @@ impl<B: Backend> Runner<B> {
     pub(super) fn turn(&mut self) -> anyhow::Result<bool> {
         let now = Instant::now();
         self.observer.health.beat();
-        let waited = now - self.started;
+        let waited = self.started.elapsed();
         let dirty = self.proxy.is_dirty();
         self.observer.took_in(&self.proxy, dirty);
         let glance = now - self.glanced >= GLANCE;
@@ -247,8 +248,7 @@ impl<B: Backend> Runner<B> {
 
     /// Says once what a start waits for that the API server cannot be blamed for.
     fn tell_of_missing_ranges(&mut self) {
-        let waits = self.settings.datapath.detect_local == DetectLocal::NodeCidr
-            && self.proxy.state().node().is_some_and(|node| node.pod_cidrs.is_empty());
+        let waits = self.proxy.lacks_ranges() && self.proxy.state().node().is_some();
         if waits && !std::mem::replace(&mut self.told_of_missing_ranges, true) {
             tracing::warn!(
                 node = %self.settings.node_name,
@@ -300,3 +300,6 @@ impl<B: Backend> Runner<B> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,7 @@ mod node;
 mod objects;
 mod old_flags;
 mod pacing;
+mod pod_ranges;
 mod refusals;
 mod server;
 mod traffic;

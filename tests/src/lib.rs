@@ -4,6 +4,7 @@ pub mod apiserver;
 pub mod binary;
 pub mod bpf;
 pub mod bpffs;
+pub mod bridge;
 pub mod client;
 pub mod cluster;
 pub mod conformance;

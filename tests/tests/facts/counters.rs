@@ -4,12 +4,10 @@ use kubeferry_tests::client::{Connection, Running, ask_once, datagrams, until};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::netns::Netns;
 use kubeferry_tests::on_both_datapaths;
-use kubeferry_tests::sockets::without_offloads;
 use kubeferry_tests::web::{MANIFESTS, Web};
 use serde_json::Value;
 
 use super::asking::{ask, json, try_json};
-use super::one_source::agree;
 
 /// The Service of [`MANIFESTS`] with other lines in its `spec`, and its endpoints up to this one.
 pub fn manifests(spec: &str, endpoints: usize) -> String {
@@ -25,16 +23,19 @@ pub fn manifests(spec: &str, endpoints: usize) -> String {
 on_both_datapaths! {
     connections_are_counted_exactly_over_changes_and_a_restart,
     known_clients_and_every_address_are_counted,
-    packets_bytes_and_active_connections_are_those_of_the_wire,
 }
 
 pub fn start(web: &Web, datapath: &Datapath, level: &str) -> Running {
+    // Packets of translated sockets are not counted.
+    start_with(web, datapath, level, &["--socket-lb", "off", "--xdp", "off"])
+}
+
+/// The same with other flags for eBPF's hooks.
+pub fn start_with(web: &Web, datapath: &Datapath, level: &str, hooks: &[&str]) -> Running {
     let mut command = web.source.command("run").unwrap();
     command.args(["--service-metrics", level]);
     if let Datapath::Ebpf(places) = datapath {
-        places.apply(&mut command);
-        // Packets of translated sockets are not counted.
-        command.args(["--socket-lb", "off", "--xdp", "off"]);
+        places.apply(&mut command).args(hooks);
     }
     let running = Running::start_command(&mut command, &web.hosts.node).unwrap();
     until("the proxy to have synced", || {
@@ -214,89 +215,4 @@ fn programs_count_connections_for_schedulers_though_metrics_have_none() {
     open(&web, web.vip(), 3);
     until_all(node, "tcp", before + 3);
     assert!(!ask(node, "/metrics").body.contains("kubeferry_service_connections_total{"));
-}
-
-/// What the client's own stack has seen of a port of the Service: packets and bytes.
-fn seen(web: &Web, name: &str) -> (u64, u64) {
-    let text = web.client().nft(&["-j", "list", "counters"], "").unwrap();
-    let all: Value = serde_json::from_str(&text).unwrap();
-    let mut counters = all["nftables"].as_array().unwrap().iter().map(|one| &one["counter"]);
-    let counter = counters.find(|counter| counter["name"] == name).unwrap();
-    (counter["packets"].as_u64().unwrap(), counter["bytes"].as_u64().unwrap())
-}
-
-fn packets_bytes_and_active_connections_are_those_of_the_wire(datapath: Datapath) {
-    let web = Web::build().unwrap();
-    let node = &web.hosts.node;
-    let _running = start(&web, &datapath, "full");
-    drop(web.until_served().unwrap());
-    // Segments that the stack splits or joins on their way would be counted as others there.
-    for name in ["web1", "web2", "client"] {
-        without_offloads(&web.hosts.host(name).namespace, "eth0").unwrap();
-        without_offloads(node, name).unwrap();
-    }
-    let value = |port: &str, field: &str| {
-        let service = json(node, "/api/v1/services/default/web");
-        let port = service["ports"].as_array().unwrap().iter().find(|one| one["name"] == port).unwrap().clone();
-        let sum: u64 = port["endpoints"].as_array().unwrap().iter().map(|one| one[field].as_u64().unwrap()).sum();
-        assert_eq!(port[field].as_u64(), Some(sum), "{field}: {port}");
-        sum
-    };
-    // What is expected may change meanwhile: an ACK goes out later than what it is for came in.
-    let becomes = |port: &str, field: &str, expected: &dyn Fn() -> u64| {
-        let mut last = (0, 0);
-        let is = || {
-            last = (value(port, field), expected());
-            (last.0 == last.1).then_some(())
-        };
-        if let Err(error) = until(&format!("{field} of {port}"), is) {
-            panic!("{error}: {} is told, {} is right", last.0, last.1);
-        }
-    };
-    let equal = |port: &str, field: &str, expected: u64| becomes(port, field, &|| expected);
-    // Of a reading that knows the connection which was opened to see that there is an answer.
-    settled(node, "tcp");
-    equal("tcp", "active", 0);
-    let before = ["tcp", "udp"].map(|port| (value(port, "packets"), value(port, "bytes")));
-    let mut rules = String::from("table inet seen {\ncounter tcp-4 { }\ncounter udp-4 { }\n");
-    for (hook, end, way) in [("output", "daddr", "dport"), ("input", "saddr", "sport")] {
-        rules += &format!("chain {hook} {{ type filter hook {hook} priority 0;\n");
-        for protocol in ["tcp", "udp"] {
-            rules += &format!("ip {end} 10.96.0.10 {protocol} {way} 80 counter name {protocol}-4\n");
-        }
-        rules += "}\n";
-    }
-    web.client().nft(&["-f", "-"], &(rules + "}\n")).unwrap();
-    let mut open: Vec<_> = (0..6).map(|_| Connection::open(web.client(), web.vip()).unwrap()).collect();
-    open.iter_mut().for_each(|connection| (0..9).for_each(|_| drop(connection.ask().unwrap())));
-    let socket = datagrams(web.client(), web.vip()).unwrap();
-    (0..5).for_each(|_| drop(until("a datagram's answer", || ask_once(&socket).unwrap()).unwrap()));
-    equal("tcp", "active", 6);
-    equal("udp", "active", 1);
-    // While they are open, and when they have ended.
-    for round in 0..2 {
-        for (port, (packets, bytes)) in ["tcp", "udp"].into_iter().zip(before) {
-            let seen = || seen(&web, &format!("{port}-4"));
-            becomes(port, "packets", &|| packets + seen().0);
-            becomes(port, "bytes", &|| bytes + seen().1);
-            assert!(seen().0 >= 10, "{:?}", seen());
-        }
-        if round == 0 {
-            open.clear();
-            equal("tcp", "active", 0);
-            // Their entries go, too, and what they carried stays.
-            if let Datapath::Nftables = datapath {
-                tool(node, &["-D", "-p", "tcp"]);
-            }
-        }
-    }
-    drop(socket);
-    settled(node, "udp");
-    agree(node);
-}
-
-/// Has `conntrack` do this on the node.
-fn tool(node: &Netns, arguments: &[&str]) {
-    let output = node.output(std::process::Command::new("conntrack").args(arguments), "").unwrap();
-    assert!(output.status.success(), "{output:?}");
 }

@@ -7,3 +7,4 @@ mod counters;
 mod lasting;
 mod one_source;
 mod polled;
+mod wire;

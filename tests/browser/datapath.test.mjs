@@ -4,21 +4,11 @@
 import assert from "node:assert/strict";
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import * as stage from "./stage.mjs";
-import { ask, having, launch, metric, objects, run, service, until } from "./stage.mjs";
+import { ask, browsing, having, metric, objects, run, service, until } from "./stage.mjs";
 
-let browser;
-
-before(async () => {
-  browser = await launch();
-});
-
-after(async () => {
-  await browser?.close();
-});
-
-const visit = (...what) => stage.visit(browser, ...what);
+const visit = browsing();
 
 /** A number as the page writes it. */
 const read = (text) => Number(text.replaceAll(",", ""));

@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { after, before } from "node:test";
 import { promisify } from "node:util";
 import { chromium } from "playwright-core";
 
@@ -61,7 +62,7 @@ export async function open(browser, hash = "#/", options = {}) {
 }
 
 /** Opens the page for a test, which must leave nothing in the console but what it `expects`, and ask nobody else. */
-export async function visit(browser, hash, work, { expects, ...options } = {}) {
+async function visit(browser, hash, work, { expects, ...options } = {}) {
   const { page, faults, quiet, close } = await open(browser, hash, options);
   try {
     await work(page, quiet);
@@ -70,6 +71,18 @@ export async function visit(browser, hash, work, { expects, ...options } = {}) {
   } finally {
     await close();
   }
+}
+
+/** A browser for the tests of a file, and `visit` in it. */
+export function browsing() {
+  let browser;
+  before(async () => {
+    browser = await launch();
+  });
+  after(async () => {
+    await browser?.close();
+  });
+  return (...what) => visit(browser, ...what);
 }
 
 /** Waits for a condition, with a word for it. */
@@ -139,3 +152,18 @@ export function service(name, clusterIP, endpoints, port = 80, more = {}) {
     },
   ];
 }
+
+/** Has a page count the elements that it makes from now on, and the milliseconds of its long tasks. */
+export const watched = (page) =>
+  page.evaluate(() => {
+    globalThis.made = 0;
+    globalThis.busy = [];
+    for (const name of ["createElement", "createElementNS"]) {
+      const make = document[name].bind(document);
+      document[name] = (...what) => {
+        globalThis.made += 1;
+        return make(...what);
+      };
+    }
+    new PerformanceObserver((list) => globalThis.busy.push(...list.getEntries().map((entry) => entry.duration))).observe({ type: "longtask" });
+  });

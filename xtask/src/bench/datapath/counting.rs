@@ -4,22 +4,30 @@
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::ensure;
 use serde::Serialize;
 
 use super::super::generate::{Cluster, PORT, Size};
 use super::super::load::{self, Opened};
 use super::super::report::median;
-use super::first_packets;
-use super::{AT_TC, AT_TC_COUNTING, Bench, COUNT_ALL, COUNT_CONNECTIONS, TARGETS, at, drop_time, order};
+use super::{
+    AT_TC, AT_TC_COUNTING, Bench, COUNT_ALL, COUNT_CONNECTIONS, TARGETS, at, drop_time, first_packets, order, uncounted,
+};
 use crate::datapath::Backend;
 use crate::step;
 
+/// With these, programs that count nothing come into the place of the proxy's, whatever it asks for.
+const UNCOUNTED: &str = "eBPF, nothing";
+const UNCOUNTED_AGAIN: &str = "eBPF, nothing, again";
+
 /// What is counted, with the flags for it. The first of a datapath is what its others are set beside.
-const LEVELS: [(&str, Backend, &[&str]); 6] = [
+const LEVELS: [(&str, Backend, &[&str]); 8] = [
     ("nftables, nothing", Backend::Nftables, &[]),
     ("nftables, nothing, again", Backend::Nftables, &[]),
     ("nftables, connections", Backend::Nftables, COUNT_CONNECTIONS),
     ("nftables, all", Backend::Nftables, COUNT_ALL),
+    (UNCOUNTED, Backend::Ebpf, AT_TC),
+    (UNCOUNTED_AGAIN, Backend::Ebpf, AT_TC),
     ("eBPF, connections", Backend::Ebpf, AT_TC),
     ("eBPF, all", Backend::Ebpf, AT_TC_COUNTING),
 ];
@@ -67,9 +75,17 @@ pub fn measure(binary: &Path, home: &Path, plan: Plan) -> anyhow::Result<Vec<Lev
             if !listening {
                 drop_time(proxy.once(&cluster))?;
             }
+            let counts = ![UNCOUNTED, UNCOUNTED_AGAIN].contains(&name);
+            if !counts {
+                uncounted::replace(&bench.ebpf)?;
+            }
             let targets = at(&cluster.cluster_ips(TARGETS), PORT);
             let opened = load::open(&bench.client, bench.ebpf.cgroup(), &targets, plan.time)?;
             let first_packet = first_packets::seconds_each(&bench.client, &bench.server, &targets)?;
+            if backend == Backend::Ebpf {
+                let counted = uncounted::counted(&bench.ebpf)?;
+                ensure!(counts == (counted > 0), "{name}: {counted} connections were counted");
+            }
             drop(running);
             let [connect, first] = [opened.connect.median, first_packet].map(|seconds| seconds * 1e6);
             line += &format!("  {name} {:.0}, {connect:.1} µs, {first:.2} µs", opened.connections);

@@ -27,6 +27,7 @@ pub mod first_packets;
 pub mod programs;
 pub mod report;
 pub mod schedulers;
+mod uncounted;
 pub mod uplink;
 
 /// So many addresses are connected to in turn, services or endpoints, in every variant.

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
+use clap::ValueEnum as _;
 
 use crate::cargo::{cargo, workspace};
+use crate::release::Arch;
 use crate::suite::Suite;
 use crate::{dist, ebpf, image, ipvs, kernels, licences, miri, packages, step};
 
@@ -29,7 +31,8 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "pass_on")]
     retries: u32,
     /// Passed on to the test binaries, e.g. a filter or --nocapture; `kernels` is told by it which kernels and files, e.g.
-    /// `6.12 machine`
+    /// `6.12 machine`, and `release` that the archive of another machine is to be tried, too: `aarch64`, under qemu, which takes forty minutes
+    /// more
     #[arg(last = true)]
     pass_on: Vec<String>,
 }
@@ -74,12 +77,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Some("release") => {
             packages::ensure(&[packages::BUILD, packages::NETWORK])?;
             packages::need_root("test release")?;
-            let binary = dist::check()?;
+            let (others, pass_on) = machines(&args.pass_on);
+            let binary = dist::check(&others)?;
             image::check(&binary)?;
             build()?;
             // With names resolved and TLS spoken by what is shipped.
             let which = ["--workspace", "--test", "apiserver"];
-            test(&which, &[("KUBEFERRY_BIN", &binary)])?;
+            let variables: &[(&str, &Path)] = &[("KUBEFERRY_BIN", &binary)];
+            Suite { which: &which, pass_on: &pass_on, variables, retries: args.retries }.run()?;
         }
         Some("kernels") => kernels::run(&args.pass_on)?,
         Some("miri") => miri::run(&args.pass_on)?,
@@ -100,6 +105,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     step::start(format!("done in {}", step::duration(began.elapsed())));
     Ok(())
+}
+
+/// The machines that words name, whose archives take long and are tried only where they are asked for, and the other words.
+fn machines(words: &[String]) -> (Vec<Arch>, Vec<String>) {
+    let (named, others): (Vec<_>, Vec<_>) = words.iter().cloned().partition(|word| Arch::from_str(word, false).is_ok());
+    (named.iter().filter_map(|word| Arch::from_str(word, false).ok()).collect(), others)
 }
 
 /// Says before an hour of building where it may end for want of room.
@@ -192,4 +203,17 @@ fn test_files() -> anyhow::Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_are_named_by_what_is_passed_on() {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(machines(&words("")), (Vec::new(), Vec::new()));
+        assert_eq!(machines(&words("aarch64 --nocapture pacing")), (vec![Arch::Aarch64], words("--nocapture pacing")));
+        assert_eq!(machines(&words("aarch64_only AARCH64")), (Vec::new(), words("aarch64_only AARCH64")));
+    }
 }

@@ -25,9 +25,11 @@ pub struct Args {
     check: bool,
 }
 
-/// Builds and tries the archive of this machine, and gives the static binary in it.
-pub fn check() -> anyhow::Result<PathBuf> {
-    make(&[Arch::own()?], true)
+/// Builds and tries the archives of this machine and of others, and gives the static binary in the first.
+pub fn check(others: &[Arch]) -> anyhow::Result<PathBuf> {
+    let own = Arch::own()?;
+    let others = others.iter().copied().filter(|arch| *arch != own);
+    make(&[own].into_iter().chain(others).collect::<Vec<_>>(), true)
 }
 
 /// Builds an archive for each machine, and the sums of all.

@@ -26,9 +26,9 @@ pub struct Load {
     /// For each client, how many requests were answered.
     answered: Vec<AtomicUsize>,
     failures: Mutex<Vec<String>>,
-    /// Datagrams that got no answer, and how many may be so.
+    /// Datagrams that got no answer, and how many may be so; `None`: each is asked again.
     lost: Mutex<Vec<String>>,
-    most_lost: usize,
+    most_lost: Option<usize>,
 }
 
 /// Ends the load when dropped: also where the work beside it panics, which would wait for ever for threads that go on.
@@ -47,10 +47,10 @@ impl Load {
     /// # Errors
     /// A request failed: all that did are named. Or `work` did.
     pub fn during(ways: &[Way<'_>], work: impl FnOnce(&Self) -> Result<()>) -> Result<usize> {
-        Self::during_with_losses(0, ways, work)
+        Self::with(None, ways, work)
     }
 
-    /// The same where so many datagrams may be lost.
+    /// The same where nobody asks again by datagram, and so many may be lost.
     ///
     /// # Errors
     /// As [`Load::during`].
@@ -59,6 +59,10 @@ impl Load {
         ways: &[Way<'_>],
         work: impl FnOnce(&Self) -> Result<()>,
     ) -> Result<usize> {
+        Self::with(Some(most_lost), ways, work)
+    }
+
+    fn with(most_lost: Option<usize>, ways: &[Way<'_>], work: impl FnOnce(&Self) -> Result<()>) -> Result<usize> {
         let load = Self {
             end: AtomicBool::new(false),
             answered: (0..2 * ways.len()).map(|_| AtomicUsize::new(0)).collect(),
@@ -72,7 +76,12 @@ impl Load {
                 scope.spawn(move || {
                     load.repeat(tcp, "TCP", *way, || Connection::open(way.0, way.1)?.ask().map(|_| true))
                 });
-                scope.spawn(move || load.repeat(udp, "UDP", *way, || load.one_datagram(*way)));
+                scope.spawn(move || {
+                    load.repeat(udp, "UDP", *way, || match most_lost {
+                        None => datagram(*way).map(|()| true),
+                        Some(_) => load.one_datagram(*way),
+                    })
+                });
             }
             let _ends = Ends(&load.end);
             work(&load)
@@ -80,7 +89,7 @@ impl Load {
         let failures = load.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
         ensure!(failures.is_empty(), "{} requests failed:\n{}", failures.len(), failures.join("\n"));
         let lost = load.lost.into_inner().unwrap_or_else(PoisonError::into_inner);
-        ensure!(lost.len() <= most_lost, "{} datagrams were lost:\n{}", lost.len(), lost.join("\n"));
+        ensure!(lost.len() <= most_lost.unwrap_or(0), "{} datagrams were lost:\n{}", lost.len(), lost.join("\n"));
         result?;
         let answered = load.answered.into_iter().map(AtomicUsize::into_inner).sum();
         println!("{answered} requests were answered, {} datagrams were lost {lost:?}", lost.len());
@@ -111,7 +120,7 @@ impl Load {
         let before: Vec<_> = self.answered.iter().map(|count| count.load(Ordering::Relaxed)).collect();
         let failed = || {
             !self.failures.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-                || self.lost.lock().unwrap_or_else(PoisonError::into_inner).len() > self.most_lost
+                || self.lost.lock().unwrap_or_else(PoisonError::into_inner).len() > self.most_lost.unwrap_or(0)
         };
         let more = || {
             let all = self.answered.iter().zip(&before);

@@ -3,6 +3,8 @@
 
 /// kube-proxy's table of both families in its nftables mode.
 pub const TABLE: &str = "kube-proxy";
+/// Refuses, behind the translation, what goes to a ClusterIP still, at a port that is no Service's.
+pub const CLUSTER_IPS_CHECK: &str = "cluster-ips-check";
 /// The device that holds the addresses of IPVS's virtual servers.
 pub const DEVICE: &str = "kube-ipvs0";
 /// Marks packets for masquerading. Others (CNI's portmap) are told to use it, too.

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Conntrack, Family, TCP};
+use super::{Conntrack, Entry, Family, TCP};
 use crate::backend::nftables::expression::{Expression, Register};
 use crate::backend::nftables::netlink::{CommitError, Connection, Error, Op};
 use crate::state::objects;
@@ -17,12 +17,12 @@ const CHAIN: &str = "translate";
 /// How many entries there are in this network namespace; without connection tracking, none.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 
-/// How many TCP connections to these destinations are translated. Asks nothing of a kernel whose connection tracking is
-/// empty or off. Blocks.
+/// How many TCP connections to these destinations are translated; each is given to `take`. Asks nothing of a kernel whose
+/// connection tracking is empty or off. Blocks.
 ///
 /// # Errors
 /// The list is refused (CAP_NET_ADMIN is needed), or the socket fails.
-pub fn translated(is_ours: impl Fn(SocketAddr) -> bool) -> Result<usize, Error> {
+pub fn translated(is_ours: impl Fn(SocketAddr) -> bool, mut take: impl FnMut(&Entry)) -> Result<usize, Error> {
     let count = std::fs::read_to_string(COUNT).unwrap_or_default();
     if matches!(count.trim(), "" | "0") {
         return Ok(0);
@@ -32,7 +32,7 @@ pub fn translated(is_ours: impl Fn(SocketAddr) -> bool) -> Result<usize, Error> 
     for family in [Family::V4, Family::V6] {
         let (entries, _) = conntrack.entries(family, TCP)?;
         let translated = entries.iter().filter(|entry| entry.original.destination != entry.reply.source);
-        found += translated.filter(|entry| is_ours(entry.original.destination)).count();
+        found += translated.filter(|entry| is_ours(entry.original.destination)).inspect(|entry| take(entry)).count();
     }
     Ok(found)
 }
@@ -90,11 +90,13 @@ table inet other {
             run("ip", &["route", "add", "10.96.0.0/16", "dev", "lo"], "");
             let listener = TcpListener::bind("10.244.1.5:8080").unwrap();
             let service: SocketAddr = "10.96.0.10:80".parse().unwrap();
-            assert_eq!(translated(|_| true).unwrap(), 0);
+            assert_eq!(translated(|_| true, |_| ()).unwrap(), 0);
             let mut client = TcpStream::connect(service).unwrap();
             let (mut server, _) = listener.accept().unwrap();
-            assert_eq!(translated(|to| to == service).unwrap(), 1);
-            assert_eq!(translated(|to| to != service).unwrap(), 0, "another's");
+            let mut answered_by = Vec::new();
+            assert_eq!(translated(|to| to == service, |entry| answered_by.push(entry.reply.source)).unwrap(), 1);
+            assert_eq!(answered_by, ["10.244.1.5:8080".parse().unwrap()]);
+            assert_eq!(translated(|to| to != service, |_| ()).unwrap(), 0, "another's");
             assert!(!is_held().unwrap());
             hold().unwrap();
             hold().unwrap();

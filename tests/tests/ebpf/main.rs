@@ -13,6 +13,7 @@ use kubeferry_tests::web::{MANIFESTS, Web};
 mod leaving;
 mod limits;
 mod restarting;
+mod taken_ports;
 
 struct Cluster {
     places: Places,

@@ -117,7 +117,7 @@ impl Ebpf {
         if !self.fixed.established_elsewhere {
             return Ok(0);
         }
-        if self.checks.is_multiple_of(LOOK) && takeover::has_ended(desired) {
+        if self.checks.is_multiple_of(LOOK) && takeover::has_ended(desired, &self.maps) {
             self.fixed.established_elsewhere = false;
             self.full(desired)?;
             return Ok(0);

@@ -143,7 +143,7 @@ impl Ebpf {
     pub(super) fn full(&mut self, desired: &Desired) -> Result<Report, EbpfError> {
         self.following = None;
         if self.interfaces.is_none() {
-            self.fixed.established_elsewhere = takeover::begin(desired);
+            self.fixed.established_elsewhere = takeover::begin(desired, &self.maps);
         }
         let mut following = Following::new(self.maps.read()?, *self.maps.room(), self.fixed);
         // Of slots that no frontend leads to now, some may have been led to when a program began that still runs: before an

@@ -1,0 +1,56 @@
+//! Ports that another proxy masquerades open connections by, when we take over.
+
+use kubeferry_tests::client::{Connection, until};
+use kubeferry_tests::flows::{Step, with_node};
+use kubeferry_tests::web::MANIFESTS;
+
+use super::{Cluster, with};
+
+/// As kube-proxy translates, but by a port that is known.
+const OTHERS: &str = "
+table ip others {
+  chain pre {
+    type nat hook prerouting priority -100;
+    ip daddr 10.96.0.10 tcp dport 80 dnat to 10.244.1.1:8080
+  }
+  chain post {
+    type nat hook postrouting priority 100;
+    ip daddr 10.244.1.1 tcp dport 8080 masquerade to :20003
+  }
+}
+";
+/// The port is among them.
+const PORTS: [&str; 3] = ["--masquerade-all", "--masquerade-ports", "20000-20007"];
+/// As many as there are but for that one.
+const FREE: usize = 7;
+
+#[test]
+fn a_port_that_connection_tracking_masquerades_by_is_nobody_elses() {
+    let cluster = Cluster::build();
+    let one = MANIFESTS.replace(", {addresses: [10.244.1.2], nodeName: worker-1}", "");
+    assert_ne!(one, MANIFESTS);
+    cluster.source.write(&Step { manifests: with_node(&cluster.node, &one).unwrap(), rows: Vec::new() }).unwrap();
+    cluster.hosts.node.nft(&["-f", "-"], OTHERS).unwrap();
+    let client = &cluster.hosts.host("client").namespace;
+    let open = || Connection::attempt(client, "10.96.0.10:80".parse().unwrap());
+    let ask = |connection: &mut Connection| connection.ask().unwrap().1;
+    let mut theirs = until("a connection by the other's rules", open).unwrap();
+    assert_eq!(ask(&mut theirs).port(), 20003, "the other masquerades");
+
+    let log = cluster.once(|run| with(run, &PORTS)).unwrap();
+    assert!(log.contains("TCP connections to services stay with connection tracking"), "{log}");
+    cluster.hosts.node.nft(&["delete", "table", "ip", "others"], "").unwrap();
+    let mut ours = Vec::new();
+    while ours.len() < FREE {
+        let mut connection = until("a connection of ours", open).unwrap();
+        let port = ask(&mut connection).port();
+        assert!((20000..20008).contains(&port) && port != 20003, "{port}");
+        ours.push(connection);
+        assert_eq!(ask(&mut theirs).port(), 20003, "it goes on beside {}", ours.len());
+    }
+    // The next finds no port, and takes none from anybody.
+    assert!(open().is_none());
+    for connection in ours.iter_mut().chain([&mut theirs]) {
+        ask(connection);
+    }
+}

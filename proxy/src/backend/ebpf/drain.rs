@@ -14,7 +14,7 @@ use kubeferry_ebpf_common::{Address, Config, Flow, FlowKey, Frontend, FrontendKe
 use super::bpf;
 use super::carry::ticks;
 use super::error::EbpfError;
-use super::flows::{Entries, connection, is_first, is_over};
+use super::flows::{Entries, connection, is_first, is_over, is_torn};
 use super::load::list;
 use super::table::Table;
 use crate::conntrack;
@@ -118,7 +118,8 @@ fn sweep(flows: &Table<FlowKey, Flow>, protocols: impl Fn(u8) -> bool) -> io::Re
 }
 
 /// Closed by both sides, reset, or silent for longer than its state allows. Nobody tells of the end of a UDP flow: a question that has
-/// its answer is over, as the other proxy may masquerade by its port what is answered by the same endpoint, and would hear nothing.
+/// its answer is over, as the other proxy may masquerade by its port what is answered by the same endpoint, and would hear nothing. So
+/// is a connection that has lost an entry: the other proxy has used the port of one that was closing.
 fn has_ended(entries: &Entries, now: u32) -> bool {
     let (mut forward, mut backward) = (0, 0);
     for (_, flow) in entries {
@@ -130,7 +131,7 @@ fn has_ended(entries: &Entries, now: u32) -> bool {
         && backward & Flow::SEEN != 0
         && timeout(UDP, forward, backward) == limits::ONE_WAY;
     let silent = entries.iter().all(|(key, flow)| key.protocol == UDP && now.saturating_sub(flow.seen) > SILENCE);
-    closed || answered || silent || is_over(entries, now, limits::HALF_CLOSED)
+    closed || answered || silent || is_torn(entries) || is_over(entries, now, limits::HALF_CLOSED)
 }
 
 #[cfg(test)]
@@ -161,6 +162,8 @@ mod tests {
         assert!(!has_ended(&entries(TCP, Flow::FIN, 0, 100), 101), "the other side may go on for long");
         assert!(has_ended(&entries(TCP, Flow::FIN, Flow::FIN, 100), 101));
         assert!(has_ended(&entries(TCP, 0, Flow::RST, 100), 101));
+        let torn = entries(TCP, Flow::FIN, 0, 100)[..1].to_vec();
+        assert!(has_ended(&torn, 100), "it carries nothing any more");
         assert!(has_ended(&entries(UDP, 0, 0, 100), 100), "it has its answer");
         assert!(!has_ended(&entries(UDP, 0, Flow::LASTS, 100), 101));
         assert!(has_ended(&entries(UDP, 0, Flow::LASTS, 100), 101 + SILENCE));

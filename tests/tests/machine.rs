@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -21,6 +22,12 @@ const OPEN: usize = 24;
 /// Generous: the machine is emulated.
 const PATIENCE: Duration = Duration::from_secs(60);
 const DAY: i64 = 24 * 60 * 60;
+/// One test at a time: what each changes is the whole machine's.
+static MACHINE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 mod nftables {
     use super::Datapath;
@@ -78,6 +85,7 @@ impl Drop for Limit {
 /// With nftables the kernel drops what it cannot track, as under any rules that track connections; eBPF does not track with it. Clients
 /// ask all the while.
 fn a_full_table_of_connection_tracking(datapath: Datapath) {
+    let _alone = alone();
     let tracks = matches!(datapath, Datapath::Nftables);
     let place = Place::of_manifests(datapath).unwrap();
     let mut report = Report::new(&place.datapath);
@@ -135,6 +143,7 @@ fn jump(seconds: i64) {
 }
 
 fn a_wall_clock_that_jumps(datapath: Datapath) {
+    let _alone = alone();
     let place = Place::of_manifests(datapath).unwrap();
     let mut report = Report::new(&place.datapath);
     place.start().unwrap();

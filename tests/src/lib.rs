@@ -25,6 +25,7 @@ pub mod random;
 pub mod schedulers;
 #[cfg(target_arch = "x86_64")]
 pub mod seccomp;
+pub mod served;
 pub mod server;
 pub mod site;
 pub mod small;

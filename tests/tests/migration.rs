@@ -17,12 +17,8 @@ use kubeferry_tests::hosts::Hosts;
 use kubeferry_tests::kube_proxy::{Mode, Service};
 use kubeferry_tests::load::{Kept, Load, Way};
 use kubeferry_tests::netns::Netns;
+use kubeferry_tests::small;
 
-const NODE: &str = "
-name: worker-1
-addresses: {eth0: [192.0.2.1, '2001:db8:2::1']}
-cluster-cidr: [10.244.0.0/16, 'fd00:10:244::/48']
-";
 const OBJECTS: &str = "
 apiVersion: v1
 kind: Service
@@ -63,19 +59,8 @@ struct World {
 
 impl World {
     fn build() -> Self {
-        let ips = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
-        let hosts = [
-            ("web1", ips(&["10.244.1.1", "fd00:10:244:1::1"])),
-            ("web2", ips(&["10.244.1.2", "fd00:10:244:1::2"])),
-            ("client", ips(&["10.244.1.7", "fd00:10:244:1::7"])),
-            ("outside", ips(&["203.0.113.9", "2001:db8:113::9"])),
-        ];
-        let hosts: Vec<_> = hosts.iter().map(|(name, addresses)| (*name, addresses.as_slice())).collect();
-        let hosts = Hosts::build(&ips(&["192.0.2.1", "2001:db8:2::1"]), &hosts).unwrap();
-        for name in ["web1", "web2"] {
-            hosts.host(name).serve(8080).unwrap();
-        }
-        let node = Node::parse(NODE).unwrap();
+        let hosts = small::hosts().unwrap();
+        let node = Node::parse(small::NODE).unwrap();
         let source = Source::new(&Case { name: "migration".into(), node: node.clone(), steps: Vec::new() }).unwrap();
         source.write(&Step { manifests: with_node(&node, OBJECTS).unwrap(), rows: Vec::new() }).unwrap();
         Self { hosts, source }

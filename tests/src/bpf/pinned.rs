@@ -1,19 +1,21 @@
 //! What a running datapath has pinned: its maps and programs.
 
+mod flows;
+mod runs;
+
 use std::mem::offset_of;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+pub use flows::Entry;
 use kubeferry::backend::ebpf::bpf::definition;
-use kubeferry_ebpf_common::flow::TICK;
 use kubeferry_ebpf_common::live::{LiveFilter, LiveSpent};
 use kubeferry_ebpf_common::stats::Counter;
-use kubeferry_ebpf_common::{Address, Backend, Config, Flow, FlowKey, Frontend, FrontendKey, Slot, SocketKey, Traffic};
-use rustix::time::{ClockId, clock_gettime};
-use zerocopy::FromBytes;
+use kubeferry_ebpf_common::{Address, Backend, Config, FlowKey, Frontend, FrontendKey, Slot, SocketKey, Traffic};
+pub use runs::Ran;
 
 use super::kernel;
 use crate::netns::Netns;
@@ -35,26 +37,6 @@ pub struct Pinned {
     uplink: OwnedFd,
     live_filter: OwnedFd,
     live_spent: OwnedFd,
-}
-
-/// What a program made of a frame.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Ran {
-    /// Its verdict: TC_ACT_SHOT and so on.
-    pub verdict: i32,
-    /// The frame as it left it.
-    pub frame: Vec<u8>,
-}
-
-/// An entry of `flows`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Entry {
-    /// The new address and port.
-    pub end: SocketAddr,
-    /// Bits of [`kubeferry_ebpf_common::Flow`].
-    pub flags: u16,
-    /// The client's other port, if it has one.
-    pub alias: Option<u16>,
 }
 
 /// An endpoint in a list.
@@ -99,62 +81,6 @@ impl Pinned {
             live_filter: open(&programs, "live/live_filter")?,
             live_spent: open(&programs, "live/live_spent")?,
         })
-    }
-
-    /// How many entries of connections there are.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn flows(&self) -> Result<usize> {
-        Ok(kernel::keys(self.flows.as_fd(), size_of::<FlowKey>())?.len())
-    }
-
-    /// All entries of connections, as people read them.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn flows_as_text(&self) -> Result<Vec<String>> {
-        let now = clock_gettime(ClockId::Monotonic);
-        let now = ((now.tv_sec * 1_000_000_000 + now.tv_nsec) >> TICK) as u32;
-        let mut entries = Vec::new();
-        for bytes in kernel::keys(self.flows.as_fd(), size_of::<FlowKey>())? {
-            let Ok(key) = FlowKey::read_from_bytes(&bytes) else { bail!("a key of {} bytes", bytes.len()) };
-            let Some(value) = kernel::get(self.flows.as_fd(), &bytes, size_of::<Flow>())? else { continue };
-            let Ok(flow) = Flow::read_from_bytes(&value) else { bail!("an entry of {} bytes", value.len()) };
-            let at = |address: Address, port: u16| SocketAddr::new(address.into(), u16::from_be(port));
-            entries.push(format!(
-                "{} to {}, protocol {}, hook {}: {}, flags {:#x}, endpoint {:#x}, sender {:#x}, {} ticks ago",
-                at(key.source, key.source_port),
-                at(key.destination, key.destination_port),
-                key.protocol,
-                key.hook,
-                at(flow.address, flow.port),
-                flow.flags,
-                flow.backend,
-                flow.sender,
-                now.wrapping_sub(flow.seen),
-            ));
-        }
-        Ok(entries)
-    }
-
-    /// An entry of a connection.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn flow(&self, key: &FlowKey) -> Result<Option<Entry>> {
-        let bytes = kernel::get(self.flows.as_fd(), &bytes_of(key), size_of::<Flow>())?;
-        let port = |bytes: &[u8]| u16::from_be_bytes([bytes[16], bytes[17]]);
-        let entry = |bytes: Vec<u8>| {
-            let (flags, device) = (u16::from_ne_bytes([bytes[18], bytes[19]]), &bytes[24..28]);
-            let alias = u32::from_ne_bytes([device[0], device[1], device[2], device[3]]) as u16;
-            Entry {
-                end: SocketAddr::new(address(&bytes, 0).into(), port(&bytes)),
-                flags,
-                alias: (flags & Flow::ALIAS != 0).then_some(u16::from_be(alias)),
-            }
-        };
-        Ok(bytes.map(entry))
     }
 
     /// Forgets which services sockets show; how many rows that were. As when other sockets need their places.
@@ -374,37 +300,6 @@ impl Pinned {
         let bytes = kernel::get(self.stats.as_fd(), &key, 8 * (last + 1))?.context("no such counter")?;
         Ok(bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_ne_bytes(*bytes)).sum())
     }
-
-    /// Runs a program on a frame, inside a namespace: the one of what comes in by an interface of this number, or the one
-    /// of what the node itself sends out there.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn run(&self, node: &Netns, own: bool, device: u32, frame: &[u8]) -> Result<Ran> {
-        let (program, come_in_by) = if own { (&self.egress, 0) } else { (&self.ingress, device) };
-        let ran = node.run(|| kernel::test_run(program.as_fd(), frame, device, come_in_by, 1))?;
-        let (verdict, frame) = ran.context("the kernel does not run the program")?;
-        Ok(Ran { verdict, frame })
-    }
-
-    /// Runs the program for what comes in by an interface of this number so many times on a frame that it leaves as it is.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn run_often(&self, node: &Netns, device: u32, frame: &[u8], times: u32) -> Result<()> {
-        let run = || kernel::test_run(self.ingress.as_fd(), frame, device, device, times);
-        node.run(run)?.map(drop).context("the kernel does not run the program")
-    }
-
-    /// Runs the program of XDP on a frame that comes in by an interface of this number.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn run_at_xdp(&self, node: &Netns, device: u32, frame: &[u8]) -> Result<Ran> {
-        let ran = node.run(|| kernel::test_run_xdp(self.uplink.as_fd(), frame, device))?;
-        let (verdict, frame) = ran.context("the kernel does not run the program of XDP")?;
-        Ok(Ran { verdict, frame })
-    }
 }
 
 /// The key of a frontend at an address, as bytes.
@@ -436,16 +331,6 @@ pub fn detach(pin: &Path) -> std::io::Result<()> {
 /// It has none of this name.
 pub fn interface_index(namespace: &Netns, name: &str) -> Result<u32> {
     namespace.run(|| kernel::interface_index(name))?.with_context(|| format!("no interface {name}"))
-}
-
-fn bytes_of(key: &FlowKey) -> Vec<u8> {
-    let words = key.source.words.into_iter().chain(key.destination.words);
-    let mut bytes: Vec<u8> = words.flat_map(u32::to_ne_bytes).collect();
-    bytes.extend(key.source_port.to_ne_bytes());
-    bytes.extend(key.destination_port.to_ne_bytes());
-    bytes.extend([key.protocol, key.hook]);
-    bytes.extend(key.reserved.to_ne_bytes());
-    bytes
 }
 
 fn word(bytes: &[u8], at: usize) -> u32 {

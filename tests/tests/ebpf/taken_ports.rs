@@ -1,7 +1,6 @@
 //! Ports that another proxy masquerades open connections by, when we take over.
 
 use kubeferry_tests::client::{Connection, until};
-use kubeferry_tests::flows::{Step, with_node};
 use kubeferry_tests::web::MANIFESTS;
 
 use super::{Cluster, with};
@@ -29,10 +28,9 @@ fn a_port_that_connection_tracking_masquerades_by_is_nobody_elses() {
     let cluster = Cluster::build();
     let one = MANIFESTS.replace(", {addresses: [10.244.1.2], nodeName: worker-1}", "");
     assert_ne!(one, MANIFESTS);
-    cluster.source.write(&Step { manifests: with_node(&cluster.node, &one).unwrap(), rows: Vec::new() }).unwrap();
+    cluster.write(&one).unwrap();
     cluster.hosts.node.nft(&["-f", "-"], OTHERS).unwrap();
-    let client = &cluster.hosts.host("client").namespace;
-    let open = || Connection::attempt(client, "10.96.0.10:80".parse().unwrap());
+    let open = || Connection::attempt(cluster.client(), cluster.vip());
     let ask = |connection: &mut Connection| connection.ask().unwrap().1;
     let mut theirs = until("a connection by the other's rules", open).unwrap();
     assert_eq!(ask(&mut theirs).port(), 20003, "the other masquerades");

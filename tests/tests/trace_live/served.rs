@@ -1,14 +1,14 @@
 //! The node with two Services, of which the second has no endpoint.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::ops::Deref;
 use std::process::Command;
 
 use kubeferry_tests::binary;
-use kubeferry_tests::client::{Connection, DEADLINE, Running, synced, until};
+use kubeferry_tests::client::{Connection, DEADLINE};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::executors::Follower;
-use kubeferry_tests::netns::Netns;
-use kubeferry_tests::web::Web;
+use kubeferry_tests::served;
 use serde_json::Value;
 
 /// Nothing in the pod reads what comes to the port `silent`.
@@ -33,32 +33,23 @@ metadata: {name: other, namespace: default}
 spec: {clusterIP: 10.96.0.11, ports: [{name: tcp, port: 80}]}
 ";
 
-pub struct Served {
-    // In this order: what runs ends before what it runs in.
-    running: Option<Running>,
-    pub datapath: Datapath,
-    pub web: Web,
+pub struct Served(served::Served);
+
+impl Deref for Served {
+    type Target = served::Served;
+
+    fn deref(&self) -> &served::Served {
+        &self.0
+    }
 }
 
 impl Served {
     pub fn on(datapath: Datapath) -> Self {
-        let web = Web::build().unwrap();
-        web.write(MANIFESTS).unwrap();
-        let mut served = Self { running: None, datapath, web };
-        served.restart(&[]);
-        served
+        Self(served::Served::start(datapath, MANIFESTS, &[]).unwrap())
     }
 
-    /// Ends what runs (SIGKILL) and starts it with other flags; waits until it is in force.
     pub fn restart(&mut self, flags: &[&str]) {
-        drop(self.running.take());
-        let mut command = self.datapath.command(&self.web.source).unwrap();
-        self.running = Some(Running::start_command(command.args(flags), self.node()).unwrap());
-        until("the first sync", || synced(self.node())).unwrap();
-    }
-
-    pub fn node(&self) -> &Netns {
-        &self.web.hosts.node
+        self.0.restart(flags).unwrap();
     }
 
     pub fn trace(&self, flags: &[&str]) -> Command {

@@ -1,46 +1,44 @@
 //! The node of the page: the Service `default/web` at 10.96.0.10:80, and whoever looks at it.
 
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::time::Duration;
 
 use kubeferry_tests::binary;
-use kubeferry_tests::client::{Connection, DEADLINE, Running, synced, until, until_for};
+use kubeferry_tests::client::{Connection, DEADLINE, until, until_for};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::netns::Netns;
-use kubeferry_tests::web::Web;
+use kubeferry_tests::served;
 use serde_json::Value;
 
 /// How long anything may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-pub struct Served {
-    // In this order: what runs ends before what it runs in.
-    running: Option<Running>,
-    pub datapath: Datapath,
-    pub web: Web,
+pub struct Served(served::Served);
+
+impl Deref for Served {
+    type Target = served::Served;
+
+    fn deref(&self) -> &served::Served {
+        &self.0
+    }
+}
+
+impl DerefMut for Served {
+    fn deref_mut(&mut self) -> &mut served::Served {
+        &mut self.0
+    }
 }
 
 impl Served {
     /// A node that serves these, with these flags more.
     pub fn start(datapath: Datapath, manifests: &str, flags: &[&str]) -> Self {
-        let web = Web::build().unwrap();
-        web.write(manifests).unwrap();
-        let mut served = Self { running: None, datapath, web };
-        served.restart(flags);
-        served
+        Self(served::Served::start(datapath, manifests, flags).unwrap())
     }
 
-    /// Begins anew with other flags, and waits until it serves.
     pub fn restart(&mut self, flags: &[&str]) {
-        drop(self.running.take());
-        let mut command = self.datapath.command(&self.web.source).unwrap();
-        self.running = Some(Running::start_command(command.args(flags), self.node()).unwrap());
-        until("the first sync", || synced(self.node())).unwrap();
-    }
-
-    pub fn node(&self) -> &Netns {
-        &self.web.hosts.node
+        self.0.restart(flags).unwrap();
     }
 
     /// The answer of a path.

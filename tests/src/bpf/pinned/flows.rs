@@ -1,0 +1,82 @@
+//! Entries of connections.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use anyhow::{Result, bail};
+use kubeferry_ebpf_common::flow::TICK;
+use kubeferry_ebpf_common::{Address, Flow, FlowKey};
+use rustix::time::{ClockId, clock_gettime};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::Pinned;
+use crate::bpf::kernel;
+
+/// An entry of `flows`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// The new address and port.
+    pub end: SocketAddr,
+    /// Bits of [`kubeferry_ebpf_common::Flow`].
+    pub flags: u16,
+    /// The client's other port, if it has one.
+    pub alias: Option<u16>,
+}
+
+impl Pinned {
+    /// How many entries of connections there are.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn flows(&self) -> Result<usize> {
+        Ok(kernel::keys(self.flows.as_fd(), size_of::<FlowKey>())?.len())
+    }
+
+    /// All entries of connections, as people read them.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn flows_as_text(&self) -> Result<Vec<String>> {
+        let now = clock_gettime(ClockId::Monotonic);
+        let now = ((now.tv_sec * 1_000_000_000 + now.tv_nsec) >> TICK) as u32;
+        let mut entries = Vec::new();
+        for bytes in kernel::keys(self.flows.as_fd(), size_of::<FlowKey>())? {
+            let Ok(key) = FlowKey::read_from_bytes(&bytes) else { bail!("a key of {} bytes", bytes.len()) };
+            let Some(flow) = self.entry(&bytes)? else { continue };
+            entries.push(format!(
+                "{} to {}, protocol {}, hook {}: {}, flags {:#x}, endpoint {:#x}, sender {:#x}, {} ticks ago",
+                end(key.source, key.source_port),
+                end(key.destination, key.destination_port),
+                key.protocol,
+                key.hook,
+                end(flow.address, flow.port),
+                flow.flags,
+                flow.backend,
+                flow.sender,
+                now.wrapping_sub(flow.seen),
+            ));
+        }
+        Ok(entries)
+    }
+
+    /// An entry of a connection.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn flow(&self, key: &FlowKey) -> Result<Option<Entry>> {
+        let Some(flow) = self.entry(key.as_bytes())? else { return Ok(None) };
+        let alias = (flow.flags & Flow::ALIAS != 0).then_some(u16::from_be(flow.device as u16));
+        Ok(Some(Entry { end: end(flow.address, flow.port), flags: flow.flags, alias }))
+    }
+
+    fn entry(&self, key: &[u8]) -> Result<Option<Flow>> {
+        let Some(bytes) = kernel::get(self.flows.as_fd(), key, size_of::<Flow>())? else { return Ok(None) };
+        let Ok(flow) = Flow::read_from_bytes(&bytes) else { bail!("an entry of {} bytes", bytes.len()) };
+        Ok(Some(flow))
+    }
+}
+
+/// An address and a port as maps have them.
+fn end(address: Address, port: u16) -> SocketAddr {
+    SocketAddr::new(address.into(), u16::from_be(port))
+}

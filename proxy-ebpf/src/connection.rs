@@ -68,6 +68,9 @@ fn lower(flow: &mut Flow, flags: u16) {
     unsafe { fetch_and((&raw mut flow.port).cast(), !(u64::from(flags) << 16)) };
 }
 
+/// Who sends is known, and stays so.
+const DECIDED: u16 = Flow::KNOWN | Flow::SETTLED;
+
 /// Notes that the packet in `work`, whose entry this is, went by.
 #[inline(always)]
 pub fn touch(work: &mut Work, flow: &mut Flow, now: u32) {
@@ -82,7 +85,7 @@ pub fn touch(work: &mut Work, flow: &mut Flow, now: u32) {
     if is_told(&work.packet.key, flow) {
         count_packet(work, flow);
     }
-    if flow.flags & Flow::KNOWN == 0 || work.packet.ends_tcp() {
+    if flow.flags & DECIDED != DECIDED || work.packet.ends_tcp() {
         work.other_key = work.packet.key;
         heed(work, flow);
     }
@@ -102,9 +105,15 @@ fn heed(work: &mut Work, flow: &mut Flow) {
     let sender = sender(work.came_by);
     let before = flow.flags;
     let mut flags = before;
-    if before & Flow::KNOWN == 0 && sender != Flow::ANYBODY {
+    // Where it leaves, or comes in by the bridge after its port, who sent it is not known any more: no reason to think otherwise.
+    let knows = work.packet.key.hook == FlowKey::IN && sender != Flow::BRIDGED;
+    let again = knows && before & (Flow::FORWARD | Flow::SETTLED) == Flow::FORWARD;
+    if (before & Flow::KNOWN == 0 || again) && sender != Flow::ANYBODY {
         flow.sender = sender;
         flags |= Flow::KNOWN;
+    }
+    if !work.packet.begins_tcp() && sender != Flow::ANYBODY {
+        flags |= Flow::SETTLED;
     }
     if is_by(flow, sender) && work.packet.key.protocol == TCP {
         if work.packet.tcp_flags & FIN != 0 {

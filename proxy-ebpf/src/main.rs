@@ -14,6 +14,7 @@ mod live;
 mod log;
 mod lookup;
 mod maps;
+mod others;
 mod refuse;
 mod route;
 mod scheduler;

@@ -18,6 +18,7 @@ use crate::live::{self, Place};
 use crate::log;
 use crate::lookup::{Answer, Origin, answer};
 use crate::maps::DEVICES;
+use crate::others;
 use crate::refuse::{address_to, refuse, swap_ethernet};
 use crate::route;
 use crate::skb::Skb;
@@ -274,6 +275,7 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
         if skb.is_own() {
             return send_own(&skb, work, now);
         }
+        others::leaves(work, now);
         live::leaves(&work.packet, None, at_egress(&skb));
         return Action::Next;
     };
@@ -328,7 +330,10 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
                 // Both ends are on this node and the way between them is the loopback interface: nothing is routed anew.
                 Answer::Endpoint { masquerade } => (masquerade, inside && work.slot.flags & Slot::HOST != 0, true),
                 Answer::NotOurs if is_mistakable(work, at, now, sockets) => (false, inside, false),
-                other => return without(skb, work, other, true, at_egress(skb)),
+                other => {
+                    others::leaves(work, now);
+                    return without(skb, work, other, true, at_egress(skb));
+                }
             };
             let device = if stays { 0 } else { skb.device() };
             match connect(work, masquerade && !stays, device, now, sockets, is_served, at_egress(skb)) {

@@ -5,13 +5,15 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use kubeferry_ebpf_common::packet::{ACK, FIN, SYN};
+use kubeferry_ebpf_common::{Flow, FlowKey, TCP};
 use kubeferry_tests::bpf::Places;
-use kubeferry_tests::bpf::pinned::Pinned;
+use kubeferry_tests::bpf::pinned::{Pinned, interface_index};
 use kubeferry_tests::client::{Connection, Running, until, until_for};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::forging::{Victim, outlived};
 use kubeferry_tests::on_both_datapaths;
-use kubeferry_tests::packets::FrameSocket;
+use kubeferry_tests::packets::{FrameSocket, tcp_packet};
 use kubeferry_tests::web::{MANIFESTS, Web};
 
 /// The node's address on the cable of the second host, and that host's: see `Host::join`.
@@ -45,6 +47,50 @@ fn nobody_else_ends_a_connection(datapath: Datapath) {
         until("nothing to be active", || (active() == 0).then_some(())).unwrap();
         let forgotten = || (pinned.flows().unwrap() == 0).then_some(());
         until_for(Duration::from_secs(120), "every connection to be forgotten", forgotten).unwrap();
+    }
+}
+
+/// The SYN of a pod that is new leaves by an interface that has no program yet, and is met where it comes back from the router: as if
+/// somebody there had sent it.
+#[test]
+fn the_first_packet_after_the_syn_says_who_sends() {
+    let web = Web::build().unwrap();
+    let places = Places::new().unwrap();
+    let mut command = web.source.command("run").unwrap();
+    places.apply(&mut command);
+    let _running = Running::start_command(&mut command, &web.hosts.node).unwrap();
+    drop(web.until_served().unwrap());
+    let pinned = Pinned::open(places.bpffs()).unwrap();
+    let [pod, other] = ["client", "web2"].map(|name| interface_index(&web.hosts.node, name).unwrap());
+    let client = |port: u16| SocketAddr::from(([10, 244, 1, 7], port));
+    let send = |port, by, bits| {
+        let packet = tcp_packet(client(port), web.vip(), bits, 1);
+        // Addressed to the node, from the client.
+        let frame = [&MACS[0][..], &MACS[1], &[8, 0], &packet].concat();
+        pinned.run(&web.hosts.node, false, by, &frame).unwrap();
+    };
+    let is_closed = |port: u16| {
+        let key = FlowKey {
+            source: client(port).ip().into(),
+            destination: web.vip().ip().into(),
+            source_port: port.to_be(),
+            destination_port: web.vip().port().to_be(),
+            protocol: TCP,
+            hook: FlowKey::IN,
+            reserved: 0,
+        };
+        let flags = pinned.flow(&key).unwrap().unwrap_or_else(|| panic!("port {port} has no entry")).flags;
+        flags & Flow::FIN != 0
+    };
+    // Sent again where the interface has its program; or answered in the meantime.
+    for (port, then) in [(40_001, [SYN, ACK].as_slice()), (40_002, [ACK].as_slice())] {
+        send(port, other, SYN);
+        then.iter().for_each(|bits| send(port, pod, *bits));
+        send(port, other, SYN);
+        send(port, other, FIN | ACK);
+        assert!(!is_closed(port), "port {port}: another is believed");
+        send(port, pod, FIN | ACK);
+        assert!(is_closed(port), "port {port}: its own end is not believed");
     }
 }
 

@@ -23,8 +23,10 @@ pub struct Config {
     pub pods: [Prefix; 2],
     /// How many of `service_cidrs` count.
     pub service_cidr_count: u32,
-    /// 0.
-    pub reserved: u32,
+    /// The least port of the frontends at addresses that the node holds, in the machine's byte order.
+    pub own_first: u16,
+    /// How many ports there are from that to the greatest one; 0: there are no such frontends.
+    pub own_ports: u16,
     /// Addresses in here that nobody has are dropped.
     pub service_cidrs: [Prefix; MAX_SERVICE_CIDRS],
 }
@@ -53,6 +55,12 @@ impl Config {
     /// left to it.
     pub const ESTABLISHED_ELSEWHERE: u32 = 1024;
 
+    /// Whether some frontend at an address that the node holds may have this port, in network byte order.
+    #[inline(always)]
+    pub const fn may_be_own(&self, port: u16) -> bool {
+        u16::from_be(port).wrapping_sub(self.own_first) < self.own_ports
+    }
+
     /// Nothing is known yet.
     pub const EMPTY: Self = Self {
         host_netns: 0,
@@ -61,7 +69,8 @@ impl Config {
         masquerade_ports: 1,
         pods: [Prefix::EMPTY; 2],
         service_cidr_count: 0,
-        reserved: 0,
+        own_first: 0,
+        own_ports: 0,
         service_cidrs: [Prefix::EMPTY; MAX_SERVICE_CIDRS],
     };
 }

@@ -158,8 +158,10 @@ pub struct Flow {
     /// The endpoint's row of `backends`. In the forward-in entry, with [`Flow::COUNTED`] while the connection counts as
     /// active there; whoever takes the bit away, atomically, takes the connection from the count.
     pub backend: u32,
-    /// With [`Flow::KNOWN`]: who the first packet of this direction came from: [`crate::Device::peer`] of the interface that it came in
-    /// by, [`Flow::NODE`], [`Flow::BRIDGED`], or 0 for everybody else. Nobody else is believed that this side ends, or begins anew.
+    /// With [`Flow::KNOWN`]: who this side's packets come from: [`crate::Device::peer`] of the interface that they came in by,
+    /// [`Flow::NODE`], [`Flow::BRIDGED`], or 0 for everybody else. Nobody else is believed that this side ends, or begins anew. Of
+    /// a client, the first packet after the SYN decides ([`Flow::SETTLED`]): a new pod's SYN may leave by an interface that has no program
+    /// yet, and be met only where it comes back from the router.
     pub sender: u32,
     /// 0.
     pub reserved: u32,
@@ -201,12 +203,24 @@ impl Flow {
     pub const KEEPS: u16 = 64;
     /// [`Flow::sender`] is known.
     pub const KNOWN: u16 = 512;
+    /// This side has sent something after its SYN: [`Flow::sender`] stays.
+    pub const SETTLED: u16 = 4096;
     /// Forward-in: the source is to be rewritten as well, so there is a forward-out entry, and a backward-in one once that is decided.
     pub const MASQUERADED: u16 = 1024;
     /// Packets of this direction have gone by at different times, in units of [`TICK`].
     pub const LASTS: u16 = 2048;
     /// Forward-in and backward-out: the client's port is rewritten, too, to [`Flow::device`].
     pub const ALIAS: u16 = 256;
+
+    /// Whether an entry with this key leaves packets as they are, of a connection that goes by on its own: see `others.rs` of the
+    /// programs.
+    #[inline(always)]
+    pub fn passes(&self, key: &FlowKey) -> bool {
+        let translates = Self::OWN | Self::LOOPS | Self::MASQUERADED | Self::ALIAS;
+        self.backend == 0
+            && self.flags & translates == 0
+            && (self.address, self.port) == (key.destination, key.destination_port)
+    }
 
     /// The client's port behind a forward-in entry; `port` in its key.
     #[inline(always)]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::state::objects::{Ignored, ObjectName, Protocol};
+use crate::state::objects::{Family, Ignored, ObjectName, Protocol};
 
 use super::Touched;
 use super::target::{Frontend, Rank, Role, Target};
@@ -31,6 +31,11 @@ pub struct Claim<'a> {
     pub role: Role,
     /// The service port.
     pub target: &'a Arc<Target>,
+}
+
+/// The least range that has both.
+pub(super) fn wider(one: (u16, u16), other: (u16, u16)) -> (u16, u16) {
+    (one.0.min(other.0), one.1.max(other.1))
 }
 
 impl Frontends {
@@ -99,6 +104,30 @@ impl Frontends {
         let first = Frontend::Address { ip, protocol: Protocol::Tcp, port: 0 };
         let last = Frontend::Address { ip, protocol: Protocol::Sctp, port: u16::MAX };
         self.claims.range((Bound::Included(first), Bound::Included(last))).map(|(frontend, _)| *frontend)
+    }
+
+    /// The least and the greatest port that somebody claims at an address.
+    pub(super) fn ports_at(&self, ip: IpAddr) -> Option<(u16, u16)> {
+        self.span(Protocol::ALL.map(|protocol| [0, u16::MAX].map(|port| Frontend::Address { ip, protocol, port })))
+    }
+
+    /// The least and the greatest node port that somebody claims.
+    pub(super) fn node_ports(&self) -> Option<(u16, u16)> {
+        let family = |family| {
+            let ends = |protocol| [0, u16::MAX].map(|port| Frontend::NodePort { family, protocol, port });
+            self.span(Protocol::ALL.map(ends))
+        };
+        Family::BOTH.into_iter().filter_map(family).reduce(wider)
+    }
+
+    /// The least and the greatest port of the claimed frontends from the first to the second of each pair.
+    fn span(&self, ends: [[Frontend; 2]; 3]) -> Option<(u16, u16)> {
+        let of = |[first, last]: [Frontend; 2]| {
+            let mut claimed = self.claims.range(first..=last).map(|(frontend, _)| frontend.port());
+            let least = claimed.next()?;
+            Some((least, claimed.next_back().unwrap_or(least)))
+        };
+        ends.into_iter().filter_map(of).reduce(wider)
     }
 
     fn note_contest(&mut self, frontend: &Frontend) {

@@ -268,6 +268,13 @@ impl Desired {
         self.frontends.all().filter(|frontend| self.holder(frontend).is_some())
     }
 
+    /// The least and the greatest port of the frontends at addresses that the node holds: node ports, and other addresses of
+    /// Services that are the node's own. The cost does not grow with the Services.
+    pub fn ports_at_node(&self) -> Option<(u16, u16)> {
+        let spans = self.node.addresses.iter().filter_map(|ip| self.frontends.ports_at(*ip));
+        spans.chain(self.frontends.node_ports()).reduce(frontends::wider)
+    }
+
     /// Whether the address is some Service's ClusterIP.
     pub fn is_cluster_ip(&self, ip: IpAddr) -> bool {
         self.frontends.is_cluster_ip(ip)

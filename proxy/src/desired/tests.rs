@@ -216,6 +216,16 @@ fn a_hairpin_is_the_endpoint_that_is_the_source() {
 }
 
 #[test]
+fn the_ports_at_the_node_are_node_ports_and_those_of_its_own_addresses() {
+    let ports = |service: Service| with(service, Vec::new()).ports_at_node();
+    assert_eq!(ports(service()), Some((30_080, 30_080)));
+    let own = Service { external_ips: vec![ip("172.18.0.2")], ..service() };
+    assert_eq!(ports(own), Some((80, 30_080)), "as an external IP");
+    let none = Service { ports: vec![ServicePort { node_port: 0, ..service().ports[0].clone() }], ..service() };
+    assert_eq!(ports(none), None);
+}
+
+#[test]
 fn ports_join_by_name_and_protocol_over_all_slices() {
     let mut udp = slice("web-3", 9090, vec![endpoint("10.244.1.6", "there")]);
     udp.ports[0].protocol = Protocol::Udp;

@@ -160,6 +160,12 @@ impl Packet {
         self.key.protocol == TCP && !self.opens_tcp()
     }
 
+    /// The packet that answers a connection's first one.
+    #[inline(always)]
+    pub fn answers_tcp(&self) -> bool {
+        self.key.protocol == TCP && self.tcp_flags & (SYN | ACK | RST) == SYN | ACK
+    }
+
     /// A packet with which a side of a connection ends.
     #[inline(always)]
     pub fn ends_tcp(&self) -> bool {

@@ -119,7 +119,8 @@ fn sweep(flows: &Table<FlowKey, Flow>, protocols: impl Fn(u8) -> bool) -> io::Re
 
 /// Closed by both sides, reset, or silent for longer than its state allows. Nobody tells of the end of a UDP flow: a question that has
 /// its answer is over, as the other proxy may masquerade by its port what is answered by the same endpoint, and would hear nothing. So
-/// is a connection that has lost an entry: the other proxy has used the port of one that was closing.
+/// is a connection that has lost an entry: the other proxy has used the port of one that was closing. One that goes by as it is needs us
+/// for nothing, without frontends.
 fn has_ended(entries: &Entries, now: u32) -> bool {
     let (mut forward, mut backward) = (0, 0);
     for (_, flow) in entries {
@@ -131,7 +132,8 @@ fn has_ended(entries: &Entries, now: u32) -> bool {
         && backward & Flow::SEEN != 0
         && timeout(UDP, forward, backward) == limits::ONE_WAY;
     let silent = entries.iter().all(|(key, flow)| key.protocol == UDP && now.saturating_sub(flow.seen) > SILENCE);
-    closed || answered || silent || is_torn(entries) || is_over(entries, now, limits::HALF_CLOSED)
+    let passes = entries.first().is_some_and(|(key, flow)| flow.passes(key));
+    passes || closed || answered || silent || is_torn(entries) || is_over(entries, now, limits::HALF_CLOSED)
 }
 
 #[cfg(test)]
@@ -167,6 +169,9 @@ mod tests {
         assert!(has_ended(&entries(UDP, 0, 0, 100), 100), "it has its answer");
         assert!(!has_ended(&entries(UDP, 0, Flow::LASTS, 100), 101));
         assert!(has_ended(&entries(UDP, 0, Flow::LASTS, 100), 101 + SILENCE));
+        let mut passing = entries(TCP, 0, 0, 100);
+        passing[0].1.port = 2;
+        assert!(has_ended(&passing, 101), "connection tracking carries it");
         let mut unanswered = entries(UDP, 0, 0, 100);
         unanswered[1].1.flags = 0;
         assert!(!has_ended(&unanswered, 101));

@@ -96,7 +96,7 @@ impl Following {
         self.refused.append(&mut barred);
         self.refused.append(&mut self.in_force.follow(&wanted, &self.room, now, &mut writes));
         self.refused_addresses = self.in_force.addresses(&addresses, &self.room, &mut writes);
-        if touched.node {
+        if touched.node || !touched.frontends.is_empty() {
             self.config(desired, &mut writes);
         }
         writes

@@ -260,5 +260,8 @@ pub fn config(desired: &Desired, fixed: &Fixed) -> (Config, Vec<IpNet>) {
         *place = Prefix::new(net.addr(), net.prefix_len());
         config.service_cidr_count += 1;
     }
+    if let Some((first, last)) = desired.ports_at_node() {
+        (config.own_first, config.own_ports) = (first, (last - first).saturating_add(1));
+    }
     (config, beyond)
 }

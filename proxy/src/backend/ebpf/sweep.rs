@@ -227,9 +227,10 @@ pub fn clean_udp(maps: &Maps, services: &[UdpService], pods: bool) -> Result<(Cl
     Ok((cleaned, shown))
 }
 
-/// The UDP flows among these rows, by their ends.
+/// The UDP flows to Services among these rows, by their ends.
 fn udp_flows(rows: &[(FlowKey, Flow)]) -> BTreeMap<Tuple, (FlowKey, Flow)> {
-    let udp = rows.iter().filter(|(key, flow)| key.protocol == UDP && is_first(key, flow));
+    let is_ours = |key: &FlowKey, flow: &Flow| is_first(key, flow) && !flow.passes(key);
+    let udp = rows.iter().filter(|(key, flow)| key.protocol == UDP && is_ours(key, flow));
     let ends = |key: &FlowKey| Tuple {
         source: end(key.source, key.source_port),
         destination: end(key.destination, key.destination_port),

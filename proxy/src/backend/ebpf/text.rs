@@ -160,11 +160,15 @@ fn config_line(config: &Config) -> String {
     let pods: Vec<String> = config.pods.iter().filter_map(prefix).collect();
     let (first, ports) = (config.masquerade_first, config.masquerade_ports);
     format!(
-        "config{} pods {} service CIDRs {} masquerade ports {first}-{}\n",
+        "config{} pods {} service CIDRs {} masquerade ports {first}-{} node's own frontends {}\n",
         words(config.flags, &CONFIG),
         if pods.is_empty() { "-".to_owned() } else { pods.join(",") },
         if config.service_cidr_count == 0 { "-".to_owned() } else { cidrs(config).join(",") },
-        u32::from(first) + u32::from(ports).saturating_sub(1)
+        u32::from(first) + u32::from(ports).saturating_sub(1),
+        match config.own_ports {
+            0 => "-".to_owned(),
+            ports => format!("{}-{}", config.own_first, u32::from(config.own_first) + u32::from(ports) - 1),
+        }
     )
 }
 

@@ -105,9 +105,8 @@ fn heed(work: &mut Work, flow: &mut Flow) {
     let sender = sender(work.came_by);
     let before = flow.flags;
     let mut flags = before;
-    // Where it leaves, or comes in by the bridge after its port, who sent it is not known any more: no reason to think otherwise.
-    let knows = work.packet.key.hook == FlowKey::IN && sender != Flow::BRIDGED;
-    let again = knows && before & (Flow::FORWARD | Flow::SETTLED) == Flow::FORWARD;
+    // Where it leaves, who sent it may not be known any more.
+    let again = before & (Flow::FORWARD | Flow::SETTLED) == Flow::FORWARD && work.packet.key.hook == FlowKey::IN;
     if (before & Flow::KNOWN == 0 || again) && sender != Flow::ANYBODY {
         flow.sender = sender;
         flags |= Flow::KNOWN;
@@ -150,6 +149,10 @@ fn is_over(packet: &Packet, came_by: u32, flow: &Flow, backward: &mut FlowKey, n
     let may_be = if packet.key.protocol == TCP { packet.opens_tcp() } else { idle > limits::ONE_WAY };
     if !may_be {
         return false;
+    }
+    if flow.flags & Flow::SEEN == 0 {
+        // Nobody has sent by it: it was noted for what left, see `others.rs`.
+        return true;
     }
     packet.key.write_backward(flow, backward);
     let (flags, seen) = match find(backward) {
@@ -319,7 +322,7 @@ pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32, sockets: S
         key.write_forward(flow, &mut work.key);
         other.address = key.source;
         other.port = flow.client_port(key.source_port);
-        other.flags = Flow::FORWARD | Flow::KNOWN | own | if masquerade { Flow::PENDING } else { Flow::KEEPS };
+        other.flags = Flow::FORWARD | DECIDED | own | if masquerade { Flow::PENDING } else { Flow::KEEPS };
         FLOWS.insert(&work.key, &*other, BPF_ANY.into()).map_err(|_| Counter::FlowTable)?;
         if !masquerade {
             work.key.write_answer(other, &mut work.other_key);

@@ -49,12 +49,22 @@ impl Sockets {
     /// Whether one is connected from `key`'s destination to its source: packets with these ends come in for it.
     #[inline(always)]
     pub fn has(self, key: &FlowKey) -> bool {
-        self.namespace != NOBODY && matches!(key.protocol, TCP | UDP) && is_connected(self.context, key, self.namespace)
+        self.namespace != NOBODY && matches!(key.protocol, TCP | UDP) && {
+            let state = state(self.context, key, self.namespace);
+            state != NONE && state != LISTENS && state != UNCONNECTED
+        }
+    }
+
+    /// Whether one of UDP waits at `key`'s destination for whoever comes.
+    #[inline(always)]
+    pub fn waits(self, key: &FlowKey) -> bool {
+        self.namespace != NOBODY && key.protocol == UDP && state(self.context, key, self.namespace) == UNCONNECTED
     }
 }
 
+/// The state of the socket that packets with these ends come in for; [`NONE`]: there is none.
 #[inline(never)]
-fn is_connected(context: *mut c_void, key: &FlowKey, namespace: u64) -> bool {
+fn state(context: *mut c_void, key: &FlowKey, namespace: u64) -> u32 {
     // SAFETY: a union of integers.
     let mut tuple = bpf_sock_tuple { __bindgen_anon_1: unsafe { core::mem::zeroed() } };
     let size = if key.source.is_v4() {
@@ -74,11 +84,10 @@ fn is_connected(context: *mut c_void, key: &FlowKey, namespace: u64) -> bool {
         at.dport = key.destination_port;
         size_of_val(at)
     } as u32;
-    let state = match key.protocol {
+    match key.protocol {
         TCP => state_of_tcp(context, &mut tuple, size, namespace),
         _ => state_of_udp(context, &mut tuple, size, namespace),
-    };
-    state != NONE && state != LISTENS && state != UNCONNECTED
+    }
 }
 
 // The verifier wants each kind of socket to be read by an instruction of its own: so these are two functions.

@@ -130,8 +130,8 @@ pub fn answer(work: &mut Work, origin: Origin) -> Answer {
     work.frontend.protocol = work.packet.key.protocol;
     match frontend(&mut work.frontend, config, &mut work.row) {
         Ok(()) if matches!(origin, Origin::Device(_)) && is_looped(work) => Answer::NotOurs,
-        // It answers somebody who began from this address and port: see `others.rs`.
-        Ok(()) if work.packet.answers_tcp() => Answer::NotOurs,
+        // It is for somebody who began from this address and port: see `others.rs`.
+        Ok(()) if work.packet.opens_nothing() => Answer::NotOurs,
         Ok(()) if config.flags & Config::ESTABLISHED_ELSEWHERE != 0 && work.packet.is_within_tcp() => Answer::NotOurs,
         Ok(()) => endpoint(work, origin, config),
         Err(Missing::Nobody(is)) => without_frontend(&work.packet.key.destination, is, config),

@@ -2,62 +2,128 @@
 //! it may be a node port. Programs see their answers before connection tracking does, which knows whose they are. So what leaves from
 //! there is noted, and its answers go on as they are, as do packets of whoever had the port before the Service.
 //!
-//! A SYN is not noted, and that it is answered opens nothing of ours (see `answer` in `lookup.rs`): what nobody answers costs no entry.
+//! A SYN is not noted, and that it is answered or refused opens nothing of ours (see `answer` in `lookup.rs`): what nobody answers costs
+//! no entry. Until an answer came, an entry is kept for a minute, and whoever is at the other end may open a connection instead.
 
-use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use kubeferry_ebpf_common::config::address_is;
 use kubeferry_ebpf_common::packet::{FIN, RST};
-use kubeferry_ebpf_common::{Flow, FlowKey};
+use kubeferry_ebpf_common::{Device, Flow, FlowKey, UDP};
 
 use crate::connection::find;
+use crate::counting::end_flow;
+use crate::known::Sockets;
 use crate::lookup::{address, config, frontend};
-use crate::maps::FLOWS;
+use crate::maps::{DEVICES, FLOWS};
+use crate::skb::Skb;
 use crate::work::Work;
+
+/// Whether the packet in `work`, which has no entry and meets a frontend, is for a socket of the node's: of somebody who had the port before
+/// the Service, or is bound there.
+#[inline(always)]
+pub fn is_of_node(skb: &Skb, work: &Work) -> bool {
+    work.packet.is_within_tcp() && Sockets::of_node(skb.raw.cast()).has(&work.packet.key)
+}
 
 /// The packet in `work` leaves, and belongs to no connection of ours.
 #[inline(always)]
-pub fn leaves(work: &mut Work, now: u32) {
-    let packet = &work.packet;
+pub fn leaves(skb: &Skb, work: &mut Work, now: u32) {
     let Some(config) = config() else { return };
+    let key = &work.packet.key;
+    if key.protocol == UDP && config.masquerades_by(key.source_port) {
+        key.write_reverse(FlowKey::IN, &mut work.other_key);
+        give_up(work);
+    }
+    let packet = &work.packet;
     if config.may_be_own(packet.key.source_port)
         && packet.has_ports()
         && !packet.begins_tcp()
         && packet.tcp_flags & RST == 0
     {
-        note(work, now);
+        packet.key.write_reverse(FlowKey::IN, &mut work.other_key);
+        if may_pass(skb.device(), &work.other_key) && is_frontend(work) && !is_server(skb, work) {
+            note(work, now);
+        }
     }
 }
 
-/// Gives its connection entries if there is a frontend where it comes from: one for the answers, and one for what leaves.
+/// Connection tracking masquerades by our ports, too, and knows nothing of ours. A question over UDP that has its answer, and that we
+/// masquerade by the port that the packet leaves from, to the same endpoint, is forgotten: the next answer, whose key is in
+/// `work.other_key`, is another's.
+#[inline(never)]
+fn give_up(work: &mut Work) {
+    let answers = &work.other_key;
+    let Some(flow) = find(answers) else { return };
+    if flow.flags & (Flow::FORWARD | Flow::SEEN | Flow::LASTS) != Flow::SEEN {
+        return;
+    }
+    let backward = &mut work.key;
+    backward.source = answers.source;
+    backward.source_port = answers.source_port;
+    backward.destination = flow.address;
+    backward.destination_port = flow.port;
+    backward.protocol = UDP;
+    backward.hook = FlowKey::OUT;
+    backward.reserved = 0;
+    let Some(service) = find(backward) else { return };
+    let _ = FLOWS.remove(answers);
+    backward.write_first(service, &mut work.other_key);
+    if let Some(first) = find(&work.other_key)
+        && first.flags & Flow::FORWARD != 0
+    {
+        end_flow(first);
+        let _ = FLOWS.remove(&work.other_key);
+    }
+    backward.write_reverse(FlowKey::OUT, &mut work.other_key);
+    let _ = FLOWS.remove(backward);
+    let _ = FLOWS.remove(&work.other_key);
+}
+
+/// Whether answers with this key may be of such a connection.
+#[inline(never)]
+fn may_pass(device: u32, answer: &FlowKey) -> bool {
+    // Whoever is at the other end talks to the Service from there: one of the two cannot be told from the other.
+    if find(answer).is_some_and(|there| !there.passes(answer)) {
+        return false;
+    }
+    // What leaves by a bridge was looked at there, before it got a Service's address.
+    // SAFETY: read at once.
+    let is_port = unsafe { DEVICES.get(device) }.is_some_and(|device| device.flags & Device::PORT != 0);
+    !is_port && address(&answer.destination) & address_is::HELD != 0
+}
+
+/// Whether a frontend is where the packet comes from.
+#[inline(never)]
+fn is_frontend(work: &mut Work) -> bool {
+    let Some(config) = config() else { return false };
+    work.frontend.address = work.other_key.destination;
+    work.frontend.port = work.other_key.destination_port;
+    work.frontend.protocol = work.other_key.protocol;
+    frontend(&mut work.frontend, config, &mut work.row).is_ok()
+}
+
+/// Whether a server of the node answers over UDP: its client has to be free to go to another endpoint.
+#[inline(always)]
+fn is_server(skb: &Skb, work: &Work) -> bool {
+    skb.is_own() && Sockets::of_node(skb.raw.cast()).waits(&work.other_key)
+}
+
+/// Gives the connection entries: one for the answers, whose key is in `work.other_key`, and one for what leaves.
 #[inline(never)]
 fn note(work: &mut Work, now: u32) {
-    let Some(config) = config() else { return };
-    let key = &work.packet.key;
-    if address(&key.source) & address_is::HELD == 0 {
-        return;
-    }
-    work.frontend.address = key.source;
-    work.frontend.port = key.source_port;
-    work.frontend.protocol = key.protocol;
-    if frontend(&mut work.frontend, config, &mut work.row).is_err() {
-        return;
-    }
-    key.write_reverse(FlowKey::IN, &mut work.other_key);
     let flow = &mut work.flow;
-    flow.address = key.source;
-    flow.port = key.source_port;
-    flow.flags = Flow::FORWARD | Flow::SEEN;
+    flow.address = work.other_key.destination;
+    flow.port = work.other_key.destination_port;
+    flow.flags = Flow::FORWARD;
     flow.seen = now;
     flow.device = 0;
     flow.backend = 0;
     flow.sender = 0;
     flow.reserved = 0;
-    if find(&work.other_key).is_some_and(|there| !there.passes(&work.other_key)) {
-        // Whoever is at the other end talks to the Service from there: one of the two cannot be told from the other.
-        return;
-    }
     // What is there already is of an earlier connection with these ends.
-    if FLOWS.insert(&work.other_key, &*flow, BPF_ANY.into()).is_err() {
+    let how =
+        if find(&work.other_key).is_some_and(|there| there.passes(&work.other_key)) { BPF_ANY } else { BPF_NOEXIST };
+    if FLOWS.insert(&work.other_key, &*flow, how.into()).is_err() {
         return;
     }
     flow.flags = Flow::KEEPS | Flow::SEEN;

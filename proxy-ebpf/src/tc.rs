@@ -95,7 +95,11 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
     let now = now();
     let Some(flow) = current(work, now) else {
         let sockets = Sockets::behind(skb.raw.cast(), skb.device());
-        let (masquerade, is_served) = match answer(work, Origin::Device(skb.device())) {
+        let mut answered = answer(work, Origin::Device(skb.device()));
+        if !matches!(answered, Answer::NotOurs) && others::is_of_node(&skb, work) {
+            answered = Answer::NotOurs;
+        }
+        let (masquerade, is_served) = match answered {
             Answer::Endpoint { masquerade } => (masquerade, true),
             Answer::NotOurs if is_mistakable(work, FlowKey::OUT, now, sockets) => (false, false),
             other => {
@@ -275,7 +279,7 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
         if skb.is_own() {
             return send_own(&skb, work, now);
         }
-        others::leaves(work, now);
+        others::leaves(&skb, work, now);
         live::leaves(&work.packet, None, at_egress(&skb));
         return Action::Next;
     };
@@ -331,7 +335,9 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
                 Answer::Endpoint { masquerade } => (masquerade, inside && work.slot.flags & Slot::HOST != 0, true),
                 Answer::NotOurs if is_mistakable(work, at, now, sockets) => (false, inside, false),
                 other => {
-                    others::leaves(work, now);
+                    if matches!(other, Answer::NotOurs) {
+                        others::leaves(skb, work, now);
+                    }
                     return without(skb, work, other, true, at_egress(skb));
                 }
             };

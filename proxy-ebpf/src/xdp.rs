@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect};
 use kubeferry_ebpf_common::live::LiveEvent;
 use kubeferry_ebpf_common::packet::read::read;
 use kubeferry_ebpf_common::packet::rewrite::{End, hop, rewrite, rewrite_alias};
-use kubeferry_ebpf_common::packet::{Buffer, RST, Unreadable};
+use kubeferry_ebpf_common::packet::{Buffer, Unreadable};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Device, Flow, FlowKey, TCP, UDP};
 
@@ -93,14 +93,14 @@ pub fn uplink(frame: Frame) -> Action {
                 Err(Unreadable) => Action::Drop(Counter::Rewrite),
             }
         }
+        // It may be for somebody who has begun elsewhere: TC asks who.
+        None if work.packet.is_within_tcp() => Action::Pass,
         None => match answer(work, Origin::Device(frame.device())) {
             Answer::Drop(counter) => Action::Drop(counter),
-            Answer::Endpoint { masquerade } if work.packet.tcp_flags & RST == 0 => {
-                match forward(&frame, work, now, None, masquerade) {
-                    Ok(action) => action,
-                    Err(Unreadable) => Action::Drop(Counter::Rewrite),
-                }
-            }
+            Answer::Endpoint { masquerade } => match forward(&frame, work, now, None, masquerade) {
+                Ok(action) => action,
+                Err(Unreadable) => Action::Drop(Counter::Rewrite),
+            },
             _ => Action::Pass,
         },
     }

@@ -61,6 +61,12 @@ impl Config {
         u16::from_be(port).wrapping_sub(self.own_first) < self.own_ports
     }
 
+    /// Whether connections are masqueraded by this port, in network byte order, among others.
+    #[inline(always)]
+    pub const fn masquerades_by(&self, port: u16) -> bool {
+        u16::from_be(port).wrapping_sub(self.masquerade_first) < self.masquerade_ports
+    }
+
     /// Nothing is known yet.
     pub const EMPTY: Self = Self {
         host_netns: 0,
@@ -109,6 +115,8 @@ impl Device {
     pub const XDP: u32 = 4;
     /// It is a bridge: what comes in by it has come in by one of its ports before.
     pub const BRIDGE: u32 = 8;
+    /// It is a port of a bridge that the programs are at, too: what leaves here has left there.
+    pub const PORT: u32 = 16;
     /// Packets begin with the IP header (tunnels): no Ethernet header.
     pub const NO_ETHERNET: u32 = 2;
 }

@@ -262,10 +262,10 @@ pub const fn timeout(protocol: u8, forward: u16, backward: u16) -> u32 {
     let either = forward | backward;
     match protocol {
         TCP if either & Flow::RST != 0 || both & Flow::FIN != 0 => limits::CLOSED,
-        TCP if backward & Flow::SEEN == 0 => limits::OPENING,
+        TCP if both & Flow::SEEN == 0 => limits::OPENING,
         TCP if either & Flow::FIN != 0 => limits::HALF_CLOSED,
         TCP => limits::ESTABLISHED,
-        _ if backward & Flow::SEEN == 0 => limits::ONE_WAY,
+        _ if both & Flow::SEEN == 0 => limits::ONE_WAY,
         crate::SCTP => limits::ASSOCIATION,
         // As the kernel's connection tracking, which asks for two seconds.
         _ if either & Flow::LASTS == 0 => limits::ONE_WAY,

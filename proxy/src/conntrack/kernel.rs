@@ -1,10 +1,11 @@
 //! Listing and deleting entries over ctnetlink, in the network namespace of the thread that opens the connection.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::accounting::Tracked;
 use super::entry::{read, read_tracked, write_filter};
-use super::stale::{Entry, UdpService, stale};
+use super::stale::{Entry, Tuple, UdpService, stale};
 use crate::backend::nftables::netlink::{Error, attribute::Writer, kernel::NetfilterSocket};
 
 // include/uapi/linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
@@ -90,6 +91,28 @@ pub fn forget_untranslated(is_ours: impl Fn(SocketAddr) -> bool) -> Result<usize
         }
     }
     Ok(deleted)
+}
+
+/// Takes out of `flows`, by the ends of their packets, those that are answers to what others began. Entries of which they are the questions are
+/// deleted. Blocks.
+///
+/// # Errors
+/// As [`clean`].
+pub fn keep_answers<T>(flows: &mut BTreeMap<Tuple, T>) -> Result<(), Error> {
+    let conntrack = Conntrack::open()?;
+    for family in [Family::V4, Family::V6] {
+        if !flows.keys().any(|ends| ends.source.is_ipv6() == (family == Family::V6)) {
+            continue;
+        }
+        let (entries, _) = conntrack.entries(family, UDP)?;
+        for entry in &entries {
+            flows.remove(&entry.reply);
+        }
+        for entry in entries.iter().filter(|entry| flows.contains_key(&entry.original)) {
+            conntrack.delete(entry)?;
+        }
+    }
+    Ok(())
 }
 
 /// A connection to the kernel's connection tracking.

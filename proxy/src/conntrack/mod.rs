@@ -13,5 +13,5 @@ mod stale;
 
 pub mod established;
 
-pub use kernel::{Cleaned, Conntrack, Family, TCP, UDP, clean, forget_untranslated};
+pub use kernel::{Cleaned, Conntrack, Family, TCP, UDP, clean, forget_untranslated, keep_answers};
 pub use stale::{Entry, Tuple, UdpService, stale};

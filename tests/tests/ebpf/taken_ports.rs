@@ -1,6 +1,8 @@
-//! Ports that another proxy masquerades open connections by, when we take over.
+//! Ports that connection tracking masquerades by, and our programs, too.
 
-use kubeferry_tests::client::{Connection, until};
+use std::net::SocketAddr;
+
+use kubeferry_tests::client::{Connection, ask_once, datagrams, until};
 use kubeferry_tests::web::MANIFESTS;
 
 use super::{Cluster, with};
@@ -50,5 +52,41 @@ fn a_port_that_connection_tracking_masquerades_by_is_nobody_elses() {
     assert!(open().is_none());
     for connection in ours.iter_mut().chain([&mut theirs]) {
         ask(connection);
+    }
+}
+
+/// What pod `web2` asks `web1` by itself.
+const DIRECT: &str = "
+table ip others {
+  chain post {
+    type nat hook postrouting priority 100;
+    ip saddr 10.244.1.2 ip daddr 10.244.1.1 udp dport 8080 masquerade to :20003
+  }
+}
+";
+
+#[test]
+fn a_question_that_has_its_answer_gives_its_port_to_whoever_uses_it() {
+    let cluster = Cluster::build();
+    let one = MANIFESTS.replace(", {addresses: [10.244.1.2], nodeName: worker-1}", "");
+    cluster.write(&one).unwrap();
+    cluster.once(|run| with(run, &PORTS)).unwrap();
+    let mut ours = Vec::new();
+    while ours.len() <= FREE {
+        let socket = datagrams(cluster.client(), cluster.vip()).unwrap();
+        let (_, seen) = ask_once(&socket).unwrap().expect("an answer");
+        ours.push((socket, seen.port()));
+    }
+    cluster.hosts.node.nft(&["-f", "-"], DIRECT).unwrap();
+    let endpoint = SocketAddr::from(([10, 244, 1, 1], 8080));
+    let theirs = datagrams(&cluster.hosts.host("web2").namespace, endpoint).unwrap();
+    for question in 0..3 {
+        let (_, seen) = ask_once(&theirs).unwrap().unwrap_or_else(|| panic!("question {question} has no answer"));
+        assert_eq!(seen.port(), 20003, "it is masqueraded by the port of one of ours");
+    }
+    for (socket, port) in &ours {
+        // The one that was forgotten begins anew; all others keep their ports.
+        let (_, seen) = ask_once(socket).unwrap().unwrap_or_else(|| panic!("a client by {port} has no answer"));
+        assert!(seen.port() == *port || *port == 20003, "{} instead of {port}", seen.port());
     }
 }

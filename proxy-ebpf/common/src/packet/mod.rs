@@ -160,10 +160,10 @@ impl Packet {
         self.key.protocol == TCP && !self.opens_tcp()
     }
 
-    /// The packet that answers a connection's first one.
+    /// An answer to the packet that opens a connection, or a reset: neither is ever the first packet.
     #[inline(always)]
-    pub fn answers_tcp(&self) -> bool {
-        self.key.protocol == TCP && self.tcp_flags & (SYN | ACK | RST) == SYN | ACK
+    pub fn opens_nothing(&self) -> bool {
+        self.is_within_tcp() && self.tcp_flags & (SYN | RST) != 0
     }
 
     /// A packet with which a side of a connection ends.

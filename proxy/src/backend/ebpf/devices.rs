@@ -32,7 +32,11 @@ pub fn rows<'a>(
         }
         patterns => patterns.iter().any(|pattern| matches(pattern, &interface.name)),
     });
+    let chosen: Vec<&Interface> = chosen.collect();
+    let is_covered = |index: u32| chosen.iter().any(|interface| interface.index == index);
     chosen
+        .iter()
+        .copied()
         .map(|interface| {
             let mut flags = 0;
             let controller = interface.controller.and_then(|index| by_index.get(&index));
@@ -50,6 +54,9 @@ pub fn rows<'a>(
             }
             if interface.kind == "bridge" {
                 flags |= Device::BRIDGE;
+            }
+            if controller.is_some_and(|bridge| bridge.kind == "bridge" && is_covered(bridge.index)) {
+                flags |= Device::PORT;
             }
             let [masquerade4, masquerade6] = [true, false].map(|v4| source(interface, interfaces, v4));
             let [a, b, c, d, e, f] = interface.link.unwrap_or_default();
@@ -176,7 +183,10 @@ mod tests {
         assert_eq!(of(2), ["192.0.2.7", "fd00::7"]);
         assert_eq!(of(3), ["10.244.1.1", "fd00::7"]);
         assert_eq!(of(5), ["192.0.2.7", "fd00::7"], "another interface's");
-        assert_eq!([2, 3, 4, 6].map(|index| rows[&index].1.flags), [0, Device::BRIDGE, 0, Device::NO_ETHERNET]);
+        let flags = [2, 3, 4, 6].map(|index| rows[&index].1.flags);
+        assert_eq!(flags, [0, Device::BRIDGE, Device::PORT, Device::NO_ETHERNET]);
+        let alone = self::rows(&interfaces, &["veth1".to_owned()], &DetectLocal::NodeCidr);
+        assert_eq!(alone[&4].1.flags, 0, "the programs are not at its bridge");
         assert_eq!(rows[&2].1.link.map(u16::to_ne_bytes).concat(), [2, 0, 0, 0, 0, 1]);
         assert_eq!(rows[&1].1.link, [0; 3]);
     }

@@ -99,7 +99,8 @@ fn hand_over(folder: &Path) -> Result<(), EbpfError> {
 /// have packets to translate.
 fn sweep(flows: &Table<FlowKey, Flow>, protocols: impl Fn(u8) -> bool) -> io::Result<Vec<String>> {
     let mut first = Vec::new();
-    let asked = |(key, flow): &(FlowKey, Flow)| protocols(key.protocol) && is_first(key, flow);
+    // What others translate is neither ours to end nor to wait for.
+    let asked = |(key, flow): &(FlowKey, Flow)| protocols(key.protocol) && is_first(key, flow) && !flow.passes(key);
     flows.each_batch(|rows| first.extend(rows.iter().copied().filter(asked)))?;
     let now = ticks();
     let mut get = |key: &FlowKey| flows.get(key).ok().flatten();
@@ -119,8 +120,7 @@ fn sweep(flows: &Table<FlowKey, Flow>, protocols: impl Fn(u8) -> bool) -> io::Re
 
 /// Closed by both sides, reset, or silent for longer than its state allows. Nobody tells of the end of a UDP flow: a question that has
 /// its answer is over, as the other proxy may masquerade by its port what is answered by the same endpoint, and would hear nothing. So
-/// is a connection that has lost an entry: the other proxy has used the port of one that was closing. One that goes by as it is needs us
-/// for nothing, without frontends.
+/// is a connection that has lost an entry: the other proxy has used the port of one that was closing.
 fn has_ended(entries: &Entries, now: u32) -> bool {
     let (mut forward, mut backward) = (0, 0);
     for (_, flow) in entries {
@@ -132,8 +132,7 @@ fn has_ended(entries: &Entries, now: u32) -> bool {
         && backward & Flow::SEEN != 0
         && timeout(UDP, forward, backward) == limits::ONE_WAY;
     let silent = entries.iter().all(|(key, flow)| key.protocol == UDP && now.saturating_sub(flow.seen) > SILENCE);
-    let passes = entries.first().is_some_and(|(key, flow)| flow.passes(key));
-    passes || closed || answered || silent || is_torn(entries) || is_over(entries, now, limits::HALF_CLOSED)
+    closed || answered || silent || is_torn(entries) || is_over(entries, now, limits::HALF_CLOSED)
 }
 
 #[cfg(test)]
@@ -169,9 +168,6 @@ mod tests {
         assert!(has_ended(&entries(UDP, 0, 0, 100), 100), "it has its answer");
         assert!(!has_ended(&entries(UDP, 0, Flow::LASTS, 100), 101));
         assert!(has_ended(&entries(UDP, 0, Flow::LASTS, 100), 101 + SILENCE));
-        let mut passing = entries(TCP, 0, 0, 100);
-        passing[0].1.port = 2;
-        assert!(has_ended(&passing, 101), "connection tracking carries it");
         let mut unanswered = entries(UDP, 0, 0, 100);
         unanswered[1].1.flags = 0;
         assert!(!has_ended(&unanswered, 101));

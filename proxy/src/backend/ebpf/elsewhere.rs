@@ -10,8 +10,8 @@ use aya::programs::{ProgramError, ProgramInfo, SchedClassifier};
 
 use super::load::TC;
 
-/// How long the kernel may take to let go of what was unpinned.
-const LETTING_GO: Duration = Duration::from_secs(3);
+/// How long the kernel may take to let go of what was unpinned, on a node that has much else to do.
+const LETTING_GO: Duration = Duration::from_secs(8);
 
 /// How often a device is asked while its programs change.
 const TRIES: usize = 10;

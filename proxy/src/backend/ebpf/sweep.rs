@@ -18,7 +18,7 @@ use super::kernel::Maps;
 use super::recount::{Recount, Suspects};
 use super::sock_diag;
 use super::table::Table;
-use crate::conntrack::{Cleaned, Entry, Tuple, UdpService, stale};
+use crate::conntrack::{self, Cleaned, Entry, Tuple, UdpService, stale};
 
 /// The least time between two sweeps.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -189,14 +189,22 @@ pub fn clean_udp(maps: &Maps, services: &[UdpService], pods: bool) -> Result<(Cl
     // A program that has read an endpoint before it went may still be about to write it down.
     maps.fence.wait().map_err(EbpfError::map("fence"))?;
     // By what is stale alone: somebody may have flooded the table.
-    let mut found = Vec::new();
+    let (mut found, mut passing) = (Vec::new(), BTreeMap::new());
     let each = maps.flows.each_batch(|rows| {
         let flows = udp_flows(rows);
         let entries: Vec<Entry> = flows.iter().map(|(ends, (_, flow))| translated(ends, flow)).collect();
         cleaned.listed += entries.len();
-        found.extend(stale(services, &entries).filter_map(|entry| flows.get(&entry.original).copied()));
+        for (ends, (key, flow)) in stale(services, &entries).filter_map(|entry| flows.get_key_value(&entry.original)) {
+            match flow.passes(key) {
+                true => drop(passing.insert(*ends, (*key, *flow))),
+                false => found.push((*key, *flow)),
+            }
+        }
     });
     each.map_err(EbpfError::map("flows"))?;
+    if !passing.is_empty() {
+        found.extend(clients_of_nobody(passing));
+    }
     let mut get = |key: &FlowKey| maps.flows.get(key).ok().flatten();
     for (key, flow) in found {
         // One that datagrams go by right now as well: it leads nowhere for as long as they do.
@@ -227,10 +235,20 @@ pub fn clean_udp(maps: &Maps, services: &[UdpService], pods: bool) -> Result<(Cl
     Ok((cleaned, shown))
 }
 
-/// The UDP flows to Services among these rows, by their ends.
+/// Which of the flows that go by as they are (`others.rs` of the programs) are of clients of the Service: all but those whose packets
+/// connection tracking knows as answers. What it knows as questions it is made to forget.
+fn clients_of_nobody(mut passing: BTreeMap<Tuple, (FlowKey, Flow)>) -> impl Iterator<Item = (FlowKey, Flow)> {
+    if let Err(error) = conntrack::keep_answers(&mut passing) {
+        // They go on as they are for as long as they send; the next change looks again.
+        tracing::warn!(%error, flows = passing.len(), "cannot see which UDP flows past Services are answers: all are taken for such");
+        passing.clear();
+    }
+    passing.into_values()
+}
+
+/// The UDP flows among these rows, by their ends.
 fn udp_flows(rows: &[(FlowKey, Flow)]) -> BTreeMap<Tuple, (FlowKey, Flow)> {
-    let is_ours = |key: &FlowKey, flow: &Flow| is_first(key, flow) && !flow.passes(key);
-    let udp = rows.iter().filter(|(key, flow)| key.protocol == UDP && is_ours(key, flow));
+    let udp = rows.iter().filter(|(key, flow)| key.protocol == UDP && is_first(key, flow));
     let ends = |key: &FlowKey| Tuple {
         source: end(key.source, key.source_port),
         destination: end(key.destination, key.destination_port),

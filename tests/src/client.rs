@@ -61,7 +61,14 @@ impl Connection {
     /// # Errors
     /// As [`Connection::open`].
     pub fn open_here(to: SocketAddr, within: Duration) -> std::io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&to, patience(within))?;
+        Self::over(TcpStream::connect_timeout(&to, patience(within))?)
+    }
+
+    /// Over a stream that somebody else has connected.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub fn over(stream: TcpStream) -> std::io::Result<Self> {
         stream.set_read_timeout(Some(patience(DEADLINE)))?;
         Ok(Self { reader: BufReader::new(stream.try_clone()?), stream })
     }
@@ -80,9 +87,7 @@ impl Connection {
             rustix::net::connect(&socket, &to)?;
             Ok::<_, std::io::Error>(TcpStream::from(socket))
         };
-        let stream = from.run(connect).map_err(std::io::Error::other)??;
-        stream.set_read_timeout(Some(patience(DEADLINE)))?;
-        Ok(Self { reader: BufReader::new(stream.try_clone()?), stream })
+        Self::over(from.run(connect).map_err(std::io::Error::other)??)
     }
 
     /// Sends a line and returns the server's answer: its name and the client's address as it sees it.

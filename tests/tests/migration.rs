@@ -1,21 +1,26 @@
 //! A node changes from kube-proxy to Kubeferry and back under load: new connections from every side all the time, and others
-//! that stay open. Not one request may fail, and a datagram is a request: nobody asks twice. Where eBPF hands over to kube-proxy's rules,
-//! a few datagrams may be lost (deploy/README.md).
+//! that stay open. Not one request may fail, and a datagram is a request: nobody asks twice.
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::channel;
 use std::thread;
 
+use anyhow::ensure;
+use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_tests::binary;
+use kubeferry_tests::bpf::Places;
+use kubeferry_tests::bpf::pinned::Pinned;
+use kubeferry_tests::bpf::sockets::Maker;
 use kubeferry_tests::client::until;
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::executors::Source;
 use kubeferry_tests::flows::{Case, Node, Step, with_node};
 use kubeferry_tests::hosts::Hosts;
 use kubeferry_tests::kube_proxy::{Mode, Service};
-use kubeferry_tests::load::{Kept, Load, Way};
+use kubeferry_tests::load::{Client, Kept, Load, ROUND, Way};
 use kubeferry_tests::netns::Netns;
 use kubeferry_tests::small;
 
@@ -53,17 +58,25 @@ const DRAIN: &str = "25s";
 
 /// A node with two web pods, a client pod and a client outside.
 struct World {
+    /// Makes the node's own sockets where programs translate them: in the cgroup that the proxy is told, as every process of
+    /// a node is.
+    sockets: Option<Maker>,
     hosts: Hosts,
     source: Source,
 }
 
 impl World {
-    fn build() -> Self {
+    fn build(datapath: &Datapath) -> Self {
         let hosts = small::hosts().unwrap();
         let node = Node::parse(small::NODE).unwrap();
         let source = Source::new(&Case { name: "migration".into(), node: node.clone(), steps: Vec::new() }).unwrap();
         source.write(&Step { manifests: with_node(&node, OBJECTS).unwrap(), rows: Vec::new() }).unwrap();
-        Self { hosts, source }
+        let program = Path::new(env!("CARGO_BIN_EXE_socket-maker"));
+        let sockets = match datapath {
+            Datapath::Nftables => None,
+            Datapath::Ebpf(places) => Some(Maker::start(program, &hosts.node, places.cgroup()).unwrap()),
+        };
+        Self { sockets, hosts, source }
     }
 
     fn node(&self) -> &Netns {
@@ -71,12 +84,13 @@ impl World {
     }
 
     /// From a pod and from the node to the ClusterIPs, from outside to the node ports.
-    fn ways(&self) -> Vec<Way<'_>> {
+    fn ways(&self) -> Vec<Way<'_, dyn Client>> {
         let at = |text: &str| text.parse::<SocketAddr>().unwrap();
-        let (client, outside) = (&self.hosts.host("client").namespace, &self.hosts.host("outside").namespace);
+        let [client, outside] = ["client", "outside"].map(|name| &self.hosts.host(name).namespace as &dyn Client);
+        let node = self.sockets.as_ref().map_or(self.node() as &dyn Client, |maker| maker);
         let vips = ["10.96.0.10:80", "[fd00:10:96::10]:80"].map(at);
         let node_ports = ["192.0.2.1:30080", "[2001:db8:2::1]:30080"].map(at);
-        let to_vips = vips.iter().flat_map(|vip| [(client, *vip), (self.node(), *vip)]);
+        let to_vips = vips.iter().flat_map(|vip| [(client, *vip), (node, *vip)]);
         to_vips.chain(node_ports.iter().map(|port| (outside, *port))).collect()
     }
 
@@ -104,25 +118,27 @@ fn services() -> [Service; 2] {
     ]
 }
 
-/// How many datagrams of some thousands may be lost, on a machine that has much else to do. kube-proxy masquerades by ports that our programs masquerade by, too, and to the
-/// same endpoints: what they have not forgotten when the first datagram comes by kube-proxy's rules takes its answer.
-fn most_lost(datapath: &Datapath) -> usize {
-    match datapath {
-        Datapath::Nftables => 0,
-        Datapath::Ebpf(_) => 8,
-    }
+/// Of both its ways, by TCP and by UDP, the node's sockets are translated when they connect.
+fn sockets_are_translated(places: &Places, load: &Load) -> anyhow::Result<()> {
+    let pinned = Pinned::open(places.bpffs())?;
+    let before = pinned.counter(Counter::SocketConnected)?;
+    load.go_on()?;
+    let more = pinned.counter(Counter::SocketConnected)? - before;
+    // One of each may have connected before.
+    ensure!(usize::try_from(more)? >= 4 * (ROUND - 1), "{more} of the node's sockets were translated");
+    Ok(())
 }
 
 /// There and back.
 fn migrate(mode: Mode, datapath: Datapath) {
-    let world = World::build();
+    let world = World::build(&datapath);
     mode.load(world.node(), &services()).unwrap();
     let before = mode.rules(world.node()).unwrap();
     assert!(!before.is_empty());
     let kubelets = mode.kubelets(world.node()).unwrap();
     let ways = world.ways();
     let mut of_theirs = Kept::open(&ways).unwrap();
-    let answered = Load::during_with_losses(most_lost(&datapath), &ways, |load| {
+    let answered = Load::during_asking_once(&ways, |load| {
         load.go_on()?;
         let running = datapath.run(&world.source, world.node())?;
         let gone = || mode.rules(world.node()).ok().filter(Vec::is_empty);
@@ -131,6 +147,9 @@ fn migrate(mode: Mode, datapath: Datapath) {
         of_theirs.ask()?;
         assert_eq!(mode.kubelets(world.node())?, kubelets, "what is kubelet's stays");
 
+        if let Datapath::Ebpf(places) = &datapath {
+            sockets_are_translated(places, load)?;
+        }
         let mut of_ours = Kept::open(&ways)?;
         mode.load(world.node(), &services())?;
         load.go_on()?;

@@ -38,6 +38,8 @@ pub fn program() -> Result<PathBuf> {
 /// A process in a namespace and a cgroup that makes sockets.
 #[derive(Debug)]
 pub struct Maker {
+    /// The namespace's.
+    name: String,
     channel: Mutex<UnixStream>,
     process: Child,
 }
@@ -54,12 +56,17 @@ impl Maker {
         command.args(["-c", "echo $$ > \"$1/cgroup.procs\" && exec \"$2\"", "sh"]).arg(cgroup).arg(program);
         let process = namespace.spawn(command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()))?;
         // Once it answers it is where it should be.
-        let maker = Self { channel: Mutex::new(channel), process };
+        let maker = Self { name: namespace.name().to_string(), channel: Mutex::new(channel), process };
         maker.make(false, SocketType::STREAM).context("the process that makes sockets")?;
         Ok(maker)
     }
 
-    /// A socket of this kind, for IPv6 or for IPv4.
+    /// The name of the namespace that its sockets are in.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A socket of this kind, for IPv6 or for IPv4. Of several threads one is served after the other.
     ///
     /// # Errors
     /// The process is gone.

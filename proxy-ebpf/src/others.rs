@@ -32,7 +32,7 @@ pub fn leaves(skb: &Skb, work: &mut Work, now: u32) {
     let key = &work.packet.key;
     if key.protocol == UDP && config.masquerades_by(key.source_port) {
         key.write_reverse(FlowKey::IN, &mut work.other_key);
-        give_up(work);
+        give_up(work, skb.device());
     }
     let packet = &work.packet;
     if config.may_be_own(packet.key.source_port)
@@ -51,10 +51,10 @@ pub fn leaves(skb: &Skb, work: &mut Work, now: u32) {
 /// masquerade by the port that the packet leaves from, to the same endpoint, is forgotten: the next answer, whose key is in
 /// `work.other_key`, is another's.
 #[inline(never)]
-fn give_up(work: &mut Work) {
+fn give_up(work: &mut Work, device: u32) {
     let answers = &work.other_key;
     let Some(flow) = find(answers) else { return };
-    if flow.flags & (Flow::FORWARD | Flow::SEEN | Flow::LASTS) != Flow::SEEN {
+    if flow.flags & (Flow::FORWARD | Flow::SEEN | Flow::LASTS) != Flow::SEEN || has_left(device) {
         return;
     }
     let backward = &mut work.key;
@@ -86,10 +86,15 @@ fn may_pass(device: u32, answer: &FlowKey) -> bool {
     if find(answer).is_some_and(|there| !there.passes(answer)) {
         return false;
     }
-    // What leaves by a bridge was looked at there, before it got a Service's address.
+    !has_left(device) && address(&answer.destination) & address_is::HELD != 0
+}
+
+/// Whether what leaves by this device has left by another before: there it was looked at as it was, here it may have the address that we have
+/// given it.
+#[inline(always)]
+fn has_left(device: u32) -> bool {
     // SAFETY: read at once.
-    let is_port = unsafe { DEVICES.get(device) }.is_some_and(|device| device.flags & Device::PORT != 0);
-    !is_port && address(&answer.destination) & address_is::HELD != 0
+    unsafe { DEVICES.get(device) }.is_some_and(|device| device.flags & Device::PORT != 0)
 }
 
 /// Whether a frontend is where the packet comes from.

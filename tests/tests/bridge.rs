@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use kubeferry_tests::bridge::{BRIDGE, Bridged, GATEWAYS, PODS, VIPS};
-use kubeferry_tests::client::{Connection, DEADLINE, until};
+use kubeferry_tests::client::{Connection, DEADLINE, ask_once, datagrams, until};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::forging::{Victim, outlived};
 use kubeferry_tests::hosts::Host;
@@ -103,4 +103,20 @@ fn a_pod_ends_no_connection_of_another_of_its_bridge() {
     let open = |_| Victim::open(&outside.namespace, VIPS[0].parse().unwrap(), endpoint);
     assert!(open(0).unwrap().is_masqueraded());
     outlived(&wire, macs, open).unwrap();
+}
+
+/// What is masqueraded leaves by the bridge, and by its port, where it looks as if connection tracking had given it its address.
+#[test]
+fn a_client_over_udp_keeps_its_port_where_packets_leave_twice() {
+    let cluster = Bridged::start(Datapath::ebpf().unwrap(), false, false).unwrap();
+    let outside = Host::join(&cluster.node, "outside", 9, &[ip("203.0.113.9")]).unwrap();
+    let vip = VIPS[0].parse().unwrap();
+    drop(until("the Service to answer", || Connection::attempt(&outside.namespace, vip)).unwrap());
+    let socket = datagrams(&outside.namespace, vip).unwrap();
+    let seen = || ask_once(&socket).unwrap().expect("an answer").1;
+    let first = seen();
+    assert_eq!(first.ip(), ip(GATEWAYS[0]), "it is masqueraded");
+    for question in 1..6 {
+        assert_eq!(seen(), first, "question {question}");
+    }
 }

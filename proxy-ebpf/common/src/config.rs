@@ -115,7 +115,8 @@ impl Device {
     pub const XDP: u32 = 4;
     /// It is a bridge: what comes in by it has come in by one of its ports before.
     pub const BRIDGE: u32 = 8;
-    /// It is a port of a bridge that the programs are at, too: what leaves here has left there.
+    /// It carries another that the programs are at, too: a port of a bridge or bond, or what a macvlan lies upon. What leaves here may have
+    /// left there.
     pub const PORT: u32 = 16;
     /// Packets begin with the IP header (tunnels): no Ethernet header.
     pub const NO_ETHERNET: u32 = 2;

@@ -31,6 +31,8 @@ pub struct Interface {
     pub link: Option<[u8; 6]>,
     /// The bridge, bond or VRF that it is part of.
     pub controller: Option<u32>,
+    /// What a macvlan or ipvlan lies upon, in the same network namespace.
+    pub carrier: Option<u32>,
     /// The network namespace of its other end, if that is another one than this; as this one numbers it.
     pub peer_namespace: Option<u32>,
     /// Its addresses as the kernel lists them, primary ones first, without tentative and deprecated ones.
@@ -80,6 +82,7 @@ pub(super) fn interface(link: &LinkMessage) -> Interface {
         physical: false,
         link: None,
         controller: None,
+        carrier: None,
         peer_namespace: None,
         addresses: Vec::new(),
     };
@@ -88,6 +91,7 @@ pub(super) fn interface(link: &LinkMessage) -> Interface {
             LinkAttribute::IfName(name) => found.name.clone_from(name),
             LinkAttribute::Address(address) => found.link = address.as_slice().try_into().ok(),
             LinkAttribute::Controller(index) => found.controller = Some(*index).filter(|index| *index != 0),
+            LinkAttribute::Link(index) => found.carrier = Some(*index).filter(|index| *index != 0),
             // Negative: it has no number.
             LinkAttribute::LinkNetNsId(number) => found.peer_namespace = u32::try_from(*number).ok(),
             LinkAttribute::LinkInfo(parts) => {
@@ -99,6 +103,9 @@ pub(super) fn interface(link: &LinkMessage) -> Interface {
             }
             _ => {}
         }
+    }
+    if found.peer_namespace.is_some() || !["macvlan", "macvtap", "ipvlan", "ipvtap"].contains(&found.kind.as_str()) {
+        found.carrier = None;
     }
     // The folder is of the network namespace that it was mounted in: what says of itself to be virtual is.
     found.physical = found.kind.is_empty() && Path::new("/sys/class/net").join(&found.name).join("device").exists();

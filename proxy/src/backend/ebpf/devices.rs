@@ -34,6 +34,7 @@ pub fn rows<'a>(
     });
     let chosen: Vec<&Interface> = chosen.collect();
     let is_covered = |index: u32| chosen.iter().any(|interface| interface.index == index);
+    let carries = |index: u32| chosen.iter().any(|interface| interface.carrier == Some(index));
     chosen
         .iter()
         .copied()
@@ -55,7 +56,8 @@ pub fn rows<'a>(
             if interface.kind == "bridge" {
                 flags |= Device::BRIDGE;
             }
-            if controller.is_some_and(|bridge| bridge.kind == "bridge" && is_covered(bridge.index)) {
+            let is_port = |c: &Interface| ["bridge", "bond", "team"].contains(&c.kind.as_str()) && is_covered(c.index);
+            if controller.is_some_and(|c| is_port(c)) || carries(interface.index) {
                 flags |= Device::PORT;
             }
             let [masquerade4, masquerade6] = [true, false].map(|v4| source(interface, interfaces, v4));
@@ -128,6 +130,7 @@ mod tests {
             physical: name == "eth0",
             link: (name == "eth0").then_some([2, 0, 0, 0, 0, 1]),
             controller,
+            carrier: None,
             peer_namespace: None,
             addresses,
         }
@@ -187,6 +190,9 @@ mod tests {
         assert_eq!(flags, [0, Device::BRIDGE, Device::PORT, Device::NO_ETHERNET]);
         let alone = self::rows(&interfaces, &["veth1".to_owned()], &DetectLocal::NodeCidr);
         assert_eq!(alone[&4].1.flags, 0, "the programs are not at its bridge");
+        let above = Interface { carrier: Some(2), ..interface(8, "mv0", "macvlan", None, &[]) };
+        let with_above = [&interfaces[..], &[above]].concat();
+        assert_eq!(self::rows(&with_above, &[], &DetectLocal::NodeCidr)[&2].1.flags, Device::PORT);
         assert_eq!(rows[&2].1.link.map(u16::to_ne_bytes).concat(), [2, 0, 0, 0, 0, 1]);
         assert_eq!(rows[&1].1.link, [0; 3]);
     }

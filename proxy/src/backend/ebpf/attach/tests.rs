@@ -23,6 +23,7 @@ fn interface(name: &str) -> Interface {
         hardware: 1,
         physical: false,
         controller: None,
+        carrier: None,
         peer_namespace: None,
         addresses: Vec::new(),
     }

@@ -150,7 +150,7 @@ fn is_over(packet: &Packet, came_by: u32, flow: &Flow, backward: &mut FlowKey, n
     if !may_be {
         return false;
     }
-    if flow.flags & Flow::SEEN == 0 {
+    if flow.flags & Flow::SEEN == 0 && packet.key.protocol == TCP {
         // Nobody has sent by it: it was noted for what left, see `others.rs`.
         return true;
     }

@@ -130,8 +130,10 @@ pub fn answer(work: &mut Work, origin: Origin) -> Answer {
     work.frontend.protocol = work.packet.key.protocol;
     match frontend(&mut work.frontend, config, &mut work.row) {
         Ok(()) if matches!(origin, Origin::Device(_)) && is_looped(work) => Answer::NotOurs,
-        // It is for somebody who began from this address and port: see `others.rs`.
-        Ok(()) if work.packet.opens_nothing() => Answer::NotOurs,
+        // It is for somebody who began from this address and port of the node: see `others.rs`.
+        Ok(()) if work.packet.opens_nothing() && address(&work.packet.key.destination) & address_is::HELD != 0 => {
+            Answer::NotOurs
+        }
         Ok(()) if config.flags & Config::ESTABLISHED_ELSEWHERE != 0 && work.packet.is_within_tcp() => Answer::NotOurs,
         Ok(()) => endpoint(work, origin, config),
         Err(Missing::Nobody(is)) => without_frontend(&work.packet.key.destination, is, config),

@@ -7,6 +7,7 @@
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use kubeferry_ebpf_common::config::address_is;
+use kubeferry_ebpf_common::flow::since;
 use kubeferry_ebpf_common::packet::{FIN, RST};
 use kubeferry_ebpf_common::{Device, Flow, FlowKey, UDP};
 
@@ -17,6 +18,9 @@ use crate::lookup::{address, config, frontend};
 use crate::maps::{DEVICES, FLOWS};
 use crate::skb::Skb;
 use crate::work::Work;
+
+/// In units of the clock of flows: a little more than a second.
+const JUST_NOW: u32 = 1;
 
 /// Whether the packet in `work`, which has no entry and meets a frontend, is for a socket of the node's: of somebody who had the port before
 /// the Service, or is bound there.
@@ -32,7 +36,7 @@ pub fn leaves(skb: &Skb, work: &mut Work, now: u32) {
     let key = &work.packet.key;
     if key.protocol == UDP && config.masquerades_by(key.source_port) {
         key.write_reverse(FlowKey::IN, &mut work.other_key);
-        give_up(work, skb.device());
+        give_up(work, now);
     }
     let packet = &work.packet;
     if config.may_be_own(packet.key.source_port)
@@ -47,14 +51,23 @@ pub fn leaves(skb: &Skb, work: &mut Work, now: u32) {
     }
 }
 
+/// A packet of such a connection leaves: the entry for its answers may have been thrown out of a full table.
+#[inline(always)]
+pub fn go_on(work: &mut Work, now: u32) {
+    work.packet.key.write_reverse(FlowKey::IN, &mut work.other_key);
+    if find(&work.other_key).is_none() {
+        note(work, now);
+    }
+}
+
 /// Connection tracking masquerades by our ports, too, and knows nothing of ours. A question over UDP that has its answer, and that we
 /// masquerade by the port that the packet leaves from, to the same endpoint, is forgotten: the next answer, whose key is in
-/// `work.other_key`, is another's.
+/// `work.other_key`, is another's. One that a packet went by just now stays: where packets leave twice, it may be this one.
 #[inline(never)]
-fn give_up(work: &mut Work, device: u32) {
-    let answers = &work.other_key;
-    let Some(flow) = find(answers) else { return };
-    if flow.flags & (Flow::FORWARD | Flow::SEEN | Flow::LASTS) != Flow::SEEN || has_left(device) {
+fn give_up(work: &mut Work, now: u32) {
+    let answers = &mut work.other_key;
+    let Some(flow) = find(&*answers) else { return };
+    if flow.flags & (Flow::FORWARD | Flow::SEEN | Flow::LASTS) != Flow::SEEN {
         return;
     }
     let backward = &mut work.key;
@@ -66,17 +79,25 @@ fn give_up(work: &mut Work, device: u32) {
     backward.hook = FlowKey::OUT;
     backward.reserved = 0;
     let Some(service) = find(backward) else { return };
-    let _ = FLOWS.remove(answers);
-    backward.write_first(service, &mut work.other_key);
-    if let Some(first) = find(&work.other_key)
+    let endpoint = (answers.source, answers.source_port);
+    backward.write_reverse(FlowKey::OUT, answers);
+    let Some(out) = find(&*answers) else { return };
+    if since(now, out.seen) <= JUST_NOW || out.flags & Flow::LASTS != 0 {
+        return;
+    }
+    // There is room for two keys: that of the answers is written anew at the end.
+    let _ = FLOWS.remove(&*answers);
+    backward.write_first(service, answers);
+    let _ = FLOWS.remove(&*backward);
+    if let Some(first) = find(&*answers)
         && first.flags & Flow::FORWARD != 0
+        && (first.address, first.port) == endpoint
     {
         end_flow(first);
-        let _ = FLOWS.remove(&work.other_key);
+        let _ = FLOWS.remove(&*answers);
     }
-    backward.write_reverse(FlowKey::OUT, &mut work.other_key);
-    let _ = FLOWS.remove(backward);
-    let _ = FLOWS.remove(&work.other_key);
+    work.packet.key.write_reverse(FlowKey::IN, answers);
+    let _ = FLOWS.remove(&*answers);
 }
 
 /// Whether answers with this key may be of such a connection.

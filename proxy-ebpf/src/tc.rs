@@ -292,6 +292,9 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
     }
     live::leaves(&work.packet, Some(flow), at_egress(&skb));
     if flow.flags & Flow::KEEPS != 0 {
+        if flow.flags & (Flow::OWN | Flow::FORWARD) == 0 {
+            others::go_on(work, now);
+        }
         return Action::Next;
     }
     let source = rewrite(&skb, &work.packet, End::Source, &flow.address, flow.port);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kubeferry_ebpf_common::packet::{ACK, FIN, SYN};
+use kubeferry_ebpf_common::packet::{ACK, FIN, RST, SYN};
 use kubeferry_ebpf_common::{Flow, FlowKey, TCP};
 use kubeferry_tests::bpf::Places;
 use kubeferry_tests::bpf::pinned::{Pinned, interface_index};
@@ -91,6 +91,29 @@ fn the_first_packet_after_the_syn_says_who_sends() {
         assert!(!is_closed(port), "port {port}: another is believed");
         send(port, pod, FIN | ACK);
         assert!(is_closed(port), "port {port}: its own end is not believed");
+    }
+}
+
+/// A reset that belongs to nothing is for whoever may have begun from an address of the node. Sent on to an address that nobody holds,
+/// it would come back from the router.
+#[test]
+fn a_reset_of_nothing_goes_on_only_to_the_node_itself() {
+    const SHOT: i32 = 2;
+    const NEXT: i32 = -1;
+    let web = Web::build().unwrap();
+    web.write(&MANIFESTS.replace("  clusterIP:", "  externalIPs: [192.0.2.1, 198.51.100.9]\n  clusterIP:")).unwrap();
+    let places = Places::new().unwrap();
+    let mut command = web.source.command("run").unwrap();
+    places.apply(&mut command);
+    let _running = Running::start_command(&mut command, &web.hosts.node).unwrap();
+    drop(web.until_served().unwrap());
+    let pinned = Pinned::open(places.bpffs()).unwrap();
+    let device = interface_index(&web.hosts.node, "client").unwrap();
+    for (to, verdict) in [([10, 96, 0, 10], SHOT), ([198, 51, 100, 9], SHOT), ([192, 0, 2, 1], NEXT)] {
+        let packet = tcp_packet(SocketAddr::from(([10, 244, 1, 7], 40_003)), SocketAddr::from((to, 80)), RST, 1);
+        let frame = [&MACS[0][..], &MACS[1], &[8, 0], &packet].concat();
+        let ran = pinned.run(&web.hosts.node, false, device, &frame).unwrap();
+        assert_eq!((ran.verdict, ran.frame == frame), (verdict, true), "to {to:?}");
     }
 }
 

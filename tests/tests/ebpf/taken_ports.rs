@@ -1,6 +1,8 @@
 //! Ports that connection tracking masquerades by, and our programs, too.
 
 use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
 
 use kubeferry_tests::client::{Connection, ask_once, datagrams, until};
 use kubeferry_tests::web::MANIFESTS;
@@ -78,6 +80,8 @@ fn a_question_that_has_its_answer_gives_its_port_to_whoever_uses_it() {
         ours.push((socket, seen.port()));
     }
     cluster.hosts.node.nft(&["-f", "-"], DIRECT).unwrap();
+    // Just now, they may be on their way still.
+    thread::sleep(Duration::from_secs(3));
     let endpoint = SocketAddr::from(([10, 244, 1, 1], 8080));
     let theirs = datagrams(&cluster.hosts.host("web2").namespace, endpoint).unwrap();
     for question in 0..3 {

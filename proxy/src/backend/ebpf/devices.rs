@@ -56,7 +56,12 @@ pub fn rows<'a>(
             if interface.kind == "bridge" {
                 flags |= Device::BRIDGE;
             }
-            let is_port = |c: &Interface| ["bridge", "bond", "team"].contains(&c.kind.as_str()) && is_covered(c.index);
+            let is_port = |c: &Interface| match c.kind.as_str() {
+                "bridge" | "bond" | "team" => is_covered(c.index),
+                // What it sends has left by one of its internal ports.
+                "openvswitch" => true,
+                _ => false,
+            };
             if controller.is_some_and(|c| is_port(c)) || carries(interface.index) {
                 flags |= Device::PORT;
             }

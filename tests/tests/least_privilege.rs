@@ -111,8 +111,10 @@ fn is_filtered(pid: u32) -> bool {
 fn readable(web: &Web) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::copy(binary::path().unwrap(), folder.path().join("kubeferry")).unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_under-seccomp"), folder.path().join("under-seccomp")).unwrap();
+    // Not by ourselves: a process that another test starts meanwhile holds what is open for writing, and it cannot be executed.
+    let mut copy = Command::new("cp");
+    copy.arg(binary::path().unwrap()).arg(env!("CARGO_BIN_EXE_under-seccomp")).arg(folder.path());
+    assert!(copy.status().unwrap().success());
     let run = web.source.command("run").unwrap();
     let arguments: Vec<_> = run.get_args().map(|argument| argument.to_string_lossy().into_owned()).collect();
     for argument in arguments.iter().map(Path::new).filter(|path| path.is_absolute()) {

@@ -11,6 +11,7 @@ use crate::executors::Source;
 use crate::flows::{Case, Node, Step, with_node};
 use crate::hosts::Host;
 use crate::netns::{End, Netns, link, mac_text};
+use crate::small;
 
 /// The node's addresses on the bridge: the pods' gateways.
 pub const GATEWAYS: [&str; 2] = ["10.244.1.254", "fd00:10:244:1::fe"];
@@ -35,20 +36,6 @@ spec:
   clusterIPs: [10.96.0.10, 'fd00:10:96::10']
   ipFamilies: [IPv4, IPv6]
   ports: [{name: tcp, port: 80}, {name: udp, protocol: UDP, port: 80}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: web-4, namespace: default, labels: {kubernetes.io/service-name: web}}
-addressType: IPv4
-ports: [{name: tcp, port: 8080}, {name: udp, protocol: UDP, port: 8080}]
-endpoints: [{addresses: [10.244.1.1], nodeName: worker-1}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: web-6, namespace: default, labels: {kubernetes.io/service-name: web}}
-addressType: IPv6
-ports: [{name: tcp, port: 8080}, {name: udp, protocol: UDP, port: 8080}]
-endpoints: [{addresses: ['fd00:10:244:1::1'], nodeName: worker-1}]
 ";
 
 /// A node with the bridge `cni0`, the pods `web` and `client` on it, and `kubeferry run`.
@@ -98,7 +85,10 @@ impl Bridged {
         parsed.masquerade_all = masquerade_all;
         let case = Case { name: "bridge".into(), node: parsed.clone(), steps: Vec::new() };
         let source = Source::new(&case)?;
-        source.write(&Step { manifests: with_node(&parsed, MANIFESTS)?, rows: Vec::new() })?;
+        source.write(&Step {
+            manifests: with_node(&parsed, &(MANIFESTS.to_owned() + small::ENDPOINT))?,
+            rows: Vec::new(),
+        })?;
         let running = datapath.run(&source, &node)?;
         let bridged = Self { _running: running, node, pods, _source: source, datapath };
         let from = match bridged.datapath {

@@ -19,6 +19,24 @@ addresses: {eth0: [192.0.2.1, '2001:db8:2::1']}
 cluster-cidr: [10.244.0.0/16, 'fd00:10:244::/48']
 ";
 
+/// One endpoint of the Service `web` in each family, the pod `web1`.
+pub const ENDPOINT: &str = "
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-4, namespace: default, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: tcp, port: 8080}, {name: udp, protocol: UDP, port: 8080}]
+endpoints: [{addresses: [10.244.1.1], nodeName: worker-1}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-6, namespace: default, labels: {kubernetes.io/service-name: web}}
+addressType: IPv6
+ports: [{name: tcp, port: 8080}, {name: udp, protocol: UDP, port: 8080}]
+endpoints: [{addresses: ['fd00:10:244:1::1'], nodeName: worker-1}]
+";
+
 /// The namespaces: the node with the pods `web1` and `web2`, which serve at 8080, the pod `client`, and `outside`.
 ///
 /// # Errors

@@ -14,6 +14,7 @@ use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::forging::{Victim, outlived};
 use kubeferry_tests::on_both_datapaths;
 use kubeferry_tests::packets::{FrameSocket, tcp_packet};
+use kubeferry_tests::served::Served;
 use kubeferry_tests::web::{MANIFESTS, Web};
 
 /// The node's address on the cable of the second host, and that host's: see `Host::join`.
@@ -50,17 +51,21 @@ fn nobody_else_ends_a_connection(datapath: Datapath) {
     }
 }
 
+/// The web cluster with these objects, served by programs, and their maps.
+fn serve(manifests: &str) -> (Served, Pinned) {
+    let places = Places::new().unwrap();
+    let pins = places.bpffs().to_owned();
+    let served = Served::start(Datapath::Ebpf(places), manifests, &[]).unwrap();
+    drop(served.web.until_served().unwrap());
+    (served, Pinned::open(&pins).unwrap())
+}
+
 /// The SYN of a pod that is new leaves by an interface that has no program yet, and is met where it comes back from the router: as if
 /// somebody there had sent it.
 #[test]
 fn the_first_packet_after_the_syn_says_who_sends() {
-    let web = Web::build().unwrap();
-    let places = Places::new().unwrap();
-    let mut command = web.source.command("run").unwrap();
-    places.apply(&mut command);
-    let _running = Running::start_command(&mut command, &web.hosts.node).unwrap();
-    drop(web.until_served().unwrap());
-    let pinned = Pinned::open(places.bpffs()).unwrap();
+    let (served, pinned) = serve(MANIFESTS);
+    let web = &served.web;
     let [pod, other] = ["client", "web2"].map(|name| interface_index(&web.hosts.node, name).unwrap());
     let client = |port: u16| SocketAddr::from(([10, 244, 1, 7], port));
     let send = |port, by, bits| {
@@ -100,14 +105,9 @@ fn the_first_packet_after_the_syn_says_who_sends() {
 fn a_reset_of_nothing_goes_on_only_to_the_node_itself() {
     const SHOT: i32 = 2;
     const NEXT: i32 = -1;
-    let web = Web::build().unwrap();
-    web.write(&MANIFESTS.replace("  clusterIP:", "  externalIPs: [192.0.2.1, 198.51.100.9]\n  clusterIP:")).unwrap();
-    let places = Places::new().unwrap();
-    let mut command = web.source.command("run").unwrap();
-    places.apply(&mut command);
-    let _running = Running::start_command(&mut command, &web.hosts.node).unwrap();
-    drop(web.until_served().unwrap());
-    let pinned = Pinned::open(places.bpffs()).unwrap();
+    let manifests = MANIFESTS.replace("  clusterIP:", "  externalIPs: [192.0.2.1, 198.51.100.9]\n  clusterIP:");
+    let (served, pinned) = serve(&manifests);
+    let web = &served.web;
     let device = interface_index(&web.hosts.node, "client").unwrap();
     for (to, verdict) in [([10, 96, 0, 10], SHOT), ([198, 51, 100, 9], SHOT), ([192, 0, 2, 1], NEXT)] {
         let packet = tcp_packet(SocketAddr::from(([10, 244, 1, 7], 40_003)), SocketAddr::from((to, 80)), RST, 1);
@@ -121,14 +121,10 @@ fn a_reset_of_nothing_goes_on_only_to_the_node_itself() {
 /// meanwhile is over when its ends say so, and not kept for a day.
 #[test]
 fn connections_end_also_where_devices_have_lost_their_rows() {
-    let web = Web::build().unwrap();
-    let places = Places::new().unwrap();
-    let mut command = web.source.command("run").unwrap();
-    places.apply(&mut command);
-    let _running = Running::start_command(&mut command, &web.hosts.node).unwrap();
+    let (served, pinned) = serve(MANIFESTS);
+    let web = &served.web;
     let mut older = web.until_served().unwrap();
     older.ask().unwrap();
-    let pinned = Pinned::open(places.bpffs()).unwrap();
     let end = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let deleting = scope.spawn(|| {

@@ -30,21 +30,12 @@ spec:
   ports:
     - {name: tcp, port: 2080, nodePort: 30080, targetPort: 8080}
     - {name: udp, protocol: UDP, port: 2080, nodePort: 30080, targetPort: 8080}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: web-4, namespace: default, labels: {kubernetes.io/service-name: web}}
-addressType: IPv4
-ports: [{name: tcp, port: 8080}, {name: udp, protocol: UDP, port: 8080}]
-endpoints: [{addresses: [10.244.1.1], nodeName: worker-1}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: web-6, namespace: default, labels: {kubernetes.io/service-name: web}}
-addressType: IPv6
-ports: [{name: tcp, port: 8080}, {name: udp, protocol: UDP, port: 8080}]
-endpoints: [{addresses: ['fd00:10:244:1::1'], nodeName: worker-1}]
 ";
+
+/// With this node port.
+fn objects(node_port: u16) -> String {
+    OBJECTS.replace("30080", &node_port.to_string()) + small::ENDPOINT
+}
 
 /// As a CNI masquerades what leaves the cluster, but by ports that are known.
 const CNI: &str = "
@@ -70,7 +61,7 @@ on_both_datapaths! {
 }
 
 fn their_answers_come(datapath: Datapath) {
-    let cluster = Small::start(datapath, OBJECTS).unwrap();
+    let cluster = Small::start(datapath, &objects(30_080)).unwrap();
     let node_port = [("192.0.2.1", 30_080), ("2001:db8:2::1", 30_080), ("192.0.2.1", 2080)];
     let node_port = node_port.map(|(ip, port)| SocketAddr::new(ip.parse().unwrap(), port));
     let serves = || node_port.iter().all(|at| Connection::attempt(cluster.outside(), *at).is_some()).then_some(());
@@ -95,8 +86,7 @@ fn their_answers_come(datapath: Datapath) {
 
 /// A server of the node itself, whose port becomes a node port. Its connections are its own; its clients over UDP are the Service's.
 fn who_had_the_port_before_the_service_goes_on(datapath: Datapath) {
-    let before = OBJECTS.replace("30080", "30081");
-    let cluster = Small::start(datapath, &before).unwrap();
+    let cluster = Small::start(datapath, &objects(30_081)).unwrap();
     let elsewhere = SocketAddr::new("192.0.2.1".parse().unwrap(), 30_081);
     // Connection tracking knows of what began while there were rules.
     until("the Service to be in force", || Connection::attempt(cluster.outside(), elsewhere)).unwrap();
@@ -127,7 +117,7 @@ fn who_had_the_port_before_the_service_goes_on(datapath: Datapath) {
     let answers = |name: &str| ask_once(&udp).unwrap().filter(|(from, _)| from == name);
     until("the node's server to answer", || answers("node")).unwrap();
 
-    cluster.change(OBJECTS).unwrap();
+    cluster.change(&objects(30_080)).unwrap();
     until("the Service to answer", || Connection::attempt(cluster.outside(), at)?.ask().ok()).unwrap();
     for time in 0..3 {
         echoed().unwrap_or_else(|error| panic!("question {time} of who had the port: {error}"));
@@ -203,8 +193,9 @@ impl Takeover {
              addressType: IPv4\nports: [{{name: udp, protocol: UDP, port: 8081}}]\n\
              endpoints: [{{addresses: ['{endpoint}'], nodeName: worker-1}}]\n"
         );
-        let of_tcp = OBJECTS.replace(", {name: udp, protocol: UDP, port: 8080}", "");
-        assert_ne!(of_tcp, OBJECTS);
+        let both = objects(30_080);
+        let of_tcp = both.replace(", {name: udp, protocol: UDP, port: 8080}", "");
+        assert_ne!(of_tcp, both);
         let manifests = with_node(&self.node, &(of_tcp + &slice)).unwrap();
         self.source.write(&Step { manifests, rows: Vec::new() }).unwrap();
     }

@@ -1,6 +1,6 @@
 //! Which interfaces the programs are attached to, and what the programs have to know of them. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use kubeferry_ebpf_common::{Address, Device};
@@ -33,11 +33,11 @@ pub fn rows<'a>(
         patterns => patterns.iter().any(|pattern| matches(pattern, &interface.name)),
     });
     let chosen: Vec<&Interface> = chosen.collect();
-    let is_covered = |index: u32| chosen.iter().any(|interface| interface.index == index);
-    let carries = |index: u32| chosen.iter().any(|interface| interface.carrier == Some(index));
+    // Sets: a node may have thousands of pods.
+    let covered: BTreeSet<u32> = chosen.iter().map(|interface| interface.index).collect();
+    let carriers: BTreeSet<u32> = chosen.iter().filter_map(|interface| interface.carrier).collect();
     chosen
-        .iter()
-        .copied()
+        .into_iter()
         .map(|interface| {
             let mut flags = 0;
             let controller = interface.controller.and_then(|index| by_index.get(&index));
@@ -57,12 +57,12 @@ pub fn rows<'a>(
                 flags |= Device::BRIDGE;
             }
             let is_port = |c: &Interface| match c.kind.as_str() {
-                "bridge" | "bond" | "team" => is_covered(c.index),
+                "bridge" | "bond" | "team" => covered.contains(&c.index),
                 // What it sends has left by one of its internal ports.
                 "openvswitch" => true,
                 _ => false,
             };
-            if controller.is_some_and(|c| is_port(c)) || carries(interface.index) {
+            if controller.is_some_and(|c| is_port(c)) || carriers.contains(&interface.index) {
                 flags |= Device::PORT;
             }
             let [masquerade4, masquerade6] = [true, false].map(|v4| source(interface, interfaces, v4));

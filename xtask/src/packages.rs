@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     /// In every Debian, since its installer calls them: packages that are marked essential.
-    const ESSENTIAL: [&str; 4] = ["chmod", "date", "true", "which"];
+    const ESSENTIAL: [&str; 5] = ["chmod", "cp", "date", "true", "which"];
 
     fn sources(folder: PathBuf, found: &mut Vec<String>) {
         for entry in std::fs::read_dir(folder).unwrap() {

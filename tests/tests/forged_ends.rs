@@ -8,7 +8,7 @@ use std::time::Duration;
 use kubeferry_ebpf_common::packet::{ACK, FIN, RST, SYN};
 use kubeferry_ebpf_common::{Flow, FlowKey, TCP};
 use kubeferry_tests::bpf::Places;
-use kubeferry_tests::bpf::pinned::{Pinned, interface_index};
+use kubeferry_tests::bpf::pinned::{Pinned, flow_key, interface_index};
 use kubeferry_tests::client::{Connection, Running, until, until_for};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::forging::{Victim, outlived};
@@ -75,15 +75,7 @@ fn the_first_packet_after_the_syn_says_who_sends() {
         pinned.run(&web.hosts.node, false, by, &frame).unwrap();
     };
     let is_closed = |port: u16| {
-        let key = FlowKey {
-            source: client(port).ip().into(),
-            destination: web.vip().ip().into(),
-            source_port: port.to_be(),
-            destination_port: web.vip().port().to_be(),
-            protocol: TCP,
-            hook: FlowKey::IN,
-            reserved: 0,
-        };
+        let key = flow_key(TCP, client(port), web.vip(), FlowKey::IN);
         let flags = pinned.flow(&key).unwrap().unwrap_or_else(|| panic!("port {port} has no entry")).flags;
         flags & Flow::FIN != 0
     };

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-pub use flows::Entry;
+pub use flows::{Entry, flow_key};
 use kubeferry::backend::ebpf::bpf::definition;
 use kubeferry_ebpf_common::live::{LiveFilter, LiveSpent};
 use kubeferry_ebpf_common::stats::Counter;

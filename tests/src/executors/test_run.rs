@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use kubeferry_ebpf_common::{Flow, FlowKey};
 
 use super::{Findings, Last, named, uplink};
-use crate::bpf::pinned::{Pinned, Ran, interface_index};
+use crate::bpf::pinned::{Pinned, Ran, flow_key, interface_index};
 use crate::flows::{Case, Expect, Row, Step, UPLINK};
 use crate::packets::{Cable, Origin, Protocol, Seen, first_packet, packet};
 use crate::world::World;
@@ -201,15 +201,7 @@ fn judge_endpoint(
     masquerade: bool,
     sent: &Sent,
 ) -> Result<SocketAddr> {
-    let key = |from: SocketAddr, to: SocketAddr, hook| FlowKey {
-        source: from.ip().into(),
-        destination: to.ip().into(),
-        source_port: from.port().to_be(),
-        destination_port: to.port().to_be(),
-        protocol: row.protocol.number(),
-        hook,
-        reserved: 0,
-    };
+    let key = |from, to, hook| flow_key(row.protocol.number(), from, to, hook);
     let first = pinned.flow(&key(sent.from, row.to, FlowKey::IN))?;
     let port = first.and_then(|first| first.alias).unwrap_or(sent.from.port());
     let client = SocketAddr::new(sent.from.ip(), port);

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use kubeferry_ebpf_common::FlowKey;
 
 use super::test_run::{Loaded, Sent, frame};
-use crate::bpf::pinned::Ran;
+use crate::bpf::pinned::{Ran, flow_key};
 use crate::flows::{Case, Expect, Row, UPLINK};
 use crate::packets::{Protocol, Seen, first_packet, forwarded, packet};
 
@@ -33,15 +33,7 @@ pub(super) fn run(loaded: &Loaded<'_>, row: &Row, device: u32, from: SocketAddr,
     let ran = loaded.pinned.run_at_xdp(&loaded.world.node, device, frame)?;
     let passed = ran.verdict == PASS;
     ensure!(!passed || ran.frame == frame, "XDP passes up another frame than came in");
-    let entry = loaded.pinned.flow(&FlowKey {
-        source: from.ip().into(),
-        destination: row.to.ip().into(),
-        source_port: from.port().to_be(),
-        destination_port: row.to.port().to_be(),
-        protocol: row.protocol.number(),
-        hook: FlowKey::IN,
-        reserved: 0,
-    })?;
+    let entry = loaded.pinned.flow(&flow_key(row.protocol.number(), from, row.to, FlowKey::IN))?;
     Ok(AtXdp { ran, passed, drawn: entry.map(|entry| entry.end) })
 }
 

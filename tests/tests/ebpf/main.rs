@@ -12,6 +12,7 @@ use kubeferry_tests::web::{MANIFESTS, Web};
 
 mod leaving;
 mod limits;
+mod passing_by;
 mod restarting;
 mod taken_ports;
 

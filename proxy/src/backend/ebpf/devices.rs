@@ -198,6 +198,14 @@ mod tests {
         let above = Interface { carrier: Some(2), ..interface(8, "mv0", "macvlan", None, &[]) };
         let with_above = [&interfaces[..], &[above]].concat();
         assert_eq!(self::rows(&with_above, &[], &DetectLocal::NodeCidr)[&2].1.flags, Device::PORT);
+        // Open vSwitch's: what an internal port sends leaves by another once more, whether the switch itself is chosen or not.
+        let switched = [
+            interface(8, "ovs-system", "openvswitch", None, &[]),
+            interface(9, "eth1", "", Some(8), &[]),
+            interface(10, "br-int", "openvswitch", None, &[]),
+        ];
+        let of_switch = self::rows(&switched, &["eth1".to_owned(), "br-int".to_owned()], &DetectLocal::NodeCidr);
+        assert_eq!([9, 10].map(|index| of_switch[&index].1.flags), [Device::PORT, 0]);
         assert_eq!(rows[&2].1.link.map(u16::to_ne_bytes).concat(), [2, 0, 0, 0, 0, 1]);
         assert_eq!(rows[&1].1.link, [0; 3]);
     }

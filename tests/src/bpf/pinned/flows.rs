@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use kubeferry_ebpf_common::flow::TICK;
 use kubeferry_ebpf_common::{Address, Flow, FlowKey};
 use rustix::time::{ClockId, clock_gettime};
@@ -69,10 +69,49 @@ impl Pinned {
         Ok(Some(Entry { end: end(flow.address, flow.port), flags: flow.flags, alias }))
     }
 
+    /// An entry of a connection, whole.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn raw_flow(&self, key: &FlowKey) -> Result<Option<Flow>> {
+        self.entry(key.as_bytes())
+    }
+
+    /// Writes an entry of a connection as it would be at another time, or after something else.
+    ///
+    /// # Errors
+    /// There is none, or the kernel's.
+    pub fn change_flow(&self, key: &FlowKey, change: impl FnOnce(&mut Flow)) -> Result<()> {
+        let mut flow = self.raw_flow(key)?.with_context(|| format!("no entry {key:?}"))?;
+        change(&mut flow);
+        Ok(kernel::put(self.flows.as_fd(), key.as_bytes(), flow.as_bytes())?)
+    }
+
+    /// Forgets one entry of a connection, as when the table is full.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn forget_flow(&self, key: &FlowKey) -> Result<()> {
+        Ok(kernel::delete(self.flows.as_fd(), key.as_bytes())?)
+    }
+
     fn entry(&self, key: &[u8]) -> Result<Option<Flow>> {
         let Some(bytes) = kernel::get(self.flows.as_fd(), key, size_of::<Flow>())? else { return Ok(None) };
         let Ok(flow) = Flow::read_from_bytes(&bytes) else { bail!("an entry of {} bytes", bytes.len()) };
         Ok(Some(flow))
+    }
+}
+
+/// The key of an entry of `flows`: a packet of this protocol number, from here to there, at this hook.
+pub fn flow_key(protocol: u8, from: SocketAddr, to: SocketAddr, hook: u8) -> FlowKey {
+    FlowKey {
+        source: from.ip().into(),
+        destination: to.ip().into(),
+        source_port: from.port().to_be(),
+        destination_port: to.port().to_be(),
+        protocol,
+        hook,
+        reserved: 0,
     }
 }
 

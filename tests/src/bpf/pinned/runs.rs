@@ -1,6 +1,6 @@
 //! Programs run on frames (BPF_PROG_TEST_RUN).
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result};
 
@@ -24,10 +24,17 @@ impl Pinned {
     /// # Errors
     /// The kernel's.
     pub fn run(&self, node: &Netns, own: bool, device: u32, frame: &[u8]) -> Result<Ran> {
-        let (program, come_in_by) = if own { (&self.egress, 0) } else { (&self.ingress, device) };
-        let ran = node.run(|| kernel::test_run(program.as_fd(), frame, device, come_in_by, 1))?;
-        let (verdict, frame) = ran.context("the kernel does not run the program")?;
-        Ok(Ran { verdict, frame })
+        let (program, came_by) = if own { (&self.egress, 0) } else { (&self.ingress, device) };
+        run(program, node, came_by, device, frame)
+    }
+
+    /// Runs the program for what leaves by an interface of this number on a frame, inside a namespace, that has come in by another;
+    /// 0: the node itself sends it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn run_at_egress(&self, node: &Netns, came_by: u32, device: u32, frame: &[u8]) -> Result<Ran> {
+        run(&self.egress, node, came_by, device, frame)
     }
 
     /// Runs the program for what comes in by an interface of this number so many times on a frame that it leaves as it is.
@@ -48,4 +55,10 @@ impl Pinned {
         let (verdict, frame) = ran.context("the kernel does not run the program of XDP")?;
         Ok(Ran { verdict, frame })
     }
+}
+
+fn run(program: &OwnedFd, node: &Netns, came_by: u32, device: u32, frame: &[u8]) -> Result<Ran> {
+    let ran = node.run(|| kernel::test_run(program.as_fd(), frame, device, came_by, 1))?;
+    let (verdict, frame) = ran.context("the kernel does not run the program")?;
+    Ok(Ran { verdict, frame })
 }

@@ -29,7 +29,8 @@ pub fn now() -> u32 {
 /// The entry of a packet.
 #[inline(always)]
 pub fn find(key: &FlowKey) -> Option<&'static mut Flow> {
-    // SAFETY: entries are written by packets of this direction only, each field as a whole.
+    // SAFETY: the memory stays an entry of the map while the program runs. Another CPU may write it in the same moment, another packet of this
+    // direction as a rule, each field as a whole and flags by atomic operations: what is read may be older or newer, never half.
     FLOWS.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
 }
 
@@ -136,7 +137,7 @@ fn heed(work: &mut Work, flow: &mut Flow) {
 #[inline(never)]
 pub fn vouch(work: &mut Work) {
     if let Some(flow) = find(&work.other_key)
-        && let Some(flow) = lives(work, &work.other_key, flow)
+        && let Some(flow) = lives(&work.packet, work.came_by, &work.other_key, flow, &mut work.key)
     {
         heed(work, flow);
     }
@@ -175,28 +176,128 @@ pub fn current(work: &mut Work, now: u32) -> Option<&'static mut Flow> {
             forget(work, flow);
             return None;
         }
+        if flow.seen != now && !is_whole(work, flow, now) {
+            // What is left of it is swept: some of it may be another's by now.
+            end_flow(flow);
+            let _ = FLOWS.remove(&work.packet.key);
+            return None;
+        }
         return Some(flow);
     }
-    lives(work, &work.packet.key, flow)
+    lives(&work.packet, work.came_by, &work.packet.key, flow, &mut work.key)
+}
+
+/// Whether all other entries of a connection are there, whose forward-in entry is `flow`. A full table throws them out one by one, the least
+/// recently used first, and while one side alone sends that is the other side's; to be looked for once in a unit of the clock is to be used.
+/// Those for answers are made anew where that can be: otherwise a client that goes on sending would hear nothing for as long as it does.
+#[inline(never)]
+fn is_whole(work: &mut Work, flow: &Flow, now: u32) -> bool {
+    let key = &work.packet.key;
+    if flow.passes(key) {
+        return true;
+    }
+    let is_own = flow.flags & Flow::OWN != 0;
+    key.write_backward(flow, &mut work.key);
+    match find(&work.key) {
+        Some(there) if (there.address, there.port) != (key.destination, key.destination_port) => return false,
+        Some(_) => {}
+        // By which interface it left is known no more.
+        None if is_own => return false,
+        None => {
+            let other = &mut work.other;
+            *other = *flow;
+            other.address = key.destination;
+            other.port = key.destination_port;
+            other.flags = flow.flags & Flow::ALIAS;
+            other.seen = now;
+            other.device = if flow.flags & Flow::ALIAS != 0 { key.source_port.into() } else { 0 };
+            other.backend = flow.backend_row();
+            let _ = FLOWS.insert(&work.key, &*other, BPF_NOEXIST.into());
+        }
+    }
+    if flow.flags & Flow::LOOPS != 0 {
+        key.write_looped(flow, &mut work.key);
+        return find(&work.key).is_some();
+    }
+    if flow.flags & (Flow::OWN | Flow::MASQUERADED) == 0 {
+        return true;
+    }
+    key.write_forward(flow, &mut work.key);
+    let Some(out) = find(&work.key) else { return false };
+    if out.flags & Flow::PENDING != 0 {
+        return true;
+    }
+    let client = (out.flags & Flow::OWN, key.source, flow.client_port(key.source_port));
+    work.key.write_answer(out, &mut work.other_key);
+    match find(&work.other_key) {
+        Some(there) => (there.address, there.port) == (client.1, client.2),
+        None if is_own => false,
+        None => {
+            let other = &mut work.other;
+            *other = *out;
+            (other.flags, other.address, other.port) = client;
+            other.seen = now;
+            FLOWS.insert(&work.other_key, &*other, BPF_NOEXIST.into()).is_ok()
+        }
+    }
 }
 
 /// The entry of the packet in `work` on its way out, unless its connection is over: see [`lives`].
 #[inline(always)]
-pub fn leaving(work: &Work) -> Option<&'static mut Flow> {
-    lives(work, &work.packet.key, find(&work.packet.key)?)
+pub fn leaving(work: &mut Work) -> Option<&'static mut Flow> {
+    let flow = find(&work.packet.key)?;
+    lives(&work.packet, work.came_by, &work.packet.key, flow, &mut work.key)
 }
 
 /// An entry whose side has closed is none for a packet with which a side begins: the kernel's own translation gives ports
 /// without knowing of ours, where another proxy uses it beside us. The entry is forgotten. Ours are made anew by the packet that
-/// opens their connection.
+/// opens their connection; where the client's side has not closed, its SYN went on to the same endpoint, and this is the answer. `other` is room
+/// for a key.
 #[inline(always)]
-fn lives(work: &Work, key: &FlowKey, flow: &'static mut Flow) -> Option<&'static mut Flow> {
+fn lives(
+    packet: &Packet,
+    came_by: u32,
+    key: &FlowKey,
+    flow: &'static mut Flow,
+    other: &mut FlowKey,
+) -> Option<&'static mut Flow> {
     let is_closed = flow.flags & (Flow::FIN | Flow::RST) != 0;
-    if is_closed && work.packet.begins_tcp() && is_by(flow, sender(work.came_by)) {
-        let _ = FLOWS.remove(key);
-        return None;
+    if is_closed && packet.begins_tcp() && is_by(flow, sender(came_by)) {
+        if flow.flags & Flow::FORWARD != 0 || !is_open(key, flow, other) {
+            let _ = FLOWS.remove(key);
+            return None;
+        }
+        lower(flow, Flow::FIN | Flow::RST);
     }
     Some(flow)
+}
+
+/// Whether the client's side of a connection has not closed, whose entry for answers this is; `other` is room for a key.
+#[inline(never)]
+fn is_open(key: &FlowKey, flow: &Flow, other: &mut FlowKey) -> bool {
+    let endpoint = (key.source, key.source_port);
+    let first = if key.hook == FlowKey::OUT {
+        key.write_first(flow, other);
+        find(other)
+    } else {
+        *other = *key;
+        other.destination = flow.address;
+        other.destination_port = flow.port;
+        other.hook = FlowKey::OUT;
+        let Some(backward) = find(other) else { return false };
+        let (address, port) = (backward.address, backward.port);
+        let client_port = backward.client_port(flow.port);
+        other.source = flow.address;
+        other.source_port = client_port;
+        other.destination = address;
+        other.destination_port = port;
+        other.hook = FlowKey::IN;
+        find(other)
+    };
+    first.is_some_and(|first| {
+        first.flags & (Flow::FORWARD | Flow::FIN | Flow::RST) == Flow::FORWARD
+            && (first.address, first.port) == endpoint
+    })
 }
 
 /// Forgets the connection of a packet, by its forward-in entry.
@@ -266,7 +367,7 @@ pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32, sockets: S
     flow.backend = work.slot.backend;
     flow.sender = sender(work.came_by);
     if flow.sender != Flow::ANYBODY {
-        flow.flags |= Flow::KNOWN;
+        flow.flags |= if work.packet.begins_tcp() { Flow::KNOWN } else { DECIDED };
     }
     flow.reserved = 0;
     *other = *flow;

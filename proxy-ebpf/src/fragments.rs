@@ -19,7 +19,7 @@ pub fn recall_ports(packet: &mut Packet, key: &mut FragmentKey) -> bool {
     }
 }
 
-/// Leaves the ports for later fragments.
+/// Leaves the ports for later fragments, whatever the datagram is: otherwise those of an earlier one with its number would be taken for its own.
 #[inline(always)]
 pub fn leave_ports(packet: &Packet, key: &mut FragmentKey) {
     if packet.first {

@@ -1,5 +1,7 @@
 //! From a packet's destination to a frontend, and from there to an endpoint.
 
+use core::ffi::c_void;
+
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use kubeferry_ebpf_common::policy::{Choice, Source, choose};
@@ -10,7 +12,9 @@ use kubeferry_ebpf_common::{
 
 use crate::connection::find;
 use crate::maps::{ADDRESSES, AFFINITY, CONFIG, DEVICES, FRONTENDS, MEMBERS, SOURCE_RANGES};
+use crate::route::way_back;
 use crate::scheduler::pick;
+use crate::tc::LOOPBACK;
 use crate::work::Work;
 
 /// What becomes of a new connection.
@@ -123,7 +127,7 @@ pub fn without_frontend(destination: &Address, is: u32, config: &Config) -> Answ
 
 /// Decides about a new connection, whose packet and key are in `work`. An endpoint is left in `work.slot`.
 #[inline(always)]
-pub fn answer(work: &mut Work, origin: Origin) -> Answer {
+pub fn answer(context: *mut c_void, work: &mut Work, origin: Origin) -> Answer {
     let Some(config) = config() else { return Answer::NotOurs };
     work.frontend.address = work.packet.key.destination;
     work.frontend.port = work.packet.key.destination_port;
@@ -135,10 +139,34 @@ pub fn answer(work: &mut Work, origin: Origin) -> Answer {
             Answer::NotOurs
         }
         Ok(()) if config.flags & Config::ESTABLISHED_ELSEWHERE != 0 && work.packet.is_within_tcp() => Answer::NotOurs,
+        Ok(()) if matches!(origin, Origin::Device(_)) && is_forged(context, work) => Answer::Drop(Counter::Forged),
         Ok(()) => endpoint(work, origin, config),
         Err(Missing::Nobody(is)) => without_frontend(&work.packet.key.destination, is, config),
         Err(Missing::Changing) => Answer::Drop(Counter::Moving),
     }
+}
+
+/// Whether who sends the packet, which would open a connection, has not the address that it comes from. What is open between its ends without us
+/// would be taken for that connection: a pod could end it with one packet. Of a bridge's pods nothing tells them apart, and what comes from
+/// outside has been looked at there.
+#[inline(never)]
+fn is_forged(context: *mut c_void, work: &mut Work) -> bool {
+    let source = &work.packet.key.source;
+    if work.came_by == LOOPBACK {
+        return false;
+    }
+    // As the kernel drops it, but for IPv6.
+    if address(source) & address_is::HELD != 0 {
+        return true;
+    }
+    // SAFETY: read at once.
+    let Some(device) = (unsafe { DEVICES.get(work.came_by) }) else { return false };
+    if device.flags & Device::ROUTED == 0 || source.is_link_local() {
+        return false;
+    }
+    let Some(way) = way_back(context, work) else { return false };
+    // SAFETY: as above.
+    way != work.came_by && unsafe { DEVICES.get(way) }.is_none_or(|there| there.peer != device.peer)
 }
 
 /// Whether the packet has been translated: one of the node's own to an endpoint in its host network comes in once more (see

@@ -7,7 +7,7 @@
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use kubeferry_ebpf_common::config::address_is;
-use kubeferry_ebpf_common::flow::since;
+use kubeferry_ebpf_common::flow::{JUST_NOW, since};
 use kubeferry_ebpf_common::packet::{FIN, RST};
 use kubeferry_ebpf_common::{Device, Flow, FlowKey, UDP};
 
@@ -18,9 +18,6 @@ use crate::lookup::{address, config, frontend};
 use crate::maps::{DEVICES, FLOWS};
 use crate::skb::Skb;
 use crate::work::Work;
-
-/// In units of the clock of flows: a little more than a second.
-const JUST_NOW: u32 = 1;
 
 /// Whether the packet in `work`, which has no entry and meets a frontend, is for a socket of the node's: of somebody who had the port before
 /// the Service, or is bound there.

@@ -1,10 +1,12 @@
 //! Sends a packet whose destination changed after it was routed.
 
+use core::ffi::c_void;
 use core::mem::size_of;
 use core::ptr::null_mut;
 
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as bpf_fib_lookup_params,
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
+    bpf_fib_lookup as bpf_fib_lookup_params,
 };
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect_neigh};
 use kubeferry_ebpf_common::stats::Counter;
@@ -33,6 +35,30 @@ pub fn fill(work: &mut Work, device: u32) {
     } else {
         at.__bindgen_anon_3.ipv6_src = packet.key.source.words;
         at.__bindgen_anon_4.ipv6_dst = slot.address.words;
+    }
+}
+
+/// The interface by which the routes send answers to the packet's source; `None`: they do not say.
+#[inline(always)]
+pub fn way_back(context: *mut c_void, work: &mut Work) -> Option<u32> {
+    let (packet, at) = (&work.packet, &mut work.lookup);
+    // SAFETY: all zeroes are a valid value of this struct of numbers.
+    *at = unsafe { core::mem::zeroed() };
+    at.ifindex = work.came_by;
+    if packet.v4 {
+        at.family = AF_INET;
+        at.__bindgen_anon_4.ipv4_dst = packet.key.source.words[3];
+    } else {
+        at.family = AF_INET6;
+        at.__bindgen_anon_4.ipv6_dst = packet.key.source.words;
+    }
+    let at = &raw mut work.lookup;
+    // SAFETY: the struct is as long as told.
+    unsafe {
+        match bpf_fib_lookup(context, at, size_of::<bpf_fib_lookup_params>() as i32, 0) as u32 {
+            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => Some((*at).ifindex),
+            _ => None,
+        }
     }
 }
 

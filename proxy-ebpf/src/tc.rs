@@ -26,7 +26,7 @@ use crate::stats::count;
 use crate::work::Work;
 
 /// LOOPBACK_IFINDEX: the loopback interface of every network namespace.
-const LOOPBACK: u32 = 1;
+pub const LOOPBACK: u32 = 1;
 
 /// What becomes of a packet.
 #[derive(Clone, Copy)]
@@ -86,6 +86,7 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
     if !matches!(read(&skb, l3, FlowKey::IN, &mut work.packet, &mut work.headers), Ok(true)) {
         return Action::Next;
     }
+    leave_ports(&work.packet, &mut work.fragment);
     if work.packet.later && !recall_ports(&mut work.packet, &mut work.fragment) {
         return Action::Next;
     }
@@ -94,8 +95,12 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
     }
     let now = now();
     let Some(flow) = current(work, now) else {
+        if work.packet.later {
+            // What became of the first is seen in its entry; there is none.
+            return Action::Next;
+        }
         let sockets = Sockets::behind(skb.raw.cast(), skb.device());
-        let mut answered = answer(work, Origin::Device(skb.device()));
+        let mut answered = answer(skb.raw.cast(), work, Origin::Device(skb.device()));
         if !matches!(answered, Answer::NotOurs) && others::is_of_node(&skb, work) {
             answered = Answer::NotOurs;
         }
@@ -114,7 +119,6 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
         };
     };
     touch(work, flow, now);
-    leave_ports(&work.packet, &mut work.fragment);
     if let Err(error) = rewrite_forward(&skb, work, flow) {
         return error.into();
     }
@@ -223,7 +227,6 @@ fn connect(
     }
     // The first packet is counted like those after it.
     count_packet(work, &work.flow);
-    leave_ports(&work.packet, &mut work.fragment);
     Ok(())
 }
 
@@ -261,12 +264,9 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
     if !matches!(read(&skb, l3, FlowKey::OUT, &mut work.packet, &mut work.headers), Ok(true)) {
         return Action::Next;
     }
+    leave_ports(&work.packet, &mut work.fragment);
     if work.packet.later && !recall_ports(&mut work.packet, &mut work.fragment) {
-        // The node's own first fragments leave their ports where they are sent on.
-        work.packet.key.hook = FlowKey::IN;
-        if !skb.is_own() || !recall_ports(&mut work.packet, &mut work.fragment) {
-            return Action::Next;
-        }
+        return Action::Next;
     }
     if work.packet.is_icmp_error(&skb) {
         // One that cannot be read is about nothing of ours.
@@ -274,8 +274,7 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
         return Action::Next;
     }
     let now = now();
-    let flow = if work.packet.key.hook == FlowKey::OUT { leaving(work) } else { None };
-    let Some(flow) = flow else {
+    let Some(flow) = leaving(work) else {
         if skb.is_own() {
             return send_own(&skb, work, now);
         }
@@ -284,7 +283,6 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
         return Action::Next;
     };
     touch(work, flow, now);
-    leave_ports(&work.packet, &mut work.fragment);
     if flow.flags & Flow::PENDING != 0
         && let Err(counter) = masquerade(work, flow, skb.device(), now, Sockets::of_node(skb.raw.cast()))
     {
@@ -316,13 +314,13 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
             touch(work, flow, now);
             work.slot.address = flow.address;
             work.slot.port = flow.port;
-            leave_ports(&work.packet, &mut work.fragment);
             (flow.flags, flow.client_port(work.packet.key.source_port))
         }
+        None if work.packet.later => return Action::Next,
         None => {
             let sockets = Sockets::of_node(skb.raw.cast());
             let at = if inside { FlowKey::OUT } else { FlowKey::IN };
-            let (masquerade, stays, is_served) = match answer(work, Origin::Node) {
+            let (masquerade, stays, is_served) = match answer(skb.raw.cast(), work, Origin::Node) {
                 // The node's own stack says no, at a port where nobody is; its answer comes by here.
                 Answer::Refuse(counter) if inside && matches!(work.packet.key.protocol, TCP | UDP) => {
                     count(counter);

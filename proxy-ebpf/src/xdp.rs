@@ -81,6 +81,9 @@ pub fn uplink(frame: Frame) -> Action {
     if packet.l4 != ETHERNET + length || hops <= 1 {
         return Action::Pass;
     }
+    if !is_for_us(&frame) {
+        return Action::Pass;
+    }
     let now = now();
     match current(work, now) {
         Some(flow) if flow.flags & (Flow::OWN | Flow::ALIAS) != 0 => Action::Pass,
@@ -95,7 +98,7 @@ pub fn uplink(frame: Frame) -> Action {
         }
         // It may be for somebody who has begun elsewhere: TC asks who.
         None if work.packet.is_within_tcp() => Action::Pass,
-        None => match answer(work, Origin::Device(frame.device())) {
+        None => match answer(frame.raw.cast(), work, Origin::Device(frame.device())) {
             Answer::Drop(counter) => Action::Drop(counter),
             Answer::Endpoint { masquerade } => match forward(&frame, work, now, None, masquerade) {
                 Ok(action) => action,
@@ -169,6 +172,15 @@ fn forward(
     }
     // SAFETY: no pointers.
     Ok(Action::Redirect(unsafe { bpf_redirect(device, 0) }))
+}
+
+/// Whether a frame is addressed to the interface that it came in by. One for another, or for everybody, is the stack's to drop or to keep: each
+/// node that a switch floods with it would send a packet of its own.
+#[inline(always)]
+fn is_for_us(frame: &Frame) -> bool {
+    let mut to = [0_u16; 3];
+    // SAFETY: read at once.
+    frame.load(0, &mut to).is_ok() && unsafe { DEVICES.get(frame.device()) }.is_some_and(|device| device.link == to)
 }
 
 /// Whether XDP may send out of an interface.

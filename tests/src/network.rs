@@ -38,6 +38,8 @@ impl Network {
         hosts.node.sysctl("net/ipv4/conf/all/rp_filter", "1")?;
         // For connections of the node to its own node ports, which nothing but the socket hook does better.
         hosts.node.sysctl("net/ipv4/conf/lo/accept_local", "1")?;
+        // As a way out has one, where devices of pods have none; nothing is sent from it.
+        hosts.node.ip(&["addr add 198.18.0.1/32 dev router scope link"])?;
         let router = &hosts.host("router").namespace;
         router.sysctl("net/ipv4/ip_forward", "1")?;
         router.sysctl("net/ipv6/conf/all/forwarding", "1")?;

@@ -9,12 +9,13 @@ use kubeferry_ebpf_common::packet::{ACK, FIN, RST, SYN};
 use kubeferry_ebpf_common::{Flow, FlowKey, TCP};
 use kubeferry_tests::bpf::Places;
 use kubeferry_tests::bpf::pinned::{Pinned, flow_key, interface_index};
-use kubeferry_tests::client::{Connection, Running, until, until_for};
+use kubeferry_tests::client::{Connection, Running, ask_once, datagrams, until, until_for};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::forging::{Victim, outlived};
 use kubeferry_tests::on_both_datapaths;
-use kubeferry_tests::packets::{FrameSocket, tcp_packet};
+use kubeferry_tests::packets::{FrameSocket, Protocol, first_packet, tcp_packet};
 use kubeferry_tests::served::Served;
+use kubeferry_tests::small::{self, Small};
 use kubeferry_tests::web::{MANIFESTS, Web};
 
 /// The node's address on the cable of the second host, and that host's: see `Host::join`.
@@ -22,6 +23,7 @@ const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 2, 1]];
 
 on_both_datapaths! {
     nobody_else_ends_a_connection,
+    nobody_else_begins_one_between_the_ends_of_another,
 }
 
 fn nobody_else_ends_a_connection(datapath: Datapath) {
@@ -51,6 +53,48 @@ fn nobody_else_ends_a_connection(datapath: Datapath) {
     }
 }
 
+/// With clients in both families.
+const OBJECTS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec:
+  clusterIPs: [10.96.0.10, 'fd00:10:96::10']
+  clusterIP: 10.96.0.10
+  ipFamilies: [IPv4, IPv6]
+  ports: [{name: tcp, port: 80, targetPort: 8080}, {name: udp, protocol: UDP, port: 80, targetPort: 8080}]
+";
+
+/// Who talks to the endpoint by itself is not known to us: that somebody asks the Service in their name must not be taken for what they do.
+fn nobody_else_begins_one_between_the_ends_of_another(datapath: Datapath) {
+    let cluster = Small::start(datapath, &(OBJECTS.to_owned() + small::ENDPOINT)).unwrap();
+    let wire = cluster.hosts.host("web2").namespace.run(|| FrameSocket::open("eth0")).unwrap().unwrap();
+    for (vip, endpoint, kind) in
+        [("10.96.0.10", "10.244.1.1", [8, 0]), ("fd00:10:96::10", "fd00:10:244:1::1", [0x86, 0xdd])]
+    {
+        let [vip, endpoint] =
+            [(vip, 80), (endpoint, 8080)].map(|(ip, port)| SocketAddr::new(ip.parse().unwrap(), port));
+        drop(until("the Service to answer", || Connection::attempt(cluster.client(), vip)).unwrap());
+        for from in [cluster.client(), &cluster.hosts.node] {
+            let what = format!("{} to {endpoint}", from.name());
+            let mut tcp = Connection::open(from, endpoint).unwrap();
+            let udp = datagrams(from, endpoint).unwrap();
+            let before = (tcp.ask().unwrap(), ask_once(&udp).unwrap().expect("an answer"));
+            let ends = [tcp.local().unwrap(), udp.local_addr().unwrap()];
+            let mut packets = [0, 0, ACK, SYN].map(|bits| tcp_packet(ends[0], vip, bits, 1)).to_vec();
+            packets.push(first_packet(Protocol::Udp, ends[1], vip, 7));
+            for packet in packets {
+                wire.send(&[&MACS[0][..], &MACS[1], &kind, &packet].concat()).unwrap();
+            }
+            for _ in 0..3 {
+                let answer = tcp.ask().unwrap_or_else(|error| panic!("{what}: {error:#}"));
+                let datagram = ask_once(&udp).unwrap().unwrap_or_else(|| panic!("{what}: no datagram is answered"));
+                assert_eq!((answer, datagram), before, "{what}");
+            }
+        }
+    }
+}
+
 /// The web cluster with these objects, served by programs, and their maps.
 fn serve(manifests: &str) -> (Served, Pinned) {
     let places = Places::new().unwrap();
@@ -66,6 +110,8 @@ fn serve(manifests: &str) -> (Served, Pinned) {
 fn the_first_packet_after_the_syn_says_who_sends() {
     let (served, pinned) = serve(MANIFESTS);
     let web = &served.web;
+    // As an uplink has one; nobody opens by a pod's in another's name.
+    web.hosts.node.ip(&["addr add 192.0.2.77/32 dev web2"]).unwrap();
     let [pod, other] = ["client", "web2"].map(|name| interface_index(&web.hosts.node, name).unwrap());
     let client = |port: u16| SocketAddr::from(([10, 244, 1, 7], port));
     let send = |port, by, bits| {
@@ -74,11 +120,16 @@ fn the_first_packet_after_the_syn_says_who_sends() {
         let frame = [&MACS[0][..], &MACS[1], &[8, 0], &packet].concat();
         pinned.run(&web.hosts.node, false, by, &frame).unwrap();
     };
-    let is_closed = |port: u16| {
+    let flags = |port: u16| {
         let key = flow_key(TCP, client(port), web.vip(), FlowKey::IN);
-        let flags = pinned.flow(&key).unwrap().unwrap_or_else(|| panic!("port {port} has no entry")).flags;
-        flags & Flow::FIN != 0
+        pinned.flow(&key).unwrap().map(|entry| entry.flags)
     };
+    let is_closed = |port| flags(port).unwrap_or_else(|| panic!("port {port} has no entry")) & Flow::FIN != 0;
+    let opens = || {
+        send(40_000, other, SYN);
+        flags(40_000)
+    };
+    until("the address to be noticed", opens).unwrap();
     // Sent again where the interface has its program; or answered in the meantime.
     for (port, then) in [(40_001, [SYN, ACK].as_slice()), (40_002, [ACK].as_slice())] {
         send(port, other, SYN);

@@ -61,8 +61,13 @@ const MARK: &str = "kubeferry-part: ";
 /// The kernels, as they are asked for.
 const KERNELS: [(&str, Series); 2] = [("6.1", Series::V6_1), ("6.12", Series::V6_12)];
 /// The parts that run in the machine: a test binary, and what is passed on to it.
-const PARTS: [(&str, &str); 10] = [
+const PARTS: [(&str, &str); 14] = [
     ("netns", ""),
+    (
+        "lifecycle",
+        "--exact stopping_leaves_traffic_alone_and_a_restart_changes_nothing a_deleted_table_and_a_deleted_row_are_healed \
+         what_was_tampered_with_while_no_proxy_ran_is_healed_by_the_next",
+    ),
     ("flow_table", "--exact cluster_ip load_balancer_source_ranges"),
     // What is swept is gone when a time has passed, which is too long here.
     ("ebpf", "--skip connections_that_are_over_are_swept --skip what_does_not_fit --skip the_plan_names"),
@@ -70,6 +75,10 @@ const PARTS: [(&str, &str); 10] = [
     ("ebpf_sockets", "cluster_ips the_nodes_sockets a_connected_udp_socket off_leaves"),
     ("connections", ""),
     ("ebpf_connections", "--exact every_way_in_reaches_every_endpoint datagrams_in_fragments_come_back_whole"),
+    ("others_ports", ""),
+    ("forged_ends", ""),
+    // Where there are no links, the qdisc is deleted.
+    ("faults_kernel", "--exact ebpf_attachments::programs_that_are_detached_are_attached_again"),
     ("bridge", "ebpf_needs_no_bridge_netfilter with_bridge_netfilter"),
     ("facts", "counters"),
     ("machine", "--ignored"),

@@ -49,6 +49,12 @@ impl Address {
             false => self.words[0] | self.words[1] | self.words[2] == 0 && last == 1,
         }
     }
+
+    /// Whether this is in fe80::/10.
+    #[inline(always)]
+    pub const fn is_link_local(&self) -> bool {
+        u32::from_be(self.words[0]) >> 22 == 0xfe80 >> 6
+    }
 }
 
 impl From<core::net::IpAddr> for Address {

@@ -118,6 +118,8 @@ impl Device {
     /// It carries another that the programs are at, too: a port of a bridge or bond, or what a macvlan lies upon. What leaves here may have
     /// left there.
     pub const PORT: u32 = 16;
+    /// One namespace is behind it, as its routes say, and nothing else: a pod's veth that is on no bridge.
+    pub const ROUTED: u32 = 32;
     /// Packets begin with the IP header (tunnels): no Ethernet header.
     pub const NO_ETHERNET: u32 = 2;
 }

@@ -25,6 +25,9 @@ use crate::{Address, TCP};
 /// The clock of flows: CLOCK_MONOTONIC in nanoseconds, shifted right by this. A unit is 2^30 ns, 1.07 seconds.
 pub const TICK: u32 = 30;
 
+/// In units of that clock, a little more than a second: of what went by no longer ago, something may still be on its way.
+pub const JUST_NOW: u32 = 1;
+
 /// Key of `flows`, an LRU hash.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable)]

@@ -41,4 +41,4 @@ pub const ICMPV6: u8 = 58;
 pub const SCTP: u8 = 132;
 
 /// Changes whenever a map's layout or the meaning of a value does: pinned state of another version is not adopted.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;

@@ -43,4 +43,6 @@ counters! {
     Unreachable = "unreachable",
     /// Dropped: connections were being moved to maps of other sizes, or a frontend was written again and again.
     Moving = "moving",
+    /// Dropped: a pod, or somebody in the node's own name, would open a connection from an address that is not theirs.
+    Forged = "forged",
 }

@@ -3,9 +3,12 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use kubeferry_ebpf_common::flow::limits;
+
 use super::merge::{Given, Inputs};
+use super::node::ConntrackSettings;
 use crate::args::EbpfArgs;
-use crate::config::Problem;
+use crate::config::{Problem, ProxyConfig};
 
 /// `--backend`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -268,6 +271,21 @@ pub(super) fn without_effect(args: &EbpfArgs) -> impl Iterator<Item = String> {
     ];
     let given = given.into_iter().filter(|(_, is)| *is);
     given.map(|(flag, _)| format!("{flag} has no effect without --backend ebpf"))
+}
+
+/// A warning for each time of connection tracking that is not that of connections to Services: programs keep these themselves.
+pub(super) fn other_times(config: &ProxyConfig, conntrack: &ConntrackSettings) -> impl Iterator<Item = String> {
+    let times = [
+        ("conntrack.tcpEstablishedTimeout", conntrack.tcp_established_timeout, limits::ESTABLISHED),
+        ("conntrack.tcpCloseWaitTimeout", conntrack.tcp_close_wait_timeout, limits::HALF_CLOSED),
+        ("conntrack.udpTimeout", conntrack.udp_timeout, limits::ONE_WAY),
+        ("conntrack.udpStreamTimeout", conntrack.udp_stream_timeout, limits::STREAM),
+    ];
+    let others = times.into_iter().filter(|(_, time, ours)| !time.is_zero() && time.as_secs() != u64::from(*ours));
+    others.map(|(path, _, ours)| {
+        let what = config.origin(path);
+        format!("{what} is for connections past Services: with eBPF, those to Services are kept for {ours} s")
+    })
 }
 
 /// Checks the flags and the block `ebpf`.

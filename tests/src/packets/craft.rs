@@ -42,6 +42,23 @@ pub fn forwarded(packet: &[u8]) -> Vec<u8> {
     packet
 }
 
+/// The two fragments of an IPv4 packet without options: with the first 8 bytes after its header, and with the rest.
+pub fn fragments(packet: &[u8]) -> [Vec<u8>; 2] {
+    const MORE: u16 = 0x2000;
+    let (header, segment) = packet.split_at(20);
+    [(&segment[..8], MORE), (&segment[8..], 1)].map(|(part, place)| {
+        let mut fragment = header.to_vec();
+        let length = u16::try_from(20 + part.len()).expect("a first packet is short");
+        fragment[2..4].copy_from_slice(&length.to_be_bytes());
+        fragment[6..8].copy_from_slice(&place.to_be_bytes());
+        fragment[10..12].fill(0);
+        let checksum = fold(sum(&fragment, 0));
+        fragment[10..12].copy_from_slice(&checksum.to_be_bytes());
+        fragment.extend(part);
+        fragment
+    })
+}
+
 fn tcp_syn(from: SocketAddr, to: SocketAddr, cookie: u32) -> Vec<u8> {
     tcp(from, to, 0x02, cookie, &[2, 4, 0x05, 0xb4]) // SYN, maximum segment size 1460
 }

@@ -6,7 +6,7 @@ mod parse;
 mod probe;
 mod real;
 
-pub use craft::{first_packet, forwarded, tcp_packet};
+pub use craft::{first_packet, forwarded, fragments, tcp_packet};
 pub use kernel::{Captured, FrameSocket};
 pub use parse::{Seen, packet, segment_of};
 pub use probe::{Arrival, Cable, Fate, Origin, Prober};

@@ -114,10 +114,17 @@ fn endpoint(rng: &mut Rng, family: &Family) -> Value {
     let number = 1 + rng.below(6);
     let (prefix, node) = match rng.below(100) {
         0..6 => (family.node, NODES[0]),
-        6..50 => (family.local, NODES[0]),
+        // Where Services answer, of which some are there: packets go on to the address as if it were a pod's.
+        6..8 => (family.cluster_ips, NODES[1]),
+        8..10 => (family.external, NODES[1]),
+        10..52 => (family.local, NODES[0]),
         _ => (family.remote, NODES[1]),
     };
-    let number = if prefix == family.node { 1 + number % 2 } else { number };
+    let number = match prefix {
+        _ if prefix == family.node => 1 + number % 2,
+        _ if prefix == family.cluster_ips => 9 + number,
+        _ => number,
+    };
     let mut address = written(rng, format!("{prefix}{number}"));
     if rng.chance(2) {
         address = (*rng.pick(&NO_ADDRESSES)).to_owned();

@@ -10,6 +10,8 @@ use kubeferry_tests::bpf::Places;
 use kubeferry_tests::client::{Connection, Running, ask_once, datagrams, until, until_for};
 use kubeferry_tests::web::{MANIFESTS, Web};
 
+mod by_packet;
+mod kept_whole;
 mod leaving;
 mod limits;
 mod passing_by;

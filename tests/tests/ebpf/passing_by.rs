@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 use kubeferry_ebpf_common::flow::limits;
 use kubeferry_ebpf_common::packet::{ACK, SYN};
 use kubeferry_ebpf_common::{Flow, FlowKey};
-use kubeferry_tests::bpf::Places;
-use kubeferry_tests::bpf::pinned::{Pinned, Ran, flow_key, interface_index};
+use kubeferry_tests::bpf::pinned::{Ran, flow_key};
 use kubeferry_tests::client::{ask_once, datagrams};
-use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::packets::{Protocol, first_packet, tcp_packet};
-use kubeferry_tests::served::Served;
 use kubeferry_tests::web::MANIFESTS;
+
+use super::by_packet::{ByPacket, NEXT, SHOT};
 
 /// With a node port.
 const NODE_PORT: &str = "clusterIP: 10.96.0.10
@@ -51,51 +50,31 @@ endpoints: [{addresses: [10.244.1.1], nodeName: worker-1}]
 /// Longer ago than any packet that still counts as one of just now.
 const LATER: u32 = 3;
 
-struct Passing {
-    served: Served,
-    pinned: Pinned,
-}
+struct Passing(ByPacket);
 
 impl Passing {
     fn start(flags: &[&str]) -> Self {
-        let places = Places::new().unwrap();
-        let pins = places.bpffs().to_owned();
         let (service, slice) = MANIFESTS.split_once("\n---").unwrap();
         let (head, _) = service.split_once("clusterIP").unwrap();
         let one = slice.replace(", {addresses: [10.244.1.2], nodeName: worker-1}", "");
-        let manifests = format!("{head}{NODE_PORT}{one}{CLOSED}");
-        let served = Served::start(Datapath::Ebpf(places), &manifests, flags).unwrap();
-        drop(served.web.until_served().unwrap());
-        let pinned = Pinned::open(&pins).unwrap();
-        pinned.forget_flows().unwrap();
-        Self { served, pinned }
-    }
-
-    fn device(&self, name: &str) -> u32 {
-        interface_index(self.served.node(), name).unwrap()
+        Self(ByPacket::start(&format!("{head}{NODE_PORT}{one}{CLOSED}"), flags))
     }
 
     /// It leaves to the client; a pod has sent it, or the node itself.
     fn leaves(&self, of_pod: bool, packet: &[u8]) -> Ran {
-        let came_by = if of_pod { self.device("web1") } else { 0 };
-        self.pinned.run_at_egress(self.served.node(), came_by, self.device("client"), &frame(packet)).unwrap()
+        self.0.leaves("client", of_pod.then_some("web1"), packet)
     }
 
     /// Whether it goes on as it is, having come in from the client.
     fn passes(&self, packet: &[u8]) -> bool {
-        let frame = frame(packet);
-        let ran = self.pinned.run(self.served.node(), false, self.device("client"), &frame).unwrap();
-        assert_eq!(ran.verdict, -1, "{packet:?}");
-        ran.frame == frame
+        let ran = self.0.comes("client", packet);
+        assert_eq!(ran.verdict, NEXT, "{packet:?}");
+        ran.frame == packet
     }
 
     fn flow(&self, protocol: Protocol, hook: u8) -> Option<Flow> {
-        self.pinned.raw_flow(&key(protocol, hook)).unwrap()
+        self.0.pinned.raw_flow(&key(protocol, hook)).unwrap()
     }
-}
-
-fn frame(packet: &[u8]) -> Vec<u8> {
-    [&[2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 2, 1, 8, 0], packet].concat()
 }
 
 /// Where the node port is.
@@ -125,7 +104,7 @@ fn back(bits: u8) -> Vec<u8> {
 fn one_packet_that_leaves_keeps_no_client_out() {
     let passing = Passing::start(&[]);
     for of_pod in [true, false] {
-        passing.pinned.forget_flows().unwrap();
+        passing.0.pinned.forget_flows().unwrap();
         passing.leaves(of_pod, &out(ACK));
         let noted = passing.flow(Protocol::Tcp, FlowKey::IN).expect("it is noted");
         assert_eq!(noted.flags & Flow::SEEN, 0);
@@ -134,7 +113,7 @@ fn one_packet_that_leaves_keeps_no_client_out() {
         assert_ne!(opened.backend, 0, "{opened:?}");
     }
     // What both sides have used is no client's.
-    passing.pinned.forget_flows().unwrap();
+    passing.0.pinned.forget_flows().unwrap();
     passing.leaves(true, &out(ACK));
     assert!([ACK, SYN, ACK].iter().all(|bits| passing.passes(&back(*bits))));
 }
@@ -142,13 +121,13 @@ fn one_packet_that_leaves_keeps_no_client_out() {
 #[test]
 fn what_a_service_refuses_or_drops_notes_nothing() {
     let passing = Passing::start(&[]);
-    for (to, verdict) in [([10, 96, 0, 20], None), ([198, 51, 100, 7], Some(2))] {
+    for (to, verdict) in [([10, 96, 0, 20], None), ([198, 51, 100, 7], Some(SHOT))] {
         let ran = passing.leaves(false, &tcp_packet(here(), SocketAddr::from((to, 80)), ACK, 1));
-        assert!(ran.verdict != -1 && verdict.is_none_or(|verdict| ran.verdict == verdict), "{to:?}: {ran:?}");
-        assert_eq!(passing.pinned.flows_as_text().unwrap(), Vec::<String>::new(), "to {to:?}");
+        assert!(ran.verdict != NEXT && verdict.is_none_or(|verdict| ran.verdict == verdict), "{to:?}: {ran:?}");
+        assert_eq!(passing.0.pinned.flows_as_text().unwrap(), Vec::<String>::new(), "to {to:?}");
     }
     passing.leaves(false, &out(ACK));
-    assert_eq!(passing.pinned.flows().unwrap(), 2, "to anybody else it does");
+    assert_eq!(passing.0.pinned.flows().unwrap(), 2, "to anybody else it does");
 }
 
 #[test]
@@ -156,7 +135,7 @@ fn an_entry_for_answers_that_was_thrown_out_comes_again() {
     let passing = Passing::start(&[]);
     passing.leaves(true, &out(ACK));
     assert!(passing.passes(&back(ACK)));
-    passing.pinned.forget_flow(&key(Protocol::Tcp, FlowKey::IN)).unwrap();
+    passing.0.pinned.forget_flow(&key(Protocol::Tcp, FlowKey::IN)).unwrap();
     passing.leaves(true, &out(ACK));
     assert!(passing.flow(Protocol::Tcp, FlowKey::IN).is_some());
     assert!(passing.passes(&back(ACK)) && passing.passes(&back(SYN)));
@@ -168,7 +147,7 @@ fn datagrams_go_by_while_one_side_sends() {
     let [out, back] = [(here(), there()), (there(), here())].map(|(from, to)| first_packet(Protocol::Udp, from, to, 7));
     let age = |hook| {
         let older = |flow: &mut Flow| flow.seen = flow.seen.wrapping_sub(limits::STREAM + LATER);
-        passing.pinned.change_flow(&key(Protocol::Udp, hook), older).unwrap();
+        passing.0.pinned.change_flow(&key(Protocol::Udp, hook), older).unwrap();
     };
     passing.leaves(true, &out);
     assert!(passing.passes(&back));
@@ -190,8 +169,8 @@ const ENDPOINT: ([u8; 4], u16) = ([10, 244, 1, 1], 8080);
 
 impl Question {
     fn ask(passing: &Passing) -> Self {
-        let (web, asked) = (&passing.served.web, Instant::now());
-        passing.pinned.forget_flows().unwrap();
+        let (web, asked) = (passing.0.web(), Instant::now());
+        passing.0.pinned.forget_flows().unwrap();
         let socket = datagrams(web.client(), web.vip()).unwrap();
         let (_, seen) = ask_once(&socket).unwrap().expect("an answer");
         let client = socket.local_addr().unwrap();
@@ -201,7 +180,7 @@ impl Question {
 
     /// From the client to the Service, or to the endpoint.
     fn key(&self, hook: u8, passing: &Passing) -> FlowKey {
-        let to = if hook == FlowKey::IN { passing.served.web.vip() } else { ENDPOINT.into() };
+        let to = if hook == FlowKey::IN { passing.0.web().vip() } else { ENDPOINT.into() };
         flow_key(Protocol::Udp.number(), self.client, to, hook)
     }
 }
@@ -214,10 +193,10 @@ fn a_question_that_was_answered_just_now_keeps_its_port() {
     for attempt in 0.. {
         let question = Question::ask(&passing);
         passing.leaves(true, &question.packet);
-        let kept = passing.pinned.flows().unwrap();
+        let kept = passing.0.pinned.flows().unwrap();
         // The clock of flows has units of little more than a second.
         if question.asked.elapsed() < Duration::from_secs(1) {
-            assert_eq!(kept, 4, "{:?}", passing.pinned.flows_as_text().unwrap());
+            assert_eq!(kept, 4, "{:?}", passing.0.pinned.flows_as_text().unwrap());
             break;
         }
         assert!(attempt < 20, "a question takes a second each time");
@@ -236,13 +215,10 @@ fn only_a_question_that_is_over_gives_its_port() {
     ];
     for (what, hook, difference, stay) in cases {
         let question = Question::ask(&passing);
-        for at in [FlowKey::IN, FlowKey::OUT] {
-            let older = |flow: &mut Flow| flow.seen = flow.seen.wrapping_sub(LATER);
-            passing.pinned.change_flow(&question.key(at, &passing), older).unwrap();
-        }
-        passing.pinned.change_flow(&question.key(hook, &passing), difference).unwrap();
+        passing.0.age(LATER);
+        passing.0.pinned.change_flow(&question.key(hook, &passing), difference).unwrap();
         passing.leaves(true, &question.packet);
-        let left = passing.pinned.flows_as_text().unwrap();
+        let left = passing.0.pinned.flows_as_text().unwrap();
         assert_eq!(left.len(), stay, "{what}: {left:#?}");
     }
 }

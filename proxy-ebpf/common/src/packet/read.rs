@@ -74,6 +74,10 @@ pub fn read_v6<B: Buffer>(skb: &B, l3: u32, packet: &mut Packet, headers: &mut H
     }
     packet.key.source = Address::v6(header.source);
     packet.key.destination = Address::v6(header.destination);
+    // On the wire nobody may have such an address: it would be taken for one of IPv4.
+    if packet.key.source.is_v4() || packet.key.destination.is_v4() {
+        return Err(Unreadable);
+    }
     packet.l3 = l3;
     packet.v4 = false;
     packet.later = false;
@@ -100,7 +104,7 @@ pub fn read_v6<B: Buffer>(skb: &B, l3: u32, packet: &mut Packet, headers: &mut H
                 skb.load(l4, extension)?;
                 let fragment = u16::from_be(extension.fragment);
                 packet.later = fragment & 0xfff8 != 0;
-                packet.first = fragment == 1;
+                packet.first = fragment & 0xfff9 == 1;
                 packet.id = extension.id;
                 l4 += 8;
             }

@@ -65,6 +65,9 @@ pub fn rows<'a>(
             if controller.is_some_and(|c| is_port(c)) || carriers.contains(&interface.index) {
                 flags |= Device::PORT;
             }
+            if is_routed(interface, interfaces) {
+                flags |= Device::ROUTED;
+            }
             let [masquerade4, masquerade6] = [true, false].map(|v4| source(interface, interfaces, v4));
             let [a, b, c, d, e, f] = interface.link.unwrap_or_default();
             let link = [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes);
@@ -76,6 +79,22 @@ pub fn rows<'a>(
             (interface.index, (interface, Device { masquerade4, masquerade6, flags, link, peer }))
         })
         .collect()
+}
+
+/// Whether one other namespace is behind an interface, and nothing else. One that has an address of the node for itself alone may be the way
+/// out: in a node that is a container it is a veth, too. CNIs that give interfaces of pods addresses give all of them the same.
+fn is_routed(interface: &Interface, all: &[Interface]) -> bool {
+    let is_elsewhere = |ip: IpAddr| {
+        let others = all.iter().filter(|other| other.index != interface.index);
+        others.flat_map(|other| &other.addresses).any(|held| held.address == ip)
+    };
+    let of_all = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    interface.peer_namespace.is_some()
+        && interface.controller.is_none()
+        && interface.addresses.iter().all(|held| of_all(held.address) || is_elsewhere(held.address))
 }
 
 /// The address that the kernel would masquerade with on the way out of an interface: its first global one of the family,
@@ -208,6 +227,30 @@ mod tests {
         assert_eq!([9, 10].map(|index| of_switch[&index].1.flags), [Device::PORT, 0]);
         assert_eq!(rows[&2].1.link.map(u16::to_ne_bytes).concat(), [2, 0, 0, 0, 0, 1]);
         assert_eq!(rows[&1].1.link, [0; 3]);
+    }
+
+    #[test]
+    fn devices_of_pods_are_told_from_ways_out() {
+        let is_routed = |change: fn(&mut Interface)| {
+            let mut pod =
+                Interface { peer_namespace: Some(3), ..interface(5, "veth2", "veth", None, &[("fe80::5", 253)]) };
+            change(&mut pod);
+            let other = interface(9, "veth9", "veth", None, &[("10.244.1.1", 0)]);
+            let all = [&node()[..4], &[other, pod]].concat();
+            rows(&all, &[], &DetectLocal::NodeCidr)[&5].1.flags & Device::ROUTED != 0
+        };
+        assert!(is_routed(|_| ()));
+        assert!(is_routed(|pod| pod.addresses.clear()));
+        assert!(
+            !is_routed(|pod| pod.peer_namespace = None),
+            "both of its ends are in the node's namespace, or it has one"
+        );
+        assert!(!is_routed(|pod| pod.controller = Some(3)), "it is on a bridge");
+        assert!(
+            is_routed(|pod| pod.addresses.push(Held { address: [10, 244, 1, 1].into(), scope: 0 })),
+            "as all pods' have"
+        );
+        assert!(!is_routed(|pod| pod.addresses.push(Held { address: [192, 0, 2, 8].into(), scope: 0 })), "an uplink");
     }
 
     #[test]

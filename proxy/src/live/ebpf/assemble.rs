@@ -137,6 +137,7 @@ fn why(counter: Option<(Counter, &str)>) -> String {
         Counter::FlowTable => "the connection could not be written to the map flows",
         Counter::Unreachable => "the node has no route to the endpoint",
         Counter::Moving => "connections are being moved to maps of other sizes",
+        Counter::Forged => "the source is not an address of whoever sent it",
         Counter::Connected | Counter::SocketConnected | Counter::Fragment | Counter::Rewrite | Counter::IcmpError => {
             name
         }

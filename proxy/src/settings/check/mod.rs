@@ -78,6 +78,8 @@ pub(super) fn check(given: &Inputs<'_>) -> (Settings, Vec<Problem>, Vec<String>)
     check.warnings.extend(config.without_effect(mode::name(mode, backend), |field| mode.reads(field, backend)));
     if backend == BackendName::Nftables {
         check.warnings.extend(ebpf::without_effect(&given.common.ebpf));
+    } else {
+        check.warnings.extend(ebpf::other_times(config, &settings.node.conntrack));
     }
     (settings, check.problems, check.warnings)
 }

@@ -125,6 +125,10 @@ fn the_datapath_is_the_mode_ebpf_or_a_flag() {
     }
     let (backend, mode, warnings) = datapath(&[], Some(file)).unwrap();
     assert_eq!((backend, mode, warnings), (BackendName::Ebpf, ProxyMode::Nftables, Vec::new()));
+    let times = "mode: ebpf\nclusterCIDR: 10.0.0.0/8\nconntrack: {tcpEstablishedTimeout: 24h, udpTimeout: 7s}";
+    let (.., warnings) = datapath(&[], Some(times)).unwrap();
+    assert_eq!(warnings.len(), 1, "of one that is not that of programs: {warnings:?}");
+    assert!(warnings[0].starts_with("conntrack.udpTimeout is for connections past Services"), "{warnings:?}");
     let got = good(&["--xdp=native"], Some(file)).ebpf;
     assert_eq!((got.xdp, got.socket_lb, got.map_sizes.flows), (XdpMode::Native, SocketLb::All, 10));
     assert_eq!(got.devices, ["eth*"]);

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use kubeferry_ebpf_common::flow::TICK;
 use kubeferry_ebpf_common::{Address, Flow, FlowKey};
 use rustix::time::{ClockId, clock_gettime};
@@ -40,9 +40,8 @@ impl Pinned {
         let now = clock_gettime(ClockId::Monotonic);
         let now = ((now.tv_sec * 1_000_000_000 + now.tv_nsec) >> TICK) as u32;
         let mut entries = Vec::new();
-        for bytes in kernel::keys(self.flows.as_fd(), size_of::<FlowKey>())? {
-            let Ok(key) = FlowKey::read_from_bytes(&bytes) else { bail!("a key of {} bytes", bytes.len()) };
-            let Some(flow) = self.entry(&bytes)? else { continue };
+        for key in self.flow_keys()? {
+            let Some(flow) = self.raw_flow(&key)? else { continue };
             entries.push(format!(
                 "{} to {}, protocol {}, hook {}: {}, flags {:#x}, endpoint {:#x}, sender {:#x}, {} ticks ago",
                 end(key.source, key.source_port),
@@ -64,7 +63,7 @@ impl Pinned {
     /// # Errors
     /// The kernel's.
     pub fn flow(&self, key: &FlowKey) -> Result<Option<Entry>> {
-        let Some(flow) = self.entry(key.as_bytes())? else { return Ok(None) };
+        let Some(flow) = self.raw_flow(key)? else { return Ok(None) };
         let alias = (flow.flags & Flow::ALIAS != 0).then_some(u16::from_be(flow.device as u16));
         Ok(Some(Entry { end: end(flow.address, flow.port), flags: flow.flags, alias }))
     }
@@ -74,7 +73,20 @@ impl Pinned {
     /// # Errors
     /// The kernel's.
     pub fn raw_flow(&self, key: &FlowKey) -> Result<Option<Flow>> {
-        self.entry(key.as_bytes())
+        let Some(bytes) = kernel::get(self.flows.as_fd(), key.as_bytes(), size_of::<Flow>())? else { return Ok(None) };
+        let Ok(flow) = Flow::read_from_bytes(&bytes) else { bail!("an entry of {} bytes", bytes.len()) };
+        Ok(Some(flow))
+    }
+
+    /// The keys of all entries of connections.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn flow_keys(&self) -> Result<Vec<FlowKey>> {
+        let keys = kernel::keys(self.flows.as_fd(), size_of::<FlowKey>())?;
+        keys.iter()
+            .map(|bytes| FlowKey::read_from_bytes(bytes).map_err(|_| anyhow!("a key of {} bytes", bytes.len())))
+            .collect()
     }
 
     /// Writes an entry of a connection as it would be at another time, or after something else.
@@ -93,12 +105,6 @@ impl Pinned {
     /// The kernel's.
     pub fn forget_flow(&self, key: &FlowKey) -> Result<()> {
         Ok(kernel::delete(self.flows.as_fd(), key.as_bytes())?)
-    }
-
-    fn entry(&self, key: &[u8]) -> Result<Option<Flow>> {
-        let Some(bytes) = kernel::get(self.flows.as_fd(), key, size_of::<Flow>())? else { return Ok(None) };
-        let Ok(flow) = Flow::read_from_bytes(&bytes) else { bail!("an entry of {} bytes", bytes.len()) };
-        Ok(Some(flow))
     }
 }
 

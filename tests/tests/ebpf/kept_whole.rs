@@ -1,0 +1,138 @@
+//! The entries of a connection belong together: one that is lost comes again, and what an end says of one side leaves the other alone. And
+//! what else one packet must not do to another.
+
+use std::net::SocketAddr;
+
+use kubeferry_ebpf_common::packet::{ACK, FIN, SYN};
+use kubeferry_ebpf_common::{FlowKey, UDP};
+use kubeferry_tests::bpf::pinned::flow_key;
+use kubeferry_tests::client::{Connection, ask_once, datagrams};
+use kubeferry_tests::packets::{Protocol, first_packet, fragments, tcp_packet};
+use kubeferry_tests::web::MANIFESTS;
+
+use super::by_packet::{ByPacket, NEXT};
+
+/// So that each packet finds its entries older than its own time.
+const OLDER: u32 = 2;
+
+fn endpoint() -> SocketAddr {
+    SocketAddr::from(([10, 244, 1, 1], 8080))
+}
+
+fn client() -> SocketAddr {
+    SocketAddr::from(([10, 244, 1, 7], 40_001))
+}
+
+fn one_endpoint(flags: &[&str]) -> ByPacket {
+    ByPacket::start(&MANIFESTS.replace(", {addresses: [10.244.1.2], nodeName: worker-1}", ""), flags)
+}
+
+/// A full table throws out what was used least recently: of a connection where one side alone sends, the other side's entries.
+#[test]
+fn entries_for_answers_that_a_full_table_has_thrown_out_come_again() {
+    for (flags, entries) in [(&[][..], 2), (&["--masquerade-all"], 4)] {
+        let cluster = one_endpoint(flags);
+        let web = cluster.web();
+        let mut tcp = Connection::open(web.client(), web.vip()).unwrap();
+        let before = tcp.ask().unwrap();
+        let udp = datagrams(web.client(), web.vip()).unwrap();
+        let seen = ask_once(&udp).unwrap().expect("an answer");
+        let keys = cluster.pinned.flow_keys().unwrap();
+        assert_eq!(keys.len(), 2 * entries, "{flags:?}");
+        let answers: Vec<_> = keys.iter().filter(|key| key.source == endpoint().ip().into()).collect();
+        assert_eq!(answers.len(), entries, "{flags:?}");
+        for key in answers {
+            cluster.pinned.forget_flow(key).unwrap();
+        }
+        cluster.age(OLDER);
+        assert_eq!(tcp.ask().unwrap(), before, "{flags:?}");
+        assert_eq!(ask_once(&udp).unwrap().expect("an answer"), seen, "{flags:?}");
+        assert_eq!(cluster.pinned.flow_keys().unwrap(), keys.clone(), "{flags:?}");
+    }
+}
+
+/// The port that a connection was masqueraded by is another's, after a full table has forgotten that.
+#[test]
+fn a_connection_whose_port_is_another_s_begins_anew() {
+    let cluster = one_endpoint(&["--masquerade-all"]);
+    let web = cluster.web();
+    let udp = datagrams(web.client(), web.vip()).unwrap();
+    let (_, seen) = ask_once(&udp).unwrap().expect("an answer");
+    let answers = flow_key(UDP, endpoint(), seen, FlowKey::IN);
+    let another = SocketAddr::from(([10, 244, 1, 2], 7));
+    cluster
+        .pinned
+        .change_flow(&answers, |flow| (flow.address, flow.port) = (another.ip().into(), 7_u16.to_be()))
+        .unwrap();
+    assert!(ask_once(&udp).unwrap().is_none(), "the answer is the other's");
+    cluster.age(OLDER);
+    let (_, now) = ask_once(&udp).unwrap().expect("an answer");
+    assert_ne!(now, seen);
+    assert_eq!(cluster.pinned.flow(&answers).unwrap().expect("the other's").end, another);
+}
+
+/// The endpoint has closed, the client has not, and somebody with its address and port begins anew: a pod that has come in its place.
+#[test]
+fn an_answer_to_a_client_that_begins_anew_stays_the_services() {
+    let cluster = one_endpoint(&[]);
+    let vip = cluster.web().vip();
+    let question = |by, bits| {
+        let ran = cluster.comes(by, &tcp_packet(client(), vip, bits, 1));
+        assert_eq!((ran.verdict, ran.frame), (NEXT, tcp_packet(client(), endpoint(), bits, 1)));
+    };
+    let answer = |bits| {
+        let packet = tcp_packet(endpoint(), client(), bits, 1);
+        cluster.comes("web1", &packet);
+        let ran = cluster.leaves("client", Some("web1"), &packet);
+        assert_eq!((ran.verdict, ran.frame), (NEXT, tcp_packet(vip, client(), bits, 1)), "bits {bits:#x}");
+    };
+    question("client", SYN);
+    answer(SYN | ACK);
+    question("client", ACK);
+    answer(FIN | ACK);
+    question("web2", SYN);
+    answer(SYN | ACK);
+    answer(ACK);
+    // Closed by both, it is nobody's any more: this is an answer to a connection without us.
+    answer(FIN | ACK);
+    question("client", FIN | ACK);
+    let packet = tcp_packet(endpoint(), client(), SYN | ACK, 1);
+    assert_eq!(cluster.leaves("client", Some("web1"), &packet).frame, packet);
+}
+
+/// Fragments after the first have no ports: they are those of the first with the same number.
+#[test]
+fn later_fragments_are_of_the_last_datagram_with_their_number() {
+    let cluster = one_endpoint(&[]);
+    let vip = cluster.web().vip();
+    let parts = |from, to| fragments(&first_packet(Protocol::Udp, from, to, 7));
+    let translated = parts(client(), vip).map(|packet| cluster.comes("client", &packet).frame != packet);
+    assert_eq!(translated, [true; 2], "it is for the Service");
+    let answers =
+        |from| parts(from, client()).map(|packet| cluster.leaves("client", Some("web1"), &packet).frame != packet);
+    assert_eq!(answers(endpoint()), [true; 2], "of the Service");
+    let other = SocketAddr::new(endpoint().ip(), 9);
+    assert_eq!(answers(other), [false; 2], "of somebody else at the same address");
+    assert_eq!(answers(endpoint()), [true; 2], "of the Service again");
+}
+
+/// What is to be made by hardware, or by the kernel in its place, of all that stands in the packet.
+#[test]
+fn a_checksum_of_sctp_that_is_still_to_be_made_stays_nothing() {
+    const SUM: std::ops::Range<usize> = 28..32;
+    let ports = "ports:\n    - {name: sctp, protocol: SCTP, port: 81, targetPort: 8080}\n";
+    let manifests = MANIFESTS
+        .replace("  ports:\n", &format!("  {ports}"))
+        .replace("ports: [{name: tcp", "ports: [{name: sctp, protocol: SCTP, port: 8080}, {name: tcp");
+    let cluster = ByPacket::start(&manifests, &[]);
+    let to = SocketAddr::new(cluster.web().vip().ip(), 81);
+    let whole = first_packet(Protocol::Sctp, client(), to, 7);
+    let mut partial = whole.clone();
+    partial[SUM].fill(0);
+    for packet in [whole, partial] {
+        let ran = cluster.comes("client", &packet);
+        assert_eq!((ran.verdict, &ran.frame[22..24]), (NEXT, &8080_u16.to_be_bytes()[..]));
+        assert_eq!(packet[SUM] == [0; 4], ran.frame[SUM] == [0; 4]);
+    }
+    assert!(cluster.pinned.flow(&flow_key(132, client(), to, FlowKey::IN)).unwrap().is_some());
+}

@@ -61,8 +61,12 @@ impl Places {
 
     /// Has a `kubeferry` command use them, with maps that are small enough for many tests at a time.
     pub fn apply<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        command.args(["--backend", "ebpf", "--bpffs-root"]).arg(self.bpffs()).arg("--cgroup-root").arg(&self.cgroup);
-        command.args(ROOM)
+        self.apply_with_all_room(command).args(ROOM)
+    }
+
+    /// The same with maps as large as they are where nobody says anything.
+    pub fn apply_with_all_room<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.args(["--backend", "ebpf", "--bpffs-root"]).arg(self.bpffs()).arg("--cgroup-root").arg(&self.cgroup)
     }
 
     /// What is pinned, as paths in our folder; empty where there is none.

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::client::until;
 
@@ -24,6 +25,14 @@ pub struct MemoryLimit {
 }
 
 impl MemoryLimit {
+    /// Makes one of as many bytes as our manifests allow the container that serves.
+    ///
+    /// # Errors
+    /// As [`MemoryLimit::new`]; the manifests name no limit.
+    pub fn shipped(with_ebpf: bool) -> Result<Self> {
+        Self::new(shipped(with_ebpf)?)
+    }
+
     /// Makes one of so many bytes.
     ///
     /// # Errors
@@ -82,6 +91,14 @@ impl MemoryLimit {
         command
     }
 
+    /// The bytes that it allows.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub fn bytes(&self) -> Result<u64> {
+        Ok(fs::read_to_string(self.folder.join(self.limit))?.trim().parse()?)
+    }
+
     /// How many processes the kernel has ended for want of memory.
     ///
     /// # Errors
@@ -103,6 +120,31 @@ impl Drop for MemoryLimit {
         // Not before what was in it is gone, which takes a moment.
         drop(until("the memory cgroup to be empty", || fs::remove_dir(&self.folder).ok()));
     }
+}
+
+/// What the manifests allow: the base, or what the component for eBPF puts in its place.
+fn shipped(with_ebpf: bool) -> Result<u64> {
+    let read = |file: &str| -> Result<Value> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(file);
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        serde_yaml_ng::from_str(&text).with_context(|| path.display().to_string())
+    };
+    let resources = if with_ebpf {
+        let patch = read("components/ebpf/daemonset.patch.yaml")?;
+        let mut operations = patch.as_array().into_iter().flatten();
+        let is_ours = |operation: &&Value| operation["path"] == "/spec/template/spec/containers/0/resources";
+        operations.find(is_ours).context("the patch has no resources")?["value"].clone()
+    } else {
+        read("base/daemonset.yaml")?["spec"]["template"]["spec"]["containers"][0]["resources"].clone()
+    };
+    let limit = resources["limits"]["memory"].as_str().context("no limit of memory")?;
+    let (number, unit) = limit.split_at(limit.trim_end_matches(char::is_alphabetic).len());
+    let shift = match unit {
+        "Mi" => 20,
+        "Gi" => 30,
+        _ => bail!("{limit}: write Mi or Gi"),
+    };
+    Ok(number.parse::<u64>()? << shift)
 }
 
 /// Where the controller is, and how its files are called.

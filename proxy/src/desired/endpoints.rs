@@ -211,8 +211,7 @@ mod tests {
                 node: node.map(Arc::from),
                 zone: None,
                 pod: None,
-                zone_hints: Vec::new(),
-                node_hints: Vec::new(),
+                hints: None,
             },
         );
         let port = port().prop_map(|(name, protocol, port)| SlicePort { name: name.into(), protocol, port });

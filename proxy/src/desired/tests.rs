@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::settings::{DatapathSettings, DetectLocal, NodePortAddresses};
 use crate::state::State;
 use crate::state::event::Event;
 use crate::state::objects::{
-    EndpointSlice, Family, Node, ObjectName, Protocol, Service, ServicePort, SliceEndpoint, SlicePort,
+    EndpointSlice, Family, Hints, Node, ObjectName, Protocol, Service, ServicePort, SliceEndpoint, SlicePort,
 };
 
 use super::Desired;
@@ -60,8 +61,7 @@ pub(super) fn endpoint(address: &str, node: &str) -> SliceEndpoint {
         node: Some(node.into()),
         zone: None,
         pod: None,
-        zone_hints: Vec::new(),
-        node_hints: Vec::new(),
+        hints: None,
     }
 }
 
@@ -247,8 +247,10 @@ fn ports_join_by_name_and_protocol_over_all_slices() {
 #[test]
 fn hints_count_only_if_every_ready_endpoint_has_one_and_one_is_for_us() {
     let hinted = |address: &str, node: &str, zone: &str, hint: &str| SliceEndpoint {
-        zone_hints: if zone.is_empty() { vec![] } else { vec![zone.into()] },
-        node_hints: if hint.is_empty() { vec![] } else { vec![hint.into()] },
+        hints: Some(Arc::new(Hints {
+            zones: if zone.is_empty() { vec![] } else { vec![zone.into()] },
+            nodes: if hint.is_empty() { vec![] } else { vec![hint.into()] },
+        })),
         ..endpoint(address, node)
     };
     let goes = |here: [&str; 2], there: [&str; 2]| {
@@ -272,8 +274,10 @@ fn hints_count_only_if_every_ready_endpoint_has_one_and_one_is_for_us() {
 
 #[test]
 fn another_zone_of_this_node_looks_at_every_service_again() {
-    let hinted =
-        |address: &str, zone: &str| SliceEndpoint { zone_hints: vec![zone.into()], ..endpoint(address, "there") };
+    let hinted = |address: &str, zone: &str| SliceEndpoint {
+        hints: Some(Arc::new(Hints { zones: vec![zone.into()], nodes: vec![] })),
+        ..endpoint(address, "there")
+    };
     let mut desired = with(service(), vec![hinted(HERE, "zone-a"), hinted(THERE, "zone-b")]);
     assert_eq!(go(&desired, POD, CLUSTER_IP), to(&[HERE], false));
     let mut state = State::default();

@@ -22,8 +22,8 @@ impl Topology {
         let (mut names_node, mut names_zone) = (false, false);
         for endpoint in endpoints.filter(|endpoint| endpoint.ready) {
             any = true;
-            all_node &= !endpoint.node_hints.is_empty();
-            all_zone &= !endpoint.zone_hints.is_empty();
+            all_node &= !endpoint.node_hints().is_empty();
+            all_zone &= !endpoint.zone_hints().is_empty();
             names_node |= Self::Node.admits(endpoint, node);
             names_zone |= Self::Zone.admits(endpoint, node);
         }
@@ -38,8 +38,8 @@ impl Topology {
     pub(super) fn admits(self, endpoint: &SliceEndpoint, node: &NodeView) -> bool {
         match self {
             Self::Ignored => true,
-            Self::Node => endpoint.node_hints.contains(&node.name),
-            Self::Zone => node.zone.as_ref().is_some_and(|zone| endpoint.zone_hints.contains(zone)),
+            Self::Node => endpoint.node_hints().contains(&node.name),
+            Self::Zone => node.zone.as_ref().is_some_and(|zone| endpoint.zone_hints().contains(zone)),
         }
     }
 }

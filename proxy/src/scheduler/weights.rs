@@ -8,7 +8,7 @@ use crate::state::convert::sloppy::parse_ip;
 use crate::state::objects::{PodName, SliceEndpoint};
 
 /// Weights by what an endpoint is told by. The most specific counts: its address, then its Pod, its Node, its zone.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Weights {
     addresses: BTreeMap<IpAddr, u16>,
     pods: BTreeMap<PodName, u16>,
@@ -77,8 +77,7 @@ mod tests {
             node: word(node),
             zone: word(zone),
             pod: Some(pod).filter(|pod| !pod.is_empty()).map(PodName::of),
-            zone_hints: Vec::new(),
-            node_hints: Vec::new(),
+            hints: None,
         }
     }
 

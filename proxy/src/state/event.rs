@@ -34,7 +34,7 @@ impl Kind {
 ///
 /// A relist (after 410 Gone, a reconnect, or a rewritten file) is reported as the differences that it makes: sources
 /// remember the names they have reported and send deletions for the ones that are gone.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Event {
     /// A Service appeared or changed.
     Service(Service),

@@ -123,7 +123,7 @@ impl Family {
 }
 
 /// A Service, reduced to what a proxy reads. Semantics of each field: kube-proxy's `serviceport.go`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Service {
     /// `metadata.namespace` and `metadata.name`.
     pub name: ObjectName,
@@ -154,7 +154,7 @@ pub struct Service {
 }
 
 /// What the annotations `kubeferry.dev/...` of a Service ask for.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Scheduling {
     /// `scheduler`; `None`: the node's.
     pub scheduler: Option<Scheduler>,
@@ -167,7 +167,7 @@ pub struct Scheduling {
 }
 
 /// One entry of a Service's `spec.ports`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ServicePort {
     /// `name`; `""` is a valid name.
     pub name: Arc<str>,
@@ -180,7 +180,7 @@ pub struct ServicePort {
 }
 
 /// An EndpointSlice, reduced to what a proxy reads.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct EndpointSlice {
     /// `metadata.namespace` and `metadata.name`.
     pub name: ObjectName,
@@ -204,7 +204,7 @@ impl EndpointSlice {
 }
 
 /// One entry of a slice's `ports`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SlicePort {
     /// `name`, joined with the Service port's name.
     pub name: Arc<str>,
@@ -214,8 +214,8 @@ pub struct SlicePort {
     pub port: u16,
 }
 
-/// One entry of a slice's `endpoints`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// One entry of a slice's `endpoints`. A tenant may make a million of them: what few have takes little room where it is not.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SliceEndpoint {
     /// `addresses[0]`.
     pub ip: IpAddr,
@@ -231,15 +231,34 @@ pub struct SliceEndpoint {
     pub zone: Option<Arc<str>>,
     /// `targetRef.name` where the `kind` is Pod.
     pub pod: Option<PodName>,
-    /// `hints.forZones[].name`.
-    pub zone_hints: Vec<Arc<str>>,
-    /// `hints.forNodes[].name`.
-    pub node_hints: Vec<Arc<str>>,
+    /// `hints`, where it has any; `None` for most.
+    pub hints: Option<Arc<Hints>>,
+}
+
+/// For whom an endpoint is, if everybody has such hints.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Hints {
+    /// `forZones[].name`.
+    pub zones: Vec<Arc<str>>,
+    /// `forNodes[].name`.
+    pub nodes: Vec<Arc<str>>,
+}
+
+impl SliceEndpoint {
+    /// The zones that it is hinted for.
+    pub fn zone_hints(&self) -> &[Arc<str>] {
+        self.hints.as_deref().map_or(&[], |hints| &hints.zones)
+    }
+
+    /// The nodes that it is hinted for.
+    pub fn node_hints(&self) -> &[Arc<str>] {
+        self.hints.as_deref().map_or(&[], |hints| &hints.nodes)
+    }
 }
 
 /// Stands for the name of a Pod: 64 bits of a hash of it. Names are only compared, and those of 100,000 endpoints would be
 /// the larger part of what is kept of them.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PodName(NonZeroU64);
 
 impl PodName {
@@ -253,7 +272,7 @@ impl PodName {
 }
 
 /// The Node that this proxy runs on.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Node {
     /// `metadata.name`.
     pub name: Arc<str>,
@@ -272,7 +291,7 @@ pub struct Node {
 }
 
 /// A ServiceCIDR: ranges that ClusterIPs are allocated from.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ServiceCidr {
     /// `metadata.name`.
     pub name: Arc<str>,
@@ -282,7 +301,7 @@ pub struct ServiceCidr {
 
 /// What was left out of an object, and why; shown as a log line, a metric and an Event. A bad object is a value:
 /// it never stops the proxy or its neighbours.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Ignored {
     /// The object: `Service default/web`, `EndpointSlice default/web-abc`, or a file with its line.
     pub what: String,

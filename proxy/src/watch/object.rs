@@ -4,7 +4,7 @@ use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, networking:
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer};
 
-use crate::state::convert::{self, Converted};
+use crate::state::convert::{self, Converted, SliceInParts};
 use crate::state::event::{Event, Kind};
 use crate::state::objects::{Ignored, ObjectName};
 
@@ -52,12 +52,10 @@ impl Object {
     /// have is left out: names go into the log, series, messages and identities of rows.
     pub fn report(&self) -> Reported {
         let kind = self.kind();
-        let name = scoped(kind, convert::object_name(self.metadata()));
-        if !name.is_proper(matches!(kind, Kind::Service | Kind::EndpointSlice)) {
-            let what = format!("{} {name}", kind.as_str());
-            let why = "ignored: no object may be named so; use letters, digits, - and . in name and namespace".into();
-            return Reported { kind, name, event: None, faults: vec![Ignored { what, why }] };
-        }
+        let name = match proper_name(kind, self.metadata()) {
+            Ok(name) => name,
+            Err(none) => return none,
+        };
         let (event, faults) = match self {
             Self::Service(object) => parts(convert::service(object), Event::Service),
             Self::Slice(object) => parts(convert::endpoint_slice(object), Event::Slice),
@@ -75,6 +73,37 @@ impl Object {
             Self::ServiceCidr(_) => Kind::ServiceCidr,
         }
     }
+}
+
+/// The same of a slice whose endpoints `endpoints` brings, if there is a slice.
+pub(super) fn report_in_parts<E>(
+    object: &discovery::EndpointSlice,
+    endpoints: impl FnOnce(&mut SliceInParts) -> Result<(), E>,
+) -> Result<Reported, E> {
+    let kind = Kind::EndpointSlice;
+    let name = match proper_name(kind, &object.metadata) {
+        Ok(name) => name,
+        Err(none) => return Ok(none),
+    };
+    let (event, faults) = match SliceInParts::begin(object) {
+        Ok(mut slice) => {
+            endpoints(&mut slice)?;
+            parts(slice.end(), Event::Slice)
+        }
+        Err(none) => parts(none, Event::Slice),
+    };
+    Ok(Reported { name, kind, event, faults })
+}
+
+/// The name; the error is what an object without a proper one comes to.
+fn proper_name(kind: Kind, metadata: &ObjectMeta) -> Result<ObjectName, Reported> {
+    let name = scoped(kind, convert::object_name(metadata));
+    if name.is_proper(matches!(kind, Kind::Service | Kind::EndpointSlice)) {
+        return Ok(name);
+    }
+    let what = format!("{} {name}", kind.as_str());
+    let why = "ignored: no object may be named so; use letters, digits, - and . in name and namespace".into();
+    Err(Reported { kind, name, event: None, faults: vec![Ignored { what, why }] })
 }
 
 fn parts<T>(got: Converted<T>, event: fn(T) -> Event) -> (Option<Event>, Vec<Ignored>) {

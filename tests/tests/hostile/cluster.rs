@@ -10,6 +10,7 @@ use kubeferry_tests::binary;
 use kubeferry_tests::client::{Connection, DEADLINE, Running, until_for};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::flows::with_node;
+use kubeferry_tests::memory::MemoryLimit;
 use kubeferry_tests::web::{MANIFESTS, Web};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -25,6 +26,8 @@ pub struct Cluster {
     pub web: Web,
     pub server: ApiServer,
     folder: TempDir,
+    /// What our manifests allow the process and its maps. It goes last: when it is empty.
+    limit: MemoryLimit,
 }
 
 /// Names a larger number of endpoints, in thousands, for a run by hand.
@@ -50,13 +53,16 @@ impl Cluster {
     fn start_with(datapath: Datapath, source: impl FnOnce(&Web) -> (ApiServer, Command)) -> Self {
         let web = Web::build().unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let (server, mut command) = source(&web);
+        let (server, command) = source(&web);
+        let with_ebpf = matches!(datapath, Datapath::Ebpf(_));
+        let limit = MemoryLimit::shipped(with_ebpf).unwrap();
+        let mut command = limit.command(&command);
         if let Datapath::Ebpf(places) = &datapath {
-            places.apply(&mut command);
+            places.apply_with_all_room(&mut command);
         }
         command.stderr(File::create(folder.path().join("log")).unwrap());
         let running = Running::start_command(&mut command, &web.hosts.node).unwrap();
-        let cluster = Self { running, datapath, web, server, folder };
+        let cluster = Self { running, datapath, web, server, folder, limit };
         cluster.until("the first answer", || Connection::attempt(cluster.web.client(), cluster.web.vip()));
         cluster
     }
@@ -73,6 +79,13 @@ impl Cluster {
     /// What it has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// The process has had no more memory than our manifests allow; prints the most that it had beside its maps.
+    pub fn assert_small(&self, what: &str) {
+        let (killed, limit) = (self.limit.killed().unwrap(), self.limit.bytes().unwrap() >> 20);
+        assert_eq!(killed, 0, "{what}: ended for want of memory, {limit} MiB");
+        println!("{what}: {} MiB at most, where it may have {limit} with its maps", self.peak_mib());
     }
 
     /// The most memory that the process has had, in MiB.

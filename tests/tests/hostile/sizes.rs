@@ -20,18 +20,8 @@ on_both_datapaths! {
 const ENDPOINTS: usize = 200_000;
 /// How many of them one Service has room for.
 const ROOM: usize = 65_536;
-/// More than the process may ever have in these tests, in MiB; and in a run by hand, whatever the number.
-const MEMORY: [u64; 2] = [1024, 1536];
-
 fn put(cluster: &Cluster, objects: impl IntoIterator<Item = Value>) {
     objects.into_iter().for_each(|object| cluster.server.put(object).unwrap());
-}
-
-fn assert_small(cluster: &Cluster, what: &str) {
-    let peak = cluster.peak_mib();
-    println!("{what}: {peak} MiB at most");
-    let by_hand = std::env::var_os(ENDPOINTS_VARIABLE).is_some();
-    assert!(peak < MEMORY[usize::from(by_hand)], "{what}: {peak} MiB");
 }
 
 fn address(number: usize) -> String {
@@ -83,7 +73,7 @@ fn many_ports_addresses_and_ranges(datapath: Datapath) {
         let note = cluster.event("Ignored", "no-weights");
         assert!(note.contains("\"zone/z=NaN\" has no weight"), "{note}");
     });
-    assert_small(&cluster, "10,000 ports, 4 million frontends, 10,000 ranges and 100,000 weights");
+    cluster.assert_small("10,000 ports, 4 million frontends, 10,000 ranges and 100,000 weights");
 }
 
 fn more_endpoints_than_there_is_room_for(datapath: Datapath) {
@@ -123,7 +113,7 @@ fn more_endpoints_than_there_is_room_for(datapath: Datapath) {
         cluster.server.fault(Fault::CutConnections);
         cluster.until("all slices to be listed anew", || (lists() != before).then_some(()));
     });
-    assert_small(&cluster, &format!("a slice of {count} endpoints, and {parts} slices of a thousand"));
+    cluster.assert_small(&format!("a slice of {count} endpoints, and {parts} slices of a thousand"));
 }
 
 fn lines_and_annotations_without_end(datapath: Datapath) {
@@ -155,5 +145,5 @@ fn lines_and_annotations_without_end(datapath: Datapath) {
         cluster
             .until("a Service with 20,000 annotations", || Connection::attempt(cluster.web.client(), wide)?.ask().ok());
     });
-    assert_small(&cluster, "a line of 100 MiB, deep and wide annotations");
+    cluster.assert_small("a line of 100 MiB, deep and wide annotations");
 }

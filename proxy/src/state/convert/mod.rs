@@ -19,7 +19,7 @@ use super::text::{self, Quoted, is_label};
 pub use cidr::service_cidr;
 pub use node::node;
 pub use service::{SERVICE_PROXY_NAME_LABEL, service};
-pub use slice::{HEADLESS_LABEL, SERVICE_NAME_LABEL, endpoint_slice};
+pub use slice::{HEADLESS_LABEL, SERVICE_NAME_LABEL, SliceInParts, endpoint_slice};
 
 /// The faults of one object that are named one by one; the rest are counted, so that a hostile object cannot fill the log.
 const NAMED_FAULTS: usize = 10;

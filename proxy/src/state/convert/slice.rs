@@ -10,7 +10,7 @@ use super::service::is_link_local;
 use super::sloppy::parse_ip;
 use super::{Converted, Faults, object_name, port_number};
 use crate::state::event::Kind;
-use crate::state::objects::{EndpointSlice, Family, ObjectName, PodName, SliceEndpoint, SlicePort};
+use crate::state::objects::{EndpointSlice, Family, Hints, ObjectName, PodName, SliceEndpoint, SlicePort};
 use crate::state::text::{Quoted, is_label, is_name};
 
 /// Names the Service that a slice belongs to.
@@ -21,39 +21,88 @@ const TRIGGER_TIME_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigg
 
 /// Converts an EndpointSlice. `None`: of a headless Service, of FQDNs, or (a fault) without a Service's name.
 pub fn endpoint_slice(object: &discovery::EndpointSlice) -> Converted<EndpointSlice> {
-    let name = object_name(&object.metadata);
-    let mut faults = Faults::of(Kind::EndpointSlice, &name);
-    let label = |key: &str| object.metadata.labels.as_ref().and_then(|labels| labels.get(key));
-    if label(HEADLESS_LABEL).is_some() {
-        return faults.converted(None);
-    }
-    let family = match object.address_type.as_str() {
-        "IPv4" => Family::V4,
-        "IPv6" => Family::V6,
-        "FQDN" => return faults.converted(None),
-        other => {
-            faults.add(format_args!("slice ignored: addressType {} is unknown: use IPv4 or IPv6", Quoted(other)));
-            return faults.converted(None);
+    SliceInParts::begin(object).map_or_else(
+        |none| none,
+        |mut parts| {
+            object.endpoints.iter().flatten().for_each(|endpoint| parts.endpoint(endpoint));
+            parts.end()
+        },
+    )
+}
+
+/// A slice whose endpoints come one at a time: they need not all be there in the form that the API has them in, which is many
+/// times as large.
+#[derive(Debug)]
+pub struct SliceInParts {
+    slice: EndpointSlice,
+    words: Words,
+    faults: Faults,
+}
+
+impl SliceInParts {
+    /// Converts all but the endpoints.
+    ///
+    /// # Errors
+    /// There is no slice: see [`endpoint_slice`].
+    pub fn begin(object: &discovery::EndpointSlice) -> Result<Self, Converted<EndpointSlice>> {
+        let name = object_name(&object.metadata);
+        let mut faults = Faults::of(Kind::EndpointSlice, &name);
+        let label = |key: &str| object.metadata.labels.as_ref().and_then(|labels| labels.get(key));
+        if label(HEADLESS_LABEL).is_some() {
+            return Err(faults.converted(None));
         }
-    };
-    let Some(service) = label(SERVICE_NAME_LABEL).filter(|service| !service.is_empty()) else {
-        faults.add(format_args!("slice ignored: it names no Service; set the label {SERVICE_NAME_LABEL}"));
-        return faults.converted(None);
-    };
-    if !is_label(service) {
-        faults.add(format_args!("slice ignored: no Service can be called {}", Quoted(service)));
-        return faults.converted(None);
+        let family = match object.address_type.as_str() {
+            "IPv4" => Family::V4,
+            "IPv6" => Family::V6,
+            "FQDN" => return Err(faults.converted(None)),
+            other => {
+                faults.add(format_args!("slice ignored: addressType {} is unknown: use IPv4 or IPv6", Quoted(other)));
+                return Err(faults.converted(None));
+            }
+        };
+        let Some(service) = label(SERVICE_NAME_LABEL).filter(|service| !service.is_empty()) else {
+            faults.add(format_args!("slice ignored: it names no Service; set the label {SERVICE_NAME_LABEL}"));
+            return Err(faults.converted(None));
+        };
+        if !is_label(service) {
+            faults.add(format_args!("slice ignored: no Service can be called {}", Quoted(service)));
+            return Err(faults.converted(None));
+        }
+        let trigger_time = object.metadata.annotations.as_ref().and_then(|all| all.get(TRIGGER_TIME_ANNOTATION));
+        let slice = EndpointSlice {
+            service: ObjectName { namespace: name.namespace.clone(), name: service.as_str().into() },
+            family,
+            ports: ports(object, &mut faults),
+            endpoints: Vec::with_capacity(object.endpoints.as_ref().map_or(0, Vec::len)),
+            trigger_time: trigger_time.and_then(|time| time.parse().ok()),
+            name,
+        };
+        Ok(Self { slice, words: Words::default(), faults })
     }
-    let trigger_time = object.metadata.annotations.as_ref().and_then(|all| all.get(TRIGGER_TIME_ANNOTATION));
-    let slice = EndpointSlice {
-        service: ObjectName { namespace: name.namespace.clone(), name: service.as_str().into() },
-        family,
-        ports: ports(object, &mut faults),
-        endpoints: endpoints(object, family, &mut faults),
-        trigger_time: trigger_time.and_then(|time| time.parse().ok()),
-        name,
-    };
-    faults.converted(Some(slice))
+
+    /// The next endpoint.
+    pub fn endpoint(&mut self, entry: &discovery::Endpoint) {
+        let Some(text) = entry.addresses.first() else { return };
+        let Some(ip) = endpoint_ip(text, self.slice.family, &mut self.faults) else { return };
+        let conditions = entry.conditions.as_ref();
+        let words = &mut self.words;
+        self.slice.endpoints.push(SliceEndpoint {
+            ip,
+            ready: conditions.and_then(|c| c.ready).unwrap_or(true),
+            serving: conditions.and_then(|c| c.serving).unwrap_or(true),
+            terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
+            node: entry.node_name.as_deref().filter(|node| !node.is_empty()).map(|node| words.get(node)),
+            zone: entry.zone.as_deref().filter(|zone| !zone.is_empty()).map(|zone| words.get(zone)),
+            pod: pod(entry),
+            hints: words.hints(entry),
+        });
+    }
+
+    /// The slice.
+    pub fn end(mut self) -> Converted<EndpointSlice> {
+        self.slice.endpoints.shrink_to_fit();
+        self.faults.converted(Some(self.slice))
+    }
 }
 
 fn ports(object: &discovery::EndpointSlice, faults: &mut Faults) -> Vec<SlicePort> {
@@ -79,30 +128,6 @@ fn ports(object: &discovery::EndpointSlice, faults: &mut Faults) -> Vec<SlicePor
         ports.push(SlicePort { name: name.into(), protocol, port });
     }
     ports
-}
-
-fn endpoints(object: &discovery::EndpointSlice, family: Family, faults: &mut Faults) -> Vec<SliceEndpoint> {
-    let mut words = Words::default();
-    let mut endpoints = Vec::with_capacity(object.endpoints.as_ref().map_or(0, Vec::len));
-    for entry in object.endpoints.iter().flatten() {
-        let Some(text) = entry.addresses.first() else { continue };
-        let Some(ip) = endpoint_ip(text, family, faults) else { continue };
-        let conditions = entry.conditions.as_ref();
-        let hints = entry.hints.as_ref();
-        endpoints.push(SliceEndpoint {
-            ip,
-            ready: conditions.and_then(|c| c.ready).unwrap_or(true),
-            serving: conditions.and_then(|c| c.serving).unwrap_or(true),
-            terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
-            node: entry.node_name.as_deref().filter(|node| !node.is_empty()).map(|node| words.get(node)),
-            zone: entry.zone.as_deref().filter(|zone| !zone.is_empty()).map(|zone| words.get(zone)),
-            pod: pod(entry),
-            zone_hints: hints.iter().flat_map(|h| h.for_zones.iter().flatten()).map(|z| words.get(&z.name)).collect(),
-            node_hints: hints.iter().flat_map(|h| h.for_nodes.iter().flatten()).map(|n| words.get(&n.name)).collect(),
-        });
-    }
-    endpoints.shrink_to_fit();
-    endpoints
 }
 
 fn pod(endpoint: &discovery::Endpoint) -> Option<PodName> {
@@ -131,20 +156,40 @@ fn endpoint_ip(text: &str, family: Family, faults: &mut Faults) -> Option<IpAddr
     None
 }
 
-/// Node and zone names repeat within a slice; each is kept once. What can be no name is kept as the empty one, which no node
-/// and no zone has: whether there is a hint at all counts, too.
-#[derive(Default)]
-struct Words(BTreeSet<Arc<str>>);
+/// What endpoints of a slice have in common, each kept once: names of nodes and zones, and hints. What can be no name is kept as
+/// the empty one, which no node and no zone has: whether there is a hint at all counts, too.
+#[derive(Debug, Default)]
+struct Words {
+    names: BTreeSet<Arc<str>>,
+    hints: BTreeSet<Arc<Hints>>,
+}
 
 impl Words {
     fn get(&mut self, word: &str) -> Arc<str> {
         let word = if is_name(word) { word } else { "" };
-        if let Some(known) = self.0.get(word) {
+        if let Some(known) = self.names.get(word) {
             return known.clone();
         }
         let word: Arc<str> = word.into();
-        self.0.insert(word.clone());
+        self.names.insert(word.clone());
         word
+    }
+
+    fn hints(&mut self, endpoint: &discovery::Endpoint) -> Option<Arc<Hints>> {
+        let all = endpoint.hints.as_ref()?;
+        let hints = Hints {
+            zones: all.for_zones.iter().flatten().map(|zone| self.get(&zone.name)).collect(),
+            nodes: all.for_nodes.iter().flatten().map(|node| self.get(&node.name)).collect(),
+        };
+        if hints == Hints::default() {
+            return None;
+        }
+        if let Some(known) = self.hints.get(&hints) {
+            return Some(known.clone());
+        }
+        let hints = Arc::new(hints);
+        self.hints.insert(hints.clone());
+        Some(hints)
     }
 }
 

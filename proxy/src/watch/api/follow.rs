@@ -19,6 +19,7 @@ use super::doubt::{Doubts, Listed, order};
 use super::explain;
 use super::kinds::{PAGE, Watched, fewer};
 use super::lenient::Lenient;
+use super::lines;
 use super::taken::{Taken, name_of};
 use crate::state::event::{Event, Kind};
 use crate::state::text::tame;
@@ -71,6 +72,7 @@ pub(super) async fn follow(watched: Watched, client: Client, tx: mpsc::Sender<Ev
     let mut follower = Follower {
         kind: watched.kind,
         api: watched.api(&client),
+        client,
         watched,
         known: Known::default(),
         doubts: Doubts::default(),
@@ -92,6 +94,7 @@ pub(super) async fn follow(watched: Watched, client: Client, tx: mpsc::Sender<Ev
 struct Follower {
     kind: Kind,
     api: Api<Lenient>,
+    client: Client,
     watched: Watched,
     known: Known,
     doubts: Doubts,
@@ -196,7 +199,8 @@ impl Follower {
     async fn watch(&mut self, mut version: String) -> Result<(), Unheard> {
         loop {
             let began = Instant::now();
-            let answer = timeout(PATIENCE, self.api.watch(&self.watched.watch_params(), &version)).await;
+            let answer =
+                timeout(PATIENCE, lines::watch(&self.client, &self.api, &self.watched.watch_params(), &version)).await;
             let stream = match answer {
                 Err(_) => {
                     let kind = self.kind.as_str();

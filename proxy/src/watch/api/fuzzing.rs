@@ -4,6 +4,7 @@ use kube::core::{ObjectList, WatchEvent};
 
 use super::Known;
 use super::lenient::Lenient;
+use super::lines;
 use super::taken::{Taken, name_of};
 use crate::state::event::{Event, Kind};
 
@@ -24,12 +25,12 @@ pub(crate) fn lines(kind: Kind, lines: &[u8]) -> Vec<Event> {
     let (mut known, mut events) = (Known::default(), Vec::new());
     for line in lines.split(|byte| *byte == b'\n') {
         let mut send = |event| events.push(event);
-        match serde_json::from_slice::<WatchEvent<Lenient>>(line) {
-            Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
+        match lines::read(line) {
+            Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
                 Taken::new(kind, object).put(&mut known, &mut send);
             }
-            Ok(WatchEvent::Deleted(object)) => known.remove(kind, &name_of(kind, &object), &mut send),
-            Ok(WatchEvent::Bookmark(_) | WatchEvent::Error(_)) | Err(_) => {}
+            Some(Ok(WatchEvent::Deleted(object))) => known.remove(kind, &name_of(kind, &object), &mut send),
+            Some(Ok(WatchEvent::Bookmark(_) | WatchEvent::Error(_)) | Err(_)) | None => {}
         }
     }
     events

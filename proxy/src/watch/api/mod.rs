@@ -11,6 +11,7 @@ mod follow;
 pub(super) mod fuzzing;
 mod kinds;
 mod lenient;
+mod lines;
 mod measured;
 mod taken;
 mod value;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 /// The most values in one object: nearly twice what 1.5 MiB, the largest object in etcd, can hold of a Service's ports.
@@ -19,6 +19,8 @@ const UNREAD: &str = "managedFields";
 #[derive(Debug)]
 pub(super) struct Reader {
     room: usize,
+    /// A field of the object that is passed over.
+    apart: Option<&'static str>,
     /// Values that were left out; those within them are not counted.
     pub left_out: usize,
 }
@@ -26,7 +28,12 @@ pub(super) struct Reader {
 impl Reader {
     /// With room for `most` values.
     pub fn new(most: usize) -> Self {
-        Self { room: most, left_out: 0 }
+        Self { room: most, apart: None, left_out: 0 }
+    }
+
+    /// The same, but this field of the object is for [`Reader::read_items`].
+    pub fn without(most: usize, apart: &'static str) -> Self {
+        Self { apart: Some(apart), ..Self::new(most) }
     }
 
     /// Reads.
@@ -35,6 +42,84 @@ impl Reader {
     /// It is no JSON.
     pub fn read<'de, D: Deserializer<'de>>(&mut self, from: D) -> Result<Value, D::Error> {
         Part { reader: self, depth: 0 }.deserialize(from)
+    }
+
+    /// Reads the items of the list in the field that was passed over, one at a time, in the room that is left.
+    ///
+    /// # Errors
+    /// The field is no list and not null, or `each` says so.
+    pub fn read_items<'de, D: Deserializer<'de>>(
+        &mut self,
+        from: D,
+        each: &mut dyn FnMut(Value) -> Result<(), serde_json::Error>,
+    ) -> Result<(), D::Error> {
+        from.deserialize_map(Items { reader: self, each, of_list: false })
+    }
+}
+
+/// The list of the field that was passed over, or the object that it is in.
+struct Items<'a> {
+    reader: &'a mut Reader,
+    each: &'a mut dyn FnMut(Value) -> Result<(), serde_json::Error>,
+    of_list: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Items<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_option(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Items<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.of_list { "a list" } else { "an object" })
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_none<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_seq(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        while let Some(key) = entries.next_key::<String>()? {
+            if Some(&*key) == self.reader.apart {
+                entries.next_value_seed(Items { reader: &mut *self.reader, each: &mut *self.each, of_list: true })?;
+            } else {
+                entries.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let mut list = Part { reader: self.reader, depth: 1 };
+        loop {
+            let Some(inner) = list.inner() else {
+                if items.next_element::<IgnoredAny>()?.is_none() {
+                    list.reader.left_out -= 1;
+                    return Ok(());
+                }
+                continue;
+            };
+            match items.next_element_seed(inner)? {
+                Some(item) => (self.each)(item).map_err(A::Error::custom)?,
+                None => {
+                    list.reader.room += 1;
+                    return Ok(());
+                }
+            }
+        }
     }
 }
 
@@ -139,7 +224,8 @@ impl<'de> Visitor<'de> for Part<'_> {
                 self.reader.left_out += own.left_out;
                 continue;
             }
-            let inner = if key == UNREAD { None } else { self.inner() };
+            let is_apart = key == UNREAD || self.depth == 0 && Some(&*key) == self.reader.apart;
+            let inner = if is_apart { None } else { self.inner() };
             match inner {
                 Some(inner) => drop(all.insert(key, entries.next_value_seed(inner)?)),
                 None => drop(entries.next_value::<IgnoredAny>()?),
@@ -179,5 +265,29 @@ mod tests {
         assert_eq!((value.to_string().len(), left_out), (2 * (DEEPEST as usize + 1), 1));
         let many = format!("[{}1]", "1,".repeat(2 * MOST));
         assert_eq!(read(MOST, &many).1, MOST + 1);
+    }
+
+    fn items(most: usize, text: &str) -> (Result<Vec<Value>, String>, usize) {
+        let (mut reader, mut read) = (Reader::without(most, "items"), Vec::new());
+        let rest = reader.read(&mut serde_json::Deserializer::from_str(text)).unwrap();
+        assert_eq!(rest.get("items"), None, "{text}");
+        let each = &mut |item: Value| {
+            read.push(item);
+            Ok(())
+        };
+        let result = reader.read_items(&mut serde_json::Deserializer::from_str(text), each);
+        (result.map(|()| read).map_err(|error| error.to_string()), reader.left_out)
+    }
+
+    #[test]
+    fn items_are_read_one_by_one_in_the_room_that_the_rest_has_left() {
+        let text = r#"{"items": [{"a": [1]}, 2], "b": {"items": [3]}, "c": 4}"#;
+        assert_eq!(items(100, text), (Ok(vec![json!({"a": [1]}), json!(2)]), 0));
+        // Four values are beside the items, one is left for them, and `[1]` and what comes later has none.
+        assert_eq!(items(5, text), (Ok(vec![json!({})]), 2));
+        for none in [r#"{"items": null}"#, r#"{"items": []}"#, "{}"] {
+            assert_eq!(items(9, none), (Ok(Vec::new()), 0), "{none}");
+        }
+        assert!(items(9, r#"{"items": 3}"#).0.unwrap_err().contains("expected a list"));
     }
 }

@@ -15,8 +15,8 @@ use crate::scheduler::{HashKey, Schedule, Scheduler};
 use crate::settings::{DatapathSettings, DetectLocal, NodePortAddresses};
 use crate::state::event::Event;
 use crate::state::objects::{
-    EndpointSlice, Family, Node, ObjectName, Protocol, Scheduling, Service, ServiceCidr, ServicePort, SliceEndpoint,
-    SlicePort,
+    EndpointSlice, Family, Hints, Node, ObjectName, Protocol, Scheduling, Service, ServiceCidr, ServicePort,
+    SliceEndpoint, SlicePort,
 };
 
 const SERVICES: [&str; 4] = ["a", "b", "c", "d"];
@@ -128,8 +128,10 @@ fn endpoint(family: Family) -> impl Strategy<Value = SliceEndpoint> {
             node: node.map(Arc::from),
             zone: None,
             pod: None,
-            zone_hints: zones.into_iter().map(Arc::from).collect(),
-            node_hints: nodes.into_iter().map(Arc::from).collect(),
+            hints: Some(Arc::new(Hints {
+                zones: zones.into_iter().map(Arc::from).collect(),
+                nodes: nodes.into_iter().map(Arc::from).collect(),
+            })),
         })
 }
 

@@ -184,8 +184,7 @@ proptest! {
                 node: Some(if last.is_multiple_of(2) { "here".into() } else { "there".into() }),
                 zone: None,
                 pod: None,
-                zone_hints: Vec::new(),
-                node_hints: Vec::new(),
+                hints: None,
             };
             Event::Slice(EndpointSlice {
                 name: name.clone(),

@@ -91,8 +91,7 @@ fn slice(text: &str, protocol: Protocol) -> Event {
         node: None,
         zone: None,
         pod: None,
-        zone_hints: Vec::new(),
-        node_hints: Vec::new(),
+        hints: None,
     };
     Event::Slice(EndpointSlice {
         name: name(text),

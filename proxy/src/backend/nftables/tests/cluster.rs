@@ -47,8 +47,7 @@ pub(super) fn slice(service: &str, family: Family, ips: &[&str]) -> EndpointSlic
         node: Some(if index % 2 == 0 { "here".into() } else { "there".into() }),
         zone: None,
         pod: None,
-        zone_hints: Vec::new(),
-        node_hints: Vec::new(),
+        hints: None,
     };
     EndpointSlice {
         name: ObjectName::new("default", &format!("{service}-{}", family.as_str())),

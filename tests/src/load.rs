@@ -78,7 +78,8 @@ pub struct Load {
 }
 
 /// Ends the load when dropped: also where the work beside it panics, which would wait for ever for threads that go on.
-pub(crate) struct Ends<'a>(pub &'a AtomicBool);
+#[derive(Debug)]
+pub struct Ends<'a>(pub &'a AtomicBool);
 
 impl Drop for Ends<'_> {
     fn drop(&mut self) {

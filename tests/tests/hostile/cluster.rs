@@ -2,14 +2,17 @@
 
 use std::fs::File;
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use kubeferry::status::get;
 use kubeferry_tests::apiserver::{ApiServer, Resource};
 use kubeferry_tests::binary;
-use kubeferry_tests::client::{Connection, DEADLINE, Running, until_for};
+use kubeferry_tests::client::{Connection, DEADLINE, Running, patience, until_for};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::flows::with_node;
+use kubeferry_tests::load::Ends;
 use kubeferry_tests::memory::MemoryLimit;
 use kubeferry_tests::web::{MANIFESTS, Web};
 use serde_json::{Value, json};
@@ -17,6 +20,11 @@ use tempfile::TempDir;
 
 /// How long the proxy may take for the largest of what is here, unoptimized and on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(450);
+
+/// How soon a change of somebody else has to be in force meanwhile. No measure of speed: who waits longer starves.
+const LATEST: Duration = Duration::from_secs(120);
+/// Between two tries whether it is.
+const ATTEMPT: Duration = Duration::from_millis(200);
 
 /// The whole. The process ends first.
 pub struct Cluster {
@@ -139,20 +147,53 @@ impl Cluster {
         self.web.hosts.node.run(|| get(url, DEADLINE)).unwrap().unwrap().body
     }
 
-    /// Runs `harm` while the Service `web` is asked without a pause, then brings a new Service, `number`, and waits until it
-    /// answers: what came in between holds nobody up.
+    /// Runs `harm` while the Service `web` is asked without a pause, and a neighbour makes new Services until what came is
+    /// digested: it holds nobody up.
     pub fn beside(&self, number: u8, harm: impl FnOnce()) {
+        let over = AtomicBool::new(false);
+        let harm = || {
+            thread::scope(|scope| {
+                let ends = Ends(&over);
+                let neighbour = scope.spawn(|| self.neighbour(number, &over));
+                harm();
+                drop(ends);
+                let (longest, count) = neighbour.join().unwrap();
+                println!("a neighbour's new Services, {count}, answered after {longest:.1?} at most");
+                assert!(longest < patience(LATEST), "a neighbour's new Service answered after {longest:.1?}");
+            });
+        };
         if std::env::var_os(ENDPOINTS_VARIABLE).is_some() {
             self.web.under_load_beside_an_endpoint(harm).unwrap();
         } else {
             self.web.under_load(harm).unwrap();
         }
-        let ip = format!("10.96.1.{number}");
-        for object in proper(&format!("later-{number}"), &ip, "10.244.1.2") {
-            self.server.put(object).unwrap();
+    }
+
+    /// Makes a Service a second, in the place of the one before, until `over` and once more; the longest that one took to answer,
+    /// from when the server had it, and how many there were.
+    fn neighbour(&self, number: u8, over: &AtomicBool) -> (Duration, usize) {
+        let (mut longest, mut last) = (Duration::ZERO, false);
+        for count in 1.. {
+            let (name, ip) = (format!("later-{number}-{count}"), format!("10.96.1.{}", count % 250 + 1));
+            for object in proper(&name, &ip, "10.244.1.2") {
+                self.server.put(object).unwrap();
+            }
+            let (made, to) = (Instant::now(), format!("{ip}:80").parse().unwrap());
+            self.until("a Service that came later to answer", || {
+                Connection::open_within(self.web.client(), to, ATTEMPT).ok()?.ask().ok()
+            });
+            longest = longest.max(made.elapsed());
+            if last {
+                return (longest, count);
+            }
+            for kind in [Resource::Service, Resource::EndpointSlice] {
+                self.server.delete(kind, "default", &name).unwrap();
+            }
+            // The one after the end is made when all that the harm led to was there.
+            last = over.load(Ordering::Relaxed);
+            thread::sleep(if last { Duration::ZERO } else { Duration::from_secs(1).saturating_sub(made.elapsed()) });
         }
-        let to = format!("{ip}:80").parse().unwrap();
-        self.until("a Service that came later to answer", || Connection::attempt(self.web.client(), to)?.ask().ok());
+        unreachable!("there are more numbers")
     }
 }
 

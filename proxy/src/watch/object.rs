@@ -52,10 +52,10 @@ impl Object {
     /// have is left out: names go into the log, series, messages and identities of rows.
     pub fn report(&self) -> Reported {
         let kind = self.kind();
-        let name = match proper_name(kind, self.metadata()) {
-            Ok(name) => name,
-            Err(none) => return none,
-        };
+        let name = scoped(kind, convert::object_name(self.metadata()));
+        if let Some(none) = improper(kind, &name) {
+            return none;
+        }
         let (event, faults) = match self {
             Self::Service(object) => parts(convert::service(object), Event::Service),
             Self::Slice(object) => parts(convert::endpoint_slice(object), Event::Slice),
@@ -81,29 +81,28 @@ pub(super) fn report_in_parts<E>(
     endpoints: impl FnOnce(&mut SliceInParts) -> Result<(), E>,
 ) -> Result<Reported, E> {
     let kind = Kind::EndpointSlice;
-    let name = match proper_name(kind, &object.metadata) {
-        Ok(name) => name,
-        Err(none) => return Ok(none),
-    };
+    let name = scoped(kind, convert::object_name(&object.metadata));
+    if let Some(none) = improper(kind, &name) {
+        return Ok(none);
+    }
     let (event, faults) = match SliceInParts::begin(object) {
         Ok(mut slice) => {
             endpoints(&mut slice)?;
             parts(slice.end(), Event::Slice)
         }
-        Err(none) => parts(none, Event::Slice),
+        Err(faults) => (None, faults),
     };
     Ok(Reported { name, kind, event, faults })
 }
 
-/// The name; the error is what an object without a proper one comes to.
-fn proper_name(kind: Kind, metadata: &ObjectMeta) -> Result<ObjectName, Reported> {
-    let name = scoped(kind, convert::object_name(metadata));
+/// What an object with this name comes to, if it is none that Kubernetes would have.
+fn improper(kind: Kind, name: &ObjectName) -> Option<Reported> {
     if name.is_proper(matches!(kind, Kind::Service | Kind::EndpointSlice)) {
-        return Ok(name);
+        return None;
     }
     let what = format!("{} {name}", kind.as_str());
     let why = "ignored: no object may be named so; use letters, digits, - and . in name and namespace".into();
-    Err(Reported { kind, name, event: None, faults: vec![Ignored { what, why }] })
+    Some(Reported { kind, name: name.clone(), event: None, faults: vec![Ignored { what, why }] })
 }
 
 fn parts<T>(got: Converted<T>, event: fn(T) -> Event) -> (Option<Event>, Vec<Ignored>) {

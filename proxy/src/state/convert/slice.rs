@@ -10,7 +10,7 @@ use super::service::is_link_local;
 use super::sloppy::parse_ip;
 use super::{Converted, Faults, object_name, port_number};
 use crate::state::event::Kind;
-use crate::state::objects::{EndpointSlice, Family, Hints, ObjectName, PodName, SliceEndpoint, SlicePort};
+use crate::state::objects::{EndpointSlice, Family, Hints, Ignored, ObjectName, PodName, SliceEndpoint, SlicePort};
 use crate::state::text::{Quoted, is_label, is_name};
 
 /// Names the Service that a slice belongs to.
@@ -22,7 +22,7 @@ const TRIGGER_TIME_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigg
 /// Converts an EndpointSlice. `None`: of a headless Service, of FQDNs, or (a fault) without a Service's name.
 pub fn endpoint_slice(object: &discovery::EndpointSlice) -> Converted<EndpointSlice> {
     SliceInParts::begin(object).map_or_else(
-        |none| none,
+        |faults| Converted { object: None, faults },
         |mut parts| {
             object.endpoints.iter().flatten().for_each(|endpoint| parts.endpoint(endpoint));
             parts.end()
@@ -43,30 +43,30 @@ impl SliceInParts {
     /// Converts all but the endpoints.
     ///
     /// # Errors
-    /// There is no slice: see [`endpoint_slice`].
-    pub fn begin(object: &discovery::EndpointSlice) -> Result<Self, Converted<EndpointSlice>> {
+    /// There is no slice, see [`endpoint_slice`]: the faults, if that is one.
+    pub fn begin(object: &discovery::EndpointSlice) -> Result<Self, Vec<Ignored>> {
         let name = object_name(&object.metadata);
         let mut faults = Faults::of(Kind::EndpointSlice, &name);
         let label = |key: &str| object.metadata.labels.as_ref().and_then(|labels| labels.get(key));
         if label(HEADLESS_LABEL).is_some() {
-            return Err(faults.converted(None));
+            return Err(faults.into_vec());
         }
         let family = match object.address_type.as_str() {
             "IPv4" => Family::V4,
             "IPv6" => Family::V6,
-            "FQDN" => return Err(faults.converted(None)),
+            "FQDN" => return Err(faults.into_vec()),
             other => {
                 faults.add(format_args!("slice ignored: addressType {} is unknown: use IPv4 or IPv6", Quoted(other)));
-                return Err(faults.converted(None));
+                return Err(faults.into_vec());
             }
         };
         let Some(service) = label(SERVICE_NAME_LABEL).filter(|service| !service.is_empty()) else {
             faults.add(format_args!("slice ignored: it names no Service; set the label {SERVICE_NAME_LABEL}"));
-            return Err(faults.converted(None));
+            return Err(faults.into_vec());
         };
         if !is_label(service) {
             faults.add(format_args!("slice ignored: no Service can be called {}", Quoted(service)));
-            return Err(faults.converted(None));
+            return Err(faults.into_vec());
         }
         let trigger_time = object.metadata.annotations.as_ref().and_then(|all| all.get(TRIGGER_TIME_ANNOTATION));
         let slice = EndpointSlice {

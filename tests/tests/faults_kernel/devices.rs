@@ -5,7 +5,7 @@ use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::on_both_datapaths;
 use kubeferry_tests::site::{NODE_IPS, at};
 
-use super::trial::{PATIENCE, Sees, Trial};
+use super::trial::{RIGHT, Sees, Trial};
 
 on_both_datapaths! {
     an_uplink_that_goes_down_and_up,
@@ -109,5 +109,5 @@ fn a_node_that_gets_another_address(datapath: Datapath) {
     let ways: Vec<_> = trial.ways().into_iter().filter(|(_, to)| *to != old).collect();
     trial.watches_by(&ways, "another address of the node", Sees::NewFail, change, || answers(new).map(drop));
     let gone = || Connection::open_within(outside, old, std::time::Duration::from_millis(500)).is_err().then_some(());
-    until_for(PATIENCE, "nobody to answer at the old address", gone).unwrap();
+    until_for(RIGHT, "nobody to answer at the old address", gone).unwrap();
 }

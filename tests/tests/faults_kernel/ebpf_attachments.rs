@@ -9,7 +9,7 @@ use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::sockets::without_offloads;
 use kubeferry_tests::xdp::PassAll;
 
-use super::trial::{PATIENCE, Sees, Trial};
+use super::trial::{RIGHT, Sees, Trial};
 
 fn start(flags: &[&str]) -> Trial {
     Trial::start(Datapath::ebpf().unwrap(), flags)
@@ -81,7 +81,7 @@ fn pins_that_go_end_nothing_while_a_proxy_runs_and_come_back() {
     let before = trial.site.places().pins().unwrap();
     let there = |trial: &Trial| {
         let same = || (trial.site.places().pins().unwrap() == before).then_some(());
-        until_for(PATIENCE, "the pins to be as before", same).unwrap();
+        until_for(RIGHT, "the pins to be as before", same).unwrap();
     };
     let pin = root(&trial).join(before.iter().find(|pin| pin.ends_with("/flows")).unwrap());
     trial.drifts("a map unpinned", Sees::Nothing, || std::fs::remove_file(&pin).unwrap());
@@ -145,7 +145,7 @@ fn programs_of_sockets_are_attached_again() {
     let pins: Vec<_> = ["connect", "sendmsg", "sock_release"].iter().flat_map(|name| links(&trial, name)).collect();
     assert_eq!(pins.len(), 5);
     trial.drifts("the links of sockets detached", Sees::Nothing, || pins.iter().for_each(|pin| detach(pin).unwrap()));
-    until_for(PATIENCE, "the programs of sockets", attached).unwrap();
+    until_for(RIGHT, "the programs of sockets", attached).unwrap();
 }
 
 #[test]

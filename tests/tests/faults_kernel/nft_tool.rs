@@ -5,12 +5,16 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
 use kubeferry_tests::binary;
 use kubeferry_tests::client::{until, until_for};
 use kubeferry_tests::datapath::Datapath;
 
-use super::trial::{PATIENCE, Sees, Trial};
+use super::trial::{PATIENCE, RIGHT, Sees, Trial};
+
+/// How long clients may see one that hangs: it is ended after a minute.
+const HUNG: Duration = Duration::from_secs(90);
 
 /// A folder with an `nft` that is as one says.
 struct Tool(tempfile::TempDir);
@@ -97,7 +101,7 @@ fn one_that_fails_keeps_the_table_away_until_it_works_and_that_is_told() {
             tool.is(how);
             delete_table(&trial);
             let told = || (trial.metric("kubeferry_drift_unrepaired") == Some(1.0)).then_some(());
-            until_for(PATIENCE, "the metric to tell of it", told).unwrap();
+            until_for(RIGHT, "the metric to tell of it", told).unwrap();
             assert!(trial.status()["drift"]["unrepaired"].as_u64() > Some(0));
             // Rows go without it, but not where there is no table.
             tool.is("well");
@@ -126,7 +130,7 @@ fn one_that_hangs_holds_no_end_up_and_outlives_nobody() {
         let harm = || {
             tool.is("hanging");
             delete_table(&trial);
-            let pid = until_for(PATIENCE, "the proxy to call it", || tool.hanging()).unwrap();
+            let pid = until_for(RIGHT, "the proxy to call it", || tool.hanging()).unwrap();
             // Within the time that a node gives, and long before the tool's own deadline.
             match signal {
                 "SIGTERM" => trial.site.stop().unwrap(),
@@ -143,7 +147,8 @@ fn one_that_hangs_holds_no_end_up_and_outlives_nobody() {
 #[test]
 fn one_that_hangs_is_ended_after_a_minute_and_called_again() {
     let tool = Tool::new();
-    let trial = start_with(&tool, &["--iptables-sync-period", "5s"]);
+    let mut trial = start_with(&tool, &["--iptables-sync-period", "5s"]);
+    trial.right = HUNG;
     let livez = |code: u16| {
         let get = || kubeferry::status::get("http://127.0.0.1:10256/livez", PATIENCE).unwrap().code;
         until_for(PATIENCE, &format!("/livez to be {code}"), || {
@@ -154,7 +159,7 @@ fn one_that_hangs_is_ended_after_a_minute_and_called_again() {
     let harm = || {
         tool.is("hanging");
         delete_table(&trial);
-        let pid = until_for(PATIENCE, "the proxy to call it", || tool.hanging()).unwrap();
+        let pid = until_for(RIGHT, "the proxy to call it", || tool.hanging()).unwrap();
         // The loop waits for it, so nobody knows what changes meanwhile.
         livez(503).unwrap();
         assert_eq!(tool.hanging().as_ref(), Some(&pid), "unhealthy before the tool's own deadline");

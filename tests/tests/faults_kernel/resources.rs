@@ -7,7 +7,7 @@ use kubeferry_tests::on_both_datapaths;
 use kubeferry_tests::site::{VIPS, at};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::trial::{PATIENCE, Sees, Trial};
+use super::trial::{RIGHT, Sees, Trial};
 
 on_both_datapaths! {
     notifications_that_are_lost_are_made_up_for,
@@ -41,5 +41,5 @@ fn notifications_that_are_lost_are_made_up_for(datapath: Datapath) {
         answers(trial.site.outside(), at("192.0.2.9", 30080)).map(drop)
     });
     let late = late.unwrap();
-    until_for(PATIENCE, "a pod of the time to be served", || answers(&late.namespace, at(VIPS[0], 80))).unwrap();
+    until_for(RIGHT, "a pod of the time to be served", || answers(&late.namespace, at(VIPS[0], 80))).unwrap();
 }

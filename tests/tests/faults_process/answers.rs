@@ -9,7 +9,7 @@ use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::faults::{Place, Recorded, Report, Traffic};
 use kubeferry_tests::on_both_datapaths;
 
-use crate::{PATIENCE, RIGHT};
+use crate::{PATIENCE, RIGHT, RIGHT_BY_TRIES};
 
 /// A place that serves, with every watch running.
 pub fn started(datapath: Datapath) -> Place {
@@ -23,13 +23,17 @@ pub fn started(datapath: Datapath) -> Place {
     place
 }
 
-/// Has `harm` done under traffic, then something changed, and waits until that is in force.
-pub fn caught_up_with(place: &Place, harm: impl FnOnce() -> Result<()>) -> Result<(Duration, Recorded)> {
+/// Has `harm` done under traffic, then something changed, and waits until that is in force: at most for `right`.
+pub fn caught_up_with(
+    place: &Place,
+    right: Duration,
+    harm: impl FnOnce() -> Result<()>,
+) -> Result<(Duration, Recorded)> {
     Traffic::during(&place.ways(), PATIENCE, |traffic| {
         traffic.go_on()?;
         harm()?;
         place.mark()?;
-        let right = place.until_marked(RIGHT)?;
+        let right = place.until_marked(right)?;
         traffic.go_on()?;
         Ok(right)
     })
@@ -51,7 +55,7 @@ fn a_server_that_is_away(datapath: Datapath) {
         // After long, the history is not what it was.
         server.compact();
         server.fault(Fault::Up);
-        let right = place.until_marked(RIGHT)?;
+        let right = place.until_marked(RIGHT_BY_TRIES)?;
         traffic.go_on()?;
         Ok(right)
     };
@@ -68,7 +72,7 @@ fn a_server_that_is_away(datapath: Datapath) {
         }
         Ok(())
     };
-    let (right, seen) = caught_up_with(&place, flapping).unwrap();
+    let (right, seen) = caught_up_with(&place, RIGHT_BY_TRIES, flapping).unwrap();
     report.add("API server down and up every 150 ms, eight times; from the last", &seen, right);
     place.none_failed(&seen).unwrap();
     place.until_exact().unwrap();
@@ -93,7 +97,8 @@ fn wrong_answers(datapath: Datapath) {
             place.server().fault(Fault::CutConnections);
             Ok(())
         };
-        let (right, seen) = caught_up_with(&place, harm).unwrap();
+        let right = if fault.is_none() { RIGHT } else { RIGHT_BY_TRIES };
+        let (right, seen) = caught_up_with(&place, right, harm).unwrap();
         report.add(name, &seen, right);
         place.none_failed(&seen).unwrap();
     }

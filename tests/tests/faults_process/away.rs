@@ -13,7 +13,7 @@ use kubeferry_tests::faults::{Place, Report, Traffic};
 use serde_json::json;
 
 use crate::answers::started;
-use crate::{PATIENCE, RIGHT};
+use crate::{PATIENCE, RIGHT_BY_TRIES};
 
 /// How long it is away.
 const AWAY: Duration = Duration::from_secs(150);
@@ -125,7 +125,7 @@ fn is_away_for_minutes(datapath: Datapath) {
         place.server().fault(Fault::Up);
         let since = Instant::now();
         let is_right = || (place.is_marked() && all_come_to(&place, "web2")).then_some(());
-        until_for(RIGHT, "one endpoint less and another one more", is_right)?;
+        until_for(RIGHT_BY_TRIES, "one endpoint less and another one more", is_right)?;
         let right = since.elapsed();
         traffic.go_on()?;
         is_well(&place)?;

@@ -7,6 +7,7 @@ use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::faults::{Objects, Report};
 use kubeferry_tests::on_both_datapaths;
 
+use crate::RIGHT;
 use crate::answers::{caught_up_with, started};
 
 const CHANGES: u32 = 400;
@@ -31,7 +32,7 @@ fn slices_that_flap(datapath: Datapath) {
         }
         Ok(())
     };
-    let (right, seen) = caught_up_with(&place, flap).unwrap();
+    let (right, seen) = caught_up_with(&place, RIGHT, flap).unwrap();
     let since =
         |from: Duration| changed.iter().filter(move |at| (from..from + Duration::from_secs(1)).contains(*at)).count();
     let rate = changed.iter().copied().map(since).max().unwrap_or_default();

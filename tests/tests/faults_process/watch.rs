@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use kubeferry_tests::apiserver::{Fault, Resource, Verb};
-use kubeferry_tests::client::until_for;
+use kubeferry_tests::client::{patience, until_for};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::faults::{Place, Recorded, Report, Traffic};
 use kubeferry_tests::on_both_datapaths;
 
 use crate::answers::{caught_up_with, started};
-use crate::{PATIENCE, RIGHT};
+use crate::{PATIENCE, RIGHT, RIGHT_BY_TRIES};
 
 /// Has these kinds listed anew, wrongly at first.
 fn lists_that_lie(place: &Place, kinds: &[Resource], fault: Fault) -> Result<(Duration, Recorded)> {
@@ -25,13 +25,18 @@ fn lists_that_lie(place: &Place, kinds: &[Resource], fault: Fault) -> Result<(Du
         let since = Instant::now();
         place.server().fault(Fault::CutConnections);
         while place.server().faults_left() > 0 {
-            ensure!(since.elapsed() < RIGHT, "the lists were not asked for; the log:\n{}", place.log());
+            ensure!(
+                since.elapsed() < patience(RIGHT_BY_TRIES),
+                "the lists were not asked for; the log:\n{}",
+                place.log()
+            );
             ensure!(place.is_marked() || place.is_marked(), "what is over came back; the log:\n{}", place.log());
             sleep(Duration::from_millis(50));
         }
         place.mark()?;
         place.until_marked(RIGHT)?;
         let right = since.elapsed();
+        ensure!(right <= patience(RIGHT_BY_TRIES), "right only after {right:?}; the log:\n{}", place.log());
         // By an event of the watch, after which the pauses between tries are short again.
         place.mark()?;
         place.until_marked(RIGHT)?;
@@ -104,11 +109,11 @@ fn watches_that_are_not_so(datapath: Datapath) {
         ensure!(place.is_marked() || place.is_marked(), "an old event was taken over; the log:\n{}", place.log());
         Ok(())
     };
-    let (right, seen) = caught_up_with(&place, replay).unwrap();
+    let (right, seen) = caught_up_with(&place, RIGHT, replay).unwrap();
     report.add("watch events out of order", &seen, right);
     place.none_failed(&seen).unwrap();
     let before = place.server().count(Verb::Watch, Resource::EndpointSlice);
-    let (right, seen) = caught_up_with(&place, || {
+    let (right, seen) = caught_up_with(&place, RIGHT_BY_TRIES, || {
         place.server().fault_on(Resource::EndpointSlice, Fault::ShortWatch(4));
         place.server().fault(Fault::CutConnections);
         Ok(())

@@ -223,6 +223,15 @@ impl Place {
     /// # Errors
     /// It has not: what differs and the log are part of the message.
     pub fn until_exact(&self) -> Result<()> {
+        self.until_exact_within(EXACT).map(drop)
+    }
+
+    /// The same within a time; how long it took.
+    ///
+    /// # Errors
+    /// As [`Place::until_exact`].
+    pub fn until_exact_within(&self, within: Duration) -> Result<Duration> {
+        let since = Instant::now();
         let mut differs = String::new();
         let is_exact = || {
             differs = match self.differences() {
@@ -232,8 +241,19 @@ impl Place {
             };
             differs.is_empty().then_some(())
         };
-        let exact = until_for(EXACT, "the kernel to have exactly what is wanted", is_exact);
-        exact.with_context(|| format!("it differs by:\n{differs}\nthe log:\n{}", self.log()))
+        let exact = until_for(within, "the kernel to have exactly what is wanted", is_exact);
+        exact.with_context(|| format!("it differs by:\n{differs}\nthe log:\n{}", self.log()))?;
+        Ok(since.elapsed())
+    }
+
+    /// Whether the kernel has every row that is wanted and no other.
+    ///
+    /// # Errors
+    /// `kubeferry plan` fails.
+    pub fn is_exact(&self) -> Result<bool> {
+        let output = self.differences()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(output.stdout.is_empty())
     }
 
     /// Starts it, and does not wait.

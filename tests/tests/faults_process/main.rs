@@ -24,3 +24,5 @@ const RIGHT: Duration = Duration::from_secs(30);
 /// The same where somebody is asked or something is read again and again, with pauses that grow: up to 15.8 s, and one pause has 30 s
 /// at most.
 const RIGHT_BY_TRIES: Duration = Duration::from_secs(60);
+/// How long a test may take for what is no recovery.
+const STEP: Duration = Duration::from_secs(90);

@@ -13,18 +13,26 @@ use std::os::unix::process::ExitStatusExt;
 
 use crate::{PATIENCE, RIGHT};
 
-/// Every one of them ends it, soon and well: none is lost between the steps of a start.
+/// Every one of them ends it, soon and well: none is lost between the steps of a start. The last come when it serves, if a start takes as
+/// long as the one that was measured.
 fn told_to_end_during_its_start(datapath: Datapath) {
     let mut random = Rng::new(seed());
     let place = Place::of_manifests(datapath).unwrap();
     let mut report = Report::new(&place.datapath);
     place.start().unwrap();
+    place.kill();
+    place.change(|objects| objects.more = 60).unwrap();
+    place.mark().unwrap();
+    place.launch().unwrap();
+    let start = place.until_marked(RIGHT).unwrap();
+    let most = usize::try_from(start.as_millis()).unwrap() * 3 / 2;
+    println!("a start takes {start:?}");
     let told = |traffic: &Traffic| {
         traffic.go_on()?;
         for round in 0..12 {
-            place.change(|objects| objects.more = if round % 2 == 0 { 60 } else { 0 })?;
+            place.change(|objects| objects.more = if round % 2 == 0 { 0 } else { 60 })?;
             place.launch()?;
-            sleep(Duration::from_millis(random.below(120) as u64));
+            sleep(Duration::from_millis(random.below(most) as u64));
             place.signal(Signal::TERM)?;
             let status = place.ended()?;
             // Before it has come to say so, the signal ends it by itself.

@@ -187,7 +187,8 @@ impl NetfilterSocket {
         answer.map(|answer| answer.errno).ok_or(Error::Unanswered { bytes: bytes.len() })
     }
 
-    /// Asks for all objects of a kind. Begins again (5 times at most) where they change meanwhile.
+    /// Asks for all objects of a kind. Begins again (5 times at most) where they change meanwhile, or
+    /// something had no room.
     pub(crate) fn dump(&self, what: &str, kind: u16, family: u8, body: impl Fn(&mut Writer)) -> Result<Dump, Error> {
         let mut dump = Dump { bytes: Vec::new(), sequence: 0, complete: false, attempts: 0 };
         for attempt in 1..=ATTEMPTS {
@@ -203,7 +204,7 @@ impl NetfilterSocket {
         Ok(dump)
     }
 
-    /// Reads a dump to its end; false where the objects changed meanwhile.
+    /// Reads a dump to its end; false where the objects changed meanwhile, or the socket had no room for something.
     fn read_dump(&self, what: &str, dump: &mut Dump) -> Result<bool, Error> {
         let mut steady = true;
         loop {
@@ -292,3 +293,6 @@ pub(super) fn read_answer(frame: &NetlinkBuffer<&[u8]>) -> Result<Answer, Error>
 fn socket_error(what: &'static str, source: io::Error) -> Error {
     Error::Socket { what, source }
 }
+
+#[cfg(test)]
+mod tests;

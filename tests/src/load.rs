@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::bpf::sockets::Maker;
 use crate::client::{Connection, DEADLINE, datagrams, patience, try_once, until};
@@ -16,6 +16,10 @@ use crate::netns::Netns;
 const PAUSE: Duration = Duration::from_millis(5);
 /// Requests of each client that have to be answered before something counts as seen by all.
 pub const ROUND: usize = 10;
+
+/// What everything says that tells of requests which were not answered as they should be. A test that fails with these words has failed,
+/// whatever comes of it a second time (`xtask/src/outcome.rs`, which has them, too).
+pub const LOST: &str = "requests failed";
 
 /// Who asks whom.
 pub type Way<'a, C = Netns> = (&'a C, SocketAddr);
@@ -130,7 +134,7 @@ impl Load {
             work(&load)
         });
         let failures = load.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
-        ensure!(failures.is_empty(), "{} requests failed:\n{}", failures.len(), failures.join("\n"));
+        ensure!(failures.is_empty(), "{} {LOST}:\n{}", failures.len(), failures.join("\n"));
         result?;
         let answered = load.answered.into_iter().map(AtomicUsize::into_inner).sum();
         println!("{answered} requests were answered");
@@ -223,8 +227,12 @@ impl Kept {
     pub fn ask(&mut self) -> Result<()> {
         for (way, connection, server) in &mut self.0 {
             for _ in 0..3 {
-                let (answered, _) = connection.ask().map_err(|error| error.context(way.clone()))?;
-                ensure!(answered == *server, "{way}: {answered} instead of {server}");
+                let asked = connection.ask();
+                let (answered, _) = asked.with_context(|| format!("{way}, by a connection that was open: {LOST}"))?;
+                ensure!(
+                    answered == *server,
+                    "{way}, by a connection that was open: {LOST}: {answered} instead of {server}"
+                );
             }
         }
         Ok(())

@@ -12,6 +12,7 @@ use kubeferry_tests::binary;
 use kubeferry_tests::bpf::pinned::Pinned;
 use kubeferry_tests::client::{Connection, DEADLINE, ask_once, datagrams, until, until_for};
 use kubeferry_tests::hosts::Host;
+use kubeferry_tests::load::LOST;
 use kubeferry_tests::netns::Netns;
 use kubeferry_tests::site::{LOAD_BALANCER_IPS, NODE_IPS, Site, VIPS, at};
 use kubeferry_tests::sockets::reset_on_close;
@@ -128,7 +129,7 @@ fn under_load(site: &Site, work: impl FnOnce()) {
         while !end.load(Ordering::Relaxed) {
             let answer = Connection::open(from, to).map_err(anyhow::Error::from).and_then(|mut open| open.ask());
             let name = from.name();
-            answer.unwrap_or_else(|error| panic!("{name} to {to} after {answered:?}: {error:#}"));
+            answer.unwrap_or_else(|error| panic!("{LOST}: {name} to {to} after {answered:?}: {error:#}"));
             answered.fetch_add(1, Ordering::Relaxed);
         }
     };

@@ -4,6 +4,10 @@
 const LINES: usize = 12;
 /// Characters of each.
 const WIDTH: usize = 600;
+/// Words of a failed test that is not run again. `seed`: it was drawn by chance, and another time it is another test. The others are of
+/// every test that asks all the time (`LOST` of `tests/src/load.rs`): a request that is lost once in many runs is what these look for,
+/// and another run without says nothing about it.
+const FINAL: [&str; 2] = ["seed", "requests failed"];
 
 /// The sum of the outputs of test binaries, line by line.
 #[derive(Default, PartialEq, Eq, Debug)]
@@ -24,8 +28,8 @@ pub struct Outcome {
 struct Failure {
     test: String,
     said: Vec<String>,
-    /// It speaks of the seed that it was drawn by: another time it is another test.
-    by_chance: bool,
+    /// It says one of [`FINAL`].
+    is_final: bool,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,7 +64,8 @@ impl Outcome {
             return;
         }
         if let (Inside::Output | Inside::Panic(_), Some(failure)) = (self.inside, self.failures.last_mut()) {
-            failure.by_chance |= line.to_ascii_lowercase().contains("seed");
+            let line = line.to_ascii_lowercase();
+            failure.is_final |= FINAL.iter().any(|word| line.contains(word));
         }
         let panics = line.starts_with("thread '") && line.contains(" panicked at ");
         self.inside = match self.inside {
@@ -90,11 +95,11 @@ impl Outcome {
         }
     }
 
-    /// The tests that failed, where all of them can be run again and would be the same: every binary came to its end, and none
-    /// was drawn by chance.
+    /// The tests that failed, where all of them can be run again and would say something: every binary came to its end, and none
+    /// was drawn by chance or has lost a request.
     pub fn repeatable(&self) -> Option<Vec<String>> {
         let [begun, ended] = self.binaries;
-        let all = begun == ended && self.failures.len() == self.failed && !self.failures.iter().any(|f| f.by_chance);
+        let all = begun == ended && self.failures.len() == self.failed && !self.failures.iter().any(|f| f.is_final);
         all.then(|| self.failures.iter().map(|failure| failure.test.clone()).collect())
     }
 
@@ -165,7 +170,19 @@ mod tests {
         let end = "test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s\n";
         assert_eq!(outcome(&failed("a", "x", end)).repeatable(), Some(vec!["a".to_owned()]));
         assert_eq!(outcome(&failed("a", "KUBEFERRY_FAULTS_SEED=7", end)).repeatable(), None);
+        let lost = "thread 'a' (77) panicked at tests/a.rs:1:1:\n2 of 1034 requests failed, the first of them:\nUDP";
+        assert_eq!(outcome(&failed("a", lost, end)).repeatable(), None);
+        assert_eq!(
+            outcome(&failed("a", "waited 30s for every client to be served", end)).repeatable(),
+            Some(vec!["a".to_owned()])
+        );
         assert_eq!(outcome(&(failed("a", "x", end) + &failed("b", "x", ""))).repeatable(), None);
+    }
+
+    #[test]
+    fn a_lost_request_is_told_in_the_words_that_are_looked_for() {
+        let load = include_str!("../../tests/src/load.rs");
+        assert!(load.contains(&format!("pub const LOST: &str = {:?};", FINAL[1])));
     }
 
     #[test]

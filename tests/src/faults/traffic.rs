@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 
 use crate::client::{Connection, until_for};
-use crate::load::{Ends, Way, datagram};
+use crate::load::{Ends, LOST, Way, datagram};
 
 /// Between two requests of one client.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -63,7 +63,7 @@ impl Recorded {
     pub fn none_failed(&self) -> Result<()> {
         let named: Vec<_> = self.failures.iter().take(20).map(|failure| failure.what.clone()).collect();
         let (failed, all) = (self.failures.len(), self.requests);
-        ensure!(failed == 0, "{failed} of {all} requests failed, the first of them:\n{}", named.join("\n"));
+        ensure!(failed == 0, "{failed} of {all} {LOST}, the first of them:\n{}", named.join("\n"));
         Ok(())
     }
 

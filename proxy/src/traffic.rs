@@ -30,8 +30,8 @@ impl Total {
         Self {
             connections: self.connections + other.connections,
             active: self.active + other.active,
-            packets: self.packets + other.packets,
-            bytes: self.bytes + other.bytes,
+            packets: self.packets.saturating_add(other.packets),
+            bytes: self.bytes.saturating_add(other.bytes),
         }
     }
 }

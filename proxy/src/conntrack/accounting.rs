@@ -207,7 +207,7 @@ impl Followed {
             return;
         }
         let sum = self.ended.entry(way).or_default();
-        *sum = (sum.0 + packets, sum.1 + bytes);
+        *sum = (sum.0.saturating_add(packets), sum.1.saturating_add(bytes));
     }
 
     /// Somebody had the kernel begin its count anew (`conntrack -L -z`): what it had counted before is told of as ended.
@@ -277,8 +277,8 @@ impl Carried {
     fn add(&mut self, tracked: &Tracked) {
         self.entries += 1;
         self.active += u64::from(!tracked.over);
-        self.packets += tracked.packets;
-        self.bytes += tracked.bytes;
+        self.packets = self.packets.saturating_add(tracked.packets);
+        self.bytes = self.bytes.saturating_add(tracked.bytes);
     }
 }
 

@@ -79,8 +79,8 @@ pub(super) fn read_tracked(body: &[u8]) -> Result<Option<Tracked>, Error> {
                 let number = |kind| -> Result<u64, Error> {
                     Ok(find(inner, kind)?.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes))
                 };
-                packets += number(CTA_COUNTERS_PACKETS)?;
-                bytes += number(CTA_COUNTERS_BYTES)?;
+                packets = u64::saturating_add(packets, number(CTA_COUNTERS_PACKETS)?);
+                bytes = u64::saturating_add(bytes, number(CTA_COUNTERS_BYTES)?);
             }
             _ => {}
         }
@@ -138,4 +138,37 @@ fn read_tuple(bytes: &[u8], of: u8) -> Result<Option<Tuple>, Error> {
         source: SocketAddr::from(source),
         destination: SocketAddr::from(destination),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_beyond_every_number_are_the_greatest_one() {
+        let mut writer = Writer::default();
+        let tuple = |writer: &mut Writer, kind: u16, from: [u8; 4], to: [u8; 4]| {
+            let tuple = writer.nest(kind);
+            let ip = writer.nest(CTA_TUPLE_IP);
+            writer.value(CTA_IP_V4_SRC, &from);
+            writer.value(CTA_IP_V4_DST, &to);
+            writer.end(ip);
+            let protocol = writer.nest(CTA_TUPLE_PROTO);
+            writer.value(CTA_PROTO_NUM, &[6]);
+            writer.value(CTA_PROTO_SRC_PORT, &5000u16.to_be_bytes());
+            writer.value(CTA_PROTO_DST_PORT, &80u16.to_be_bytes());
+            writer.end(protocol);
+            writer.end(tuple);
+        };
+        tuple(&mut writer, CTA_TUPLE_ORIG, [10, 244, 0, 1], [10, 96, 0, 1]);
+        tuple(&mut writer, CTA_TUPLE_REPLY, [10, 244, 0, 9], [10, 244, 0, 1]);
+        for (kind, packets) in [(CTA_COUNTERS_ORIG, u64::MAX), (CTA_COUNTERS_REPLY, 7)] {
+            let counters = writer.nest(kind);
+            writer.value(CTA_COUNTERS_PACKETS, &packets.to_be_bytes());
+            writer.value(CTA_COUNTERS_BYTES, &(u64::MAX - 3).to_be_bytes());
+            writer.end(counters);
+        }
+        let tracked = read_tracked(&writer.into_bytes()).unwrap().unwrap();
+        assert_eq!((tracked.packets, tracked.bytes), (u64::MAX, u64::MAX));
+    }
 }

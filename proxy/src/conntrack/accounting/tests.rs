@@ -36,6 +36,19 @@ fn an_end_that_nobody_told_is_seen_in_the_next_list() {
 }
 
 #[test]
+fn sums_beyond_every_number_are_the_greatest_one() {
+    let much = |id| Tracked { packets: u64::MAX, bytes: u64::MAX - 1, ..tracked(id, 0) };
+    let mut followed = followed();
+    followed.listed([much(1), much(2)].into_iter(), true);
+    let carried = followed.take()[&way("10.96.0.10:80")];
+    assert_eq!((carried.packets, carried.bytes), (u64::MAX, u64::MAX));
+    followed.end(much(1));
+    followed.end(much(2));
+    let carried = followed.take()[&way("10.96.0.10:80")];
+    assert_eq!((carried.ended_packets, carried.ended_bytes, carried.entries), (u64::MAX, u64::MAX, 0));
+}
+
+#[test]
 fn what_is_not_ours_is_not_kept() {
     let mut followed = followed();
     for port in 1..=9 {

@@ -155,8 +155,8 @@ impl Counting {
                 lingering.entry(port.clone()).or_default().insert(way.endpoint);
                 let count = at(&mut now, port.clone(), way.endpoint);
                 count.active += carried.active;
-                count.packets += carried.packets;
-                count.bytes += carried.bytes;
+                count.packets = count.packets.saturating_add(carried.packets);
+                count.bytes = count.bytes.saturating_add(carried.bytes);
                 owners.insert(way, port);
             }
         }
@@ -270,8 +270,8 @@ impl<K: Kernel> Reconciler<K> {
         match self.kernel.disown(&|way| of(way).is_some()) {
             Ok(carried) => {
                 for (way, carried) in carried {
-                    let (packets, bytes) =
-                        (carried.ended_packets + carried.packets, carried.ended_bytes + carried.bytes);
+                    let packets = carried.ended_packets.saturating_add(carried.packets);
+                    let bytes = carried.ended_bytes.saturating_add(carried.bytes);
                     if let Some(port) = of(&way) {
                         let past = Past { connections: 0, packets, bytes };
                         self.counting.past.add(desired, port, way.endpoint, past);

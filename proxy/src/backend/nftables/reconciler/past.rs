@@ -55,17 +55,17 @@ impl Past {
     }
 
     fn add(&mut self, other: Self) {
-        self.connections += other.connections;
-        self.packets += other.packets;
-        self.bytes += other.bytes;
+        self.connections = self.connections.saturating_add(other.connections);
+        self.packets = self.packets.saturating_add(other.packets);
+        self.bytes = self.bytes.saturating_add(other.bytes);
     }
 
     /// With what is counted now.
     pub(super) fn and(self, now: EndpointCount) -> EndpointCount {
         EndpointCount {
             opened: self.connections + now.opened,
-            packets: self.packets + now.packets,
-            bytes: self.bytes + now.bytes,
+            packets: self.packets.saturating_add(now.packets),
+            bytes: self.bytes.saturating_add(now.bytes),
             ..now
         }
     }

@@ -65,7 +65,7 @@ impl RunningProxy {
         let url = format!("{}{path}", self.0);
         let answer = status::get(&url, TIMEOUT)?;
         match answer.code {
-            200 => read(&answer.body).map(Some).with_context(|| format!("{url} answers with something else")),
+            200 => read(&answer.body, LONGEST).map(Some).with_context(|| format!("{url} answers with something else")),
             404 => Ok(None),
             code => bail!("{url}: code {code}: {}", tame(answer.body.trim(), LONGEST)),
         }
@@ -77,17 +77,28 @@ pub fn service_name(text: &str) -> (&str, &str) {
     text.split_once('/').unwrap_or(("default", text))
 }
 
-fn read<T: DeserializeOwned>(body: &str) -> serde_json::Result<T> {
+/// A JSON document of whoever answers: each text in it, names of fields too, is one line of at most so many characters, fit for a
+/// terminal.
+///
+/// # Errors
+/// It is no such document.
+pub(crate) fn read<T: DeserializeOwned>(body: &str, most: usize) -> serde_json::Result<T> {
     let mut answer = serde_json::from_str(body)?;
-    tame_all(&mut answer);
+    tame_all(&mut answer, most);
     serde_json::from_value(answer)
 }
 
-fn tame_all(value: &mut Value) {
+fn tame_all(value: &mut Value, most: usize) {
     match value {
-        Value::String(text) => *text = tame(text, LONGEST),
-        Value::Array(values) => values.iter_mut().for_each(tame_all),
-        Value::Object(fields) => fields.values_mut().for_each(tame_all),
+        Value::String(text) => *text = tame(text, most),
+        Value::Array(values) => values.iter_mut().for_each(|value| tame_all(value, most)),
+        Value::Object(fields) => {
+            let tamed = std::mem::take(fields).into_iter().map(|(name, mut value)| {
+                tame_all(&mut value, most);
+                (tame(&name, most), value)
+            });
+            *fields = tamed.collect();
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }

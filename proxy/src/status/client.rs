@@ -5,9 +5,16 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use super::Status;
+use crate::running;
+use crate::state::text::tame;
 
 /// The largest answer that is read: 45,000 Services come to some 20 MB.
 const LIMIT: u64 = 256 << 20;
+
+/// The longest text that is shown of a status, in characters.
+const LONGEST: usize = 4_096;
+/// How much is shown of what is no status.
+const QUOTED: usize = 200;
 
 /// The answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,23 +57,19 @@ pub enum FetchError {
 }
 
 impl Response {
-    /// The status that the body holds.
+    /// The status that the body holds. All of its texts are fit for a terminal: whoever has the port answers.
     ///
     /// # Errors
     /// [`FetchError::Other`].
     pub(super) fn status_document(&self, url: &str) -> Result<Status, FetchError> {
         let other = |what: String| FetchError::Other { url: url.to_owned(), what };
         if self.code != 200 {
-            return Err(other(format!(
-                "code {}: {}",
-                self.code,
-                self.body.trim().chars().take(200).collect::<String>()
-            )));
+            return Err(other(format!("code {}: {}", self.code, tame(self.body.trim(), QUOTED))));
         }
-        match serde_json::from_str::<Status>(&self.body) {
+        match running::read::<Status>(&self.body, LONGEST) {
             Ok(status) if !status.backend.is_empty() => Ok(status),
             Ok(_) => Err(other("another JSON document".to_owned())),
-            Err(error) => Err(other(error.to_string())),
+            Err(error) => Err(other(tame(&error.to_string(), QUOTED))),
         }
     }
 }
@@ -130,7 +133,7 @@ fn exchange(target: &str, host: &str, path: &str, timeout: Duration) -> io::Resu
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<Response> {
+pub(super) fn parse(bytes: &[u8]) -> Option<Response> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&bytes[..end]).ok()?;
     let mut lines = head.split("\r\n");

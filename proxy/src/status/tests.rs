@@ -143,6 +143,23 @@ fn whoever_else_answers_is_told_apart() {
 }
 
 #[test]
+fn whoever_has_the_port_moves_no_cursor() {
+    let is_plain = |text: &str| !text.chars().any(|c| c.is_control() && c != '\n');
+    let status = br#"HTTP/1.1 200 OK
+
+{"backend": "nftables", "version": "\u001b[2J1", "settings": {"a\u001b]0;b\u0007": "c\u202ed\u0085"},
+ "ignored": [{"what": "x\ny", "why": "z"}]}"#;
+    let status: Vec<u8> = String::from_utf8_lossy(status).replacen("OK\n\n", "OK\r\n\r\n", 1).into_bytes();
+    let (text, _) = fetch(&args(&answers(status.leak()))).unwrap();
+    assert!(is_plain(&text) && !text.contains('\u{202e}'), "{text:?}");
+    assert!(text.contains(r"kubeferry \u{1b}[2J1 on node") && text.contains(r"  x\ny: z"), "{text}");
+    assert!(text.contains(r"a\u{1b}]0;b\u{7}="), "{text}");
+    let error =
+        fetch(&args(&answers(b"HTTP/1.1 404 Not Found\r\n\r\n\x1b[31mno\r\nsuch page"))).unwrap_err().to_string();
+    assert!(is_plain(&error) && !error.contains('\n') && error.contains("no\\r\\nsuch page"), "{error:?}");
+}
+
+#[test]
 fn nobody_there_says_what_to_do() {
     // A port that was free a moment ago.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

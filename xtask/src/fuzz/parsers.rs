@@ -24,13 +24,16 @@ pub struct Args {
     /// Take them as they were built last, whatever has changed since: building takes long
     #[arg(long)]
     no_build: bool,
-    /// A few seconds with each, all in one program that is built in some minutes: by the stable Rust, so without AddressSanitizer
+    /// Some seconds with each, all in one program that is built in some minutes: by the stable Rust, so without AddressSanitizer
     #[arg(long, conflicts_with_all = ["minutes", "merge", "no_build"])]
     short: bool,
 }
 
 /// How long a short run is with each parser.
 const SHORT: Duration = Duration::from_secs(4);
+/// With those that follow objects or settings to rows: unoptimised, each input takes them tens of milliseconds.
+const SHORT_OF_SLOW: Duration = Duration::from_secs(20);
+const SLOW: [&str; 5] = ["annotations", "api_list", "api_watch", "command_line", "manifests"];
 
 /// Builds them and runs one after the other. What is found is in `fuzz/regressions` afterwards, and fails the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
@@ -44,10 +47,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         cargo_fuzz::build()?;
     }
     let programs = cargo_fuzz::programs();
-    let share = if args.short { SHORT } else { Duration::from_secs(args.minutes * 60) / u32::try_from(parsers.len())? };
-    step::start(format!("{} parsers, {} each", parsers.len(), step::duration(share)));
-    let mut cases = Vec::new();
+    let minutes = Duration::from_secs(args.minutes * 60) / u32::try_from(parsers.len())?;
+    let share = |parser: &str| if args.short { short(parser) } else { minutes };
+    let all = parsers.iter().map(|parser| share(parser)).sum();
+    step::start(format!("{} parsers, {} in all", parsers.len(), step::duration(all)));
+    let (mut cases, mut runs) = (Vec::new(), 0);
     for parser in parsers {
+        let share = share(&parser);
         let program = all_in_one.clone().unwrap_or_else(|| programs.join(&parser));
         let fuzzer = Fuzzer { parser, program };
         let Run { progress, found } = fuzzer.run(share)?;
@@ -55,6 +61,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             "{:<15} {:>10} runs {:>7}/s {:>7} edges {:>6} inputs",
             fuzzer.parser, progress.runs, progress.per_second, progress.edges, progress.inputs
         ));
+        runs += progress.runs;
         if let Some(case) = found {
             step::note(format!("  {}", case.why));
             cases.push((fuzzer, case));
@@ -63,7 +70,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         }
     }
     if cases.is_empty() {
-        step::start("nothing was found");
+        step::start(format!("nothing was found with {runs} inputs"));
         return Ok(());
     }
     step::start("found; this runs each once more, and so does `cargo xtask test unit -- fuzzing`:");
@@ -73,6 +80,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         step::note(format!("{variable}{} {}", relative(&fuzzer.program), relative(&case.file)));
     }
     bail!("{} of the parsers failed", cases.len())
+}
+
+/// How long a short run is with a parser.
+fn short(parser: &str) -> Duration {
+    if SLOW.contains(&parser) { SHORT_OF_SLOW } else { SHORT }
 }
 
 fn relative(path: &Path) -> String {
@@ -101,6 +113,13 @@ fn chosen(asked: &[String], known: Vec<String>) -> anyhow::Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn those_that_are_slow_are_there_and_a_short_run_takes_some_minutes() {
+        let all = known().unwrap();
+        assert!(SLOW.iter().all(|slow| all.iter().any(|name| name == slow)), "{all:?}");
+        assert!(all.iter().map(|name| short(name)).sum::<Duration>() < Duration::from_mins(4));
+    }
 
     #[test]
     fn parsers_are_chosen_by_name() {

@@ -1,4 +1,4 @@
-//! Every parser in one program, which is built in a fraction of the time that twenty take: for `cargo xtask fuzz parsers --short`.
+//! Every parser in one program, which is built in a fraction of the time that all take: for `cargo xtask fuzz parsers --short`.
 
 #![no_main]
 

@@ -316,5 +316,7 @@ async fn follow(shared: Arc<Mutex<Shared>>) {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 #[cfg(test)]
 mod tests;

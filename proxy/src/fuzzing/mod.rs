@@ -8,6 +8,7 @@ mod pipeline;
 pub mod settings;
 pub mod tables;
 pub mod text;
+pub mod traces;
 
 /// A parser under attack.
 #[derive(Clone, Copy, Debug)]
@@ -33,9 +34,14 @@ pub const TARGETS: &[Target] = &[
     Target { name: "nft_output", reads: "versions of nft and of kernels", run: text::versions },
     Target { name: "nft_rows", reads: "generated rows, as a netlink batch and back", run: tables::rows },
     Target { name: "nft_answers", reads: "nf_tables' answers over netlink", run: tables::nf_tables },
+    Target { name: "nft_taken", reads: "rows that a transaction has taken, over netlink", run: tables::taken },
+    Target { name: "trace_events", reads: "nf_tables' traces of packets, to journeys", run: traces::events },
+    Target { name: "trace_headers", reads: "headers of packets that are followed", run: traces::headers },
     Target { name: "conntrack", reads: "connection tracking's answers over netlink", run: tables::conntrack },
+    Target { name: "conntrack_counts", reads: "what connections carried, to sums", run: tables::counts },
     Target { name: "interfaces", reads: "rtnetlink's answers", run: tables::interfaces },
     Target { name: "leftovers", reads: "what kube-proxy left: xtables, IPVS, ipset", run: tables::leftovers },
+    Target { name: "http_answer", reads: "the answer of who has the proxy's port, to tables", run: text::http_answer },
     #[cfg(feature = "ebpf")]
     Target { name: "sockets", reads: "sock_diag's answers over netlink", run: tables::sockets },
     #[cfg(feature = "ebpf")]

@@ -23,9 +23,20 @@ pub fn nf_tables(bytes: &[u8]) {
     let _ = nft::read(bytes);
 }
 
+/// Rows that a transaction has taken.
+pub fn taken(bytes: &[u8]) {
+    // Bytes that are no answer are refused.
+    let _ = nft::read_taken(bytes);
+}
+
 /// Entries of connection tracking. What an entry is deleted by is that entry.
 pub fn conntrack(bytes: &[u8]) {
     tracking::fuzzing::entries(bytes);
+}
+
+/// What connections carried, by connection tracking.
+pub fn counts(bytes: &[u8]) {
+    tracking::fuzzing::counts(bytes);
 }
 
 /// Interfaces and addresses.

@@ -6,6 +6,7 @@ use super::objects::text;
 use crate::backend::nftables::nft;
 use crate::config::{go_duration, go_duration_text};
 use crate::state::convert::sloppy::{parse_cidr, parse_ip, parse_socket, parse_source};
+use crate::status;
 
 /// Addresses, CIDRs and sockets as Kubernetes' objects have them: what is read is written, and read again.
 pub fn addresses(bytes: &[u8]) {
@@ -42,6 +43,13 @@ pub fn versions(bytes: &[u8]) {
         assert_eq!(nft::Version::find(&version.to_string()), Some(version));
     }
     assert!(nft::complaint(&text).len() <= nft::COMPLAINT + " …".len());
+}
+
+/// What answers where the proxy's status should be. What is shown of it moves no cursor.
+pub fn http_answer(bytes: &[u8]) {
+    for text in status::fuzzing::shown(bytes) {
+        assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+    }
 }
 
 /// Lines of the BPF programs' log, and the kernel's ranges of ports.

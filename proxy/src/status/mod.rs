@@ -2,6 +2,8 @@
 //! way to write down a [`Snapshot`], as `/api/v1/` is another.
 
 mod client;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod print;
 
 use std::collections::BTreeMap;

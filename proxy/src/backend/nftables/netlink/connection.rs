@@ -172,7 +172,7 @@ pub struct Taken {
 }
 
 /// What the kernel says of rows that a transaction has taken.
-fn read_taken(body: &[u8], taken: &mut Vec<Taken>) -> Result<(), Error> {
+pub(super) fn read_taken(body: &[u8], taken: &mut Vec<Taken>) -> Result<(), Error> {
     let map = find(body, NFTA_SET_ELEM_LIST_SET)?.map(text).unwrap_or_default();
     let Some(list) = find(body, NFTA_SET_ELEM_LIST_ELEMENTS)? else { return Ok(()) };
     for attribute in attributes(list) {

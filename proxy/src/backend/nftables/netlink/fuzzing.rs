@@ -4,7 +4,7 @@ use netlink_packet_core::NLMSG_ERROR;
 
 use super::attribute::{NETFILTER_HEADER, Writer, attributes, find, frames, text, value};
 use super::batch::{Batch, GROUP, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET};
-use super::connection::{for_each_element, is_whole};
+use super::connection::{self, for_each_element, is_whole};
 use super::element::{Data, Element, NFTA_LIST_ELEM};
 use super::error::Error;
 use super::kernel::{Dump, read_answer};
@@ -29,15 +29,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<(), Error> {
     is_whole(&dump)?;
     for_each_element(&dump, |bytes| {
         let element = Element::read(bytes)?;
-        // A verdict that names no chain where it should is read, and refused as a row.
-        if !matches!(element.data, Data::Verdict(-4 | -3)) {
-            let mut writer = Writer::default();
-            element.write(&mut writer, true);
-            let written = writer.into_bytes();
-            let again = Element::read(find(&written, NFTA_LIST_ELEM)?.unwrap_or_default())?;
-            assert_eq!(again, element);
-        }
-        Ok(())
+        written_again(&element)
     })?;
     for message in dump.messages() {
         let (_, body) = message?;
@@ -52,6 +44,32 @@ pub(crate) fn read(bytes: &[u8]) -> Result<(), Error> {
             }),
         ];
         results.into_iter().collect::<Result<(), Error>>()?;
+    }
+    Ok(())
+}
+
+/// Reads what a transaction has taken.
+///
+/// # Errors
+/// The bytes are refused.
+pub(crate) fn read_taken(bytes: &[u8]) -> Result<(), Error> {
+    let mut taken = Vec::new();
+    for frame in frames(bytes) {
+        connection::read_taken(frame?.payload().get(4..).unwrap_or_default(), &mut taken)?;
+    }
+    assert!(taken.len() * 4 <= bytes.len(), "each is somewhere");
+    taken.iter().try_for_each(|taken| written_again(&taken.element))
+}
+
+/// A row is written, and read as it was.
+fn written_again(element: &Element) -> Result<(), Error> {
+    // A verdict that names no chain where it should is read, and refused as a row.
+    if !matches!(element.data, Data::Verdict(-4 | -3)) {
+        let mut writer = Writer::default();
+        element.write(&mut writer, true);
+        let written = writer.into_bytes();
+        let again = Element::read(find(&written, NFTA_LIST_ELEM)?.unwrap_or_default())?;
+        assert_eq!(again, *element);
     }
     Ok(())
 }

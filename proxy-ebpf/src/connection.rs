@@ -29,8 +29,10 @@ pub fn now() -> u32 {
 /// The entry of a packet.
 #[inline(always)]
 pub fn find(key: &FlowKey) -> Option<&'static mut Flow> {
-    // SAFETY: the memory stays an entry of the map while the program runs. Another CPU may write it in the same moment, another packet of this
-    // direction as a rule, each field as a whole and flags by atomic operations: what is read may be older or newer, never half.
+    // SAFETY: the row stays readable and writable until the program ends (RCU), though it may be another key's by then (LRU). It is
+    // shared: another CPU may have it, with packets of this direction or, for its flags and its mark of being counted, of the other.
+    // What more than one may write is written by one store of a word, or by an atomic operation through a raw pointer (`raise`,
+    // `lower`, `end_flow`), and no decision needs two fields of one moment. Nothing is kept of the reference beyond the program's end.
     FLOWS.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
 }
 

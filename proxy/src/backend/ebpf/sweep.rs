@@ -166,11 +166,12 @@ fn delete(
     for (key, flow) in entries {
         let Some(now) = maps.flows.get(key).map_err(EbpfError::map("flows"))? else { continue };
         if (now.address, now.port) == (flow.address, flow.port) && goes(&now, flow) {
-            let gone = maps.flows.delete(&[*key]).map_err(EbpfError::map("flows"))?;
-            if gone > 0 && is_first(key, &now) && now.backend & Flow::COUNTED != 0 {
-                maps.backends.add_active(now.backend_row(), -1);
+            let Some(gone) = maps.flows.take(key).map_err(EbpfError::map("flows"))? else { continue };
+            // By what was deleted: a program may have counted the end since it was looked at.
+            if is_first(key, &gone) && gone.backend & Flow::COUNTED != 0 {
+                maps.backends.add_active(gone.backend_row(), -1);
             }
-            deleted += gone;
+            deleted += 1;
         }
     }
     Ok(deleted)

@@ -200,6 +200,38 @@ fn a_second_proxy_that_could_not_serve_ends_and_the_first_goes_on() {
 }
 
 #[test]
+fn the_datapaths_take_one_lock() {
+    let world = World::new();
+    let places = [Places::new().unwrap(), Places::new().unwrap()];
+    let ebpf = |name: &str, places: &Places| {
+        let mut command = world.source.command("run").unwrap();
+        places.apply(&mut command);
+        command.env("NO_COLOR", "1").stderr(File::create(world.log(name)).unwrap());
+        Running::start_command(&mut command, &world.node).unwrap()
+    };
+    let tables = || world.node.nft(&["list", "tables"], "").unwrap();
+    let has_programs = |places: &Places| (!places.pins().unwrap().is_empty()).then_some(());
+    let first = ebpf("first", &places[0]);
+    until("the first's programs", || has_programs(&places[0])).unwrap();
+    let second = world.start("second", &["--bpffs-root", places[0].bpffs().to_str().unwrap()]);
+    world.says("second", &format!("process {}", first.id()));
+    assert!(!tables().contains("table inet kubeferry\n"), "the second writes nothing: {}", tables());
+    assert!(first.stop().unwrap().success());
+    world.says("second", "taking over");
+    world.has(1);
+    // And the other way round.
+    let third = ebpf("third", &places[1]);
+    world.says("third", &format!("process {}", second.id()));
+    world.services(2);
+    world.has(2);
+    assert!(places[1].pins().unwrap().is_empty(), "the third loads nothing");
+    drop(second);
+    world.says("third", "taking over");
+    until("the third's programs", || has_programs(&places[1])).unwrap();
+    drop(third);
+}
+
+#[test]
 fn a_name_that_another_user_took_does_not_hold_a_proxy_up() {
     let world = World::new();
     let bind = || {

@@ -23,9 +23,7 @@ impl ByPacket {
         let places = Places::new().unwrap();
         let pins = places.bpffs().to_owned();
         let served = Served::start(Datapath::Ebpf(places), manifests, flags).unwrap();
-        drop(served.web.until_served().unwrap());
         let pinned = Pinned::open(&pins).unwrap();
-        pinned.forget_flows().unwrap();
         Self { served, pinned }
     }
 

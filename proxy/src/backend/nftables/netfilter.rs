@@ -14,16 +14,12 @@ use super::maps::{self, COUNTED, MAPS};
 use super::netlink::{CommitError, Connection, Data, Element, Error, Op};
 use super::nft::Nft;
 use super::rows::{Chains, Key, Part, Value};
-use super::rule::Rule;
 use super::seal::Structure;
 use super::skeleton::TABLE;
 use super::taking::Taking;
 
 /// How many clients are forgotten in one transaction: if one of them expires meanwhile, the others are tried again.
 const FORGET_AT_ONCE: usize = 256;
-
-/// More chains than this are not asked for one by one: all are read at once.
-const ONE_BY_ONE: usize = 32;
 
 /// The kernel of this process's network namespace: rows by netlink, whole tables by `nft`.
 #[derive(Debug)]
@@ -97,10 +93,6 @@ impl Kernel for Netfilter {
 
     fn digests(&mut self, chains: &[Arc<str>]) -> Result<Vec<(Arc<str>, ChainDigest)>, KernelError> {
         self.with(|connection| {
-            if chains.len() > ONE_BY_ONE {
-                let mut found = connection.chains(TABLE)?;
-                return Ok(chains.iter().filter_map(|name| Some((name.clone(), found.remove(&**name)?))).collect());
-            }
             let mut digests = Vec::with_capacity(chains.len());
             for name in chains {
                 digests.extend(connection.chain(TABLE, name)?.map(|chain| (name.clone(), chain)));
@@ -111,27 +103,24 @@ impl Kernel for Netfilter {
 
     fn altered(&mut self, chains: &Chains, node: &NodeView) -> Result<BTreeSet<Arc<str>>, KernelError> {
         self.with(|connection| {
-            let mut altered: BTreeSet<Arc<str>> = chains.keys().cloned().collect();
-            // The kernel gives the rules of a chain one after the other.
-            let (mut name, mut wanted, mut same) = (String::new(), Vec::<Rule>::new().into_iter(), false);
-            let mut close = |name: &str, same: bool| {
-                if same {
-                    altered.remove(name);
+            let mut altered = BTreeSet::new();
+            for (name, chain) in chains {
+                let rules = chain.rules(node);
+                let mut same = rules.is_some();
+                let mut wanted = rules.unwrap_or_default().into_iter();
+                let read = connection.rules(TABLE, Some(name), &mut |rule| {
+                    same = same && wanted.next().map_or(Ok(false), |wanted| rule.says(wanted.expressions()))?;
+                    Ok(())
+                });
+                match read {
+                    // There is no such chain, or no such table.
+                    Err(error) if error.is_not_found() => same = false,
+                    read => read?,
                 }
-            };
-            connection.rules(TABLE, None, &mut |rule| {
-                if name != rule.chain {
-                    close(&name, same && wanted.len() == 0);
-                    let rules = chains.get(rule.chain.as_str()).and_then(|chain| chain.rules(node));
-                    same = rules.is_some();
-                    (name, wanted) = (rule.chain.clone(), rules.unwrap_or_default().into_iter());
+                if !same || wanted.len() > 0 {
+                    altered.insert(name.clone());
                 }
-                if same {
-                    same = wanted.next().map_or(Ok(false), |wanted| rule.says(wanted.expressions()))?;
-                }
-                Ok(())
-            })?;
-            close(&name, same && wanted.len() == 0);
+            }
             Ok(altered)
         })
     }

@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod node;
 pub mod observe;
 pub mod pacing;
+mod portions;
 pub mod proxy;
 pub mod run;
 pub mod running;

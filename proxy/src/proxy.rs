@@ -11,6 +11,7 @@ use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::node_view::NodeView;
 use crate::desired::trace::{Flow, Trace};
 use crate::desired::{Desired, Touched};
+use crate::portions::Portions;
 use crate::settings::{DetectLocal, Settings};
 use crate::state::event::{Event, Kind};
 use crate::state::objects::{Ignored, ObjectName};
@@ -32,6 +33,8 @@ pub struct Proxy<B> {
     held: BTreeSet<IpAddr>,
     /// Changes that are not in force yet: kept over failed syncs.
     pending: Changes,
+    /// Changes that later syncs take.
+    portions: Portions,
     touched: Touched,
     /// Whose UDP flows these changes may make stale.
     stale: BTreeSet<ObjectName>,
@@ -67,6 +70,7 @@ impl<B: Backend> Proxy<B> {
             backend,
             held,
             pending: Changes::default(),
+            portions: Portions::default(),
             touched: Touched::default(),
             stale: BTreeSet::new(),
             written: Written::default(),
@@ -110,6 +114,7 @@ impl<B: Backend> Proxy<B> {
         !self.synced
             || self.failed
             || !self.pending.is_empty()
+            || !self.portions.later().is_empty()
             || !self.state.changes().is_empty()
             || self.view() != *self.desired.node()
             || self.next_tick().is_some_and(|left| left.is_zero())
@@ -126,13 +131,25 @@ impl<B: Backend> Proxy<B> {
         NodeView::new(self.settings.node_name.clone(), &self.settings.datapath, self.state.node(), &held)
     }
 
-    /// Brings everything that changed into force. What fails is tried whole at the next call.
+    /// Brings what changed into force: everything, but of Services that are costly a portion. What fails is tried whole at the next
+    /// call, and meanwhile no more of those are taken.
     ///
     /// # Errors
     /// The kernel failed.
     pub fn sync(&mut self) -> Result<Synced, B::Error> {
         let start = Instant::now();
         let changes = self.state.take_changes();
+        // What is in force when we come may have rows of all.
+        let room = match (self.synced, self.failed) {
+            (false, _) => usize::MAX,
+            (true, false) => self.backend.chains_at_once(),
+            (true, true) => 0,
+        };
+        let cost = |name: &ObjectName| {
+            let service = self.state.services().get(name);
+            service.map_or(0, |service| if room == usize::MAX { 0 } else { self.desired.chains(service) })
+        };
+        let changes = self.portions.next(changes, room, cost);
         let view = self.view();
         self.touched.merge(self.desired.tick(&self.state, start - self.started));
         let updated = self.desired.update(&self.state, &changes, view);
@@ -194,12 +211,12 @@ impl<B: Backend> Proxy<B> {
 
     /// How many Services have changes that are not in force yet, and how many of them changes of their slices.
     pub fn waiting(&self) -> (usize, usize) {
-        let (kept, new) = (&self.pending, self.state.changes());
-        let count = |kept: &BTreeSet<ObjectName>, new: &BTreeSet<ObjectName>| match kept.is_empty() {
-            true => new.len(),
-            false => kept.union(new).count(),
+        let (kept, later, new) = (&self.pending, self.portions.later(), self.state.changes());
+        let count = |of: fn(&Changes) -> &BTreeSet<ObjectName>| match of(kept).is_empty() && of(later).is_empty() {
+            true => of(new).len(),
+            false => of(kept).iter().chain(of(later)).chain(of(new)).collect::<BTreeSet<_>>().len(),
         };
-        (count(&kept.services, &new.services), count(&kept.endpoints_of, &new.endpoints_of))
+        (count(|changes| &changes.services), count(|changes| &changes.endpoints_of))
     }
 
     /// Whether changes that concern this Service's UDP flows wait for a sync after one that failed: that one tells of them

@@ -91,6 +91,12 @@ pub trait Backend {
     /// The kernel failed as a whole; what it refuses of single rows only costs their frontends.
     fn sync(&mut self, desired: &Desired, touched: Touched) -> Result<Report, Self::Error>;
 
+    /// How many service ports with chains of their own (nftables: those with ClientIP affinity or a turn) may be among what one sync
+    /// brings; the others wait for the next.
+    fn chains_at_once(&self) -> usize {
+        usize::MAX
+    }
+
     /// Looks for what others changed and repairs it; `None`: nothing.
     ///
     /// # Errors

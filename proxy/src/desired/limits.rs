@@ -4,10 +4,12 @@
 
 use std::mem;
 
-use crate::scheduler::slots;
-use crate::state::objects::{Ignored, ObjectName};
+use crate::scheduler::{Scheduler, slots};
+use crate::state::objects::{Family, Ignored, ObjectName, Service};
 
 use super::endpoints::{EndpointLists, Merged};
+use super::node_view::NodeView;
+use super::scheduling;
 use super::target::{Role, Target};
 
 /// Endpoints of a service port in one family. Kubernetes has 150,000 pods in all.
@@ -17,8 +19,8 @@ pub const FRONTENDS: usize = 32_768;
 /// Rows of a Service: for each frontend its slots, and the source ranges where it has any.
 pub const ROWS: usize = 262_144;
 
-/// Ports of a Service that nftables needs chains of their own for: those with ClientIP affinity or a turn. What the kernel's
-/// tables cost grows with the square of the number of chains.
+/// Ports of a Service that nftables needs chains of their own for: those with ClientIP affinity or a turn. A chain with its rules
+/// is a kilobyte or two of the kernel's memory, and for so many at once everybody's changes wait.
 pub const CHAINS: usize = 1000;
 /// Entries of slices that are looked at for a Service, once for each of its ports that they are of.
 const LOOKS: usize = 16 * ROWS;
@@ -125,6 +127,22 @@ impl Room {
         let what = format!("Service {service}");
         whys.into_iter().map(|why| Ignored { what: what.clone(), why }).collect()
     }
+}
+
+/// Whether endpoints are taken in turn.
+pub(super) fn takes_turns(scheduler: Scheduler) -> bool {
+    matches!(scheduler, Scheduler::Rr | Scheduler::Wrr)
+}
+
+/// How many ports of a Service nftables needs chains of their own for, as far as there is room.
+pub(super) fn chains(service: &Service, node: &NodeView) -> usize {
+    let scheduler = scheduling::schedule(service.scheduling.as_deref(), node).scheduler;
+    if service.affinity.is_none() && !takes_turns(scheduler) {
+        return 0;
+    }
+    let of_family = |family| service.cluster_ips.iter().any(|ip| Family::of(*ip) == family);
+    let families = Family::BOTH.into_iter().filter(|family| of_family(*family)).count();
+    (service.ports.len() * families).min(CHAINS)
 }
 
 /// How many rows a frontend of this role needs on the datapath that needs most.

@@ -80,7 +80,10 @@ fn chains_of_single_ports_are_bounded() {
     let hour = Some(std::time::Duration::from_secs(3600));
     let many =
         Service { ports: ports(1500), affinity: hour, external_ips: vec![], load_balancer_ips: vec![], ..service() };
-    let desired = desired(&with_detector(), many, vec![]);
+    let few = Service { ports: ports(3), ..many.clone() };
+    let none = Service { affinity: None, ..many.clone() };
+    let desired = desired(&with_detector(), many.clone(), vec![]);
+    assert_eq!([&many, &few, &none].map(|service| desired.chains(service)), [CHAINS, 3, 0]);
     let kept = desired.targets().filter(|(_, target, _)| target.affinity == hour).count();
     assert_eq!((desired.targets().count(), kept), (1500, CHAINS));
     assert!(told(&desired)[0].contains("500 ports have no ClientIP affinity and no turn"), "{:?}", told(&desired));

@@ -253,6 +253,11 @@ impl Desired {
         self.ramps.values().filter_map(Ramps::step).min().map(|step| self.stepped + step)
     }
 
+    /// How many ports of a Service nftables needs chains of their own for.
+    pub fn chains(&self, service: &Service) -> usize {
+        limits::chains(service, &self.node)
+    }
+
     /// This node.
     pub fn node(&self) -> &NodeView {
         &self.node

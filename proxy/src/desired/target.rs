@@ -197,7 +197,7 @@ pub(super) fn targets<'a>(
             room.merged(&merged);
             let name =
                 ServicePortName { service: service.name.clone(), port: port.name.clone(), protocol: port.protocol };
-            let takes_turns = matches!(choice.schedule.scheduler, Scheduler::Rr | Scheduler::Wrr);
+            let takes_turns = limits::takes_turns(choice.schedule.scheduler);
             let keeps = !(takes_turns || service.affinity.is_some()) || room.take_chain();
             let scheduler = if takes_turns && !keeps { Scheduler::Random } else { choice.schedule.scheduler };
             let target = Arc::new(Target {

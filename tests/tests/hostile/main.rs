@@ -2,6 +2,7 @@
 //! injected, nothing ends, time and memory are bounded, and the Services beside them go on. What each is for: `SECURITY.md`.
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
+mod chains;
 mod cluster;
 mod conflicts;
 mod folder;

@@ -24,6 +24,10 @@ impl<K: Kernel> Backend for Reconciler<K> {
         Self::sync(self, desired, touched)
     }
 
+    fn chains_at_once(&self) -> usize {
+        self.chains_at_once
+    }
+
     fn check(&mut self, desired: &Desired) -> Result<Option<Report>, KernelError> {
         if desired.node().counts() {
             self.settle(desired);

@@ -30,7 +30,7 @@ fn fault() -> impl Strategy<Value = Faults> {
 }
 
 /// Rows without their slots.
-fn slotless(rows: &Rows) -> Vec<(Key, Value)> {
+pub(super) fn slotless(rows: &Rows) -> Vec<(Key, Value)> {
     let slotless = |key: Key| match key {
         Key::Of(frontend, Part::Endpoint(_)) => Key::Of(frontend, Part::Endpoint(0)),
         Key::Turn(turn, _) => Key::Turn(turn, 0),

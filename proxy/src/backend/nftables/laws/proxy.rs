@@ -18,6 +18,7 @@ use crate::state::event::{Event, Kind};
 use crate::state::objects::{Family, Protocol};
 
 use super::cluster::{event, history};
+use super::faults::slotless;
 
 fn settings(detect_local: DetectLocal) -> Settings {
     Settings {
@@ -75,6 +76,31 @@ proptest! {
         }
         prop_assert!(!proxy.is_dirty() && !proxy.has_failed());
         prop_assert_eq!(proxy.waiting(), (0, 0));
+    }
+
+    #[test]
+    fn portion_by_portion_it_ends_where_a_fresh_start_would(first in history(), then in history(), at in any::<bool>()) {
+        let (mut proxy, mut fresh) = (proxy(Fake::default()), proxy(Fake::default()));
+        first.iter().for_each(|event| proxy.apply(event.clone()));
+        proxy.sync().unwrap();
+        proxy.backend_mut().chains_at_once = 1;
+        for event in &then {
+            proxy.apply(event.clone());
+            if at {
+                proxy.sync().unwrap();
+            }
+        }
+        let mut waiting = proxy.waiting().0;
+        while proxy.is_dirty() {
+            proxy.sync().unwrap();
+            let left = proxy.waiting().0;
+            prop_assert!(left < waiting || left == 0, "{} of {} wait", left, waiting);
+            waiting = left;
+        }
+        first.into_iter().chain(then).for_each(|event| fresh.apply(event));
+        fresh.sync().unwrap();
+        let [rows, expected] = [&mut proxy, &mut fresh].map(|proxy| slotless(&proxy.backend_mut().kernel().rows()));
+        prop_assert_eq!(rows, expected);
     }
 
     #[test]

@@ -18,6 +18,8 @@ use super::{Reconciler, Report, chain_of};
 const SHARE: u32 = 50;
 /// … but both are read once in this time. That the table is there at all is looked at each time.
 const SELDOM: Duration = Duration::from_secs(60);
+/// Chains of no use that are deleted at one look: what changes meanwhile waits.
+const DROPPED_AT_ONCE: usize = 10_000;
 
 impl<K: Kernel> Reconciler<K> {
     /// Looks whether somebody changed our table, and repairs it. Costs one question to the kernel if nobody changed
@@ -111,10 +113,12 @@ impl<K: Kernel> Reconciler<K> {
         let is_unused = |name: &&Arc<str>| Chain::is_transient(name) && !used.contains(&***name);
         let mut unused: Vec<Arc<str>> = self.chains.iter().filter(is_unused).cloned().collect();
         // Those that go to others first.
-        unused.sort_by_key(|name| std::cmp::Reverse(Chain::height(name)));
+        unused.sort_by_cached_key(|name| std::cmp::Reverse(Chain::height(name)));
+        let is_all = unused.len() <= DROPPED_AT_ONCE;
+        unused.truncate(DROPPED_AT_ONCE);
         match if unused.is_empty() { Ok(()) } else { self.kernel.delete_chains(&unused) } {
             Ok(()) => {
-                self.unlinked = false;
+                self.unlinked = !is_all;
                 for name in &unused {
                     self.chains.remove(name);
                     self.digests.remove(name);

@@ -27,10 +27,16 @@ pub use full::Preview;
 #[cfg(test)]
 pub(super) use refused::RETRY;
 
+/// Service ports with chains of their own in one sync. Each comes to three chains, or more where it has a node port or an external
+/// address, too: in an unoptimized build a second's work, in which nobody else's changes come into force.
+const CHAINS_AT_ONCE: usize = 2000;
+
 /// The state of the kernel's table as this process knows it.
 #[derive(Debug)]
 pub struct Reconciler<K> {
     kernel: K,
+    /// How many service ports with chains of their own one sync is to bring.
+    pub(super) chains_at_once: usize,
     applied: Rows,
     chains: BTreeSet<Arc<str>>,
     /// Chains that were there when no row needed them: what they say was not looked at.
@@ -107,6 +113,7 @@ impl<K: Kernel> Reconciler<K> {
     pub fn new(kernel: K) -> Self {
         Self {
             kernel,
+            chains_at_once: CHAINS_AT_ONCE,
             applied: Rows::new(),
             chains: BTreeSet::new(),
             unread: BTreeSet::new(),

@@ -1,0 +1,150 @@
+//! What of the changes a sync takes. Services with chains of their own cost the kernel and us a thousand times what rows do, and a
+//! sync is whole or not there: what changes meanwhile waits for it. So a sync takes a portion of such Services, and all of the others.
+
+use std::collections::HashMap;
+
+use crate::state::Changes;
+use crate::state::objects::ObjectName;
+
+/// What was put off, and since when.
+#[derive(Debug, Default)]
+pub(crate) struct Portions {
+    later: Changes,
+    /// Services in the order in which they were put off.
+    since: HashMap<ObjectName, u64>,
+    next: u64,
+}
+
+impl Portions {
+    /// What is put off.
+    pub(crate) fn later(&self) -> &Changes {
+        &self.later
+    }
+
+    /// What is to be done now of what changed and of what was put off: Services that cost nothing, and of the others those that cost
+    /// least, up to `room`. The one that has waited longest is among them, whatever it costs; without room none is.
+    pub(crate) fn next(&mut self, mut changes: Changes, room: usize, cost: impl Fn(&ObjectName) -> usize) -> Changes {
+        changes.merge(std::mem::take(&mut self.later));
+        let mut costly: Vec<(usize, u64, ObjectName)> = Vec::new();
+        for name in &changes.services {
+            let cost = cost(name);
+            if cost > 0 {
+                costly.push((cost, self.since.get(name).copied().unwrap_or(u64::MAX), name.clone()));
+            }
+        }
+        costly.sort();
+        let oldest = costly.iter().enumerate().min_by_key(|(_, (_, since, _))| *since).map(|(index, _)| index);
+        if let Some(oldest) = oldest {
+            costly[..=oldest].rotate_right(1);
+        }
+        let mut taken = 0;
+        let fits = |(cost, _, _): &(usize, u64, ObjectName)| {
+            let fits = taken < room && (taken == 0 || taken + cost <= room);
+            taken += cost;
+            fits
+        };
+        let fitting = costly.iter().map(fits).take_while(|fits| *fits).count();
+        let late = costly.split_off(fitting);
+        let since: HashMap<_, _> = late
+            .into_iter()
+            .map(|(_, since, name)| {
+                self.next += 1;
+                (name, since.min(self.next))
+            })
+            .collect();
+        for name in since.keys() {
+            changes.services.remove(name);
+            self.later.services.insert(name.clone());
+            if changes.endpoints_of.remove(name) {
+                self.later.endpoints_of.insert(name.clone());
+            }
+        }
+        if !since.is_empty() {
+            // Of which Services they tell is not known: all is in force when the last is.
+            self.later.triggers = std::mem::take(&mut changes.triggers);
+        }
+        self.since = since;
+        changes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::state::objects::Family;
+
+    fn name(number: usize) -> ObjectName {
+        ObjectName::new("default", &format!("s{number}"))
+    }
+
+    fn changed(numbers: impl IntoIterator<Item = usize>) -> Changes {
+        let services: BTreeSet<_> = numbers.into_iter().map(name).collect();
+        Changes { endpoints_of: services.clone(), services, ..Changes::default() }
+    }
+
+    /// The cost of each is its number.
+    fn cost(of: &ObjectName) -> usize {
+        of.name[1..].parse().unwrap()
+    }
+
+    fn numbers(changes: &Changes) -> Vec<usize> {
+        let mut numbers: Vec<_> = changes.services.iter().map(cost).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    #[test]
+    fn what_costs_nothing_is_never_put_off_and_the_least_comes_first() {
+        let mut portions = Portions::default();
+        let at = Timestamp::from_second(1).unwrap();
+        let first = Changes { triggers: vec![(Family::V4, at)], ..changed([0, 1, 5, 9, 11]) };
+        let now = portions.next(first, 10, cost);
+        assert_eq!((numbers(&now), numbers(portions.later())), (vec![0, 1, 5], vec![9, 11]));
+        assert_eq!(now.endpoints_of, now.services);
+        assert!(now.triggers.is_empty(), "not all is in force");
+        let now = portions.next(changed([0, 2]), 0, cost);
+        assert_eq!(numbers(&now), [0], "while syncs fail");
+        let now = portions.next(changed([3]), 10, cost);
+        assert_eq!((numbers(&now), numbers(portions.later())), (vec![9], vec![2, 3, 11]));
+        let now = portions.next(Changes::default(), 10, cost);
+        assert_eq!(numbers(&now), [11], "more than there is room for, by itself");
+        let now = portions.next(Changes::default(), 10, cost);
+        assert_eq!(numbers(&now), [2, 3]);
+        assert_eq!(now.triggers, [(Family::V4, at)]);
+        assert!(portions.later().is_empty() && portions.since.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_lost_and_nobody_waits_for_ever(
+            arrivals in prop::collection::vec(prop::collection::vec(0_usize..20, 0..8), 1..30), room in 1_usize..30,
+        ) {
+            let mut portions = Portions::default();
+            let mut waiting: BTreeSet<usize> = BTreeSet::new();
+            let mut passed: HashMap<usize, usize> = HashMap::new();
+            for arrived in arrivals.into_iter().chain(vec![Vec::new(); 30]) {
+                waiting.extend(&arrived);
+                let now = numbers(&portions.next(changed(arrived), room, cost));
+                prop_assert!(now.len() == now.iter().filter(|number| **number == 0).count() + 1
+                    || now.iter().sum::<usize>() <= room);
+                for number in &now {
+                    prop_assert!(waiting.remove(number));
+                    passed.remove(number);
+                }
+                prop_assert_eq!(numbers(portions.later()), waiting.iter().copied().collect::<Vec<_>>());
+                // There are twenty: nobody is passed by more than the others can be before.
+                for number in &waiting {
+                    let passed = passed.entry(*number).or_default();
+                    *passed += 1;
+                    prop_assert!(*passed <= 20, "{} waits", number);
+                }
+            }
+            prop_assert!(waiting.is_empty());
+        }
+    }
+}

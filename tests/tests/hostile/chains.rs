@@ -1,0 +1,106 @@
+//! Services with ClientIP affinity at more ports than anybody has: nftables needs chains of their own for each. They are served, and
+//! nobody else's changes wait for all of them.
+
+use std::time::{Duration, Instant};
+
+use kubeferry::status::get;
+use kubeferry_tests::apiserver::Resource;
+use kubeferry_tests::client::{Connection, DEADLINE};
+use kubeferry_tests::datapath::Datapath;
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, proper};
+
+/// Services, and ports of each: as many as have affinity in one Service.
+const SERVICES: usize = 40;
+const PORTS: usize = 1000;
+/// In one transaction they take minutes. Whoever changes meanwhile waits for a portion of them.
+const STARVED: Duration = Duration::from_secs(30);
+
+/// A new Service beside them, again and again.
+struct Neighbours<'a> {
+    cluster: &'a Cluster,
+    number: usize,
+    longest: Duration,
+}
+
+impl Neighbours<'_> {
+    /// Brings one, and waits until it answers. All the time the proxy is healthy.
+    fn come(&mut self) {
+        let Self { cluster, number, longest } = self;
+        let ip = format!("10.97.{}.{}", *number >> 8, *number & 255);
+        let begun = Instant::now();
+        for object in proper(&format!("neighbour-{number}"), &ip, "10.244.1.2") {
+            cluster.server.put(object).unwrap();
+        }
+        let to = format!("{ip}:80").parse().unwrap();
+        cluster.until("a Service beside them to answer", || {
+            let livez = cluster.web.hosts.node.run(|| get("http://127.0.0.1:10256/livez", DEADLINE)).unwrap().unwrap();
+            assert_eq!(livez.code, 200, "{}", livez.body);
+            Connection::attempt(cluster.web.client(), to)?.ask().ok()
+        });
+        *longest = begun.elapsed().max(*longest);
+        *number += 1;
+        assert!(*longest < STARVED, "a Service beside them waited for {longest:.1?}");
+    }
+
+    /// Brings more of them until something is so.
+    fn come_until(&mut self, what: &str, mut is: impl FnMut() -> Option<()>) {
+        let cluster = self.cluster;
+        cluster.until(what, || {
+            self.come();
+            is()
+        });
+        self.come();
+    }
+}
+
+fn sticky(number: usize) -> [Value; 2] {
+    let [mut service, mut slice] = proper(&format!("sticky-{number}"), &format!("10.96.8.{number}"), "10.244.1.2");
+    let ports = |port: fn(usize) -> usize| -> Value {
+        (0..PORTS).map(|number| json!({"name": format!("p{number}"), "port": port(number)})).collect()
+    };
+    service["spec"]["sessionAffinity"] = "ClientIP".into();
+    service["spec"]["ports"] = ports(|number| 10_000 + number);
+    slice["ports"] = ports(|_| 8080);
+    let endpoint = |ip: &str| json!({"addresses": [ip], "nodeName": "worker-1"});
+    slice["endpoints"] = ["10.244.1.1", "10.244.1.2"].map(endpoint).into_iter().collect();
+    [service, slice]
+}
+
+#[test]
+fn a_tenants_chains_hold_up_nobody_elses_changes() {
+    let cluster = Cluster::start(Datapath::Nftables);
+    let mut neighbours = Neighbours { cluster: &cluster, number: 0, longest: Duration::ZERO };
+    let begun = Instant::now();
+    for object in (1..=SERVICES).flat_map(sticky) {
+        cluster.server.put(object).unwrap();
+    }
+    let mut waiting: Vec<usize> = (1..=SERVICES).collect();
+    neighbours.come_until("all of them to answer", || {
+        // One that is not there yet is silent for seconds: no more than one of them is asked.
+        while let Some(number) = waiting.last() {
+            let to = format!("10.96.8.{number}:{}", 9999 + PORTS).parse().unwrap();
+            Connection::attempt(cluster.web.client(), to)?.ask().ok()?;
+            waiting.pop();
+        }
+        Some(())
+    });
+    println!("in force after {:.1?}, beside {} others", begun.elapsed(), neighbours.number);
+    assert_eq!(cluster.ignored(), [""; 0], "nothing is left out");
+    // The chains of nobody any more are deleted after the rows, as many at once as hold nobody up, either.
+    let chains = || {
+        let list =
+            cluster.web.hosts.node.output(std::process::Command::new("nft").args(["list", "chains"]), "").unwrap();
+        String::from_utf8_lossy(&list.stdout).matches("-sticky-").count()
+    };
+    assert!(chains() >= SERVICES * PORTS, "each port has its own");
+    let begun = Instant::now();
+    for number in 1..=SERVICES {
+        let name = format!("sticky-{number}");
+        cluster.server.delete(Resource::Service, "default", &name).unwrap();
+        cluster.server.delete(Resource::EndpointSlice, "default", &name).unwrap();
+    }
+    neighbours.come_until("their chains to be deleted", || (chains() == 0).then_some(()));
+    println!("gone after {:.1?}; others waited for {:.1?} at most", begun.elapsed(), neighbours.longest);
+}

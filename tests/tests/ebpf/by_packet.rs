@@ -40,6 +40,11 @@ impl ByPacket {
         self.told(self.pinned.run(self.served.node(), false, self.device(host), &frame(packet)).unwrap())
     }
 
+    /// A frame comes in from this host, to the program of XDP.
+    pub fn comes_at_xdp(&self, host: &str, frame: &[u8]) -> Ran {
+        self.pinned.run_at_xdp(self.served.node(), self.device(host), frame).unwrap()
+    }
+
     /// It leaves to a host; another has sent it, or the node itself.
     pub fn leaves(&self, host: &str, sender: Option<&str>, packet: &[u8]) -> Ran {
         let came_by = sender.map_or(0, |sender| self.device(sender));
@@ -61,5 +66,6 @@ impl ByPacket {
 }
 
 fn frame(packet: &[u8]) -> Vec<u8> {
-    [&[2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 2, 1, 8, 0], packet].concat()
+    let kind = if packet.first().is_some_and(|first| first >> 4 == 6) { [0x86, 0xdd] } else { [8, 0] };
+    [&[2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 2, 1], &kind, packet].concat()
 }

@@ -1,10 +1,10 @@
 //! The entries of a connection belong together: one that is lost comes again, and what an end says of one side leaves the other alone. And
 //! what else one packet must not do to another.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use kubeferry_ebpf_common::packet::{ACK, FIN, SYN};
-use kubeferry_ebpf_common::{FlowKey, UDP};
+use kubeferry_ebpf_common::{FlowKey, TCP, UDP};
 use kubeferry_tests::bpf::pinned::flow_key;
 use kubeferry_tests::client::{Connection, ask_once, datagrams};
 use kubeferry_tests::packets::{Protocol, first_packet, fragments, tcp_packet};
@@ -135,4 +135,34 @@ fn a_checksum_of_sctp_that_is_still_to_be_made_stays_nothing() {
         assert_eq!(packet[SUM] == [0; 4], ran.frame[SUM] == [0; 4]);
     }
     assert!(cluster.pinned.flow(&flow_key(132, client(), to, FlowKey::IN)).unwrap().is_some());
+}
+
+/// Nobody may send from or to an address of IPv6 that stands for one of IPv4 (RFC 4291, 2.5.5.2).
+#[test]
+fn an_address_of_ipv4_in_a_header_of_ipv6_is_nobody_s() {
+    let cluster = one_endpoint(&[]);
+    let mapped = |at: SocketAddr| match at.ip() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), at.port()),
+        IpAddr::V6(_) => at,
+    };
+    let packet = first_packet(Protocol::Udp, mapped(client()), mapped(cluster.web().vip()), 7);
+    assert_eq!(packet[0] >> 4, 6);
+    let ran = cluster.comes("client", &packet);
+    assert_eq!((ran.verdict, ran.frame), (NEXT, packet));
+    assert!(cluster.pinned.flow_keys().unwrap().is_empty());
+}
+
+/// A switch that does not know where somebody is sends frames for them to all.
+#[test]
+fn a_frame_for_another_is_the_stack_s_at_xdp() {
+    const PASS: i32 = 2;
+    let cluster = one_endpoint(&["--xdp", "native", "--xdp-devices", "client"]);
+    let packet = tcp_packet(client(), cluster.web().vip(), SYN, 1);
+    let key = flow_key(TCP, client(), cluster.web().vip(), FlowKey::IN);
+    for (last, is_ours) in [(9, false), (2, true)] {
+        let frame = [&[2, 0, 0, 0, 1, last, 2, 0, 0, 0, 2, 2, 8, 0], &packet[..]].concat();
+        let ran = cluster.comes_at_xdp("client", &frame);
+        assert_eq!((ran.verdict, ran.frame == frame), (PASS, true), "an endpoint on the node is the stack's to reach");
+        assert_eq!(cluster.pinned.raw_flow(&key).unwrap().is_some(), is_ours);
+    }
 }

@@ -67,5 +67,5 @@ impl ByPacket {
 
 fn frame(packet: &[u8]) -> Vec<u8> {
     let kind = if packet.first().is_some_and(|first| first >> 4 == 6) { [0x86, 0xdd] } else { [8, 0] };
-    [&[2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 2, 1], &kind, packet].concat()
+    [&[2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 2, 1][..], &kind[..], packet].concat()
 }

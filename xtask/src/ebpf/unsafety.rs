@@ -24,9 +24,12 @@ fn lines(text: &str) -> impl Iterator<Item = usize> {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let is_unsafe = |line: &str| !line.starts_with("//") && (line.contains("unsafe {") || line.contains("unsafe impl"));
     let explained = |at: usize| {
-        // A statement may begin some lines above what is unsafe in it.
-        let above = lines[..=at].iter().rev().take(4);
-        above.take_while(|line| !line.is_empty()).any(|line| line.contains("// SAFETY:"))
+        // A statement may begin some lines above what is unsafe in it; the comment above that may be long.
+        let above: Vec<&str> = lines[..=at].iter().rev().take_while(|line| !line.is_empty()).copied().collect();
+        let is_comment = |line: &str| line.starts_with("//");
+        let comment = above.iter().take(4).position(|line| is_comment(line)).unwrap_or(above.len());
+        let length = above[comment..].iter().take_while(|line| is_comment(line)).count();
+        above.iter().take((comment + length).max(4)).any(|line| line.contains("// SAFETY:"))
     };
     (0..lines.len())
         .filter(|at| is_unsafe(lines[*at]) && !explained(*at))

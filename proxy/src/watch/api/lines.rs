@@ -79,10 +79,10 @@ pub(super) fn read(line: &[u8]) -> Option<kube::Result<WatchEvent<Lenient>>> {
     match event {
         Ok(event) => Some(Ok(event)),
         Err(error) if error.is_eof() => None,
-        // A refusal, instead of an event.
+        // A refusal, instead of an event; any object could be read as one, but for the code.
         Err(error) => Some(Err(match serde_json::from_slice::<Status>(line) {
-            Ok(status) => Error::Api(Box::new(status)),
-            Err(_) => Error::SerdeError(error),
+            Ok(status) if status.code != 0 => Error::Api(Box::new(status)),
+            _ => Error::SerdeError(error),
         })),
     }
 }

@@ -3,8 +3,17 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// The first pause after a failure.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
+
+/// The CPU time that this thread has had. What it waited for a CPU that others had is none of it: a pause that is to be so many times as
+/// long as some work is no longer where the node has much else to do.
+pub fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32)
+}
 
 /// The pace of syncs.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +74,17 @@ mod tests {
         let mut eager = Pacing::new(Duration::ZERO, 30 * second);
         eager.succeeded(start);
         assert!(eager.may_start(start));
+    }
+
+    #[test]
+    fn waiting_is_no_cpu_time() {
+        let (start, began) = (cpu_time(), Instant::now());
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(cpu_time() - start < began.elapsed() / 2);
+        let began = cpu_time();
+        while cpu_time() - began < Duration::from_millis(5) {
+            std::hint::spin_loop();
+        }
     }
 
     #[test]

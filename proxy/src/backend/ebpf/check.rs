@@ -8,6 +8,7 @@ use super::reconciler::Ebpf;
 use super::{takeover, watched};
 use crate::backend::Report;
 use crate::desired::Desired;
+use crate::pacing::cpu_time;
 
 /// How many checks pass between two looks at what connection tracking still has: with one every two seconds, half a minute.
 const LOOK: u32 = 15;
@@ -102,10 +103,10 @@ impl Ebpf {
         if self.following.is_some() && Instant::now() < self.next_look {
             return Ok(0);
         }
-        let start = Instant::now();
+        let start = cpu_time();
         let found = self.maps.read()?;
         let rows = self.following.as_ref().map_or(0, |ours| ours.in_force.differences(&found));
-        self.next_look = Instant::now() + (start.elapsed() * SHARE).min(SELDOM);
+        self.next_look = Instant::now() + ((cpu_time() - start) * SHARE).min(SELDOM);
         if rows > 0 || self.following.is_none() {
             *report = self.full(desired)?;
         }

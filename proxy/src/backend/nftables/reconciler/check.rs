@@ -10,6 +10,7 @@ use crate::backend::nftables::kernel::{ChainDigest, Found, Kernel, KernelError};
 use crate::backend::nftables::rows::Rows;
 use crate::backend::nftables::seal::Structure;
 use crate::desired::Desired;
+use crate::pacing::cpu_time;
 
 use super::{Reconciler, Report, chain_of};
 
@@ -41,8 +42,8 @@ impl<K: Kernel> Reconciler<K> {
         }
         // Somebody committed something, most often elsewhere. Programs that do so all the time must not make us read all
         // rows all the time.
-        let start = Instant::now();
-        if self.known && self.next_read.is_some_and(|next| start < next) && self.stands(start)? {
+        let (now, start) = (Instant::now(), cpu_time());
+        if self.known && self.next_read.is_some_and(|next| now < next) && self.stands(now)? {
             return Ok(None);
         }
         let found = self.kernel.read()?;
@@ -72,8 +73,9 @@ impl<K: Kernel> Reconciler<K> {
         if self.next_look.is_some_and(|next| now < next) {
             return Ok(true);
         }
+        let start = cpu_time();
         let structure = self.kernel.structure()?;
-        self.next_look = Some(pause_after(now));
+        self.next_look = Some(pause_after(start));
         Ok(self.altered_in(&structure) == 0)
     }
 
@@ -131,9 +133,9 @@ impl<K: Kernel> Reconciler<K> {
     }
 }
 
-/// When to read again what took from `start` until now.
-fn pause_after(start: Instant) -> Instant {
-    Instant::now() + (start.elapsed() * SHARE).min(SELDOM)
+/// When to read again what took from `start` until now, in CPU time.
+fn pause_after(start: Duration) -> Instant {
+    Instant::now() + ((cpu_time() - start) * SHARE).min(SELDOM)
 }
 
 fn count_differences(ours: &Rows, theirs: &Rows) -> usize {

@@ -6,6 +6,9 @@ use std::collections::HashMap;
 use crate::state::Changes;
 use crate::state::objects::ObjectName;
 
+/// How many times of changes that are put off are kept: the latest.
+const TRIGGERS: usize = 10_000;
+
 /// What was put off, and since when.
 #[derive(Debug, Default)]
 pub(crate) struct Portions {
@@ -59,10 +62,13 @@ impl Portions {
                 self.later.endpoints_of.insert(name.clone());
             }
         }
-        if !since.is_empty() {
-            // Of which Services they tell is not known: all is in force when the last is.
-            self.later.triggers = std::mem::take(&mut changes.triggers);
-        }
+        let triggers = std::mem::take(&mut changes.triggers);
+        (self.later.triggers, changes.triggers) =
+            triggers.into_iter().partition(|(_, _, name)| since.contains_key(name));
+        // More of one Service say no more, and who is late may be late for long.
+        self.later.triggers.dedup_by(|later, earlier| (later.0, &later.2) == (earlier.0, &earlier.2));
+        let beyond = self.later.triggers.len().saturating_sub(TRIGGERS);
+        self.later.triggers.drain(..beyond);
         self.since = since;
         changes
     }
@@ -102,20 +108,22 @@ mod tests {
     fn what_costs_nothing_is_never_put_off_and_the_least_comes_first() {
         let mut portions = Portions::default();
         let at = Timestamp::from_second(1).unwrap();
-        let first = Changes { triggers: vec![(Family::V4, at)], ..changed([0, 1, 5, 9, 11]) };
+        let of = |number| (Family::V4, at, name(number));
+        let first = Changes { triggers: vec![of(5), of(11), of(9), of(9)], ..changed([0, 1, 5, 9, 11]) };
         let now = portions.next(first, 10, cost);
         assert_eq!((numbers(&now), numbers(portions.later())), (vec![0, 1, 5], vec![9, 11]));
         assert_eq!(now.endpoints_of, now.services);
-        assert!(now.triggers.is_empty(), "not all is in force");
+        assert_eq!(now.triggers, [of(5)], "of what is in force");
         let now = portions.next(changed([0, 2]), 0, cost);
         assert_eq!(numbers(&now), [0], "while syncs fail");
         let now = portions.next(changed([3]), 10, cost);
         assert_eq!((numbers(&now), numbers(portions.later())), (vec![9], vec![2, 3, 11]));
+        assert_eq!(now.triggers, [of(9)]);
         let now = portions.next(Changes::default(), 10, cost);
         assert_eq!(numbers(&now), [11], "more than there is room for, by itself");
+        assert_eq!(now.triggers, [of(11)]);
         let now = portions.next(Changes::default(), 10, cost);
         assert_eq!(numbers(&now), [2, 3]);
-        assert_eq!(now.triggers, [(Family::V4, at)]);
         assert!(portions.later().is_empty() && portions.since.is_empty());
     }
 

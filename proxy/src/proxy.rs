@@ -140,17 +140,18 @@ impl<B: Backend> Proxy<B> {
         let start = Instant::now();
         let changes = self.state.take_changes();
         // What is in force when we come may have rows of all.
-        let room = match (self.synced, self.failed) {
-            (false, _) => usize::MAX,
-            (true, false) => self.backend.chains_at_once(),
-            (true, true) => 0,
-        };
-        let cost = |name: &ObjectName| {
-            let service = self.state.services().get(name);
-            service.map_or(0, |service| if room == usize::MAX { 0 } else { self.desired.chains(service) })
+        let view = self.view();
+        let at_once = self.backend.chains_at_once();
+        // Where another view has everything looked at anew, nothing is put off.
+        let is_whole = !self.synced || at_once == usize::MAX || !view.gives_same_targets(self.desired.node());
+        let room = if self.failed { 0 } else { at_once };
+        let cost = |name: &ObjectName| match self.state.services().get(name) {
+            // What it gives up is for others now. And what the sync that failed was to bring may have failed for what it was then.
+            Some(service) if self.pending.services.contains(name) || self.desired.gives_up(service) => 0,
+            Some(service) if !is_whole => self.desired.chains(service),
+            _ => 0,
         };
         let changes = self.portions.next(changes, room, cost);
-        let view = self.view();
         self.touched.merge(self.desired.tick(&self.state, start - self.started));
         let updated = self.desired.update(&self.state, &changes, view);
         // Endpoints that start slowly serve as before: a tick makes no flow stale.
@@ -222,7 +223,8 @@ impl<B: Backend> Proxy<B> {
     /// Whether changes that concern this Service's UDP flows wait for a sync after one that failed: that one tells of them
     /// ([`Synced::stale`]).
     pub fn waits(&self, name: &ObjectName) -> bool {
-        self.failed && (self.stale.contains(name) || self.pending.services.contains(name))
+        let is_late = self.portions.later().services.contains(name);
+        self.failed && (self.stale.contains(name) || self.pending.services.contains(name) || is_late)
     }
 
     /// Whether a sync has succeeded.

@@ -133,7 +133,7 @@ impl History {
     /// A sync succeeded.
     pub fn done(&mut self, done: &Done<'_>, now: Timestamp) {
         let Done { report, changes, .. } = done;
-        let oldest = changes.triggers.iter().map(|(_, at)| *at).filter(|at| *at >= done.since).min();
+        let oldest = changes.triggers.iter().map(|(_, at, _)| *at).filter(|at| *at >= done.since).min();
         let lag = oldest.and_then(|at| Duration::try_from(now.duration_since(at)).ok());
         let sync = SyncFacts {
             kind: if report.full { SyncKind::Full } else { SyncKind::Partial },

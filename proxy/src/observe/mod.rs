@@ -130,7 +130,7 @@ impl Observer {
             self.queued = Some(Instant::now());
         }
         let triggers = &changes.triggers;
-        for (family, trigger) in triggers.iter().skip(self.seen_triggers).filter(|(_, at)| *at >= self.started) {
+        for (family, trigger, _) in triggers.iter().skip(self.seen_triggers).filter(|(_, at, _)| *at >= self.started) {
             if let Ok(after) = Timestamp::now().duration_since(*trigger).try_into() {
                 self.metrics.watched(*family, after);
             }
@@ -170,8 +170,9 @@ impl Observer {
             rows_written: report.changes,
             families: Family::BOTH.to_vec(),
         });
-        self.metrics.changes_pending(0, 0);
-        for (family, trigger) in synced.changes.triggers.iter().filter(|(_, trigger)| *trigger >= self.started) {
+        let (services, endpoints) = proxy.waiting();
+        self.metrics.changes_pending(services, endpoints);
+        for (family, trigger, _) in synced.changes.triggers.iter().filter(|(_, trigger, _)| *trigger >= self.started) {
             if let Ok(after) = now.duration_since(*trigger).try_into() {
                 self.metrics.programmed(*family, after);
             }

@@ -22,8 +22,11 @@ pub struct Changes {
     /// How many EndpointSlice events are in here.
     pub endpoint_changes: u64,
     /// When the changes happened in the cluster (annotation `endpoints.kubernetes.io/last-change-trigger-time`).
-    pub triggers: Vec<(Family, Timestamp)>,
+    pub triggers: Vec<Trigger>,
 }
+
+/// When the endpoints of a Service changed in the cluster, and in which family.
+pub type Trigger = (Family, Timestamp, ObjectName);
 
 impl Changes {
     /// Whether there is nothing to do.

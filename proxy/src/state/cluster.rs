@@ -79,7 +79,7 @@ impl State {
         }
         self.slice_owner.insert(slice.name.clone(), slice.service.clone());
         let owner = slice.service.clone();
-        let trigger = slice.trigger_time.map(|time| (slice.family, time));
+        let trigger = slice.trigger_time.map(|time| (slice.family, time, owner.clone()));
         let slices = self.slices.entry(owner.clone()).or_default();
         match slices.binary_search_by(|other| other.name.cmp(&slice.name)) {
             // The trigger time alone is no change: it says when something else changed.

@@ -15,9 +15,9 @@ use crate::desired::trace::Flow;
 use crate::proxy::{NODE_WAIT, Proxy};
 use crate::settings::{BackendName, DatapathSettings, DetectLocal, EbpfSettings, LogSettings, Settings, Source};
 use crate::state::event::{Event, Kind};
-use crate::state::objects::{Family, Protocol};
+use crate::state::objects::{Family, Protocol, Service};
 
-use super::cluster::{event, history};
+use super::cluster::{event, history, service};
 use super::faults::slotless;
 
 fn settings(detect_local: DetectLocal) -> Settings {
@@ -79,6 +79,23 @@ proptest! {
     }
 
     #[test]
+    fn what_a_failed_sync_was_to_bring_is_taken_as_it_is_now(first in history(), then in service(), now in service()) {
+        let mut proxy = proxy(Fake::default());
+        first.into_iter().for_each(|event| proxy.apply(event));
+        proxy.sync().unwrap();
+        proxy.backend_mut().chains_at_once = 1;
+        let now = Service { name: then.name.clone(), ..now };
+        proxy.apply(Event::Service(then));
+        proxy.backend_mut().kernel().faults = Faults { commits: 2, reads: 1, ..Faults::default() };
+        if proxy.sync().is_err() {
+            proxy.apply(Event::Service(now));
+            proxy.backend_mut().kernel().faults = Faults::default();
+            proxy.sync().unwrap();
+            prop_assert_eq!(proxy.waiting(), (0, 0));
+        }
+    }
+
+    #[test]
     fn portion_by_portion_it_ends_where_a_fresh_start_would(first in history(), then in history(), at in any::<bool>()) {
         let (mut proxy, mut fresh) = (proxy(Fake::default()), proxy(Fake::default()));
         first.iter().for_each(|event| proxy.apply(event.clone()));
@@ -93,6 +110,8 @@ proptest! {
         let mut waiting = proxy.waiting().0;
         while proxy.is_dirty() {
             proxy.sync().unwrap();
+            // Who is late has nothing that is for others now.
+            prop_assert!(!proxy.state().services().values().any(|service| proxy.desired().gives_up(service)));
             let left = proxy.waiting().0;
             prop_assert!(left < waiting || left == 0, "{} of {} wait", left, waiting);
             waiting = left;

@@ -116,8 +116,10 @@ impl<K: Kernel> Reconciler<K> {
         let mut unused: Vec<Arc<str>> = self.chains.iter().filter(is_unused).cloned().collect();
         // Those that go to others first.
         unused.sort_by_cached_key(|name| std::cmp::Reverse(Chain::height(name)));
-        let is_all = unused.len() <= DROPPED_AT_ONCE;
-        unused.truncate(DROPPED_AT_ONCE);
+        // Half of them at least: so they cannot come faster than they go.
+        let at_once = DROPPED_AT_ONCE.max(unused.len() / 2);
+        let is_all = unused.len() <= at_once;
+        unused.truncate(at_once);
         match if unused.is_empty() { Ok(()) } else { self.kernel.delete_chains(&unused) } {
             Ok(()) => {
                 self.unlinked = !is_all;

@@ -63,7 +63,7 @@ impl Past {
     /// With what is counted now.
     pub(super) fn and(self, now: EndpointCount) -> EndpointCount {
         EndpointCount {
-            opened: self.connections + now.opened,
+            opened: self.connections.saturating_add(now.opened),
             packets: self.packets.saturating_add(now.packets),
             bytes: self.bytes.saturating_add(now.bytes),
             ..now

@@ -195,7 +195,8 @@ pub fn current(work: &mut Work, now: u32) -> Option<&'static mut Flow> {
 #[inline(never)]
 fn is_whole(work: &mut Work, flow: &Flow, now: u32) -> bool {
     let key = &work.packet.key;
-    if flow.passes(key) {
+    // While entries are carried over from other maps, the others may be on their way.
+    if flow.passes(key) || config().is_none_or(|config| config.flags & Config::MOVING != 0) {
         return true;
     }
     let is_own = flow.flags & Flow::OWN != 0;
@@ -225,7 +226,21 @@ fn is_whole(work: &mut Work, flow: &Flow, now: u32) -> bool {
         return true;
     }
     key.write_forward(flow, &mut work.key);
-    let Some(out) = find(&work.key) else { return false };
+    let out = match find(&work.key) {
+        Some(out) => out,
+        None if is_own => return false,
+        // It is not used where the endpoint is on the node itself.
+        None => {
+            let other = &mut work.other;
+            *other = *flow;
+            other.address = key.source;
+            other.port = flow.client_port(key.source_port);
+            other.flags = Flow::FORWARD | DECIDED | Flow::PENDING;
+            other.device = 0;
+            other.seen = now;
+            return FLOWS.insert(&work.key, &*other, BPF_NOEXIST.into()).is_ok();
+        }
+    };
     if out.flags & Flow::PENDING != 0 {
         return true;
     }
@@ -265,11 +280,12 @@ fn lives(
 ) -> Option<&'static mut Flow> {
     let is_closed = flow.flags & (Flow::FIN | Flow::RST) != 0;
     if is_closed && packet.begins_tcp() && is_by(flow, sender(came_by)) {
-        if flow.flags & Flow::FORWARD != 0 || !is_open(key, flow, other) {
+        // Of what was reset, the SYN would have made the entries anew.
+        if flow.flags & (Flow::FORWARD | Flow::RST) != 0 || !is_open(key, flow, other) {
             let _ = FLOWS.remove(key);
             return None;
         }
-        lower(flow, Flow::FIN | Flow::RST);
+        lower(flow, Flow::FIN);
     }
     Some(flow)
 }

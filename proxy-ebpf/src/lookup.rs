@@ -147,8 +147,8 @@ pub fn answer(context: *mut c_void, work: &mut Work, origin: Origin) -> Answer {
 }
 
 /// Whether who sends the packet, which would open a connection, has not the address that it comes from. What is open between its ends without us
-/// would be taken for that connection: a pod could end it with one packet. Of a bridge's pods nothing tells them apart, and what comes from
-/// outside has been looked at there.
+/// would be taken for that connection: a pod could end it with one packet. An address is another pod's if it is the next hop itself by that
+/// pod's device. Of a bridge's pods nothing tells them apart, and there are CNIs whose programs reach pods past all routes.
 #[inline(never)]
 fn is_forged(context: *mut c_void, work: &mut Work) -> bool {
     let source = &work.packet.key.source;
@@ -166,7 +166,7 @@ fn is_forged(context: *mut c_void, work: &mut Work) -> bool {
     }
     let Some(way) = way_back(context, work) else { return false };
     // SAFETY: as above.
-    way != work.came_by && unsafe { DEVICES.get(way) }.is_none_or(|there| there.peer != device.peer)
+    unsafe { DEVICES.get(way) }.is_some_and(|there| there.flags & Device::ROUTED != 0 && there.peer != device.peer)
 }
 
 /// Whether the packet has been translated: one of the node's own to an endpoint in its host network comes in once more (see

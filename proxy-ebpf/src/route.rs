@@ -5,8 +5,7 @@ use core::mem::size_of;
 use core::ptr::null_mut;
 
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
-    bpf_fib_lookup as bpf_fib_lookup_params,
+    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as bpf_fib_lookup_params,
 };
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect_neigh};
 use kubeferry_ebpf_common::stats::Counter;
@@ -38,7 +37,7 @@ pub fn fill(work: &mut Work, device: u32) {
     }
 }
 
-/// The interface by which the routes send answers to the packet's source; `None`: they do not say.
+/// The interface by which the routes send answers to the packet's source, if that is the next hop; `None`: it is not, or they do not say.
 #[inline(always)]
 pub fn way_back(context: *mut c_void, work: &mut Work) -> Option<u32> {
     let (packet, at) = (&work.packet, &mut work.lookup);
@@ -56,7 +55,15 @@ pub fn way_back(context: *mut c_void, work: &mut Work) -> Option<u32> {
     // SAFETY: the struct is as long as told.
     unsafe {
         match bpf_fib_lookup(context, at, size_of::<bpf_fib_lookup_params>() as i32, 0) as u32 {
-            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => Some((*at).ifindex),
+            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
+                let source = &work.packet.key.source;
+                // A gateway stands there where there is one.
+                let is_next = match work.packet.v4 {
+                    true => (*at).__bindgen_anon_4.ipv4_dst == source.words[3],
+                    false => (*at).__bindgen_anon_4.ipv6_dst == source.words,
+                };
+                is_next.then_some((*at).ifindex)
+            }
             _ => None,
         }
     }

@@ -175,12 +175,12 @@ fn forward(
 }
 
 /// Whether a frame is addressed to the interface that it came in by. One for another, or for everybody, is the stack's to drop or to keep: each
-/// node that a switch floods with it would send a packet of its own.
+/// node that a switch floods with it would send a packet of its own. (Ports of bonds have no row.)
 #[inline(always)]
 fn is_for_us(frame: &Frame) -> bool {
     let mut to = [0_u16; 3];
     // SAFETY: read at once.
-    frame.load(0, &mut to).is_ok() && unsafe { DEVICES.get(frame.device()) }.is_some_and(|device| device.link == to)
+    frame.load(0, &mut to).is_ok() && unsafe { DEVICES.get(frame.device()) }.is_none_or(|device| device.link == to)
 }
 
 /// Whether XDP may send out of an interface.

@@ -181,7 +181,8 @@ fn programs_leave_tags_in_frames_alone() {
             let (client, to): (SocketAddr, SocketAddr) = (client.parse().unwrap(), to.parse().unwrap());
             for tags in [&TAGS[..1], &TAGS[1..], &[TAGS[1], TAGS[0]]] {
                 cookie += 1;
-                let frame = framed(protocol, client, to, cookie, tags);
+                let mut frame = framed(protocol, client, to, cookie, tags);
+                frame[..6].copy_from_slice(&bridged.world.cables[0].node_mac);
                 let ran = pinned.run_at_xdp(node, device, &frame).unwrap();
                 assert!(ran.verdict == PASS && ran.frame == frame, "XDP, {protocol} to {to} with {tags:x?}: {ran:?}");
                 for own in [false, true] {
@@ -193,7 +194,8 @@ fn programs_leave_tags_in_frames_alone() {
                 }
                 assert_eq!(pinned.flows().unwrap(), 0);
             }
-            let frame = framed(protocol, client, to, cookie, &[]);
+            let mut frame = framed(protocol, client, to, cookie, &[]);
+            frame[..6].copy_from_slice(&bridged.world.cables[0].node_mac);
             let ran = pinned.run_at_xdp(node, device, &frame).unwrap();
             assert!(ran.verdict != PASS && ran.frame != frame, "XDP, {protocol} to {to}: {ran:?}");
             pinned.forget_flows().unwrap();

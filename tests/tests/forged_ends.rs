@@ -69,6 +69,14 @@ spec:
 fn nobody_else_begins_one_between_the_ends_of_another(datapath: Datapath) {
     let cluster = Small::start(datapath, &(OBJECTS.to_owned() + small::ENDPOINT)).unwrap();
     let wire = cluster.hosts.host("web2").namespace.run(|| FrameSocket::open("eth0")).unwrap().unwrap();
+    // As CNIs do: the pod itself is the next hop, not somebody at the other end of its cable.
+    for ip in ["10.244.1.7", "fd00:10:244:1::7"] {
+        let lines = [
+            format!("neigh replace {ip} lladdr 02:00:00:00:02:02 dev client nud permanent"),
+            format!("route replace {ip} dev client"),
+        ];
+        cluster.hosts.node.ip(&lines).unwrap();
+    }
     for (vip, endpoint, kind) in
         [("10.96.0.10", "10.244.1.1", [8, 0]), ("fd00:10:96::10", "fd00:10:244:1::1", [0x86, 0xdd])]
     {

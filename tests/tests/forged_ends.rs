@@ -97,7 +97,8 @@ fn nobody_else_begins_one_between_the_ends_of_another(datapath: Datapath) {
             for _ in 0..3 {
                 let answer = tcp.ask().unwrap_or_else(|error| panic!("{what}: {error:#}"));
                 let datagram = ask_once(&udp).unwrap().unwrap_or_else(|| panic!("{what}: no datagram is answered"));
-                assert_eq!((answer, datagram), before, "{what}");
+                // Connection tracking may give a flow over UDP another port when it has forgotten it.
+                assert_eq!((answer, datagram.0), (before.0.clone(), before.1.0.clone()), "{what}");
             }
         }
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kubeferry_ebpf_common::config::address_is;
-use kubeferry_ebpf_common::flow::{JUST_NOW, limits, since, timeout};
+use kubeferry_ebpf_common::flow::{limits, timeout};
 use kubeferry_ebpf_common::plain::Plain;
 use kubeferry_ebpf_common::{Address, Config, Flow, FlowKey, Frontend, FrontendKey, LAYOUT, UDP};
 
@@ -133,8 +133,6 @@ fn has_ended(entries: &Entries, now: u32) -> bool {
     let closed = entries.first().is_some_and(|(key, _)| timeout(key.protocol, forward, backward) == limits::CLOSED);
     let answered = entries.first().is_some_and(|(key, _)| key.protocol == UDP)
         && backward & Flow::SEEN != 0
-        // Resolvers ask twice at a time from one socket.
-        && entries.iter().all(|(_, flow)| since(now, flow.seen) > JUST_NOW)
         && timeout(UDP, forward, backward) == limits::ONE_WAY;
     let silent = entries.iter().all(|(key, flow)| key.protocol == UDP && now.saturating_sub(flow.seen) > SILENCE);
     closed || answered || silent || is_torn(entries) || is_over(entries, now, limits::HALF_CLOSED)
@@ -170,8 +168,7 @@ mod tests {
         assert!(has_ended(&entries(TCP, 0, Flow::RST, 100), 101));
         let torn = entries(TCP, Flow::FIN, 0, 100)[..1].to_vec();
         assert!(has_ended(&torn, 100), "it carries nothing any more");
-        assert!(has_ended(&entries(UDP, 0, 0, 100), 102), "it has its answer");
-        assert!(!has_ended(&entries(UDP, 0, 0, 100), 101), "another answer may be on its way");
+        assert!(has_ended(&entries(UDP, 0, 0, 100), 100), "it has its answer");
         assert!(!has_ended(&entries(UDP, 0, Flow::LASTS, 100), 101));
         assert!(has_ended(&entries(UDP, 0, Flow::LASTS, 100), 101 + SILENCE));
         let mut unanswered = entries(UDP, 0, 0, 100);

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use kubeferry_ebpf_common::packet::{ACK, FIN, SYN};
+use kubeferry_ebpf_common::packet::{ACK, FIN, RST, SYN};
 use kubeferry_ebpf_common::{FlowKey, TCP, UDP};
 use kubeferry_tests::bpf::pinned::flow_key;
 use kubeferry_tests::client::{Connection, ask_once, datagrams};
@@ -98,6 +98,18 @@ fn an_answer_to_a_client_that_begins_anew_stays_the_services() {
     question("client", FIN | ACK);
     let packet = tcp_packet(endpoint(), client(), SYN | ACK, 1);
     assert_eq!(cluster.leaves("client", Some("web1"), &packet).frame, packet);
+}
+
+/// Nobody listened yet. The client has its port again at once, and asks the endpoint itself.
+#[test]
+fn an_answer_to_whoever_was_reset_before_is_not_the_services() {
+    let cluster = one_endpoint(&[]);
+    let vip = cluster.web().vip();
+    cluster.comes("client", &tcp_packet(client(), vip, SYN, 1));
+    let refused = tcp_packet(endpoint(), client(), RST | ACK, 1);
+    assert_eq!(cluster.leaves("client", Some("web1"), &refused).frame, tcp_packet(vip, client(), RST | ACK, 1));
+    let direct = tcp_packet(endpoint(), client(), SYN | ACK, 1);
+    assert_eq!(cluster.leaves("client", Some("web1"), &direct).frame, direct);
 }
 
 /// Fragments after the first have no ports: they are those of the first with the same number.

@@ -22,6 +22,7 @@ mod skb;
 mod socket;
 mod stats;
 mod tc;
+mod together;
 mod work;
 mod xdp;
 

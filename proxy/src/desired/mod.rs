@@ -4,6 +4,7 @@
 mod endpoints;
 mod frontends;
 mod health_checks;
+mod late;
 pub mod limits;
 #[cfg(test)]
 mod limits_tests;
@@ -251,28 +252,6 @@ impl Desired {
     /// When [`Desired::tick`] next has something to do; `None`: no endpoint is starting.
     pub fn next_tick(&self) -> Option<Duration> {
         self.ramps.values().filter_map(Ramps::step).min().map(|step| self.stepped + step)
-    }
-
-    /// Whether a Service has a frontend, or its place among those that claim it, that by this object it has no more: somebody else may be to have
-    /// it.
-    pub fn gives_up(&self, service: &Service) -> bool {
-        let ips = [&service.cluster_ips, &service.external_ips, &service.load_balancer_ips];
-        let still = |frontend: &Frontend| match *frontend {
-            Frontend::Address { ip, protocol, port } => {
-                ips.iter().any(|ips| ips.contains(&ip))
-                    && service.ports.iter().any(|one| (one.protocol, one.port) == (protocol, port))
-            }
-            Frontend::NodePort { protocol, port, .. } => {
-                service.ports.iter().any(|one| (one.protocol, one.node_port) == (protocol, port))
-            }
-        };
-        let had = self.services.get(&service.name).into_iter().flatten();
-        had.into_iter().any(|(target, claimed)| target.created != service.created || !claimed.iter().all(still))
-    }
-
-    /// How many ports of a Service nftables needs chains of their own for.
-    pub fn chains(&self, service: &Service) -> usize {
-        limits::chains(service, &self.node)
     }
 
     /// This node.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::rows::{Chains, Key, Rows, Value};
+use super::rows::{Chains, Key, Part, Rows, Value};
 
 /// One change of the kernel's tables.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,7 +20,7 @@ pub enum Change {
 
 /// The changes that turn `applied` into `wanted`, where both hold only the keys that matter. Chains come first (new
 /// ones, then those `altered`), then deletions, then additions: a replaced row is deleted and added in one transaction, which no packet sees.
-/// So are the rows that are `anew` though they say the same: they count from 0.
+/// So are the rows that are `anew` though they say the same: they count from 0. Last come deletions that are [`is_late`].
 pub fn diff<'a>(
     applied: impl Iterator<Item = (&'a Key, &'a Value)>,
     wanted: &Rows,
@@ -38,13 +38,14 @@ pub fn diff<'a>(
     }
     let is_altered = |name: &&Arc<str>| chains.contains_key(*name) && known_chains.contains(*name);
     changes.extend(altered.iter().filter(is_altered).cloned().map(Change::RewriteChain));
-    let mut additions = Vec::new();
+    let (mut additions, mut late) = (Vec::new(), Vec::new());
     let mut same = BTreeSet::new();
     for (key, value) in applied {
         match wanted.get(key) {
             Some(new) if new == value && !anew(key) => {
                 same.insert(*key);
             }
+            None if is_late(key) && !is_among_ranges(key, wanted) => late.push(Change::Delete(*key, value.clone())),
             _ => changes.push(Change::Delete(*key, value.clone())),
         }
     }
@@ -52,7 +53,22 @@ pub fn diff<'a>(
         additions.push(Change::Add(*key, value.clone()));
     }
     changes.extend(additions);
+    changes.extend(late);
     changes
+}
+
+/// Whether a row is one that a packet may ask for because of what it has found in another row before: that one goes first.
+pub fn is_late(key: &Key) -> bool {
+    match key {
+        Key::Turn(..) | Key::Hairpin(_) => true,
+        Key::Of(_, part) => matches!(part, Part::Endpoint(_) | Part::Ranged | Part::SourceRange(_)),
+        _ => false,
+    }
+}
+
+/// Whether a row is a source range of a frontend that has others then, which it may overlap with: the kernel wants it gone first.
+fn is_among_ranges(key: &Key, wanted: &Rows) -> bool {
+    matches!(key, Key::Of(of, Part::SourceRange(_)) if wanted.contains_key(&Key::Of(*of, Part::Ranged)))
 }
 
 /// Chains so that each comes after the ones it goes to.

@@ -1,23 +1,26 @@
 //! A kernel in memory that fails on request: for what a real one cannot be made to do in a test.
 
+mod script;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::sample::Index;
 
 use crate::desired::node_view::NodeView;
-use crate::desired::target::Frontend;
-use crate::state::objects::{Family, Protocol};
+use crate::state::objects::Family;
 
 use super::chains::{Chain, fnv1a};
 use super::diff::Change;
-use super::draw::Turn;
 use super::kernel::{ChainDigest, Found, Kernel, KernelError, RowCount};
 use super::maps::{self, MAPS};
 use super::netlink::{Error, Refused, RefusedPart};
 use super::nft::NftError;
 use super::rows::{Chains, Key, Part, Rows, Value};
 use super::seal::Structure;
+
+use script::parse;
+pub(super) use script::parse_row;
 
 /// What goes wrong.
 #[derive(Clone, Debug, Default)]
@@ -176,6 +179,27 @@ impl Fake {
     }
 }
 
+/// What a packet would meet that looks into one row before a transaction and into the next after it: a chain that has no rules
+/// yet for it, or nothing where an old row has led it to.
+fn meets_half(changes: &[Change]) -> Option<String> {
+    let is_chain = |change: &&Change| matches!(change, Change::AddChain(_) | Change::RewriteChain(_));
+    let added = |change: &Change| match change {
+        Change::Add(key, _) => Some(*key),
+        _ => None,
+    };
+    let added: BTreeSet<Key> = changes.iter().filter_map(added).collect();
+    let is_led_to =
+        |key: &Key| matches!(key, Key::Turn(..) | Key::Hairpin(_) | Key::Of(_, Part::Endpoint(_) | Part::Ranged));
+    let is_late = |change: &&Change| matches!(change, Change::Delete(key, _) if is_led_to(key) && !added.contains(key));
+    let is_mixed = |count: usize| count > 0 && count < changes.len();
+    if is_mixed(changes.iter().filter(is_chain).count()) {
+        return Some("rows change together with the chains that they go to".to_owned());
+    }
+    let late: Vec<_> = changes.iter().filter(is_late).collect();
+    let leads = |change: &Change| matches!(change, Change::Add(..) | Change::Delete(Key::Of(_, Part::Verdict), _));
+    (!late.is_empty() && changes.iter().any(leads)).then(|| format!("{late:?} go together with what leads there"))
+}
+
 /// What a row of an endpoint has counted.
 fn counted(key: &Key, value: &Value, connections: Option<u64>) -> Option<RowCount> {
     let Value::Endpoint(endpoint) = value else { return None };
@@ -304,6 +328,7 @@ impl Kernel for Fake {
             return Err(KernelError::Refused { change: None, message: "asked for".into() });
         }
         let Some(mut table) = self.table.clone() else { return Err(self.refuse(0, "no table".into())) };
+        self.complaints.extend(meets_half(changes));
         for (index, change) in changes.iter().enumerate() {
             let asked = match change {
                 Change::AddChain(name) | Change::RewriteChain(name) => self.faults.chains.contains(name),
@@ -371,79 +396,4 @@ impl Kernel for Fake {
         self.forgotten.extend(numbers);
         Ok(0)
     }
-}
-
-/// Reads a script as `text::whole` and `text::replacement` write it.
-fn parse(script: &str) -> Table {
-    let (mut table, mut chain, mut map) = (Table::default(), None::<Arc<str>>, None::<String>);
-    for line in script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        if let Some(rest) = line.strip_prefix("comment \"") {
-            table.comment = Some(rest.trim_end_matches('"').to_owned());
-        } else if let Some(name) = line.strip_prefix("chain ").and_then(|rest| rest.strip_suffix(" {")) {
-            table.chains.insert(name.into(), Vec::new());
-            chain = Some(name.into());
-        } else if let Some((name, rest)) =
-            line.strip_prefix("map ").or(line.strip_prefix("set ")).and_then(|rest| rest.split_once(" {"))
-        {
-            table.sets.insert(name.into(), rest.to_owned());
-        } else if let Some(rest) = line.strip_prefix("add element inet kubeferry ") {
-            map = rest.strip_suffix(" {").map(str::to_owned);
-        } else if line == "}" {
-            (chain, map) = (None, None);
-        } else if let Some(map) = &map {
-            let row = line.trim_end_matches(',');
-            let (key, value) = parse_row(map, row).unwrap_or_else(|| panic!("{map}: {row:?} is no row"));
-            table.rows.insert(key, value);
-        } else if let (Some(chain), true) = (&chain, line.starts_with("type ")) {
-            table.hooks.insert(chain.clone(), line.to_owned());
-        } else if let Some(chain) = &chain {
-            table.chains.entry(chain.clone()).or_default().push(line.to_owned());
-        }
-    }
-    table
-}
-
-/// Reads a row as `maps::row_text` writes it.
-pub(super) fn parse_row(map: &str, text: &str) -> Option<(Key, Value)> {
-    let (index, family) = MAPS
-        .iter()
-        .enumerate()
-        .find_map(|(index, maps)| Some((index, Family::BOTH[maps.iter().position(|name| *name == map)?])))?;
-    let (key, value) = text.split_once(" : ").map_or((text, None), |(key, value)| (key, Some(value)));
-    let value = match value.map(|value| value.split_once(' ').unwrap_or((value, ""))) {
-        None => Value::Present,
-        Some(("goto" | "jump", chain)) => Value::Chain(chain.into()),
-        Some((ip, port)) => {
-            Value::Endpoint((ip.parse::<std::net::IpAddr>().ok()?, port.strip_prefix(". ")?.parse().ok()?).into())
-        }
-    };
-    let parts: Vec<&str> = key.split(" . ").collect();
-    let address = |parts: &[&str]| -> Option<Frontend> {
-        let protocol: Protocol = parts.get(1)?.parse().ok()?;
-        Some(Frontend::Address { ip: parts[0].parse().ok()?, protocol, port: parts.get(2)?.parse().ok()? })
-    };
-    let node_port = |parts: &[&str]| -> Option<Frontend> {
-        let protocol: Protocol = parts[0].parse().ok()?;
-        Some(Frontend::NodePort { family, protocol, port: parts.get(1)?.parse().ok()? })
-    };
-    let key = match index {
-        0 => Key::Of(address(&parts)?, Part::Verdict),
-        1 => Key::Of(node_port(&parts)?, Part::Verdict),
-        2 => Key::Of(address(&parts)?, Part::Endpoint(parts.get(3)?.parse().ok()?)),
-        3 => Key::Of(node_port(&parts)?, Part::Endpoint(parts.get(2)?.parse().ok()?)),
-        4 => Key::Of(address(&parts)?, Part::Ranged),
-        5 => Key::Of(address(&parts)?, Part::SourceRange(parts.get(3)?.parse().ok()?)),
-        6 => Key::Of(address(&parts)?, Part::Remember),
-        7 => Key::Of(node_port(&parts)?, Part::Remember),
-        8 => Key::Hairpin(parts[0].parse().ok().filter(|_| parts.get(1) == Some(&parts[0]))?),
-        9 => Key::ClusterIp(parts[0].parse().ok()?),
-        10 => Key::ServiceCidr(parts[0].parse().ok()?),
-        12 => {
-            let number = |index: usize| parts.get(index)?.parse::<u32>().ok();
-            let identity = u64::from(number(1)?) << 32 | u64::from(number(2)?);
-            Key::Turn(Turn { family, protocol: parts[0].parse().ok()?, identity }, number(3)?)
-        }
-        _ => Key::NodePortAddress(parts[0].parse().ok()?),
-    };
-    Some((key, value))
 }

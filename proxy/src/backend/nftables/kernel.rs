@@ -76,6 +76,14 @@ impl KernelError {
         }
     }
 
+    /// Of changes that stand after so many others.
+    pub(super) fn at(self, before: usize) -> Self {
+        match self {
+            Self::Refused { change, message } => Self::Refused { change: change.map(|index| before + index), message },
+            other => other,
+        }
+    }
+
     /// Whether it is known that nothing has changed.
     pub(super) fn changed_nothing(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::Short { .. })

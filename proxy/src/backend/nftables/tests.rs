@@ -1,5 +1,6 @@
 //! The backend against a real kernel, in network namespaces of its own.
 
+mod between;
 mod cluster;
 mod counting;
 
@@ -28,11 +29,11 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-fn with_kernel(test: impl FnOnce(Reconciler<Netfilter>) + Send) {
+fn with_kernel<T: Send>(test: impl FnOnce(Reconciler<Netfilter>) -> T + Send) -> T {
     in_new_netns(|| {
         let runtime = runtime();
-        test(Reconciler::new(Netfilter::new(Nft::new("nft", TIMEOUT), runtime.handle().clone())));
-    });
+        test(Reconciler::new(Netfilter::new(Nft::new("nft", TIMEOUT), runtime.handle().clone())))
+    })
 }
 
 fn list() -> String {

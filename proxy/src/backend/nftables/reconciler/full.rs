@@ -13,6 +13,7 @@ use crate::desired::node_view::NodeView;
 use crate::desired::{Desired, Touched};
 
 use super::refused::blamed;
+use super::steps::Committed;
 use super::{Reconciler, Report};
 
 /// How many frontends may be left out of one sync because the kernel refuses their rows.
@@ -72,9 +73,9 @@ impl<K: Kernel> Reconciler<K> {
         let committed = match replace {
             true => None,
             false => match self.commit_all(desired, &mut report, MAX_REFUSED) {
-                Ok(rewritten) => {
+                Ok((rewritten, transactions)) => {
                     report.repaired = rewritten;
-                    Some(u32::from(report.changes > 0))
+                    Some(transactions)
                 }
                 Err(KernelError::Refused { change, message }) => {
                     tracing::error!(?change, %message, "the kernel refuses the changes; replacing the table");
@@ -144,14 +145,13 @@ impl<K: Kernel> Reconciler<K> {
         let transactions = 1 + self.seal(desired.node())?;
         // The rows that are not there yet, and chains that another version of nft has put in other expressions than
         // ours: the next process would take them for changed.
-        let written = report.changes;
-        self.commit_all(desired, report, usize::MAX)?;
-        Ok(transactions + u32::from(report.changes > written))
+        let (_, more) = self.commit_all(desired, report, usize::MAX)?;
+        Ok(transactions + more)
     }
 
     /// Compares every row and chain and commits the difference; frontends whose row or chain is refused are left out,
-    /// `most` of them, and the rest tried again. Gives how many chains said something else.
-    fn commit_all(&mut self, desired: &Desired, report: &mut Report, most: usize) -> Result<usize, KernelError> {
+    /// `most` of them, and the rest tried again. Gives how many chains said something else, and the number of transactions.
+    fn commit_all(&mut self, desired: &Desired, report: &mut Report, most: usize) -> Result<(usize, u32), KernelError> {
         let mut altered = None;
         loop {
             let wanted = Wanted::without(desired, &self.applied, &self.refused);
@@ -161,8 +161,8 @@ impl<K: Kernel> Reconciler<K> {
             };
             let anew = |key: &Key| self.counting.changes_hands(desired, key);
             let changes = diff(self.applied.iter(), &wanted.rows, &wanted.chains, &self.chains, altered, &anew);
-            match self.kernel.commit(&changes, &wanted.chains, desired.node()) {
-                Ok(counts) => {
+            match self.commit(&changes, &wanted.chains, desired.node()) {
+                Ok(Committed { counts, transactions }) => {
                     report.note(&changes);
                     if desired.node().counts() {
                         self.counting.take(desired, &self.applied, &changes, counts);
@@ -173,7 +173,8 @@ impl<K: Kernel> Reconciler<K> {
                     self.unread = self.chains.iter().filter(is_unread).cloned().collect();
                     self.chains.extend(wanted.chains.into_keys());
                     self.applied = wanted.rows;
-                    return Ok(changes.iter().filter(|change| matches!(change, Change::RewriteChain(_))).count());
+                    let rewritten = changes.iter().filter(|change| matches!(change, Change::RewriteChain(_))).count();
+                    return Ok((rewritten, transactions));
                 }
                 Err(KernelError::Refused { change: Some(index), message }) => {
                     let blamed = blamed(changes.get(index), &wanted);
@@ -195,7 +196,9 @@ impl<K: Kernel> Reconciler<K> {
         if !chains.keys().any(|name| self.chains.contains(name)) {
             return Ok(BTreeSet::new());
         }
-        self.kernel.altered(chains, node)
+        let mut altered = self.kernel.altered(chains, node)?;
+        altered.retain(|name| self.chains.contains(name));
+        Ok(altered)
     }
 
     /// Where somebody has committed between our writing chains and reading them back, what was read may be theirs: the next look is

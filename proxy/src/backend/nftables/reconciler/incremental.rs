@@ -14,6 +14,7 @@ use crate::backend::nftables::rows::{Chains, Key, Part, Value, Wanted, client_nu
 use crate::desired::node_view::NodeView;
 use crate::desired::{Desired, Touched};
 
+use super::steps::Committed;
 use super::{Reconciler, Report, chain_of};
 
 impl<K: Kernel> Reconciler<K> {
@@ -23,18 +24,14 @@ impl<K: Kernel> Reconciler<K> {
         let (wanted, changes) = self.compare(desired, touched)?;
         let mut report = Report { refused: self.refused.clone(), ..Report::default() };
         report.note(&changes);
-        if !changes.is_empty() {
-            self.known = false;
-            let result = self.kernel.commit(&changes, &wanted.chains, desired.node());
-            self.doubtful |= result.as_ref().err().is_some_and(|error| !error.changed_nothing());
-            let counts = result?;
-            self.known = true;
-            self.counting.take(desired, &self.applied, &changes, counts);
-        }
+        self.known = changes.is_empty();
+        let Committed { counts, transactions } = self.commit(&changes, &wanted.chains, desired.node())?;
+        self.known = true;
+        self.counting.take(desired, &self.applied, &changes, counts);
         if desired.node().counts() {
             self.own(desired, touched.frontends.iter().copied());
         }
-        self.remember(&wanted.chains, changes, desired.node());
+        self.remember(&wanted.chains, changes, transactions, desired.node());
         Ok(report)
     }
 
@@ -110,7 +107,7 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// Takes committed changes, and the chains that their rows go to, into what is known to be in force.
-    pub(super) fn remember(&mut self, chains: &Chains, changes: Vec<Change>, node: &NodeView) {
+    pub(super) fn remember(&mut self, chains: &Chains, changes: Vec<Change>, transactions: u32, node: &NodeView) {
         self.unread.retain(|name| !chains.contains_key(name));
         if changes.is_empty() {
             return;
@@ -134,7 +131,7 @@ impl<K: Kernel> Reconciler<K> {
                 }
             }
         }
-        if let Err(error) = self.read_back(&new_chains, chains, node) {
+        if let Err(error) = self.read_back(&new_chains, chains, transactions, node) {
             tracing::debug!(%error, "new chains cannot be read; reading everything at the next look");
             self.known = false;
         }
@@ -142,10 +139,16 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Reads chains that were just written, to know them again. Only these: with many chains of single services, reading all of
     /// them would cost more than the change.
-    fn read_back(&mut self, new: &[Arc<str>], chains: &Chains, node: &NodeView) -> Result<(), KernelError> {
+    fn read_back(
+        &mut self,
+        new: &[Arc<str>],
+        chains: &Chains,
+        transactions: u32,
+        node: &NodeView,
+    ) -> Result<(), KernelError> {
         let digests = if new.is_empty() { Vec::new() } else { self.kernel.digests(new)? };
         self.digests.extend(digests);
-        self.follow_generation(self.generation, 1);
+        self.follow_generation(self.generation, transactions);
         if new.is_empty() || self.generation.is_some() {
             return Ok(());
         }

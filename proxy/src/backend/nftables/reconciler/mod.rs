@@ -7,6 +7,7 @@ mod full;
 mod incremental;
 mod past;
 mod refused;
+mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

@@ -10,6 +10,7 @@ use crate::desired::target::Frontend;
 use crate::desired::{Desired, Touched};
 
 use super::full::MAX_REFUSED;
+use super::steps::Committed;
 use super::{Reconciler, Report};
 
 /// How many calls of [`Reconciler::check`] pass before refused frontends are tried again: with one every two seconds,
@@ -48,9 +49,8 @@ impl<K: Kernel> Reconciler<K> {
             let touched = Touched { frontends: frontends.clone(), ..Touched::default() };
             let (wanted, changes) = self.compare(desired, &touched)?;
             self.known = false;
-            let result = self.kernel.commit(&changes, &wanted.chains, desired.node());
-            match result {
-                Ok(counts) => {
+            match self.commit(&changes, &wanted.chains, desired.node()) {
+                Ok(Committed { counts, transactions }) => {
                     self.known = true;
                     self.counting.take(desired, &self.applied, &changes, counts);
                     if desired.node().counts() {
@@ -58,10 +58,11 @@ impl<K: Kernel> Reconciler<K> {
                     }
                     let mut report = Report::default();
                     report.note(&changes);
-                    self.remember(&wanted.chains, changes, desired.node());
+                    self.remember(&wanted.chains, changes, transactions, desired.node());
                     self.refused.retain(|frontend, _| !frontends.contains(frontend));
                     return Ok(Some(Report { refused: self.refused.clone(), ..report }));
                 }
+                Err(error) if self.doubtful => return Err(error),
                 Err(KernelError::Refused { change, message }) => {
                     self.known = true;
                     let blamed = blamed(change.and_then(|index| changes.get(index)), &wanted);
@@ -76,10 +77,7 @@ impl<K: Kernel> Reconciler<K> {
                     tracing::debug!(%message, "no room to try refused rows again");
                     return Ok(None);
                 }
-                Err(error) => {
-                    self.doubtful = true;
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             }
         }
         Ok(None)

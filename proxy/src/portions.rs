@@ -1,5 +1,6 @@
-//! What of the changes a sync takes. Services with chains of their own cost the kernel and us a thousand times what rows do, and a
-//! sync is whole or not there: what changes meanwhile waits for it. So a sync takes a portion of such Services, and all of the others.
+//! What of the changes a sync takes. Some Services cost the kernel and us a thousand times what others do (on nftables those with chains of
+//! their own, with eBPF those with very many frontends), and a sync is whole or not there: what changes meanwhile waits for it. So a
+//! sync takes a portion of such Services, and all of the others.
 
 use std::collections::HashMap;
 

@@ -141,14 +141,14 @@ impl<B: Backend> Proxy<B> {
         let changes = self.state.take_changes();
         // What is in force when we come may have rows of all.
         let view = self.view();
-        let at_once = self.backend.chains_at_once();
+        let at_once = self.backend.at_once();
         // Where another view has everything looked at anew, nothing is put off.
         let is_whole = !self.synced || at_once == usize::MAX || !view.gives_same_targets(self.desired.node());
         let room = if self.failed { 0 } else { at_once };
         let cost = |name: &ObjectName| match self.state.services().get(name) {
             // What it gives up is for others now. And what the sync that failed was to bring may have failed for what it was then.
             Some(service) if self.pending.services.contains(name) || self.desired.gives_up(service) => 0,
-            Some(service) if !is_whole => self.desired.chains(service),
+            Some(service) if !is_whole => self.backend.cost(&self.desired, service),
             _ => 0,
         };
         let changes = self.portions.next(changes, room, cost);

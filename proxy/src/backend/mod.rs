@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::target::Frontend;
 use crate::desired::{Desired, Touched};
-use crate::state::objects::Ignored;
+use crate::state::objects::{Ignored, Service};
 use crate::traffic::{Counting, Port, Total};
 
 /// Whether this build has the eBPF datapath: cargo's feature `ebpf`.
@@ -91,9 +91,13 @@ pub trait Backend {
     /// The kernel failed as a whole; what it refuses of single rows only costs their frontends.
     fn sync(&mut self, desired: &Desired, touched: Touched) -> Result<Report, Self::Error>;
 
-    /// How many service ports with chains of their own (nftables: those with ClientIP affinity or a turn) may be among what one sync
-    /// brings; the others wait for the next.
-    fn chains_at_once(&self) -> usize {
+    /// What bringing a Service costs, in units of the datapath's own: 0 for one that nobody else notices.
+    fn cost(&self, _desired: &Desired, _service: &Service) -> usize {
+        0
+    }
+
+    /// How much of that one sync may bring; other Services that cost something wait for the next.
+    fn at_once(&self) -> usize {
         usize::MAX
     }
 

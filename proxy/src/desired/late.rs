@@ -22,6 +22,13 @@ impl Desired {
         had.into_iter().any(|(target, claimed)| target.created != service.created || !claimed.iter().all(still))
     }
 
+    /// How many frontends a Service asks for.
+    pub fn frontends_of(&self, service: &Service) -> usize {
+        let addresses = service.cluster_ips.len() + service.external_ips.len() + service.load_balancer_ips.len();
+        let node_ports = service.ports.iter().filter(|port| port.node_port > 0).count() * service.cluster_ips.len();
+        service.ports.len() * addresses + node_ports
+    }
+
     /// How many ports of a Service nftables needs chains of their own for.
     pub fn chains(&self, service: &Service) -> usize {
         limits::chains(service, &self.node)

@@ -1,6 +1,6 @@
 //! The metrics at `/metrics`: kube-proxy's names where it has one (`pkg/proxy/metrics/metrics.go`), `kubeferry_` for ours.
 //!
-//! Both families are synced in one transaction, so a sync counts for each family that it carried.
+//! Both families are synced together, so a sync counts for each family that it carried.
 
 mod features;
 mod labels;

@@ -1,5 +1,5 @@
-//! Services with ClientIP affinity at more ports than anybody has: nftables needs chains of their own for each. They are served, and
-//! nobody else's changes wait for all of them.
+//! Services with ClientIP affinity at more ports than anybody has: nftables needs chains of their own for each, and with eBPF they are
+//! very many rows. They are served, and nobody else's changes wait for all of them.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, proper};
 
-/// Services, and ports of each: as many as have affinity in one Service.
-const SERVICES: usize = 40;
+/// Ports of each Service: as many as have affinity in one.
 const PORTS: usize = 1000;
 /// In one transaction they take minutes. Whoever changes meanwhile waits for a portion of them.
 const STARVED: Duration = Duration::from_secs(30);
@@ -68,15 +67,36 @@ fn sticky(number: usize) -> [Value; 2] {
     [service, slice]
 }
 
-#[test]
-fn a_tenants_chains_hold_up_nobody_elses_changes() {
-    let cluster = Cluster::start(Datapath::Nftables);
+kubeferry_tests::on_both_datapaths! {
+    many_ports_hold_up_nobody_elses_changes,
+}
+
+/// What the kernel has of all Services with affinity, one or more for each of their ports.
+fn entries(cluster: &Cluster) -> usize {
+    if let Datapath::Nftables = cluster.datapath {
+        let mut list = std::process::Command::new("nft");
+        let list = cluster.web.hosts.node.output(list.args(["list", "chains"]), "").unwrap();
+        return String::from_utf8_lossy(&list.stdout).matches("-sticky-").count();
+    }
+    let metrics = cluster.metrics();
+    let rows = metrics.lines().find_map(|line| line.strip_prefix("kubeferry_rows{map=\"frontends\"} "));
+    // Those of the neighbours are fewer than of one of these.
+    rows.unwrap().parse::<usize>().unwrap() / PORTS * PORTS
+}
+
+fn many_ports_hold_up_nobody_elses_changes(datapath: Datapath) {
+    let services = match datapath {
+        Datapath::Nftables => 40,
+        // There is room for 65,536 members.
+        Datapath::Ebpf(_) => 30,
+    };
+    let cluster = Cluster::start(datapath);
     let mut neighbours = Neighbours { cluster: &cluster, number: 0, longest: Duration::ZERO };
     let begun = Instant::now();
-    for object in (1..=SERVICES).flat_map(sticky) {
+    for object in (1..=services).flat_map(sticky) {
         cluster.server.put(object).unwrap();
     }
-    let mut waiting: Vec<usize> = (1..=SERVICES).collect();
+    let mut waiting: Vec<usize> = (1..=services).collect();
     neighbours.come_until("all of them to answer", || {
         // One that is not there yet is silent for seconds: no more than one of them is asked.
         while let Some(number) = waiting.last() {
@@ -89,18 +109,13 @@ fn a_tenants_chains_hold_up_nobody_elses_changes() {
     println!("in force after {:.1?}, beside {} others", begun.elapsed(), neighbours.number);
     assert_eq!(cluster.ignored(), [""; 0], "nothing is left out");
     // The chains of nobody any more are deleted after the rows, as many at once as hold nobody up, either.
-    let chains = || {
-        let list =
-            cluster.web.hosts.node.output(std::process::Command::new("nft").args(["list", "chains"]), "").unwrap();
-        String::from_utf8_lossy(&list.stdout).matches("-sticky-").count()
-    };
-    assert!(chains() >= SERVICES * PORTS, "each port has its own");
+    assert!(entries(&cluster) >= services * PORTS, "each port has its own");
     let begun = Instant::now();
-    for number in 1..=SERVICES {
+    for number in 1..=services {
         let name = format!("sticky-{number}");
         cluster.server.delete(Resource::Service, "default", &name).unwrap();
         cluster.server.delete(Resource::EndpointSlice, "default", &name).unwrap();
     }
-    neighbours.come_until("their chains to be deleted", || (chains() == 0).then_some(()));
+    neighbours.come_until("all of theirs to be deleted", || (entries(&cluster) == 0).then_some(()));
     println!("gone after {:.1?}; others waited for {:.1?} at most", begun.elapsed(), neighbours.longest);
 }

@@ -14,8 +14,14 @@ use crate::backend::{Backend, Counts, Left, Report};
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::target::{Frontend, Target};
 use crate::desired::{Desired, Touched};
-use crate::state::objects::Ignored;
+use crate::state::objects::{Ignored, Service};
 use crate::traffic::Counting;
+
+/// A Service with fewer frontends is brought at once, …
+const MANY: usize = 100;
+/// … and of the others so many frontends in one sync: in an unoptimized build a second's work, in which nobody else's changes
+/// come into force.
+const FRONTENDS_AT_ONCE: usize = 4000;
 
 impl Backend for Ebpf {
     type Error = EbpfError;
@@ -42,6 +48,15 @@ impl Backend for Ebpf {
         self.attach()?;
         report.refused = self.following.as_ref().map(Following::refused).unwrap_or_default();
         Ok(report)
+    }
+
+    /// Frontends, of a Service that has many.
+    fn cost(&self, desired: &Desired, service: &Service) -> usize {
+        Some(desired.frontends_of(service)).filter(|frontends| *frontends >= MANY).unwrap_or_default()
+    }
+
+    fn at_once(&self) -> usize {
+        FRONTENDS_AT_ONCE
     }
 
     fn check(&mut self, desired: &Desired) -> Result<Option<Report>, EbpfError> {

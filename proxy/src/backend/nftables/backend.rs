@@ -10,7 +10,7 @@ use crate::conntrack::{self, Cleaned, UdpService};
 use crate::desired::target::Frontend;
 use crate::desired::{Desired, Touched};
 use crate::settings::ServiceMetrics;
-use crate::state::objects::Ignored;
+use crate::state::objects::{Ignored, Service};
 use crate::traffic::Counting;
 
 impl<K: Kernel> Backend for Reconciler<K> {
@@ -24,7 +24,12 @@ impl<K: Kernel> Backend for Reconciler<K> {
         Self::sync(self, desired, touched)
     }
 
-    fn chains_at_once(&self) -> usize {
+    /// Ports that need chains of their own: those with ClientIP affinity or a turn.
+    fn cost(&self, desired: &Desired, service: &Service) -> usize {
+        desired.chains(service)
+    }
+
+    fn at_once(&self) -> usize {
         self.chains_at_once
     }
 

@@ -1,4 +1,4 @@
-//! Rows in force against rows wanted: the fewest operations, in an order that one transaction accepts.
+//! Rows in force against rows wanted: the fewest operations, in an order that the kernel accepts and packets do not notice.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,8 +18,9 @@ pub enum Change {
     Add(Key, Value),
 }
 
-/// The changes that turn `applied` into `wanted`, where both hold only the keys that matter. Chains come first (new
-/// ones, then those `altered`), then deletions, then additions: a replaced row is deleted and added in one transaction, which no packet sees.
+/// The changes that turn `applied` into `wanted`, where both hold only the keys that matter. First comes what [`is_early`]: chains (new
+/// ones, then those `altered`) and the source ranges of who had none. Then deletions, then additions: a replaced row is deleted and
+/// added in one transaction, which no packet sees.
 /// So are the rows that are `anew` though they say the same: they count from 0. Last come deletions that are [`is_late`].
 pub fn diff<'a>(
     applied: impl Iterator<Item = (&'a Key, &'a Value)>,
@@ -40,21 +41,39 @@ pub fn diff<'a>(
     changes.extend(altered.iter().filter(is_altered).cloned().map(Change::RewriteChain));
     let (mut additions, mut late) = (Vec::new(), Vec::new());
     let mut same = BTreeSet::new();
+    let mut ranged = BTreeSet::new();
+    let (mut deletions, mut early) = (Vec::new(), Vec::new());
     for (key, value) in applied {
+        if let Key::Of(of, Part::Ranged) = key {
+            ranged.insert(*of);
+        }
         match wanted.get(key) {
             Some(new) if new == value && !anew(key) => {
                 same.insert(*key);
             }
             None if is_late(key) && !is_among_ranges(key, wanted) => late.push(Change::Delete(*key, value.clone())),
-            _ => changes.push(Change::Delete(*key, value.clone())),
+            _ => deletions.push(Change::Delete(*key, value.clone())),
         }
     }
     for (key, value) in wanted.iter().filter(|(key, _)| !same.contains(key)) {
-        additions.push(Change::Add(*key, value.clone()));
+        let is_first_range = matches!(key, Key::Of(of, Part::SourceRange(_)) if !ranged.contains(of));
+        if is_first_range { &mut early } else { &mut additions }.push(Change::Add(*key, value.clone()));
     }
+    changes.extend(early);
+    changes.extend(deletions);
     changes.extend(additions);
     changes.extend(late);
     changes
+}
+
+/// Whether a change is one that a packet may need which finds the others in force: chains, and source ranges, which the kernel lets a
+/// packet see a moment after all other rows of the same transaction (`nft_set_commit_update`).
+pub fn is_early(change: &Change) -> bool {
+    match change {
+        Change::AddChain(_) | Change::RewriteChain(_) => true,
+        Change::Add(key, _) => matches!(key, Key::Of(_, Part::SourceRange(_))),
+        Change::Delete(..) => false,
+    }
 }
 
 /// Whether a row is one that a packet may ask for because of what it has found in another row before: that one goes first.

@@ -25,6 +25,8 @@ pub(super) use script::parse_row;
 /// What goes wrong.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Faults {
+    /// So many of the next commits go well before any other fault meets one.
+    pub later: usize,
     /// So many of the next commits are refused as a whole.
     pub commits: usize,
     /// So many of the next reads fail.
@@ -179,25 +181,49 @@ impl Fake {
     }
 }
 
-/// What a packet would meet that looks into one row before a transaction and into the next after it: a chain that has no rules
-/// yet for it, or nothing where an old row has led it to.
+/// What a packet would meet that looks into one row before a transaction and into the next after it: a chain or source ranges that are
+/// not there yet for it, or nothing where an old row has led it to.
 fn meets_half(changes: &[Change]) -> Option<String> {
-    let is_chain = |change: &&Change| matches!(change, Change::AddChain(_) | Change::RewriteChain(_));
-    let added = |change: &Change| match change {
+    let added: BTreeSet<Key> = changes.iter().filter_map(added).collect();
+    let is_late = |change: &&Change| match change {
+        Change::Delete(key @ (Key::Turn(..) | Key::Hairpin(_)), _) => !added.contains(key),
+        Change::Delete(key @ Key::Of(_, Part::Endpoint(_) | Part::Ranged), _) => !added.contains(key),
+        _ => false,
+    };
+    let leads = |change: &Change| matches!(change, Change::Add(..) | Change::Delete(Key::Of(_, Part::Verdict), _));
+    if let Some(late) = changes.iter().find(is_late).filter(|_| changes.iter().any(leads)) {
+        return Some(format!("{late:?} goes together with what leads there"));
+    }
+    let verdicts = changes
+        .iter()
+        .filter(|change| matches!(change, Change::Add(Key::Of(_, Part::Verdict | Part::Ranged | Part::Remember), _)));
+    let is_chain = |change: &Change| matches!(change, Change::AddChain(_) | Change::RewriteChain(_));
+    if verdicts.clone().count() > 0 && changes.iter().any(is_chain) {
+        return Some("rows come together with the chains that they go to".to_owned());
+    }
+    let of = |is: fn(&Part) -> bool, keys: &BTreeSet<Key>| -> BTreeSet<String> {
+        let of = |key: &Key| match key {
+            Key::Of(of, part) if is(part) => Some(of.to_string()),
+            _ => None,
+        };
+        keys.iter().filter_map(of).collect()
+    };
+    let deleted = changes.iter().filter_map(|change| match change {
+        Change::Delete(key, _) => Some(*key),
+        _ => None,
+    });
+    let is_ranged: fn(&Part) -> bool = |part| matches!(part, Part::Ranged);
+    let had_ranges = of(is_ranged, &deleted.collect());
+    let ranges = of(|part| matches!(part, Part::SourceRange(_)), &added);
+    let early = of(is_ranged, &added).into_iter().find(|of| ranges.contains(of) && !had_ranges.contains(of));
+    early.map(|of| format!("{of} is told to look into ranges that come with it"))
+}
+
+fn added(change: &Change) -> Option<Key> {
+    match change {
         Change::Add(key, _) => Some(*key),
         _ => None,
-    };
-    let added: BTreeSet<Key> = changes.iter().filter_map(added).collect();
-    let is_led_to =
-        |key: &Key| matches!(key, Key::Turn(..) | Key::Hairpin(_) | Key::Of(_, Part::Endpoint(_) | Part::Ranged));
-    let is_late = |change: &&Change| matches!(change, Change::Delete(key, _) if is_led_to(key) && !added.contains(key));
-    let is_mixed = |count: usize| count > 0 && count < changes.len();
-    if is_mixed(changes.iter().filter(is_chain).count()) {
-        return Some("rows change together with the chains that they go to".to_owned());
     }
-    let late: Vec<_> = changes.iter().filter(is_late).collect();
-    let leads = |change: &Change| matches!(change, Change::Add(..) | Change::Delete(Key::Of(_, Part::Verdict), _));
-    (!late.is_empty() && changes.iter().any(leads)).then(|| format!("{late:?} go together with what leads there"))
 }
 
 /// What a row of an endpoint has counted.
@@ -318,12 +344,14 @@ impl Kernel for Fake {
             return Ok(Vec::new());
         }
         let (mut counts, mut taken) = (self.counts.clone(), Vec::new());
-        if self.is_short() {
+        let is_due = self.faults.later == 0;
+        self.faults.later = self.faults.later.saturating_sub(1);
+        if is_due && self.is_short() {
             // At a row, as a real one meets it.
             let refused = Refused { errno: libc::ENOMEM, ops: 0..1, part: RefusedPart::Transaction };
             return Err(KernelError::refused(&refused, Some(changes.len() - 1)));
         }
-        if self.faults.commits > 0 {
+        if is_due && self.faults.commits > 0 {
             self.faults.commits -= 1;
             return Err(KernelError::Refused { change: None, message: "asked for".into() });
         }
@@ -366,12 +394,14 @@ impl Kernel for Fake {
         self.generation = self.generation.wrapping_add(1);
         self.log.extend_from_slice(changes);
         self.meddle(changes);
-        if self.faults.answers > 0 {
+        if is_due && self.faults.answers > 0 {
             self.faults.answers -= 1;
             return Err(Self::lost());
         }
         Ok(taken)
     }
+
+    fn let_packets_pass(&mut self) {}
 
     fn counters(&mut self) -> Result<Vec<RowCount>, KernelError> {
         let rows = self.rows();

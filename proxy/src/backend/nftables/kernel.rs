@@ -142,6 +142,9 @@ pub trait Kernel {
     /// [`KernelError::Refused`] with the change that is to blame where it is known.
     fn commit(&mut self, changes: &[Change], chains: &Chains, node: &NodeView) -> Result<Vec<RowCount>, KernelError>;
 
+    /// Waits until every packet that is on its way through the table has passed. Some milliseconds.
+    fn let_packets_pass(&mut self);
+
     /// What every row of an endpoint has counted; none where they do not count, or there is no table.
     ///
     /// # Errors

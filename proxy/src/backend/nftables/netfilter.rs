@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::conntrack::accounting::{Accounting, Carried, Way};
 use crate::desired::node_view::NodeView;
@@ -18,6 +19,8 @@ use super::seal::Structure;
 use super::skeleton::TABLE;
 use super::taking::Taking;
 
+/// What a grace period takes at most, but for CPUs that stand still.
+const GRACE: Duration = Duration::from_millis(30);
 /// How many clients are forgotten in one transaction: if one of them expires meanwhile, the others are tried again.
 const FORGET_AT_ONCE: usize = 256;
 
@@ -57,6 +60,18 @@ impl Netfilter {
             self.connection = Some(connection);
         }
         answer
+    }
+}
+
+/// Waits until whoever read the rules and rows of a moment ago has ended: hooks run within an RCU read-side section, and
+/// `MEMBARRIER_CMD_GLOBAL` is a grace period (`synchronize_rcu` in the kernel's `kernel/sched/membarrier.c`). Where the kernel has none (CPUs
+/// with nohz_full, or a filter of system calls) it is waited for as long as one takes.
+#[allow(unsafe_code)]
+fn grace_period() {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: the call takes three numbers and touches no memory.
+    if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } != 0 {
+        std::thread::sleep(GRACE);
     }
 }
 
@@ -147,8 +162,13 @@ impl Kernel for Netfilter {
             });
         };
         // An interval is two elements, a chain one operation and one for each rule.
-        let most = changes.len() * 2
-            + chains.values().map(|chain| chain.rules(node).map_or(0, |rules| rules.len())).sum::<usize>();
+        let rules = |change: &Change| match change {
+            Change::AddChain(name) | Change::RewriteChain(name) => {
+                chains.get(name)?.rules(node).map(|rules| rules.len())
+            }
+            Change::Add(..) | Change::Delete(..) => None,
+        };
+        let most = changes.len() * 2 + changes.iter().filter_map(rules).sum::<usize>();
         let taken = self.with(|connection| {
             connection.commit_pushed(TABLE, if changes.is_empty() { 0 } else { most }, &all).map_err(
                 |error| match error {
@@ -163,6 +183,10 @@ impl Kernel for Netfilter {
         })?;
         let said = taken.iter().filter_map(|taken| row_count(&taken.map, &taken.element, taken.packets)).collect();
         Ok(self.taking.counts(plan, &gone, read, said))
+    }
+
+    fn let_packets_pass(&mut self) {
+        grace_period();
     }
 
     fn counters(&mut self) -> Result<Vec<RowCount>, KernelError> {

@@ -1,5 +1,5 @@
 //! One rule, said twice: as nft's text (for `plan`, and for replacing the whole table) and as the kernel's expressions
-//! (for adding a chain in the same transaction as the rows that need it; nft 1.0.6 cannot add a rule that uses a map
+//! (for adding a chain by netlink, as the rows that need it; nft 1.0.6 cannot add a rule that uses a map
 //! declared with `typeof` earlier). A test holds the two together: the kernel must list them alike.
 
 use std::net::{IpAddr, SocketAddr};

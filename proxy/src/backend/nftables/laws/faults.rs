@@ -26,6 +26,13 @@ fn fault() -> impl Strategy<Value = Faults> {
         Faults { answers: 1, ..none() },
         Faults { answers: 1, reads: 1, ..none() },
         Faults { loads: 1, reads: 1, ..none() },
+        // In the second or third step.
+        Faults { later: 1, commits: 1, ..none() },
+        Faults { later: 1, commits: 1, reads: 1, ..none() },
+        Faults { later: 1, answers: 1, ..none() },
+        Faults { later: 1, memory: 1, ..none() },
+        Faults { later: 2, commits: 1, ..none() },
+        Faults { later: 2, answers: 1, ..none() },
     ])
 }
 

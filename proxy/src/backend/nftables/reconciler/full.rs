@@ -161,7 +161,7 @@ impl<K: Kernel> Reconciler<K> {
             };
             let anew = |key: &Key| self.counting.changes_hands(desired, key);
             let changes = diff(self.applied.iter(), &wanted.rows, &wanted.chains, &self.chains, altered, &anew);
-            match self.commit(&changes, &wanted.chains, desired.node()) {
+            match self.commit(&changes, &wanted.chains, desired) {
                 Ok(Committed { counts, transactions }) => {
                     report.note(&changes);
                     if desired.node().counts() {

@@ -5,27 +5,28 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::backend::nftables::chains::{Chain, List};
+use crate::backend::nftables::chains::List;
 use crate::backend::nftables::diff::{Change, diff};
 use crate::backend::nftables::draw::Turn;
 use crate::backend::nftables::kernel::{Kernel, KernelError};
-use crate::backend::nftables::maps::map_of;
 use crate::backend::nftables::rows::{Chains, Key, Part, Value, Wanted, client_number};
 use crate::desired::node_view::NodeView;
 use crate::desired::{Desired, Touched};
 
 use super::steps::Committed;
-use super::{Reconciler, Report, chain_of};
+use super::{Reconciler, Report};
 
 impl<K: Kernel> Reconciler<K> {
     /// Compares and commits the rows of what was touched.
     pub(super) fn incremental(&mut self, desired: &Desired, touched: &Touched) -> Result<Report, KernelError> {
-        touched.frontends.iter().for_each(|frontend| drop(self.refused.remove(frontend)));
+        // Chains of their own may have been written before their rows were refused.
+        let was_refused = touched.frontends.iter().filter(|frontend| self.refused.remove(frontend).is_some()).count();
+        self.unlinked |= was_refused > 0;
         let (wanted, changes) = self.compare(desired, touched)?;
         let mut report = Report { refused: self.refused.clone(), ..Report::default() };
         report.note(&changes);
         self.known = changes.is_empty();
-        let Committed { counts, transactions } = self.commit(&changes, &wanted.chains, desired.node())?;
+        let Committed { counts, transactions } = self.commit(&changes, &wanted.chains, desired)?;
         self.known = true;
         self.counting.take(desired, &self.applied, &changes, counts);
         if desired.node().counts() {
@@ -112,25 +113,7 @@ impl<K: Kernel> Reconciler<K> {
         if changes.is_empty() {
             return;
         }
-        let mut new_chains = Vec::new();
-        for change in changes {
-            match change {
-                Change::AddChain(name) => {
-                    self.chains.insert(name.clone());
-                    new_chains.push(name);
-                }
-                Change::RewriteChain(name) => new_chains.push(name),
-                Change::Delete(key, value) => {
-                    self.unlinked |= chain_of(&value).is_some_and(|name| Chain::is_transient(name));
-                    *self.counts.entry(map_of(&key)).or_default() -= 1;
-                    self.applied.remove(&key);
-                }
-                Change::Add(key, value) => {
-                    *self.counts.entry(map_of(&key)).or_default() += 1;
-                    self.applied.insert(key, value);
-                }
-            }
-        }
+        let new_chains: Vec<_> = changes.iter().filter_map(|change| self.took(change)).collect();
         if let Err(error) = self.read_back(&new_chains, chains, transactions, node) {
             tracing::debug!(%error, "new chains cannot be read; reading everything at the next look");
             self.known = false;

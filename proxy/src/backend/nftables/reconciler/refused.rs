@@ -29,7 +29,7 @@ pub(super) fn blamed(change: Option<&Change>, wanted: &Wanted) -> BTreeSet<Front
 
 impl<K: Kernel> Reconciler<K> {
     /// Once in a while, tries the refused frontends again: what the kernel lacked (memory, room in a map) may be there
-    /// now. Gives a report if it took any; a refusal changes nothing.
+    /// now. Gives a report if it took any; a refusal changes nothing but chains that no row goes to.
     ///
     /// # Errors
     /// The socket failed; whether the rows are in force is not known.
@@ -49,7 +49,7 @@ impl<K: Kernel> Reconciler<K> {
             let touched = Touched { frontends: frontends.clone(), ..Touched::default() };
             let (wanted, changes) = self.compare(desired, &touched)?;
             self.known = false;
-            match self.commit(&changes, &wanted.chains, desired.node()) {
+            match self.commit(&changes, &wanted.chains, desired) {
                 Ok(Committed { counts, transactions }) => {
                     self.known = true;
                     self.counting.take(desired, &self.applied, &changes, counts);
@@ -62,7 +62,6 @@ impl<K: Kernel> Reconciler<K> {
                     self.refused.retain(|frontend, _| !frontends.contains(frontend));
                     return Ok(Some(Report { refused: self.refused.clone(), ..report }));
                 }
-                Err(error) if self.doubtful => return Err(error),
                 Err(KernelError::Refused { change, message }) => {
                     self.known = true;
                     let blamed = blamed(change.and_then(|index| changes.get(index)), &wanted);

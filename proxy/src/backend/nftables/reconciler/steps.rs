@@ -4,12 +4,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::backend::nftables::diff::{Change, is_late};
+use crate::backend::nftables::chains::Chain;
+use crate::backend::nftables::diff::{Change, is_early, is_late};
 use crate::backend::nftables::kernel::{Kernel, KernelError, RowCount};
+use crate::backend::nftables::maps::map_of;
 use crate::backend::nftables::rows::Chains;
-use crate::desired::node_view::NodeView;
+use crate::desired::Desired;
 
-use super::Reconciler;
+use super::{Reconciler, chain_of};
 
 /// Changes that are in force.
 #[derive(Debug, Default)]
@@ -20,23 +22,17 @@ pub(super) struct Committed {
     pub(super) transactions: u32,
 }
 
-/// Of changes as [`crate::backend::nftables::diff::diff`] orders them: chains, then rows, then rows that go late.
+/// Of changes as [`crate::backend::nftables::diff::diff`] orders them: what goes early, the other rows, and what goes late. A row that
+/// could as well be in the second may be in another where there is none between.
 fn steps(changes: &[Change]) -> [Range<usize>; 3] {
-    let chains = changes.iter().take_while(|change| chain_of(change).is_some()).count();
+    let early = changes.iter().take_while(|change| is_early(change)).count();
     let late = changes.iter().rev().take_while(|change| matches!(change, Change::Delete(key, _) if is_late(key)));
     let late = changes.len() - late.count();
-    [0..chains, chains..late, late..changes.len()]
-}
-
-fn chain_of(change: &Change) -> Option<&Arc<str>> {
-    match change {
-        Change::AddChain(name) | Change::RewriteChain(name) => Some(name),
-        Change::Add(..) | Change::Delete(..) => None,
-    }
+    [0..early, early..late, late..changes.len()]
 }
 
 impl<K: Kernel> Reconciler<K> {
-    /// Commits changes. After a failure chains that are there are known, and rows may be in force: then `doubtful` says so.
+    /// Commits changes. What of them is in force when one fails is known: callers need not take it in.
     ///
     /// # Errors
     /// As [`Kernel::commit`].
@@ -44,19 +40,21 @@ impl<K: Kernel> Reconciler<K> {
         &mut self,
         changes: &[Change],
         chains: &Chains,
-        node: &NodeView,
+        desired: &Desired,
     ) -> Result<Committed, KernelError> {
         let mut committed = Committed::default();
-        for step in steps(changes).into_iter().filter(|step| !step.is_empty()) {
-            let (before, now) = (&changes[..step.start], &changes[step.clone()]);
-            match self.kernel.commit(now, chains, node) {
+        for (number, step) in steps(changes).into_iter().enumerate().filter(|(_, step)| !step.is_empty()) {
+            if number == 2 {
+                self.kernel.let_packets_pass();
+            }
+            match self.kernel.commit(&changes[step.clone()], chains, desired.node()) {
                 Ok(counts) => {
                     committed.counts.extend(counts);
                     committed.transactions += 1;
                 }
                 Err(error) => {
-                    self.broken_off(before.iter().filter_map(chain_of).cloned().collect());
-                    self.doubtful |= before.iter().any(|change| chain_of(change).is_none()) || !error.changed_nothing();
+                    self.broken_off(&changes[..step.start], committed, desired);
+                    self.doubtful |= !error.changed_nothing();
                     return Err(error.at(step.start));
                 }
             }
@@ -64,17 +62,38 @@ impl<K: Kernel> Reconciler<K> {
         Ok(committed)
     }
 
-    /// These chains have been written, and no row goes to them yet.
-    fn broken_off(&mut self, written: Vec<Arc<str>>) {
-        if written.is_empty() {
+    /// These changes are in force, and the next are not.
+    fn broken_off(&mut self, changes: &[Change], committed: Committed, desired: &Desired) {
+        if changes.is_empty() {
             return;
         }
-        match self.kernel.digests(&written) {
+        self.counting.take(desired, &self.applied, changes, committed.counts);
+        let chains: Vec<_> = changes.iter().filter_map(|change| self.took(change)).collect();
+        match self.kernel.digests(&chains) {
             Ok(digests) => self.digests.extend(digests),
             Err(error) => tracing::debug!(%error, "new chains cannot be read"),
         }
-        self.follow_generation(self.generation, 1);
-        self.unread.extend(written.iter().cloned());
-        self.chains.extend(written);
+        self.follow_generation(self.generation, committed.transactions);
+        self.unread.extend(chains);
+    }
+
+    /// Takes a change that is in force into what is known to be; gives the chain that was written.
+    pub(super) fn took(&mut self, change: &Change) -> Option<Arc<str>> {
+        match change {
+            Change::AddChain(name) | Change::RewriteChain(name) => {
+                self.chains.insert(name.clone());
+                return Some(name.clone());
+            }
+            Change::Delete(key, value) => {
+                self.unlinked |= chain_of(value).is_some_and(|name| Chain::is_transient(name));
+                *self.counts.entry(map_of(key)).or_default() -= 1;
+                self.applied.remove(key);
+            }
+            Change::Add(key, value) => {
+                *self.counts.entry(map_of(key)).or_default() += 1;
+                self.applied.insert(*key, value.clone());
+            }
+        }
+        None
     }
 }

@@ -14,7 +14,7 @@ use crate::state::event::Event;
 use crate::state::objects::{Family, ObjectName, Scheduling, Service};
 
 /// Of a hundred changes one or two meet a packet where they can.
-const CHANGES: usize = 900;
+const CHANGES: usize = 450;
 const ENDPOINTS: [&str; 3] = ["10.244.0.1", "10.244.0.2", "10.244.0.3"];
 
 /// Counts who leaves with a Service's address.
@@ -50,15 +50,16 @@ struct Asked {
 impl Asked {
     /// Asks by a new socket each time, until the end. None has the address and port of another: connection tracking knows none of them.
     fn ask(&self, service: &Service, end: &AtomicBool) {
-        for number in 0..u32::from(u16::MAX) * 8 {
+        let address = *service.load_balancer_ips.first().unwrap_or(&service.cluster_ips[0]);
+        for number in 0_u32.. {
             if end.load(Ordering::Relaxed) {
                 return;
             }
-            let [_, port, a, b] = number.to_be_bytes();
-            let from = SocketAddr::from(([10, 1, a, b], 1000 + u16::from(port)));
+            let [port, a, b, c] = number.to_be_bytes();
+            let from = SocketAddr::from(([11, a, b, c], 2000 + u16::from(port)));
             let socket = UdpSocket::bind(from).unwrap();
-            // What is refused is told to who sends it (EPERM).
-            let is_sent = socket.send_to(b"x", (service.cluster_ips[0], 53)).is_ok();
+            // What is refused or dropped is told to who sends it (EPERM).
+            let is_sent = socket.send_to(b"x", (address, 53)).is_ok();
             if is_sent { &self.sent } else { &self.refused }.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -72,7 +73,8 @@ fn endpoints(count: usize) -> Event {
 fn missed_while(service: &Service, change: impl Fn(usize) -> Event + Sync) -> usize {
     with_kernel(|mut reconciler| {
         for arguments in [
-            "route add local 10.1.0.0/16 dev lo",
+            "address add 192.168.0.2/32 dev lo",
+            "route add local 11.0.0.0/8 dev lo",
             "route add local 10.244.0.0/16 dev lo",
             "route add 10.96.0.0/16 dev lo",
         ] {
@@ -131,4 +133,14 @@ fn an_address_that_comes_with_its_ports_is_not_refused() {
         _ => Event::Service(web.clone()),
     });
     assert!(missed > 0, "while it is away");
+}
+
+#[test]
+fn source_ranges_are_there_before_they_are_asked_for() {
+    let balanced = Service { load_balancer_ips: vec!["10.96.0.9".parse().unwrap()], ..service("web", &["10.96.0.1"]) };
+    let ranged = Service { source_ranges: vec!["11.0.0.0/8".parse().unwrap()], ..balanced.clone() };
+    let missed = missed_while(&balanced, |number| {
+        Event::Service(if number % 2 == 0 { ranged.clone() } else { balanced.clone() })
+    });
+    assert_eq!(missed, 0);
 }

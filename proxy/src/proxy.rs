@@ -146,9 +146,12 @@ impl<B: Backend> Proxy<B> {
         let is_whole = !self.synced || at_once == usize::MAX || !view.gives_same_targets(self.desired.node());
         let room = if self.failed { 0 } else { at_once };
         let cost = |name: &ObjectName| match self.state.services().get(name) {
-            // What it gives up is for others now. And what the sync that failed was to bring may have failed for what it was then.
-            Some(service) if self.pending.services.contains(name) || self.desired.gives_up(service) => 0,
-            Some(service) if !is_whole => self.backend.cost(&self.desired, service),
+            Some(service) if !is_whole => match self.backend.cost(&self.desired, service) {
+                0 => 0,
+                // What it gives up is for others now. And what the sync that failed was to bring may have failed for what it was then.
+                _ if self.pending.services.contains(name) || self.desired.gives_up(service) => 0,
+                cost => cost,
+            },
             _ => 0,
         };
         let changes = self.portions.next(changes, room, cost);

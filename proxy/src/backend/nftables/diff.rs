@@ -20,8 +20,8 @@ pub enum Change {
 
 /// The changes that turn `applied` into `wanted`, where both hold only the keys that matter. First comes what [`is_early`]: chains (new
 /// ones, then those `altered`) and the source ranges of who had none. Then deletions, then additions: a replaced row is deleted and
-/// added in one transaction, which no packet sees.
-/// So are the rows that are `anew` though they say the same: they count from 0. Last come deletions that are [`is_late`].
+/// added in one transaction, which packets do not see.
+/// So are the rows that are `anew` though they say the same: they count from 0. Last comes what [`is_late`].
 pub fn diff<'a>(
     applied: impl Iterator<Item = (&'a Key, &'a Value)>,
     wanted: &Rows,
@@ -39,25 +39,33 @@ pub fn diff<'a>(
     }
     let is_altered = |name: &&Arc<str>| chains.contains_key(*name) && known_chains.contains(*name);
     changes.extend(altered.iter().filter(is_altered).cloned().map(Change::RewriteChain));
-    let (mut additions, mut late) = (Vec::new(), Vec::new());
+    let (mut deletions, mut additions) = (Vec::new(), Vec::new());
+    let (mut early, mut late) = (Vec::new(), Vec::new());
     let mut same = BTreeSet::new();
+    // Who is asked for ranges already, or has some of which one may overlap with a new one.
     let mut ranged = BTreeSet::new();
-    let (mut deletions, mut early) = (Vec::new(), Vec::new());
     for (key, value) in applied {
-        if let Key::Of(of, Part::Ranged) = key {
+        if let Key::Of(of, Part::Ranged | Part::SourceRange(_)) = key {
             ranged.insert(*of);
         }
         match wanted.get(key) {
             Some(new) if new == value && !anew(key) => {
                 same.insert(*key);
             }
-            None if is_late(key) && !is_among_ranges(key, wanted) => late.push(Change::Delete(*key, value.clone())),
-            _ => deletions.push(Change::Delete(*key, value.clone())),
+            new => {
+                let change = Change::Delete(*key, value.clone());
+                let is_late = new.is_none() && is_late(&change) && !is_among_ranges(key, wanted);
+                if is_late { &mut late } else { &mut deletions }.push(change);
+            }
         }
     }
     for (key, value) in wanted.iter().filter(|(key, _)| !same.contains(key)) {
-        let is_first_range = matches!(key, Key::Of(of, Part::SourceRange(_)) if !ranged.contains(of));
-        if is_first_range { &mut early } else { &mut additions }.push(Change::Add(*key, value.clone()));
+        let change = Change::Add(*key, value.clone());
+        match key {
+            Key::Of(of, Part::SourceRange(_)) if !ranged.contains(of) => early.push(change),
+            _ if is_late(&change) => late.push(change),
+            _ => additions.push(change),
+        }
     }
     changes.extend(early);
     changes.extend(deletions);
@@ -76,12 +84,17 @@ pub fn is_early(change: &Change) -> bool {
     }
 }
 
-/// Whether a row is one that a packet may ask for because of what it has found in another row before: that one goes first.
-pub fn is_late(key: &Key) -> bool {
-    match key {
-        Key::Turn(..) | Key::Hairpin(_) => true,
-        Key::Of(_, part) => matches!(part, Part::Endpoint(_) | Part::Ranged | Part::SourceRange(_)),
-        _ => false,
+/// Whether a change is to wait until others are in force for every packet: deletions of rows that a packet may ask for because of what it
+/// has found in another row before, and additions that have a packet refused or dropped which has found no frontend.
+pub fn is_late(change: &Change) -> bool {
+    match change {
+        Change::Delete(Key::Of(_, part), _) => {
+            matches!(part, Part::Endpoint(_) | Part::Ranged | Part::SourceRange(_))
+        }
+        Change::Delete(key, _) => matches!(key, Key::Turn(..) | Key::Hairpin(_) | Key::ServiceCidr(_)),
+        // The old ranges go where the new ones come, as they may overlap.
+        Change::Add(key, _) => matches!(key, Key::ClusterIp(_) | Key::ServiceCidr(_)),
+        Change::AddChain(_) | Change::RewriteChain(_) => false,
     }
 }
 
@@ -106,4 +119,50 @@ pub fn in_order(chains: &Chains) -> Vec<&Arc<str>> {
         ordered.extend(ready);
     }
     ordered
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::desired::target::Frontend;
+    use crate::state::objects::Protocol;
+
+    const WEB: Frontend =
+        Frontend::Address { ip: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9)), protocol: Protocol::Tcp, port: 80 };
+
+    fn rows(parts: &[Part]) -> Rows {
+        parts.iter().map(|part| (Key::Of(WEB, *part), Value::Present)).collect()
+    }
+
+    fn order(applied: &[Part], wanted: &[Part]) -> Vec<String> {
+        let (applied, wanted) = (rows(applied), rows(wanted));
+        let changes = diff(applied.iter(), &wanted, &Chains::new(), &BTreeSet::new(), &BTreeSet::new(), &|_| false);
+        let text = |change: &Change| match change {
+            Change::Add(Key::Of(_, part), _) => format!("+ {part:?}"),
+            Change::Delete(Key::Of(_, part), _) => format!("- {part:?}"),
+            other => format!("{other:?}"),
+        };
+        changes.iter().map(text).collect()
+    }
+
+    #[test]
+    fn ranges_come_before_and_go_after_whoever_asks_for_them() {
+        let [old, new] = ["10.0.0.0/9", "10.0.0.0/8"].map(|net| Part::SourceRange(net.parse().unwrap()));
+        let text = |sign, part: Part| format!("{sign} {part:?}");
+        let (verdict, ranged) = (Part::Verdict, Part::Ranged);
+        let comes = order(&[], &[verdict, ranged, new]);
+        assert_eq!(comes, [text('+', new), text('+', verdict), text('+', ranged)]);
+        let goes = order(&[verdict, ranged, new], &[verdict]);
+        assert_eq!(goes, [text('-', ranged), text('-', new)]);
+        let changes = order(&[verdict, ranged, old], &[verdict, ranged, new]);
+        assert_eq!(changes, [text('-', old), text('+', new)], "they overlap");
+        let left = order(&[old], &[verdict, ranged, new]);
+        assert_eq!(
+            left,
+            [text('-', old), text('+', verdict), text('+', ranged), text('+', new)],
+            "of a sync that failed"
+        );
+    }
 }

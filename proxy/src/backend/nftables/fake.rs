@@ -1,5 +1,6 @@
 //! A kernel in memory that fails on request: for what a real one cannot be made to do in a test.
 
+mod order;
 mod script;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -181,51 +182,6 @@ impl Fake {
     }
 }
 
-/// What a packet would meet that looks into one row before a transaction and into the next after it: a chain or source ranges that are
-/// not there yet for it, or nothing where an old row has led it to.
-fn meets_half(changes: &[Change]) -> Option<String> {
-    let added: BTreeSet<Key> = changes.iter().filter_map(added).collect();
-    let is_late = |change: &&Change| match change {
-        Change::Delete(key @ (Key::Turn(..) | Key::Hairpin(_)), _) => !added.contains(key),
-        Change::Delete(key @ Key::Of(_, Part::Endpoint(_) | Part::Ranged), _) => !added.contains(key),
-        _ => false,
-    };
-    let leads = |change: &Change| matches!(change, Change::Add(..) | Change::Delete(Key::Of(_, Part::Verdict), _));
-    if let Some(late) = changes.iter().find(is_late).filter(|_| changes.iter().any(leads)) {
-        return Some(format!("{late:?} goes together with what leads there"));
-    }
-    let verdicts = changes
-        .iter()
-        .filter(|change| matches!(change, Change::Add(Key::Of(_, Part::Verdict | Part::Ranged | Part::Remember), _)));
-    let is_chain = |change: &Change| matches!(change, Change::AddChain(_) | Change::RewriteChain(_));
-    if verdicts.clone().count() > 0 && changes.iter().any(is_chain) {
-        return Some("rows come together with the chains that they go to".to_owned());
-    }
-    let of = |is: fn(&Part) -> bool, keys: &BTreeSet<Key>| -> BTreeSet<String> {
-        let of = |key: &Key| match key {
-            Key::Of(of, part) if is(part) => Some(of.to_string()),
-            _ => None,
-        };
-        keys.iter().filter_map(of).collect()
-    };
-    let deleted = changes.iter().filter_map(|change| match change {
-        Change::Delete(key, _) => Some(*key),
-        _ => None,
-    });
-    let is_ranged: fn(&Part) -> bool = |part| matches!(part, Part::Ranged);
-    let had_ranges = of(is_ranged, &deleted.collect());
-    let ranges = of(|part| matches!(part, Part::SourceRange(_)), &added);
-    let early = of(is_ranged, &added).into_iter().find(|of| ranges.contains(of) && !had_ranges.contains(of));
-    early.map(|of| format!("{of} is told to look into ranges that come with it"))
-}
-
-fn added(change: &Change) -> Option<Key> {
-    match change {
-        Change::Add(key, _) => Some(*key),
-        _ => None,
-    }
-}
-
 /// What a row of an endpoint has counted.
 fn counted(key: &Key, value: &Value, connections: Option<u64>) -> Option<RowCount> {
     let Value::Endpoint(endpoint) = value else { return None };
@@ -356,7 +312,7 @@ impl Kernel for Fake {
             return Err(KernelError::Refused { change: None, message: "asked for".into() });
         }
         let Some(mut table) = self.table.clone() else { return Err(self.refuse(0, "no table".into())) };
-        self.complaints.extend(meets_half(changes));
+        self.complaints.extend(order::meets_half(&table.rows, changes));
         for (index, change) in changes.iter().enumerate() {
             let asked = match change {
                 Change::AddChain(name) | Change::RewriteChain(name) => self.faults.chains.contains(name),
@@ -379,6 +335,9 @@ impl Kernel for Fake {
                 Change::Delete(key, value) => {
                     taken.extend(counted(key, value, counts.remove(key)));
                     (table.rows.remove(key).as_ref() != Some(value)).then(|| format!("{key:?} is not there"))
+                }
+                Change::Add(Key::Of(of, Part::SourceRange(net)), _) if order::overlaps(&table.rows, *of, net) => {
+                    Some(format!("{of} has a range that overlaps with {net}"))
                 }
                 Change::Add(key, value) => match value {
                     Value::Chain(name) if !table.chains.contains_key(name) => Some(format!("{key:?} goes to {name}")),

@@ -19,7 +19,7 @@ use super::seal::Structure;
 use super::skeleton::TABLE;
 use super::taking::Taking;
 
-/// What a grace period takes at most, but for CPUs that stand still.
+/// What a grace period takes, but for CPUs that stand still.
 const GRACE: Duration = Duration::from_millis(30);
 /// How many clients are forgotten in one transaction: if one of them expires meanwhile, the others are tried again.
 const FORGET_AT_ONCE: usize = 256;
@@ -64,13 +64,16 @@ impl Netfilter {
 }
 
 /// Waits until whoever read the rules and rows of a moment ago has ended: hooks run within an RCU read-side section, and
-/// `MEMBARRIER_CMD_GLOBAL` is a grace period (`synchronize_rcu` in the kernel's `kernel/sched/membarrier.c`). Where the kernel has none (CPUs
-/// with nohz_full, or a filter of system calls) it is waited for as long as one takes.
+/// `MEMBARRIER_CMD_GLOBAL` is a grace period (`synchronize_rcu` in the kernel's `kernel/sched/membarrier.c`) where there is more than one
+/// CPU. Where the kernel has none (CPUs with nohz_full, or a filter of system calls), and with one CPU, it is waited for as long as one
+/// takes most of the time, which is all that can be done.
 #[allow(unsafe_code)]
 fn grace_period() {
     const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
     // SAFETY: the call takes three numbers and touches no memory.
-    if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } != 0 {
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    let cpus = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    if result != 0 || !cpus.contains(['-', ',']) {
         std::thread::sleep(GRACE);
     }
 }

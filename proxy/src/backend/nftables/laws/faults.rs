@@ -79,6 +79,25 @@ proptest! {
     }
 
     #[test]
+    fn a_start_that_fails_between_its_steps_is_repaired(
+        settings in settings(), before in history(), since in history(), fault in fault(), later in 0_usize..3,
+    ) {
+        let mut world = World::new(settings);
+        for event in before {
+            world.step(event).unwrap();
+        }
+        world.reconciler = Reconciler::new(world.fake().clone());
+        for event in since {
+            world.follow(event);
+        }
+        world.fake().faults = Faults { later, ..fault };
+        let _ = world.reconciler.sync(&world.desired, Touched::default());
+        world.fake().faults = Faults::default();
+        world.reconciler.sync(&world.desired, Touched::default()).unwrap();
+        world.assert_in_force();
+    }
+
+    #[test]
     fn want_of_memory_takes_nothing_out_of_force(
         settings in settings(), history in history(), memory in prop::collection::vec(0_usize..5, 24), tampered in any::<Index>(),
     ) {

@@ -53,6 +53,7 @@ impl<K: Kernel> Reconciler<K> {
         let (transactions, replace) = match found {
             Some(found) if !has_foreign && is_intact(&found, &program) => {
                 self.applied = found.rows;
+                self.count_rows();
                 self.chains = found.structure.chains.into_keys().collect();
                 (0, false)
             }
@@ -67,6 +68,7 @@ impl<K: Kernel> Reconciler<K> {
                 self.kernel.load(&skeleton::text(desired.node()))?;
                 report.loaded = true;
                 self.applied = Rows::new();
+                self.count_rows();
                 (1 + self.seal(desired.node())?, false)
             }
         };
@@ -142,6 +144,7 @@ impl<K: Kernel> Reconciler<K> {
         self.counting.take(desired, &self.applied, &[], counts);
         self.counting.found(desired, &self.applied, None);
         self.applied = rows;
+        self.count_rows();
         let transactions = 1 + self.seal(desired.node())?;
         // The rows that are not there yet, and chains that another version of nft has put in other expressions than
         // ours: the next process would take them for changed.

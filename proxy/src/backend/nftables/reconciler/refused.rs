@@ -29,7 +29,7 @@ pub(super) fn blamed(change: Option<&Change>, wanted: &Wanted) -> BTreeSet<Front
 
 impl<K: Kernel> Reconciler<K> {
     /// Once in a while, tries the refused frontends again: what the kernel lacked (memory, room in a map) may be there
-    /// now. Gives a report if it took any; a refusal changes nothing but chains that no row goes to.
+    /// now. Gives a report if it took any; a refusal changes nothing that a packet meets.
     ///
     /// # Errors
     /// The socket failed; whether the rows are in force is not known.

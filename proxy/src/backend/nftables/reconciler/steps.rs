@@ -1,6 +1,7 @@
 //! Changes in steps, each a transaction of its own. The kernel changes over between two lookups of one packet: what it finds in a
-//! row of before must still be there, and what a new row leads to be there already.
+//! row of before must still be there, what a new row leads to be there already, and what has it refused come last.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use crate::backend::nftables::chains::Chain;
 use crate::backend::nftables::diff::{Change, is_early, is_late};
 use crate::backend::nftables::kernel::{Kernel, KernelError, RowCount};
 use crate::backend::nftables::maps::map_of;
-use crate::backend::nftables::rows::Chains;
+use crate::backend::nftables::rows::{Chains, Key};
 use crate::desired::Desired;
 
 use super::{Reconciler, chain_of};
@@ -26,8 +27,7 @@ pub(super) struct Committed {
 /// could as well be in the second may be in another where there is none between.
 fn steps(changes: &[Change]) -> [Range<usize>; 3] {
     let early = changes.iter().take_while(|change| is_early(change)).count();
-    let late = changes.iter().rev().take_while(|change| matches!(change, Change::Delete(key, _) if is_late(key)));
-    let late = changes.len() - late.count();
+    let late = changes.len() - changes[early..].iter().rev().take_while(|change| is_late(change)).count();
     [0..early, early..late, late..changes.len()]
 }
 
@@ -68,6 +68,13 @@ impl<K: Kernel> Reconciler<K> {
             return;
         }
         self.counting.take(desired, &self.applied, changes, committed.counts);
+        if desired.node().counts() {
+            let of = |change: &Change| match change {
+                Change::Add(Key::Of(of, _), _) | Change::Delete(Key::Of(of, _), _) => Some(*of),
+                _ => None,
+            };
+            self.own(desired, changes.iter().filter_map(of).collect::<BTreeSet<_>>().into_iter());
+        }
         let chains: Vec<_> = changes.iter().filter_map(|change| self.took(change)).collect();
         match self.kernel.digests(&chains) {
             Ok(digests) => self.digests.extend(digests),
@@ -86,7 +93,8 @@ impl<K: Kernel> Reconciler<K> {
             }
             Change::Delete(key, value) => {
                 self.unlinked |= chain_of(value).is_some_and(|name| Chain::is_transient(name));
-                *self.counts.entry(map_of(key)).or_default() -= 1;
+                let count = self.counts.entry(map_of(key)).or_default();
+                *count = count.saturating_sub(1);
                 self.applied.remove(key);
             }
             Change::Add(key, value) => {

@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kubeferry_ebpf_common::packet::{ACK, FIN, RST, SYN};
+use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Flow, FlowKey, TCP};
 use kubeferry_tests::bpf::Places;
 use kubeferry_tests::bpf::pinned::{Pinned, flow_key, interface_index};
 use kubeferry_tests::client::{Connection, Running, ask_once, datagrams, until, until_for};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::forging::{Victim, outlived};
+use kubeferry_tests::netns::tool;
 use kubeferry_tests::on_both_datapaths;
 use kubeferry_tests::packets::{FrameSocket, Protocol, first_packet, tcp_packet};
 use kubeferry_tests::served::Served;
@@ -102,6 +104,53 @@ fn nobody_else_begins_one_between_the_ends_of_another(datapath: Datapath) {
             }
         }
     }
+}
+
+/// What a node has for routes to its pods where programs bring packets to them: all by an interface of the network plugin's, directly or
+/// by a gateway; or none but the default one, which is by the veth of somebody else.
+const PAST_THE_POD: [&[&str]; 3] = [
+    &["route add 10.244.1.0/24 dev cni", "route add fd00:10:244:1::/64 dev cni"],
+    &[
+        "route add 10.244.1.0/24 via 10.244.1.254 dev cni onlink",
+        "route add fd00:10:244:1::/64 via fe80::fe dev cni onlink",
+    ],
+    &[],
+];
+
+#[test]
+fn a_pod_that_no_route_leads_to_asks_in_its_own_name() {
+    let cluster = Small::start(Datapath::ebpf().unwrap(), &(OBJECTS.to_owned() + small::ENDPOINT)).unwrap();
+    let (node, pod) = (&cluster.hosts.node, cluster.hosts.host("client"));
+    let vips = ["10.96.0.10", "fd00:10:96::10"].map(|ip| SocketAddr::new(ip.parse().unwrap(), 80));
+    for vip in vips {
+        drop(until("the Service to answer", || Connection::attempt(cluster.client(), vip)).unwrap());
+    }
+    let Datapath::Ebpf(places) = &cluster.datapath else { unreachable!() };
+    let pinned = Pinned::open(places.bpffs()).unwrap();
+    // In the place of programs, for what comes from the endpoint alone.
+    for family in ["-4", "-6"] {
+        tool("ip", &["-n", node.name(), family, "rule", "add", "iif", "web1", "lookup", "100"], "").unwrap();
+    }
+    node.ip(&pod.addresses.iter().map(|ip| format!("{} table 100", pod.route_to(*ip))).collect::<Vec<_>>()).unwrap();
+    let devices = pinned.devices().unwrap();
+    node.ip(&["link add cni type veth peer name cni-end", "link set cni up", "link set cni-end up"]).unwrap();
+    until("the new interfaces to be known", || (pinned.devices().unwrap() == devices + 2).then_some(())).unwrap();
+    node.ip(&pod.addresses.iter().map(|ip| format!("route del {ip}")).collect::<Vec<_>>()).unwrap();
+    for ways in PAST_THE_POD {
+        node.ip(ways).unwrap();
+        for vip in vips {
+            let what = format!("{vip}, with {ways:?}");
+            let tcp = Connection::open_within(cluster.client(), vip, Duration::from_secs(5));
+            assert_eq!(pinned.counter(Counter::Forged).unwrap(), 0, "{what}");
+            let answer = tcp.unwrap_or_else(|error| panic!("{what}: {error}")).ask().unwrap();
+            let datagram = ask_once(&datagrams(cluster.client(), vip).unwrap()).unwrap();
+            let datagram = datagram.unwrap_or_else(|| panic!("{what}: no datagram is answered"));
+            let its_own = pod.addresses[usize::from(vip.is_ipv6())];
+            assert_eq!([answer, datagram].map(|(_, seen)| seen.ip()), [its_own; 2], "{what}");
+        }
+        node.ip(&ways.iter().map(|way| way.replace("add", "del")).collect::<Vec<_>>()).unwrap();
+    }
+    assert_eq!(pinned.counter(Counter::Forged).unwrap(), 0);
 }
 
 /// The web cluster with these objects, served by programs, and their maps.

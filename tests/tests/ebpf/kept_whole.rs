@@ -4,9 +4,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use kubeferry_ebpf_common::packet::{ACK, FIN, RST, SYN};
-use kubeferry_ebpf_common::{FlowKey, TCP, UDP};
+use kubeferry_ebpf_common::{Flow, FlowKey, TCP, UDP};
 use kubeferry_tests::bpf::pinned::flow_key;
-use kubeferry_tests::client::{Connection, ask_once, datagrams};
+use kubeferry_tests::client::{Connection, ask_once, datagrams, until};
 use kubeferry_tests::packets::{Protocol, first_packet, fragments, tcp_packet};
 use kubeferry_tests::web::MANIFESTS;
 
@@ -24,7 +24,11 @@ fn client() -> SocketAddr {
 }
 
 fn one_endpoint(flags: &[&str]) -> ByPacket {
-    ByPacket::start(&MANIFESTS.replace(", {addresses: [10.244.1.2], nodeName: worker-1}", ""), flags)
+    ByPacket::start(&one_endpoint_at("10.244.1.1"), flags)
+}
+
+fn one_endpoint_at(ip: &str) -> String {
+    MANIFESTS.replace(", {addresses: [10.244.1.2], nodeName: worker-1}", "").replace("[10.244.1.1]", &format!("[{ip}]"))
 }
 
 /// A full table throws out what was used least recently: of a connection where one side alone sends, the other side's entries.
@@ -69,6 +73,44 @@ fn a_connection_whose_port_is_another_s_begins_anew() {
     let (_, now) = ask_once(&udp).unwrap().expect("an answer");
     assert_ne!(now, seen);
     assert_eq!(cluster.pinned.flow(&answers).unwrap().expect("the other's").end, another);
+}
+
+/// What goes to an endpoint on the node itself never leaves, and where it would be masqueraded its entry for that is not used: a table
+/// that is full throws it out first.
+#[test]
+fn a_connection_to_the_node_goes_on_without_the_entry_that_it_does_not_use() {
+    let cluster = ByPacket::start(&one_endpoint_at("192.0.2.1"), &["--masquerade-all"]);
+    let vip = cluster.web().vip();
+    let here = SocketAddr::from(([192, 0, 2, 1], 8080));
+    let question = |bits| {
+        let ran = cluster.comes("client", &tcp_packet(client(), vip, bits, 1));
+        assert_eq!((ran.verdict, ran.frame), (NEXT, tcp_packet(client(), here, bits, 1)), "bits {bits:#x}");
+    };
+    let answer = |bits| {
+        let ran = cluster.leaves("client", None, &tcp_packet(here, client(), bits, 1));
+        assert_eq!((ran.verdict, ran.frame), (NEXT, tcp_packet(vip, client(), bits, 1)), "bits {bits:#x}");
+    };
+    question(SYN);
+    answer(SYN | ACK);
+    question(ACK);
+    let unused = flow_key(TCP, client(), here, FlowKey::OUT);
+    assert_eq!(cluster.pinned.raw_flow(&unused).unwrap().expect("it is there").flags & Flow::PENDING, Flow::PENDING);
+    // Whoever begins anew is told by where that goes.
+    cluster.web().write(&one_endpoint_at("10.244.1.1")).unwrap();
+    let elsewhere = || {
+        let list = cluster.pinned.list(vip, TCP).unwrap();
+        list.iter().map(|endpoint| endpoint.address).eq([endpoint().ip().into()]).then_some(())
+    };
+    until("another endpoint", elsewhere).unwrap();
+    let keys = cluster.pinned.flow_keys().unwrap();
+    for _ in 0..2 {
+        cluster.pinned.forget_flow(&unused).unwrap();
+        cluster.age(OLDER);
+        question(ACK);
+        answer(ACK);
+        assert_eq!(cluster.pinned.flow_keys().unwrap().len(), keys.len());
+        assert!(cluster.pinned.raw_flow(&unused).unwrap().is_some_and(|flow| flow.flags & Flow::PENDING != 0));
+    }
 }
 
 /// The endpoint has closed, the client has not, and somebody with its address and port begins anew: a pod that has come in its place.

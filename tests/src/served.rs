@@ -36,10 +36,15 @@ impl Served {
     /// # Errors
     /// As [`Served::start`].
     pub fn restart(&mut self, flags: &[&str]) -> Result<()> {
-        drop(self.running.take());
+        self.end();
         let mut command = self.datapath.command(&self.web.source)?;
         self.running = Some(Running::start_command(command.args(flags), self.node())?);
         until("the first sync", || synced(self.node()))
+    }
+
+    /// Ends what runs (SIGKILL); what it has put into the kernel goes on.
+    pub fn end(&mut self) {
+        drop(self.running.take());
     }
 
     /// The node.

@@ -9,13 +9,14 @@ use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 pub use flows::{Entry, flow_key};
 use kubeferry::backend::ebpf::bpf::definition;
 use kubeferry_ebpf_common::live::{LiveFilter, LiveSpent};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Address, Backend, Config, FlowKey, Frontend, FrontendKey, Slot, SocketKey, Traffic};
 pub use runs::Ran;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::kernel;
 use crate::netns::Netns;
@@ -129,6 +130,18 @@ impl Pinned {
     /// The kernel's.
     pub fn clear_config(&self) -> Result<()> {
         Ok(kernel::put(self.config.as_fd(), &0u32.to_ne_bytes(), &[0; size_of::<Config>()])?)
+    }
+
+    /// Has connections be moved here, or not any more: see [`Config::MOVING`].
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_moving(&self, moving: bool) -> Result<()> {
+        let at = 0u32.to_ne_bytes();
+        let row = kernel::get(self.config.as_fd(), &at, size_of::<Config>())?.context("no row")?;
+        let mut config = Config::read_from_bytes(&row).map_err(|_| anyhow!("a row of {} bytes", row.len()))?;
+        config.flags = config.flags & !Config::MOVING | if moving { Config::MOVING } else { 0 };
+        Ok(kernel::put(self.config.as_fd(), &at, config.as_bytes())?)
     }
 
     /// Fills the map of frontends with rows of nobody; how many there was room for.

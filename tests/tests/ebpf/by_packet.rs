@@ -27,6 +27,11 @@ impl ByPacket {
         Self { served, pinned }
     }
 
+    /// Nobody writes to the maps any more; the programs go on.
+    pub fn end(&mut self) {
+        self.served.end();
+    }
+
     pub fn web(&self) -> &Web {
         &self.served.web
     }

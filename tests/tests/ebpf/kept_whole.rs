@@ -1,7 +1,9 @@
 //! The entries of a connection belong together: one that is lost comes again, and what an end says of one side leaves the other alone. And
 //! what else one packet must not do to another.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use kubeferry_ebpf_common::packet::{ACK, FIN, RST, SYN};
 use kubeferry_ebpf_common::{Flow, FlowKey, TCP, UDP};
@@ -10,7 +12,7 @@ use kubeferry_tests::client::{Connection, ask_once, datagrams, until};
 use kubeferry_tests::packets::{Protocol, first_packet, fragments, tcp_packet};
 use kubeferry_tests::web::MANIFESTS;
 
-use super::by_packet::{ByPacket, NEXT};
+use super::by_packet::{ByPacket, NEXT, SHOT};
 
 /// So that each packet finds its entries older than its own time.
 const OLDER: u32 = 2;
@@ -110,6 +112,45 @@ fn a_connection_to_the_node_goes_on_without_the_entry_that_it_does_not_use() {
         answer(ACK);
         assert_eq!(cluster.pinned.flow_keys().unwrap().len(), keys.len());
         assert!(cluster.pinned.raw_flow(&unused).unwrap().is_some_and(|flow| flow.flags & Flow::PENDING != 0));
+    }
+}
+
+/// Maps of other sizes are filled with what is in the old ones, row by row, while programs use the new ones already: of a
+/// connection the first entry may be there before the others.
+#[test]
+fn a_connection_that_is_half_carried_over_is_neither_begun_anew_nor_filled_up() {
+    let mut cluster = one_endpoint(&["--masquerade-all"]);
+    // It would repair what it finds in the maps.
+    cluster.end();
+    let (web, pinned) = (cluster.web(), &cluster.pinned);
+    let vip = web.vip();
+    for (from, is_own) in [(web.client(), false), (&web.hosts.node, true)] {
+        let what = from.name();
+        let earlier = pinned.flow_keys().unwrap();
+        let entries = || {
+            let keys = pinned.flow_keys().unwrap().into_iter().filter(|key| !earlier.contains(key));
+            keys.map(|key| (key, pinned.raw_flow(&key).unwrap().unwrap())).collect::<BTreeMap<_, _>>()
+        };
+        let mut tcp = Connection::open(from, vip).unwrap();
+        let before = tcp.ask().unwrap();
+        // The client may acknowledge the answer a moment later.
+        std::thread::sleep(Duration::from_millis(200));
+        let mut others = entries();
+        let keys: Vec<_> = others.keys().copied().collect();
+        others.remove(&flow_key(TCP, tcp.local().unwrap(), vip, FlowKey::IN)).expect("its first entry");
+        assert_eq!(others.len(), 3, "{what}");
+        pinned.set_moving(true).unwrap();
+        others.keys().for_each(|key| pinned.forget_flow(key).unwrap());
+        cluster.age(OLDER);
+        let packet = tcp_packet(tcp.local().unwrap(), vip, ACK, 1);
+        let ran = if is_own { cluster.leaves("client", None, &packet) } else { cluster.comes("client", &packet) };
+        assert_ne!(ran.verdict, SHOT, "{what}");
+        assert_eq!(ran.frame[16..20], [10, 244, 1, 1], "{what}: it goes to its endpoint");
+        // As `carry_over` does: what is there stays.
+        others.iter().for_each(|(key, flow)| pinned.put_new_flow(key, flow).unwrap());
+        pinned.set_moving(false).unwrap();
+        assert_eq!(tcp.ask().unwrap_or_else(|error| panic!("{what}: {error:#}")), before, "{what}");
+        assert_eq!(entries().into_keys().collect::<Vec<_>>(), keys, "{what}");
     }
 }
 

@@ -99,6 +99,17 @@ impl Pinned {
         Ok(kernel::put(self.flows.as_fd(), key.as_bytes(), flow.as_bytes())?)
     }
 
+    /// Writes an entry of a connection, unless there is one with this key.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn put_new_flow(&self, key: &FlowKey, flow: &Flow) -> Result<()> {
+        match self.raw_flow(key)? {
+            Some(_) => Ok(()),
+            None => Ok(kernel::put(self.flows.as_fd(), key.as_bytes(), flow.as_bytes())?),
+        }
+    }
+
     /// Forgets one entry of a connection, as when the table is full.
     ///
     /// # Errors

@@ -261,3 +261,14 @@ fn a_frame_for_another_is_the_stack_s_at_xdp() {
         assert_eq!(cluster.pinned.raw_flow(&key).unwrap().is_some(), is_ours);
     }
 }
+
+/// Ports of a bond are carried at XDP, and have no row of their own: what the switch sends there is for the bond.
+#[test]
+fn an_uplink_without_a_row_of_its_own_is_carried_at_xdp() {
+    let flags = ["--xdp", "native", "--xdp-devices", "client", "--devices", "web*"];
+    let cluster = one_endpoint(&flags);
+    let packet = tcp_packet(client(), cluster.web().vip(), SYN, 1);
+    let key = flow_key(TCP, client(), cluster.web().vip(), FlowKey::IN);
+    cluster.comes_at_xdp("client", &[&[2, 0, 0, 0, 0, 0xbd, 2, 0, 0, 0, 2, 2, 8, 0], &packet[..]].concat());
+    assert!(cluster.pinned.raw_flow(&key).unwrap().is_some(), "it was left to the stack");
+}

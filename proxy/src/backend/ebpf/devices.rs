@@ -189,6 +189,28 @@ mod tests {
     }
 
     #[test]
+    fn ports_of_bonds_are_uplinks_and_have_no_row() {
+        for kind in ["bond", "team"] {
+            let port = |index, name| Interface { physical: true, ..interface(index, name, "", Some(10), &[]) };
+            let bonded = [
+                interface(1, "lo", "", None, &[("127.0.0.1", 254)]),
+                port(8, "eth1"),
+                port(9, "eth2"),
+                interface(10, "agg0", kind, None, &[("192.0.2.9", 0)]),
+            ];
+            let chosen = |patterns: &[String]| {
+                let rows = rows(&bonded, patterns, &DetectLocal::NodeCidr);
+                rows.values().map(|(interface, device)| (interface.name.clone(), device.flags)).collect::<Vec<_>>()
+            };
+            let row = |name: &str, flags| (name.to_owned(), flags);
+            assert_eq!(chosen(&[]), [row("lo", 0), row("agg0", 0)], "{kind}: what comes in by a port comes in by it");
+            assert_eq!(chosen(&["eth1".to_owned()]), [row("lo", 0), row("eth1", 0)], "{kind}: if asked for");
+            let uplinks: Vec<u32> = bonded.iter().filter(|i| is_uplink(i, &[])).map(|i| i.index).collect();
+            assert_eq!(uplinks, [8, 9], "{kind}");
+        }
+    }
+
+    #[test]
     fn uplinks_are_hardware_or_what_is_named() {
         let uplinks = |patterns: &[&str]| {
             let patterns: Vec<_> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();

@@ -110,7 +110,9 @@ fn scheduler(case: &Case, service: &Value) -> Scheduler {
 /// Whether the row's destination is a load balancer's that is not open to everybody.
 fn is_ranged(service: &Value, row: &Row) -> bool {
     let ingress = service["status"]["loadBalancer"]["ingress"].as_array().into_iter().flatten();
-    let mut addresses = ingress.filter_map(|one| one["ip"].as_str()?.parse::<IpAddr>().ok());
+    // Others are none of ours.
+    let is_vip = |one: &&Value| one["ipMode"] != "Proxy";
+    let mut addresses = ingress.filter(is_vip).filter_map(|one| one["ip"].as_str()?.parse::<IpAddr>().ok());
     let ranges = service["spec"]["loadBalancerSourceRanges"].as_array().into_iter().flatten();
     let of_family = ranges
         .filter_map(|range| range.as_str()?.trim().parse::<IpNet>().ok())

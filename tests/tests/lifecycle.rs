@@ -68,6 +68,8 @@ fn stopping_leaves_traffic_alone_and_a_restart_changes_nothing() {
     let cluster = Cluster::build();
     let running = cluster.start();
     cluster.until_served().unwrap();
+    // A restart takes longer than the half minute of the kernel's default where everything is emulated.
+    cluster.hosts.node.sysctl("net/netfilter/nf_conntrack_udp_timeout", "600").unwrap();
     let socket = datagrams(cluster.client(), cluster.vip()).unwrap();
     let (endpoint, _) = until("a datagram's answer", || ask_once(&socket).unwrap()).unwrap();
     let before = cluster.list();

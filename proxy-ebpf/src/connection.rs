@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns}
 use kubeferry_ebpf_common::flow::{TICK, limits, since, timeout};
 use kubeferry_ebpf_common::packet::{FIN, Packet, RST};
 use kubeferry_ebpf_common::stats::Counter;
-use kubeferry_ebpf_common::{Config, Device, Flow, FlowKey, Slot, TCP};
+use kubeferry_ebpf_common::{Config, Device, Flow, FlowKey, Slot, TCP, UDP};
 
 use crate::atomic::{fetch_and, set};
 use crate::counting::{begin, close, count_packet, end_flow};
@@ -224,13 +224,18 @@ fn is_kept(protocol: u8, flow: &Flow, now: u32) -> bool {
     limit != limits::CLOSED && since(now, flow.seen) <= limit
 }
 
-/// Whether the packet in `work` opens a connection of one of `sockets` that nobody translates, and whose answers would be taken
-/// for those of another, whose entry for answers is at `hook`. If so, `work.slot` is where it goes. A packet that has been
+/// Whether the packet in `work` opens a connection of one of `sockets` that nobody translates (of UDP: belongs to one), and whose answers
+/// would be taken for those of another, whose entry for answers is at `hook`. If so, `work.slot` is where it goes. A packet that has been
 /// translated, and comes by once more (from a bridge), looks the same, but no socket has its ends.
 #[inline(always)]
 pub fn is_mistakable(work: &mut Work, hook: u8, now: u32, sockets: Sockets) -> bool {
     let key = &work.packet.key;
-    if key.protocol != TCP || !work.packet.opens_tcp() {
+    let may_be = match key.protocol {
+        TCP => work.packet.opens_tcp(),
+        UDP => true,
+        _ => false,
+    };
+    if !may_be {
         return false;
     }
     key.write_reverse(hook, &mut work.other_key);

@@ -172,12 +172,38 @@ fn datagrams_of_a_connected_socket_stay_its_own() {
                 udp.connect(socket(to)).unwrap();
                 udp
             };
+            let answered = |socket| until("an answer", || ask_once(socket).unwrap()).unwrap();
             let sockets = [open(DIRECT[family]), open(BY_PACKETS[family])];
             for _ in 0..2 {
-                let answered = |socket| until("an answer", || ask_once(socket).unwrap()).unwrap();
                 let [direct, by_packets] = sockets.each_ref().map(answered);
                 assert_eq!((direct.0, by_packets.0), ("web1".to_owned(), "web1".to_owned()));
                 assert_ne!(direct.1, by_packets.1);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_port_that_has_asked_a_service_asks_its_endpoint_and_is_answered() {
+    let cluster = cluster(NODE, &[]);
+    for (maker, client) in [(&cluster.pod_sockets, POD), (&cluster.node_sockets, ON_NODE)] {
+        for family in 0..2 {
+            for (port, direct) in (42_000..).zip([DIRECT, BY_SOCKET]) {
+                let from = SocketAddr::new(client[family].parse().unwrap(), port);
+                let open = |to: &str| {
+                    let udp = maker.udp(from.is_ipv6()).unwrap();
+                    rustix::net::bind(&udp, &from).unwrap();
+                    udp.connect(socket(to)).unwrap();
+                    udp
+                };
+                // The question is over, its entries are not.
+                for to in [BY_PACKETS[family], direct[family], BY_PACKETS[family]] {
+                    let udp = open(to);
+                    for _ in 0..3 {
+                        let (who, _) = ask_once(&udp).unwrap().unwrap_or_else(|| panic!("{from} to {to}: no answer"));
+                        assert_eq!(who, "web1");
+                    }
+                }
             }
         }
     }

@@ -19,41 +19,51 @@ pub(crate) struct Portions {
     next: u64,
 }
 
+/// A Service that may be put off; the first comes first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Costly {
+    /// What all that waits of its namespace costs.
+    of_namespace: usize,
+    cost: usize,
+    /// When it was put off first; the greatest number, where it has not been yet.
+    since: u64,
+    name: ObjectName,
+}
+
 impl Portions {
     /// What is put off.
     pub(crate) fn later(&self) -> &Changes {
         &self.later
     }
 
-    /// What is to be done now of what changed and of what was put off: Services that cost nothing, and of the others those that cost
-    /// least, up to `room`. The one that has waited longest is among them, whatever it costs; without room none is.
-    pub(crate) fn next(&mut self, mut changes: Changes, room: usize, cost: impl Fn(&ObjectName) -> usize) -> Changes {
+    /// What is to be done now of what changed and of what was put off: Services that cost nothing, those of namespaces of which all
+    /// that waits costs no more than is `unnoticed`, and of the others, up to `room`, those of namespaces that wait with least, and of
+    /// one namespace those that cost least. The one that has waited longest is among them, whatever it costs; without room none is.
+    pub(crate) fn next(
+        &mut self,
+        mut changes: Changes,
+        (unnoticed, room): (usize, usize),
+        cost: impl Fn(&ObjectName) -> usize,
+    ) -> Changes {
         changes.merge(std::mem::take(&mut self.later));
-        let mut costly: Vec<(usize, u64, ObjectName)> = Vec::new();
-        for name in &changes.services {
-            let cost = cost(name);
-            if cost > 0 {
-                costly.push((cost, self.since.get(name).copied().unwrap_or(u64::MAX), name.clone()));
-            }
-        }
-        costly.sort();
-        let oldest = costly.iter().enumerate().min_by_key(|(_, (_, since, _))| *since).map(|(index, _)| index);
+        let mut costly = self.costly(&changes, unnoticed, cost);
+        let oldest = costly.iter().enumerate().min_by_key(|(_, one)| one.since).map(|(index, _)| index);
         if let Some(oldest) = oldest {
             costly[..=oldest].rotate_right(1);
         }
         let mut taken = 0;
-        let fits = |(cost, _, _): &(usize, u64, ObjectName)| {
-            let fits = taken < room && (taken == 0 || taken + cost <= room);
-            taken += cost;
+        let fits = |one: &Costly| {
+            let fits = taken < room && (taken == 0 || taken + one.cost <= room);
+            taken += one.cost;
             fits
         };
         let fitting = costly.iter().map(fits).take_while(|fits| *fits).count();
         let late = costly.split_off(fitting);
         let since: HashMap<_, _> = late
             .into_iter()
-            .map(|(_, since, name)| {
+            .map(|one| {
                 self.next += 1;
-                (name, since.min(self.next))
+                (one.name, one.since.min(self.next))
             })
             .collect();
         for name in since.keys() {
@@ -72,6 +82,28 @@ impl Portions {
         self.later.triggers.drain(..beyond);
         self.since = since;
         changes
+    }
+
+    /// What may be put off, in the order in which it comes.
+    fn costly(&self, changes: &Changes, unnoticed: usize, cost: impl Fn(&ObjectName) -> usize) -> Vec<Costly> {
+        let costs = changes.services.iter().map(|name| (name, cost(name))).filter(|(_, cost)| *cost > 0);
+        let costs: Vec<(&ObjectName, usize)> = costs.collect();
+        let mut of_namespace: HashMap<&str, usize> = HashMap::new();
+        for (name, cost) in &costs {
+            *of_namespace.entry(&name.namespace).or_default() += cost;
+        }
+        let mut costly: Vec<Costly> = costs
+            .into_iter()
+            .map(|(name, cost)| Costly {
+                of_namespace: of_namespace[&*name.namespace],
+                cost,
+                since: self.since.get(name).copied().unwrap_or(u64::MAX),
+                name: name.clone(),
+            })
+            .filter(|one| one.of_namespace > unnoticed)
+            .collect();
+        costly.sort();
+        costly
     }
 }
 
@@ -111,21 +143,42 @@ mod tests {
         let at = Timestamp::from_second(1).unwrap();
         let of = |number| (Family::V4, at, name(number));
         let first = Changes { triggers: vec![of(5), of(11), of(9), of(9)], ..changed([0, 1, 5, 9, 11]) };
-        let now = portions.next(first, 10, cost);
+        let now = portions.next(first, (0, 10), cost);
         assert_eq!((numbers(&now), numbers(portions.later())), (vec![0, 1, 5], vec![9, 11]));
         assert_eq!(now.endpoints_of, now.services);
         assert_eq!(now.triggers, [of(5)], "of what is in force");
-        let now = portions.next(changed([0, 2]), 0, cost);
+        let now = portions.next(changed([0, 2]), (0, 0), cost);
         assert_eq!(numbers(&now), [0], "while syncs fail");
-        let now = portions.next(changed([3]), 10, cost);
+        let now = portions.next(changed([3]), (0, 10), cost);
         assert_eq!((numbers(&now), numbers(portions.later())), (vec![9], vec![2, 3, 11]));
         assert_eq!(now.triggers, [of(9)]);
-        let now = portions.next(Changes::default(), 10, cost);
+        let now = portions.next(Changes::default(), (0, 10), cost);
         assert_eq!(numbers(&now), [11], "more than there is room for, by itself");
         assert_eq!(now.triggers, [of(11)]);
-        let now = portions.next(Changes::default(), 10, cost);
+        let now = portions.next(Changes::default(), (0, 10), cost);
         assert_eq!(numbers(&now), [2, 3]);
         assert!(portions.later().is_empty() && portions.since.is_empty());
+    }
+
+    /// Of another namespace.
+    fn elsewhere(mut changes: Changes, numbers: impl IntoIterator<Item = usize>) -> Changes {
+        changes.services.extend(numbers.into_iter().map(|number| ObjectName::new("elsewhere", &format!("s{number}"))));
+        changes
+    }
+
+    #[test]
+    fn who_waits_with_little_comes_before_who_waits_with_much() {
+        let mut portions = Portions::default();
+        // Many that are small, and elsewhere one that is larger than any of them, but smaller than all.
+        let now = portions.next(elsewhere(changed(1..=9), [12]), (10, 20), cost);
+        assert_eq!((numbers(&now), numbers(portions.later())), (vec![1, 2, 3, 12], vec![4, 5, 6, 7, 8, 9]));
+        let now = portions.next(elsewhere(Changes::default(), [5]), (10, 20), cost);
+        assert_eq!(numbers(&now), [4, 5, 5, 6], "little is never put off");
+        let now = portions.next(elsewhere(changed([1]), [10]), (10, 0), cost);
+        assert_eq!(numbers(&now), [10], "also while syncs fail");
+        assert_eq!(numbers(portions.later()), [1, 7, 8, 9]);
+        let now = portions.next(elsewhere(Changes::default(), [11]), (10, 20), cost);
+        assert_eq!((numbers(&now), numbers(portions.later())), (vec![1, 7, 11], vec![8, 9]), "the oldest first");
     }
 
     proptest! {
@@ -138,7 +191,7 @@ mod tests {
             let mut passed: HashMap<usize, usize> = HashMap::new();
             for arrived in arrivals.into_iter().chain(vec![Vec::new(); 30]) {
                 waiting.extend(&arrived);
-                let now = numbers(&portions.next(changed(arrived), room, cost));
+                let now = numbers(&portions.next(changed(arrived), (0, room), cost));
                 prop_assert!(now.len() == now.iter().filter(|number| **number == 0).count() + 1
                     || now.iter().sum::<usize>() <= room);
                 for number in &now {

@@ -12,7 +12,7 @@ use crate::desired::node_view::NodeView;
 use crate::desired::trace::{Flow, Trace};
 use crate::desired::{Desired, Touched};
 use crate::portions::Portions;
-use crate::settings::{DetectLocal, Settings};
+use crate::settings::{DetectLocal, Settings, Source};
 use crate::state::event::{Event, Kind};
 use crate::state::objects::{Ignored, ObjectName};
 use crate::state::{Changes, State};
@@ -99,7 +99,9 @@ impl<B: Backend> Proxy<B> {
     /// Whether the first sync may be made: Services and EndpointSlices are complete, and the Node (whose addresses and
     /// pod ranges decide rules) and the ServiceCIDRs are known, or `waited` was long enough.
     pub fn is_ready(&self, waited: Duration) -> bool {
-        let settled = self.state.is_listed(Kind::Node) && self.state.is_listed(Kind::ServiceCidr);
+        // A folder may be without one. Without its addresses, node ports would answer at all that the machine has.
+        let lacks_node = matches!(self.settings.source, Source::Api { .. }) && self.state.node().is_none();
+        let settled = self.state.is_listed(Kind::Node) && !lacks_node && self.state.is_listed(Kind::ServiceCidr);
         self.state.is_complete() && (settled || waited >= NODE_WAIT) && !self.lacks_ranges()
     }
 
@@ -120,6 +122,12 @@ impl<B: Backend> Proxy<B> {
             || self.next_tick().is_some_and(|left| left.is_zero())
     }
 
+    /// Lets time pass for endpoints that start slowly.
+    #[cfg(test)]
+    pub fn pass(&mut self, time: Duration) {
+        self.started -= time;
+    }
+
     /// How long until weights of endpoints that start slowly change; `None`: there are none.
     pub fn next_tick(&self) -> Option<Duration> {
         self.desired.next_tick().map(|next| next.saturating_sub(self.started.elapsed()))
@@ -138,13 +146,18 @@ impl<B: Backend> Proxy<B> {
     /// The kernel failed.
     pub fn sync(&mut self) -> Result<Synced, B::Error> {
         let start = Instant::now();
-        let changes = self.state.take_changes();
+        let mut changes = self.state.take_changes();
+        // Weights that move on are one more change of their Service, which waits for its turn like others.
+        let mut steps = self.desired.tick(start - self.started);
+        steps.retain(|name| !changes.services.contains(name) && !self.portions.later().services.contains(name));
+        changes.services.extend(steps.iter().cloned());
         // What is in force when we come may have rows of all.
         let view = self.view();
         let at_once = self.backend.at_once();
         // Where another view has everything looked at anew, nothing is put off.
         let is_whole = !self.synced || at_once == usize::MAX || !view.gives_same_targets(self.desired.node());
         let room = if self.failed { 0 } else { at_once };
+        let unnoticed = self.backend.unnoticed();
         let cost = |name: &ObjectName| match self.state.services().get(name) {
             Some(service) if !is_whole => match self.backend.cost(&self.desired, service) {
                 0 => 0,
@@ -154,12 +167,13 @@ impl<B: Backend> Proxy<B> {
             },
             _ => 0,
         };
-        let changes = self.portions.next(changes, room, cost);
-        self.touched.merge(self.desired.tick(&self.state, start - self.started));
+        let mut changes = self.portions.next(changes, (unnoticed, room), cost);
+        steps.retain(|name| changes.services.remove(name));
         let updated = self.desired.update(&self.state, &changes, view);
-        // Endpoints that start slowly serve as before: a tick makes no flow stale.
         self.stale.extend(udp::holders(&self.desired, &updated));
         self.touched.merge(updated);
+        // Endpoints that start slowly serve as before: a step makes no flow stale.
+        self.touched.merge(self.desired.step(&self.state, &steps));
         self.pending.merge(changes);
         self.failed = true;
         let report = self.backend.sync(&self.desired, self.touched.clone())?;

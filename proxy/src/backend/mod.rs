@@ -96,7 +96,12 @@ pub trait Backend {
         0
     }
 
-    /// How much of that one sync may bring; other Services that cost something wait for the next.
+    /// What Services of one namespace may cost together without anybody else's noticing: as much is never put off.
+    fn unnoticed(&self) -> usize {
+        0
+    }
+
+    /// How much one sync may bring of Services that cost more; others of them wait for the next.
     fn at_once(&self) -> usize {
         usize::MAX
     }

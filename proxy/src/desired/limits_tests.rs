@@ -1,5 +1,6 @@
 //! What is too much of one Service, and where nobody's address may be.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::settings::DatapathSettings;
@@ -137,6 +138,16 @@ fn where_the_api_server_answers_is_nobodys_from_the_moment_that_it_is_known() {
     desired.update(&state, &changes, node());
     assert_eq!((external(&desired), conflicts(&desired).len()), (to(&[THERE], true), 0));
     assert_ne!(Touched::default(), touched);
+    // Where we reach it ourselves is a load balancer's address, which no object tells.
+    state.apply(Event::ApiServer(["198.51.100.1:6443".parse().unwrap()].into()));
+    let changes = state.take_changes();
+    assert_eq!(desired.update(&state, &changes, node()).frontends.len(), 2);
+    assert_eq!((external(&desired), node_port(&desired)), (Outcome::None, Outcome::None));
+    state.apply(Event::ApiServer(["198.51.100.1:6443".parse().unwrap()].into()));
+    assert!(state.changes().is_empty(), "nothing new");
+    state.apply(Event::ApiServer(BTreeSet::new()));
+    desired.update(&state, &state.changes().clone(), node());
+    assert_eq!(external(&desired), to(&[THERE], true));
 }
 
 #[test]

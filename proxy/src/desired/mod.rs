@@ -58,9 +58,8 @@ pub struct Desired {
     ramps: BTreeMap<ObjectName, Ramps>,
     /// What of the annotations is not done, and what is too much of a Service.
     unscheduled: BTreeMap<ObjectName, Vec<Ignored>>,
-    /// The time of the last [`Desired::tick`], and when weights were last moved on.
+    /// The time of the last [`Desired::tick`].
     now: Duration,
-    stepped: Duration,
 }
 
 /// How many service ports of a family (IPv4, IPv6) have a Local policy, no local endpoint, and endpoints elsewhere.
@@ -111,7 +110,6 @@ impl Desired {
             ramps: BTreeMap::new(),
             unscheduled: BTreeMap::new(),
             now: Duration::ZERO,
-            stepped: Duration::ZERO,
         }
     }
 
@@ -135,7 +133,7 @@ impl Desired {
         if changes.service_cidrs {
             self.service_cidrs = state.service_cidrs();
         }
-        if changes.services.iter().any(is_api_server) {
+        if changes.services.contains(&ObjectName::api_server()) {
             self.frontends.reserve(api_server(state), &mut touched);
         }
         if same_targets {
@@ -232,26 +230,27 @@ impl Desired {
         wanted
     }
 
-    /// It is now `now`, by a clock that only goes forward: endpoints that start slowly come to the weight of this time.
-    /// To be called before each [`Desired::update`].
-    pub fn tick(&mut self, state: &State, now: Duration) -> Touched {
-        let mut touched = Touched::default();
-        let due = self.next_tick().is_some_and(|next| next <= now);
+    /// It is now `now`, by a clock that only goes forward. Returns the Services with endpoints that start slowly whose weights are due to
+    /// be moved on, by [`Desired::update`] or [`Desired::step`]; until they are, they are due again. To be called before each
+    /// [`Desired::update`].
+    pub fn tick(&mut self, now: Duration) -> BTreeSet<ObjectName> {
         self.now = now;
-        if due {
-            self.stepped = now;
-            let starting: Vec<_> =
-                self.ramps.iter().filter(|(_, ramps)| ramps.step().is_some()).map(|(name, _)| name.clone()).collect();
-            for name in &starting {
-                self.service(state, name, &mut touched);
-            }
+        let due = self.ramps.iter().filter(|(_, ramps)| ramps.next().is_some_and(|next| next <= now));
+        due.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Moves the weights of these Services on to now, after [`Desired::update`]: nothing else of them has changed.
+    pub fn step(&mut self, state: &State, names: &BTreeSet<ObjectName>) -> Touched {
+        let mut touched = Touched::default();
+        for name in names {
+            self.service(state, name, &mut touched);
         }
         touched
     }
 
-    /// When [`Desired::tick`] next has something to do; `None`: no endpoint is starting.
+    /// When [`Desired::tick`] next has something to tell; `None`: no endpoint is starting.
     pub fn next_tick(&self) -> Option<Duration> {
-        self.ramps.values().filter_map(Ramps::step).min().map(|step| self.stepped + step)
+        self.ramps.values().filter_map(Ramps::next).min()
     }
 
     /// This node.
@@ -359,21 +358,18 @@ impl WithoutLocal {
     }
 }
 
-/// Whether this is the Service by which pods reach the API server.
-fn is_api_server(name: &ObjectName) -> bool {
-    (&*name.namespace, &*name.name) == ("default", "kubernetes")
-}
-
-/// Where the API server answers: at the endpoints of its Service, and on its own nodes at this port. Whoever could put an
+/// Where the API server answers: at the endpoints of its Service, where we reach it ourselves (a load balancer's address, of which no
+/// object tells), and on its own nodes at these ports. Whoever could put an
 /// external address or a node port in front of it would cut every node off from it, this proxy included, which would never
 /// hear of the end of that (see CVE-2020-8554).
 fn api_server(state: &State) -> BTreeSet<Frontend> {
-    let service = ObjectName::new("default", "kubernetes");
+    let service = ObjectName::api_server();
     let endpoints = state.slices_of(&service).flat_map(|slice| {
         let ports = slice.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
         ports.flat_map(|port| slice.endpoints.iter().map(|endpoint| (endpoint.ip, port.port)))
     });
-    let frontends = endpoints.take(MOST_API_SERVERS).flat_map(|(ip, port)| {
+    let own = state.api_server().iter().map(|address| (address.ip(), address.port()));
+    let frontends = endpoints.take(MOST_API_SERVERS).chain(own).flat_map(|(ip, port)| {
         let (family, protocol) = (Family::of(ip), Protocol::Tcp);
         [Frontend::Address { ip, protocol, port }, Frontend::NodePort { family, protocol, port }]
     });

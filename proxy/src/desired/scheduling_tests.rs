@@ -185,13 +185,13 @@ impl World {
         let endpoints = endpoints.iter().map(|address| endpoint(address, "there")).collect();
         self.state.apply(Event::Slice(slice("web-1", 8080, endpoints)));
         let changes = self.state.take_changes();
-        let mut touched = self.desired.tick(&self.state, Duration::from_secs(now));
-        touched.merge(self.desired.update(&self.state, &changes, view(&counting(), "zone-a")));
-        touched
+        self.desired.tick(Duration::from_secs(now));
+        self.desired.update(&self.state, &changes, view(&counting(), "zone-a"))
     }
 
     fn at(&mut self, now: u64) -> Vec<u16> {
-        self.desired.tick(&self.state, Duration::from_secs(now));
+        let due = self.desired.tick(Duration::from_secs(now));
+        self.desired.step(&self.state, &due);
         cluster(&self.desired).1
     }
 }

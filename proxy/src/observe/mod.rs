@@ -117,7 +117,7 @@ impl Observer {
     pub fn took_in<B: Backend>(&mut self, proxy: &Proxy<B>, dirty: bool) {
         // A start that waits for pod ranges is not ready; kube-proxy answers nobody meanwhile.
         let waits = !proxy.has_synced() && proxy.lacks_ranges();
-        self.health.node(proxy.state().node().filter(|_| !waits));
+        self.health.node(proxy.state().node().filter(|_| !waits && !proxy.state().node_is_gone()));
         let changes = proxy.state().changes();
         let (services, endpoints) = (changes.service_changes, changes.endpoint_changes);
         self.metrics.changes_seen(services.saturating_sub(self.seen.0), endpoints.saturating_sub(self.seen.1));

@@ -16,17 +16,19 @@ pub struct Ramps {
     over: Duration,
     /// When it became ready; `None`: it has its whole weight.
     ready: BTreeMap<IpAddr, Option<Duration>>,
+    /// When it was last looked who is ready.
+    followed: Duration,
 }
 
 impl Ramps {
     /// For a Service whose endpoints are seen for the first time: none of them is new, for what this proxy can tell.
     pub fn new(over: Duration, ready: impl Iterator<Item = IpAddr>) -> Self {
-        Self { over, ready: ready.map(|ip| (ip, None)).collect() }
+        Self { over, ready: ready.map(|ip| (ip, None)).collect(), followed: Duration::ZERO }
     }
 
     /// These endpoints are ready now. Who was not before begins at 1 %.
     pub fn follow(&mut self, over: Duration, ready: impl Iterator<Item = IpAddr>, now: Duration) {
-        self.over = over;
+        (self.over, self.followed) = (over, now);
         let mut before = std::mem::take(&mut self.ready);
         let since = |since: Option<Duration>| since.filter(|since| now.saturating_sub(*since) < over);
         self.ready = ready.map(|ip| (ip, before.remove(&ip).map_or(Some(now), since))).collect();
@@ -43,6 +45,11 @@ impl Ramps {
     /// How long weights stay as they are while endpoints are on their way; `None`: none is.
     pub fn step(&self) -> Option<Duration> {
         self.ready.values().any(Option::is_some).then(|| STEP.max(self.over / STEPS))
+    }
+
+    /// When they change next, if nothing else does; `None`: no endpoint is on its way.
+    pub fn next(&self) -> Option<Duration> {
+        Some(self.followed + self.step()?)
     }
 }
 

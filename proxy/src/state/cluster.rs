@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -17,8 +18,11 @@ pub struct State {
     /// By Service; sorted by the slice's name. Most Services have one: a map in a map would cost a node for each.
     slices: BTreeMap<ObjectName, Vec<EndpointSlice>>,
     slice_owner: BTreeMap<ObjectName, ObjectName>,
+    /// As it was last; kept when it goes.
     node: Option<Node>,
+    node_is_gone: bool,
     service_cidrs: BTreeMap<Arc<str>, Vec<IpNet>>,
+    api_server: BTreeSet<SocketAddr>,
     listed: BTreeSet<Kind>,
     faults: BTreeMap<(Kind, ObjectName), Vec<Ignored>>,
     changes: Changes,
@@ -47,9 +51,9 @@ impl State {
             }
             Event::Node(node) => {
                 self.changes.node |= self.node.as_ref() != Some(&node);
-                self.node = Some(node);
+                (self.node, self.node_is_gone) = (Some(node), false);
             }
-            Event::NodeGone => self.changes.node |= self.node.take().is_some(),
+            Event::NodeGone => self.node_is_gone = self.node.is_some(),
             Event::ServiceCidr(cidr) => {
                 if self.service_cidrs.get(&cidr.name) != Some(&cidr.cidrs) {
                     self.changes.service_cidrs = true;
@@ -58,6 +62,13 @@ impl State {
             }
             Event::ServiceCidrGone(name) => {
                 self.changes.service_cidrs |= self.service_cidrs.remove(&name.name).is_some();
+            }
+            Event::ApiServer(addresses) => {
+                if self.api_server != addresses {
+                    self.api_server = addresses;
+                    // Its Service is where it is looked at who may have these.
+                    self.changes.services.insert(ObjectName::api_server());
+                }
             }
             Event::Listed(kind) => {
                 self.listed.insert(kind);
@@ -145,9 +156,20 @@ impl State {
         self.slices.get(service).into_iter().flatten()
     }
 
-    /// Our own Node, once it is known.
+    /// Our own Node, once it is known. One that is gone stays as it was last: the machine goes on, and its addresses decide where node ports
+    /// answer.
     pub fn node(&self) -> Option<&Node> {
         self.node.as_ref()
+    }
+
+    /// Whether our own Node was there and is gone.
+    pub fn node_is_gone(&self) -> bool {
+        self.node_is_gone
+    }
+
+    /// Where we ourselves reach the API server.
+    pub fn api_server(&self) -> &BTreeSet<SocketAddr> {
+        &self.api_server
     }
 
     /// The ranges of every ServiceCIDR.

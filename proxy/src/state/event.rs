@@ -1,5 +1,8 @@
 //! The one stream that every source of objects speaks: a folder of manifests and the API server alike.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
 use super::objects::{EndpointSlice, Ignored, Node, ObjectName, Service, ServiceCidr};
 
 /// The kinds of object that a source lists.
@@ -52,6 +55,8 @@ pub enum Event {
     ServiceCidr(ServiceCidr),
     /// A ServiceCIDR is gone.
     ServiceCidrGone(ObjectName),
+    /// Where we ourselves reach the API server, which no object says.
+    ApiServer(BTreeSet<SocketAddr>),
     /// Everything of this kind that exists has been reported once.
     Listed(Kind),
     /// What is wrong with an object at the moment; replaces what was said of it before, an empty list takes it back.

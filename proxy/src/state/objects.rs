@@ -30,6 +30,11 @@ impl ObjectName {
         Self { namespace: namespace.into(), name: name.into() }
     }
 
+    /// The Service by which pods reach the API server.
+    pub fn api_server() -> Self {
+        Self::new("default", "kubernetes")
+    }
+
     /// Whether Kubernetes could have an object of this name, in a namespace or cluster-wide.
     pub fn is_proper(&self, namespaced: bool) -> bool {
         is_name(&self.name) && if namespaced { is_name(&self.namespace) } else { self.namespace.is_empty() }

@@ -11,9 +11,17 @@ use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, proper};
 
-/// Ports of each Service: as many as have affinity in one.
-const PORTS: usize = 1000;
-/// In one transaction they take minutes. Whoever changes meanwhile waits for a portion of them.
+/// How many Services there are, and the ports of each.
+fn size(datapath: &Datapath) -> (usize, usize) {
+    match datapath {
+        // As many ports as have affinity in one.
+        Datapath::Nftables => (40, 1000),
+        // Many, of which none is large; there is room for 65,536 members.
+        Datapath::Ebpf(_) => (300, 99),
+    }
+}
+
+/// At once they take minutes. Whoever changes meanwhile waits for a portion of them.
 const STARVED: Duration = Duration::from_secs(30);
 
 /// A new Service beside them, again and again.
@@ -44,20 +52,24 @@ impl Neighbours<'_> {
     }
 
     /// Brings more of them until something is so.
-    fn come_until(&mut self, what: &str, mut is: impl FnMut() -> Option<()>) {
+    fn come_until(&mut self, what: &str, mut is: impl FnMut(usize) -> Option<()>) {
         let cluster = self.cluster;
         cluster.until(what, || {
             self.come();
-            is()
+            is(self.number)
         });
         self.come();
     }
 }
 
-fn sticky(number: usize) -> [Value; 2] {
-    let [mut service, mut slice] = proper(&format!("sticky-{number}"), &format!("10.96.8.{number}"), "10.244.1.2");
+fn address(number: usize) -> String {
+    format!("10.96.{}.{}", 8 + (number >> 8), number & 255)
+}
+
+fn sticky(number: usize, ports: usize) -> [Value; 2] {
+    let [mut service, mut slice] = proper(&format!("sticky-{number}"), &address(number), "10.244.1.2");
     let ports = |port: fn(usize) -> usize| -> Value {
-        (0..PORTS).map(|number| json!({"name": format!("p{number}"), "port": port(number)})).collect()
+        (0..ports).map(|number| json!({"name": format!("p{number}"), "port": port(number)})).collect()
     };
     service["spec"]["sessionAffinity"] = "ClientIP".into();
     service["spec"]["ports"] = ports(|number| 10_000 + number);
@@ -71,8 +83,11 @@ kubeferry_tests::on_both_datapaths! {
     many_ports_hold_up_nobody_elses_changes,
 }
 
-/// What the kernel has of all Services with affinity, one or more for each of their ports.
-fn entries(cluster: &Cluster) -> usize {
+/// Frontends of the Service that is there from the start.
+const OF_WEB: usize = 2;
+
+/// What the kernel has of all Services with affinity, one or more for each of their ports, where there are so many neighbours.
+fn entries(cluster: &Cluster, others: usize) -> usize {
     if let Datapath::Nftables = cluster.datapath {
         let mut list = std::process::Command::new("nft");
         let list = cluster.web.hosts.node.output(list.args(["list", "chains"]), "").unwrap();
@@ -80,27 +95,22 @@ fn entries(cluster: &Cluster) -> usize {
     }
     let metrics = cluster.metrics();
     let rows = metrics.lines().find_map(|line| line.strip_prefix("kubeferry_rows{map=\"frontends\"} "));
-    // Those of the neighbours are fewer than of one of these.
-    rows.unwrap().parse::<usize>().unwrap() / PORTS * PORTS
+    rows.unwrap().parse::<usize>().unwrap().saturating_sub(others + OF_WEB)
 }
 
 fn many_ports_hold_up_nobody_elses_changes(datapath: Datapath) {
-    let services = match datapath {
-        Datapath::Nftables => 40,
-        // There is room for 65,536 members.
-        Datapath::Ebpf(_) => 30,
-    };
+    let (services, ports) = size(&datapath);
     let cluster = Cluster::start(datapath);
     let mut neighbours = Neighbours { cluster: &cluster, number: 0, longest: Duration::ZERO };
     let begun = Instant::now();
-    for object in (1..=services).flat_map(sticky) {
+    for object in (1..=services).flat_map(|number| sticky(number, ports)) {
         cluster.server.put(object).unwrap();
     }
     let mut waiting: Vec<usize> = (1..=services).collect();
-    neighbours.come_until("all of them to answer", || {
+    neighbours.come_until("all of them to answer", |_| {
         // One that is not there yet is silent for seconds: no more than one of them is asked.
         while let Some(number) = waiting.last() {
-            let to = format!("10.96.8.{number}:{}", 9999 + PORTS).parse().unwrap();
+            let to = format!("{}:{}", address(*number), 9999 + ports).parse().unwrap();
             Connection::attempt(cluster.web.client(), to)?.ask().ok()?;
             waiting.pop();
         }
@@ -109,13 +119,13 @@ fn many_ports_hold_up_nobody_elses_changes(datapath: Datapath) {
     println!("in force after {:.1?}, beside {} others", begun.elapsed(), neighbours.number);
     assert_eq!(cluster.ignored(), [""; 0], "nothing is left out");
     // The chains of nobody any more are deleted after the rows, as many at once as hold nobody up, either.
-    assert!(entries(&cluster) >= services * PORTS, "each port has its own");
+    assert!(entries(&cluster, neighbours.number) >= services * ports, "each port has its own");
     let begun = Instant::now();
     for number in 1..=services {
         let name = format!("sticky-{number}");
         cluster.server.delete(Resource::Service, "default", &name).unwrap();
         cluster.server.delete(Resource::EndpointSlice, "default", &name).unwrap();
     }
-    neighbours.come_until("all of theirs to be deleted", || (entries(&cluster) == 0).then_some(()));
+    neighbours.come_until("all of theirs to be deleted", |others| (entries(&cluster, others) == 0).then_some(()));
     println!("gone after {:.1?}; others waited for {:.1?} at most", begun.elapsed(), neighbours.longest);
 }

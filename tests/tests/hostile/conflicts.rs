@@ -60,6 +60,10 @@ fn what_belongs_to_others_stays_theirs(datapath: Datapath) {
         let ports = json!([{"name": "http", "port": 8080}, {"name": "https", "port": 443}]);
         let spec = json!({"clusterIP": "10.96.3.4", "ports": ports, "externalIPs": ["10.244.1.1", "10.96.0.1"]});
         put(thief("api-server", &spec, &[]));
+        // Where the proxy itself reaches it, which no object says.
+        let port = cluster.server.address().port();
+        let ports = json!([{"name": "http", "port": 80, "nodePort": port}]);
+        put(thief("control-plane", &json!({"clusterIP": "10.96.3.7", "ports": ports}), &[]));
         // Of one age: the namespace and the name decide.
         put(thief("twin-a", &json!({"clusterIP": "10.96.3.5", "externalIPs": ["198.51.100.9"]}), &[]));
         let mut twin = thief("twin-b", &json!({"clusterIP": "10.96.3.6", "externalIPs": ["198.51.100.9"]}), &[]);
@@ -71,6 +75,7 @@ fn what_belongs_to_others_stays_theirs(datapath: Datapath) {
             ("balancer", "tcp:10.96.2.1:80 is already served for default/victim:http"),
             ("node-port", "node port 30080 (IPv4) is already served for default/victim:http"),
             ("api-server", "tcp:10.244.1.1:8080 is where the API server answers"),
+            ("control-plane", "is where the API server answers"),
             ("twin-b", "tcp:198.51.100.9:80 is already served for default/twin-a:http"),
         ] {
             let note = cluster.event("FrontendContested", name);

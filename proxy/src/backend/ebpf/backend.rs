@@ -17,10 +17,10 @@ use crate::desired::{Desired, Touched};
 use crate::state::objects::{Ignored, Service};
 use crate::traffic::Counting;
 
-/// A Service with fewer frontends is brought at once, …
-const MANY: usize = 100;
-/// … and of the others so many frontends in one sync: in an unoptimized build a second's work, in which nobody else's changes
-/// come into force.
+/// So many frontends of one namespace are brought at once, …
+const FEW: usize = 100;
+/// … and of namespaces that wait with more so many in one sync: in an unoptimized build a second's work, in which nobody else's
+/// changes come into force.
 const FRONTENDS_AT_ONCE: usize = 4000;
 
 impl Backend for Ebpf {
@@ -50,9 +50,13 @@ impl Backend for Ebpf {
         Ok(report)
     }
 
-    /// Frontends, of a Service that has many.
+    /// Frontends.
     fn cost(&self, desired: &Desired, service: &Service) -> usize {
-        Some(desired.frontends_of(service)).filter(|frontends| *frontends >= MANY).unwrap_or_default()
+        desired.frontends_of(service)
+    }
+
+    fn unnoticed(&self) -> usize {
+        FEW
     }
 
     fn at_once(&self) -> usize {

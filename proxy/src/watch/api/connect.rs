@@ -1,5 +1,9 @@
 //! Which API server, and with which credentials.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use anyhow::Context;
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -10,12 +14,48 @@ use super::measured::Measured;
 use crate::metrics::RestClient;
 use crate::settings::{Settings, Source};
 
+/// How long a resolver may take.
+const NAME_PATIENCE: Duration = Duration::from_secs(5);
+/// Addresses of one name that are taken.
+const MOST_ADDRESSES: usize = 100;
+
 /// A client for the server that the settings name: the kubeconfig's, `--server`, or the one of the cluster we run in.
 /// Nothing is sent yet; what is sent later is counted in `requests`.
 ///
 /// # Errors
 /// A kubeconfig that cannot be read or used, a server that is no URL, or no configuration at all.
 pub(in crate::watch) async fn client(settings: &Settings, requests: &RestClient) -> anyhow::Result<Client> {
+    let mut config = config(settings).await?;
+    // It would try for minutes without a word; those who ask try again, say so, and have pauses of their own.
+    config.default_retry = false;
+    let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
+    let builder = ClientBuilder::try_from(config).context("the credentials for the API server cannot be used")?;
+    Ok(builder.with_layer(&Bounded).with_layer(&Measured::new(host, requests.clone())).build())
+}
+
+/// Where that server is: a host and a port.
+///
+/// # Errors
+/// As [`client`].
+pub(super) async fn place(settings: &Settings) -> anyhow::Result<Option<(String, u16)>> {
+    let url = config(settings).await?.cluster_url;
+    let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("http") { 80 } else { 443 });
+    Ok(url.host().map(|host| (host.trim_matches(['[', ']']).to_owned(), port)))
+}
+
+/// The addresses of a place: none, where its name has none now.
+pub(super) async fn addresses((host, port): &(String, u16)) -> BTreeSet<SocketAddr> {
+    let found = tokio::time::timeout(NAME_PATIENCE, tokio::net::lookup_host((host.as_str(), *port))).await;
+    let mut addresses = BTreeSet::new();
+    match found {
+        Ok(Ok(found)) => addresses.extend(found.take(MOST_ADDRESSES)),
+        Ok(Err(error)) => tracing::debug!(%error, host, "the API server's name has no address"),
+        Err(_) => tracing::debug!(host, "nobody says which addresses the API server's name has"),
+    }
+    addresses
+}
+
+async fn config(settings: &Settings) -> anyhow::Result<Config> {
     let Source::Api { kubeconfig, server } = &settings.source else {
         anyhow::bail!("the source is a folder of manifests, not an API server");
     };
@@ -33,11 +73,7 @@ pub(in crate::watch) async fn client(settings: &Settings, requests: &RestClient)
     if let Some(server) = server {
         config.cluster_url = uri(server)?;
     }
-    // It would try for minutes without a word; those who ask try again, say so, and have pauses of their own.
-    config.default_retry = false;
-    let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
-    let builder = ClientBuilder::try_from(config).context("the credentials for the API server cannot be used")?;
-    Ok(builder.with_layer(&Bounded).with_layer(&Measured::new(host, requests.clone())).build())
+    Ok(config)
 }
 
 fn uri(server: &str) -> anyhow::Result<http::Uri> {

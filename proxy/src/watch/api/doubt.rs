@@ -40,8 +40,8 @@ pub(super) struct Doubts {
 
 impl Doubts {
     /// Why a list is not to be believed yet; `None`: it is. `newest` is the highest version that was seen, `known` how many
-    /// objects are in force. A cluster always has the Service `kubernetes` and its slice, so that none at all is strange;
-    /// our Node and ServiceCIDRs may go.
+    /// objects are in force. A cluster always has the Service `kubernetes` and its slice, and we run on
+    /// a Node, so that none at all is strange; ServiceCIDRs may go.
     pub fn about(&mut self, list: Listed<'_>, newest: &str, known: usize, may_be_empty: bool) -> Option<String> {
         let why = if order(list.version, newest) == Some(Ordering::Less) {
             format!("it is of version {}, and {newest} has been seen", list.version)

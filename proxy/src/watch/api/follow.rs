@@ -181,7 +181,7 @@ impl Follower {
         if is_first {
             self.doubts.believed();
         } else {
-            let may_be_empty = matches!(self.kind, Kind::Node | Kind::ServiceCidr);
+            let may_be_empty = self.kind == Kind::ServiceCidr;
             let list = Listed { version: &version, objects };
             if let Some(why) = self.doubts.about(list, &self.newest, had, may_be_empty) {
                 return Err(NoList::NotBelieved(why));

@@ -16,6 +16,7 @@ mod measured;
 mod taken;
 mod value;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ use taken::Taken;
 
 /// How long [`load_once`] may take.
 const ONCE_PATIENCE: Duration = Duration::from_secs(60);
+/// After so long it is looked whether the API server's name has other addresses.
+const NAMES_AGAIN: Duration = Duration::from_secs(30);
 
 /// The running watches; they stop when this is dropped.
 #[derive(Debug)]
@@ -52,10 +55,26 @@ pub(super) async fn start(
 ) -> anyhow::Result<Watching> {
     let client = connect::client(settings, stats.requests()).await?;
     let mut tasks = JoinSet::new();
+    if let Some(place) = connect::place(settings).await? {
+        tasks.spawn(tell_where(place, tx.clone()));
+    }
     for watched in Watched::all(&settings.node_name) {
         tasks.spawn(follow(watched, client.clone(), tx.clone(), stats.clone()));
     }
     Ok(Watching { _tasks: tasks })
+}
+
+/// Tells where we reach the API server. A name is asked for again once in a while; where it has no address, the last ones stand.
+async fn tell_where(place: (String, u16), tx: mpsc::Sender<Event>) {
+    let is_name = place.0.parse::<IpAddr>().is_err();
+    loop {
+        let addresses = connect::addresses(&place).await;
+        let told = addresses.is_empty() || tx.send(Event::ApiServer(addresses)).await.is_ok();
+        if !told || !is_name {
+            return;
+        }
+        tokio::time::sleep(NAMES_AGAIN).await;
+    }
 }
 
 /// The source's present content.
@@ -71,6 +90,9 @@ pub(super) async fn load_once(settings: &Settings) -> anyhow::Result<Vec<Event>>
 
 async fn list_all(settings: &Settings, client: Client) -> anyhow::Result<Vec<Event>> {
     let mut events = Vec::new();
+    if let Some(place) = connect::place(settings).await? {
+        events.push(Event::ApiServer(connect::addresses(&place).await));
+    }
     for watched in Watched::all(&settings.node_name) {
         let mut page = PAGE;
         let listed = loop {

@@ -174,7 +174,7 @@ impl Outbox<'_> {
             Event::Slice(_) | Event::SliceGone(_) => Some(Kind::EndpointSlice),
             Event::Node(_) | Event::NodeGone => Some(Kind::Node),
             Event::ServiceCidr(_) | Event::ServiceCidrGone(_) => Some(Kind::ServiceCidr),
-            Event::Listed(_) | Event::Ignored { .. } => None,
+            Event::ApiServer(_) | Event::Listed(_) | Event::Ignored { .. } => None,
         };
         if let Some(kind) = kind {
             self.stats.of(kind).event();

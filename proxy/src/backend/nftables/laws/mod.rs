@@ -5,6 +5,7 @@ mod faults;
 mod following;
 mod proxy;
 mod rows;
+mod slow_starts;
 mod stale;
 mod tampering;
 

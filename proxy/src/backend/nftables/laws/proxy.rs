@@ -10,10 +10,12 @@ use crate::backend::nftables::fake::{Fake, Faults};
 use crate::backend::nftables::kernel::Kernel;
 use crate::backend::nftables::laws::World;
 use crate::backend::nftables::reconciler::Reconciler;
+use crate::desired::node_view::NodePorts;
 use crate::desired::target::Frontend;
 use crate::desired::trace::Flow;
 use crate::proxy::{NODE_WAIT, Proxy};
 use crate::settings::{BackendName, DatapathSettings, DetectLocal, EbpfSettings, LogSettings, Settings, Source};
+use crate::state::convert;
 use crate::state::event::{Event, Kind};
 use crate::state::objects::{Family, Protocol, Service};
 
@@ -173,6 +175,29 @@ fn nothing_is_written_before_everything_is_listed() {
         by_node_ranges.apply(Event::Listed(kind));
     }
     assert!(!by_node_ranges.is_ready(NODE_WAIT), "pods could not be told apart");
+}
+
+#[test]
+fn a_node_that_is_gone_changes_nothing_and_one_that_is_not_there_is_waited_for() {
+    let api = Source::Api { kubeconfig: None, server: Some("127.0.0.1:6443".into()) };
+    let settings = Settings { source: api, ..settings(DetectLocal::ClusterCidr(Vec::new())) };
+    let mut proxy = Proxy::new(settings, Reconciler::new(Fake::default()), held(&["192.168.0.2", "203.0.113.7"]));
+    for kind in [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr] {
+        proxy.apply(Event::Listed(kind));
+    }
+    assert!(!proxy.is_ready(Duration::ZERO), "node ports would answer at every address");
+    assert!(proxy.is_ready(NODE_WAIT));
+    let node = serde_json::json!({"metadata": {"name": "here"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.2"}]}});
+    proxy.apply(Event::Node(convert::node(&serde_json::from_value(node).unwrap()).object.unwrap()));
+    assert!(proxy.is_ready(Duration::ZERO));
+    proxy.sync().unwrap();
+    let view = proxy.desired().node().clone();
+    assert!(!view.node_ports.contains(&NodePorts::All), "{:?}", view.node_ports);
+    proxy.apply(Event::NodeGone);
+    assert!(proxy.state().node_is_gone() && !proxy.is_dirty());
+    assert_eq!(proxy.sync().unwrap().report.changes, 0);
+    assert_eq!(*proxy.desired().node(), view);
 }
 
 #[test]

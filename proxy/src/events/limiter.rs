@@ -18,8 +18,10 @@ const OTHER_NOTE: Duration = Duration::from_secs(60);
 /// How long nothing is posted after the API server has refused an Event or was away; doubled each time.
 pub const PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-/// More reports than this are not remembered.
+/// Of reports that are not posted, no more than this are remembered; those that are posted are few.
 const REMEMBERED: usize = 10_000;
+/// How often those that are old are looked for, where there are so many.
+const CLEANED: Duration = Duration::from_secs(60);
 
 /// What becomes of a report.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,7 +32,8 @@ pub enum Verdict {
     Repeated,
     /// There are too many, or the API server does not take them at present.
     Dropped {
-        /// It is the first time for this note: what stays wrong is reported many times, and counts once.
+        /// It is the first time for this note: what stays wrong is reported many times, and counts once. Of what there is no room to
+        /// remember nobody knows, and it does not count.
         first: bool,
     },
 }
@@ -50,6 +53,8 @@ pub struct Limiter {
     tokens: f64,
     refilled: Instant,
     known: HashMap<Key, Known>,
+    /// When old ones were last looked for.
+    cleaned: Option<Instant>,
     closed_until: Option<Instant>,
     failures: u32,
 }
@@ -57,7 +62,8 @@ pub struct Limiter {
 impl Limiter {
     /// Nothing was reported yet.
     pub fn new(now: Instant) -> Self {
-        Self { tokens: BURST.into(), refilled: now, known: HashMap::new(), closed_until: None, failures: 0 }
+        let (tokens, known, cleaned) = (BURST.into(), HashMap::new(), None);
+        Self { tokens, refilled: now, known, cleaned, closed_until: None, failures: 0 }
     }
 
     /// Decides about a report; one that is to be posted counts as posted.
@@ -79,11 +85,16 @@ impl Limiter {
             return Verdict::Dropped { first: false };
         }
         if closed || self.tokens < 1.0 {
-            self.remember(key, Known { note, at: now, posted: false });
-            return Verdict::Dropped { first: !same };
+            let has_room = self.has_room(&key, now);
+            if has_room {
+                self.known.insert(key, Known { note, at: now, posted: false });
+            }
+            return Verdict::Dropped { first: has_room && !same };
         }
         self.tokens -= 1.0;
-        self.remember(key, Known { note, at: now, posted: true });
+        // However many wait: what is posted and forgotten would be posted again.
+        self.has_room(&key, now);
+        self.known.insert(key, Known { note, at: now, posted: true });
         Verdict::Post
     }
 
@@ -110,13 +121,14 @@ impl Limiter {
         until
     }
 
-    fn remember(&mut self, key: Key, known: Known) {
-        if self.known.len() >= REMEMBERED {
-            self.known.retain(|_, old| known.at - old.at < AGAIN);
+    /// Whether this report can be remembered beside the others.
+    fn has_room(&mut self, key: &Key, now: Instant) -> bool {
+        let is_full = self.known.len() >= REMEMBERED && !self.known.contains_key(key);
+        if is_full && self.cleaned.is_none_or(|cleaned| now - cleaned >= CLEANED) {
+            self.cleaned = Some(now);
+            self.known.retain(|_, old| now - old.at < AGAIN);
         }
-        if self.known.len() < REMEMBERED {
-            self.known.insert(key, known);
-        }
+        !is_full || self.known.len() < REMEMBERED
     }
 }
 
@@ -183,6 +195,37 @@ mod tests {
         );
         assert_eq!(second.iter().filter(|verdict| **verdict == MORE).count(), 70, "and counts as dropped once");
         assert_eq!(second.iter().filter(|verdict| **verdict == Verdict::Repeated).count(), 20);
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_counts_never_and_is_posted_once() {
+        let start = Instant::now();
+        let mut limiter = Limiter::new(start);
+        let admitted = (0..REMEMBERED).map(|service| limiter.admit(start, &notice(service, "a")));
+        assert_eq!(admitted.filter(|verdict| *verdict == FIRST).count(), REMEMBERED - 20);
+        let (one, other) = (notice(REMEMBERED, "a"), notice(REMEMBERED + 1, "a"));
+        for seconds in 0..5 {
+            assert_eq!(limiter.admit(start + seconds * SECOND, &one), MORE, "{seconds}");
+        }
+        for notice in [&one, &other] {
+            assert_eq!(limiter.admit(start + 60 * SECOND, notice), Verdict::Post);
+            assert_eq!(limiter.admit(start + 61 * SECOND, notice), Verdict::Repeated);
+        }
+        assert_eq!(limiter.admit(start + 61 * SECOND, &notice(20, "b")), Verdict::Post, "one that is known");
+        assert_eq!(limiter.admit(start + 62 * SECOND, &notice(20, "b")), Verdict::Repeated);
+    }
+
+    #[test]
+    fn old_reports_are_looked_for_once_a_minute() {
+        let start = Instant::now();
+        let mut limiter = Limiter::new(start);
+        limiter.closed_until = Some(start + 2 * AGAIN);
+        (0..REMEMBERED).for_each(|service| assert_eq!(limiter.admit(start, &notice(service, "a")), FIRST));
+        let new = notice(REMEMBERED, "a");
+        assert_eq!(limiter.admit(start + 3590 * SECOND, &new), MORE, "none is old");
+        assert_eq!(limiter.admit(start + 3649 * SECOND, &new), MORE, "looked for a moment ago");
+        assert_eq!(limiter.admit(start + 3650 * SECOND, &new), FIRST);
+        assert_eq!(limiter.known.len(), 1);
     }
 
     #[test]

@@ -121,8 +121,8 @@ fn follow(mut folder: Folder, mut changes: Changes, tx: &mpsc::Sender<Event>, st
                 files.extend(changes.all().unwrap_or_default());
                 changes.again(files, Duration::ZERO);
             }
-            // With the folder gone its files are "removed"; that is a mishap and not a wish.
-            Woken::Changed(_) if !folder.dir().is_dir() => {}
+            // With the folder gone its files are "removed"; that is a mishap and not a wish. When it is back, they are looked at.
+            Woken::Changed(files) if !folder.dir().is_dir() => changes.again(files, doubt::AGAIN),
             Woken::Changed(files) => {
                 let was_doubted = doubted;
                 doubted = doubts.about(folder.dir(), folder.holding(), changes.is_empty(), Instant::now());

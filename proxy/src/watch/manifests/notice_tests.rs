@@ -108,6 +108,31 @@ fn a_folder_that_goes_and_comes_back_loses_nothing_meanwhile() {
 }
 
 #[test]
+fn what_changes_while_the_folder_is_away_is_looked_at_when_it_is_back() {
+    let parent = tempfile::tempdir().unwrap();
+    let (above, away) = (parent.path().join("above"), parent.path().join("away"));
+    let dir = above.join("dir");
+    std::fs::create_dir_all(&dir).unwrap();
+    let other = service("10.0.0.2").replace("name: a", "name: b");
+    std::fs::write(dir.join("a.yaml"), service("10.0.0.1")).unwrap();
+    std::fs::write(dir.join("b.yaml"), other).unwrap();
+    let mut run = start(&dir, SLOW);
+    // Nothing tells that the folder itself has gone, and that it is back: it is what is above it that moves.
+    std::fs::rename(&above, &away).unwrap();
+    std::fs::remove_file(away.join("dir/b.yaml")).unwrap();
+    std::fs::write(away.join("dir/a.yaml"), service("10.0.0.3")).unwrap();
+    // Both fall due meanwhile.
+    std::thread::sleep(Duration::from_millis(500));
+    std::fs::rename(&away, &above).unwrap();
+    let mut seen = run.until("-b");
+    if !seen.contains(&"+a 10.0.0.3".to_owned()) {
+        seen.extend(run.until("+a 10.0.0.3"));
+    }
+    seen.sort();
+    assert_eq!(seen, ["+a 10.0.0.3", "-b"]);
+}
+
+#[test]
 fn what_is_no_file_is_told_at_the_start_too() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);

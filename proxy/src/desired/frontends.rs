@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::state::objects::{Family, Ignored, ObjectName, Protocol};
 
 use super::Touched;
+use super::lost::Lost;
 use super::target::{Frontend, Rank, Role, Target};
 
 /// How many of the frontends that a Service has lost are named; of more, one line says how many.
@@ -19,7 +20,10 @@ pub(super) struct Frontends {
     /// Sorted by rank. Nearly all have one claim: a map in a map would cost a node for each.
     claims: BTreeMap<Frontend, Vec<(Rank, Arc<Target>)>>,
     cluster_ips: BTreeMap<IpAddr, u32>,
-    contested: BTreeSet<Frontend>,
+    /// Who has lost which claims, as of the last [`Frontends::recount`].
+    lost: Lost,
+    /// What somebody claims and nobody holds, as of then.
+    unheld: BTreeSet<Frontend>,
     /// Where the API server itself answers.
     reserved: BTreeSet<Frontend>,
 }
@@ -48,27 +52,32 @@ impl Frontends {
             }
         }
         touched.frontends.insert(frontend);
+        let before = self.counted_holder(&frontend);
         let claims = self.claims.entry(frontend).or_default();
         let at = claims.partition_point(|(other, _)| *other < rank);
         claims.reserve_exact(1);
         claims.insert(at, (rank, target));
-        self.note_contest(&frontend);
+        self.recount(&frontend, before, Some(at));
     }
 
     pub(super) fn release(&mut self, service: &ObjectName, claimed: &[Frontend], touched: &mut Touched) {
         for frontend in claimed {
             touched.frontends.insert(*frontend);
+            let before = self.counted_holder(frontend);
             let Some(claims) = self.claims.get_mut(frontend) else { continue };
             let mut freed = 0;
-            claims.retain(|(rank, _)| {
+            claims.retain(|(rank, target)| {
                 let ours = rank.service() == service;
                 freed += u32::from(ours && rank.is_cluster_ip());
+                if ours && loses(target, before.as_ref()) {
+                    self.lost.remove(service, frontend);
+                }
                 !ours
             });
             if claims.is_empty() {
                 self.claims.remove(frontend);
             }
-            self.note_contest(frontend);
+            self.recount(frontend, before, None);
             if let (true, Frontend::Address { ip, .. }) = (freed > 0, frontend) {
                 let count = self.cluster_ips.entry(*ip).or_default();
                 *count -= freed;
@@ -84,7 +93,7 @@ impl Frontends {
     pub(super) fn reserve(&mut self, reserved: BTreeSet<Frontend>, touched: &mut Touched) {
         let before = std::mem::replace(&mut self.reserved, reserved);
         for frontend in before.symmetric_difference(&self.reserved).copied().collect::<Vec<_>>() {
-            self.note_contest(&frontend);
+            self.recount(&frontend, self.counted_holder(&frontend), None);
             touched.frontends.insert(frontend);
         }
     }
@@ -94,7 +103,7 @@ impl Frontends {
         touched.cluster_ips.insert(ip);
         let frontends: Vec<_> = self.claimed_at(ip).collect();
         for frontend in frontends {
-            self.note_contest(&frontend);
+            self.recount(&frontend, self.counted_holder(&frontend), None);
             touched.frontends.insert(frontend);
         }
     }
@@ -130,14 +139,33 @@ impl Frontends {
         ends.into_iter().filter_map(of).reduce(wider)
     }
 
-    fn note_contest(&mut self, frontend: &Frontend) {
-        let holder = self.holder(frontend).map(|holder| &holder.target.name);
-        let loses = |(_, target): &(Rank, Arc<Target>)| holder != Some(&target.name);
-        let waiting = self.claims.get(frontend).is_some_and(|claims| claims.iter().any(loses));
-        if waiting {
-            self.contested.insert(*frontend);
-        } else {
-            self.contested.remove(frontend);
+    /// Who held a frontend when lost claims were last counted there.
+    fn counted_holder(&self, frontend: &Frontend) -> Option<Arc<Target>> {
+        let (_, target) = self.claims.get(frontend)?.first()?;
+        (!self.unheld.contains(frontend)).then(|| target.clone())
+    }
+
+    /// Counts the lost claims on a frontend that was held by `before` so far. `new`: the place of a claim that has come since. Goes
+    /// through all claims only where it is another's now.
+    fn recount(&mut self, frontend: &Frontend, before: Option<Arc<Target>>, new: Option<usize>) {
+        let now = self.holder(frontend).map(|holder| holder.target.clone());
+        let Some(claims) = self.claims.get(frontend) else {
+            self.unheld.remove(frontend);
+            return;
+        };
+        match now {
+            Some(_) => self.unheld.remove(frontend),
+            None => self.unheld.insert(*frontend),
+        };
+        let same = before.as_ref().map(|target| &target.name) == now.as_ref().map(|target| &target.name);
+        let changed = if same { new.map_or(0..0, |at| at..at + 1) } else { 0..claims.len() };
+        for (at, (rank, target)) in claims.iter().enumerate().take(changed.end).skip(changed.start) {
+            let lost = Some(at) != new && loses(target, before.as_ref());
+            match (lost, loses(target, now.as_ref())) {
+                (false, true) => self.lost.add(rank.service(), frontend),
+                (true, false) => self.lost.remove(rank.service(), frontend),
+                _ => {}
+            }
         }
     }
 
@@ -162,19 +190,17 @@ impl Frontends {
         self.cluster_ips.keys().copied()
     }
 
-    /// What every loser is told, of its first frontends one by one. Two roles of one service port on one frontend are no conflict.
+    /// What every loser is told, of its first frontends one by one. The cost depends on how much that is.
     pub(super) fn conflicts(&self) -> Vec<(ObjectName, Ignored)> {
-        let (mut out, mut lost) = (Vec::new(), BTreeMap::<&ObjectName, usize>::new());
-        for frontend in &self.contested {
-            let Some(claims) = self.claims.get(frontend) else { continue };
-            let holder = self.holder(frontend);
-            for (rank, target) in claims {
-                if holder.is_some_and(|holder| holder.target.name == target.name) {
-                    continue;
-                }
-                let lost = lost.entry(rank.service()).or_default();
-                *lost += 1;
-                if *lost > CONFLICTS_NAMED {
+        let (mut out, mut named) = (Vec::new(), BTreeMap::<&ObjectName, usize>::new());
+        for frontend in self.lost.first(CONFLICTS_NAMED) {
+            let Some(claims) = self.claims.get(&frontend) else { continue };
+            let holder = self.holder(&frontend);
+            for (rank, target) in claims.iter().filter(|(_, target)| loses(target, holder.map(|holder| holder.target)))
+            {
+                let named = named.entry(rank.service()).or_default();
+                *named += 1;
+                if *named > CONFLICTS_NAMED {
                     continue;
                 }
                 let why = match holder {
@@ -183,7 +209,7 @@ impl Frontends {
                          give one of the two another address or port",
                         holder.target.name
                     ),
-                    None if self.reserved.contains(frontend) => {
+                    None if self.reserved.contains(&frontend) => {
                         format!("{frontend} is where the API server answers; choose another address or port")
                     }
                     None => format!("{frontend} is the ClusterIP of another Service; choose another address"),
@@ -192,10 +218,19 @@ impl Frontends {
                 out.push((rank.service().clone(), Ignored { what, why }));
             }
         }
-        out.extend(lost.into_iter().filter(|(_, lost)| *lost > CONFLICTS_NAMED).map(|(service, lost)| {
-            let (what, more) = (format!("Service {service}"), lost - CONFLICTS_NAMED);
+        out.extend(self.lost.beyond(CONFLICTS_NAMED).map(|(service, more)| {
+            let what = format!("Service {service}");
             (service.clone(), Ignored { what, why: format!("and {more} more frontends that others serve") })
         }));
         out
     }
 }
+
+/// Whether a claim of this target loses to the holder's. Two roles of one service port on one frontend are no conflict.
+fn loses(target: &Target, holder: Option<&Arc<Target>>) -> bool {
+    holder.is_none_or(|holder| holder.name != target.name)
+}
+
+#[cfg(test)]
+#[path = "lost_tests.rs"]
+mod tests;

@@ -8,6 +8,7 @@ mod late;
 pub mod limits;
 #[cfg(test)]
 mod limits_tests;
+mod lost;
 pub mod node_view;
 mod scheduling;
 #[cfg(test)]

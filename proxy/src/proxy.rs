@@ -44,6 +44,8 @@ pub struct Proxy<B> {
     /// What the clock of slow starts counts from.
     started: Instant,
     limits: BTreeMap<String, String>,
+    /// How often what is ignored may have changed, but for the faults of objects.
+    ignored_changes: u64,
 }
 
 /// What one sync did.
@@ -78,6 +80,7 @@ impl<B: Backend> Proxy<B> {
             failed: false,
             started: Instant::now(),
             limits: BTreeMap::new(),
+            ignored_changes: 0,
         }
     }
 
@@ -145,6 +148,7 @@ impl<B: Backend> Proxy<B> {
     /// # Errors
     /// The kernel failed.
     pub fn sync(&mut self) -> Result<Synced, B::Error> {
+        self.ignored_changes += 1;
         let start = Instant::now();
         let mut changes = self.state.take_changes();
         // Weights that move on are one more change of their Service, which waits for its turn like others.
@@ -201,6 +205,7 @@ impl<B: Backend> Proxy<B> {
     /// # Errors
     /// The kernel failed.
     pub fn check(&mut self) -> Result<Option<Report>, B::Error> {
+        self.ignored_changes += 1;
         match (self.synced, self.failed) {
             (false, _) => Ok(None),
             // What is wanted and not in force would be taken for drift.
@@ -214,6 +219,7 @@ impl<B: Backend> Proxy<B> {
     /// # Errors
     /// The kernel refuses.
     pub fn look(&mut self) -> Result<Vec<Counts>, B::Error> {
+        self.ignored_changes += 1;
         self.backend.look(&self.desired)
     }
 
@@ -264,6 +270,7 @@ impl<B: Backend> Proxy<B> {
     /// # Errors
     /// As [`Backend::clean_udp`].
     pub fn clean_udp(&mut self, names: &BTreeSet<ObjectName>) -> Result<Cleaned, B::Error> {
+        self.ignored_changes += 1;
         let services = self.udp_services(names);
         self.backend.clean_udp(&services)
     }
@@ -279,8 +286,14 @@ impl<B: Backend> Proxy<B> {
         ignored
     }
 
+    /// A number that is another one whenever [`Proxy::ignored`] may be: wherever the datapath or what is wanted has been at work.
+    pub fn ignored_changes(&self) -> u64 {
+        self.ignored_changes + self.state.fault_changes()
+    }
+
     /// Something of the node or of the settings is not as it was asked for, and why; `None`: it is again.
     pub fn limit(&mut self, what: &str, why: Option<String>) {
+        self.ignored_changes += 1;
         match why {
             Some(why) => drop(self.limits.insert(what.to_owned(), why)),
             None => drop(self.limits.remove(what)),
@@ -310,6 +323,7 @@ impl<B: Backend> Proxy<B> {
     /// The same, for tests to make it fail.
     #[cfg(test)]
     pub(crate) fn backend_mut(&mut self) -> &mut B {
+        self.ignored_changes += 1;
         &mut self.backend
     }
 

@@ -52,6 +52,8 @@ pub struct Observer {
     /// Services or endpoints may have changed since they were counted.
     uncounted: bool,
     ignored: BTreeSet<Ignored>,
+    /// Of which [`Proxy::ignored_changes`] that is; `None`: of none that can be known again.
+    ignored_at: Option<u64>,
     /// What another proxy or datapath left and could not be removed, at the last look.
     leftovers: Vec<String>,
     last_sync: Option<LastSync>,
@@ -93,6 +95,7 @@ impl Observer {
             seen_triggers: 0,
             uncounted: true,
             ignored: BTreeSet::new(),
+            ignored_at: None,
             leftovers: Vec::new(),
             last_sync: None,
             syncs: 0,
@@ -342,6 +345,12 @@ impl Observer {
 
     /// Says what has become wrong with the objects, or right again.
     fn faults<B: Backend>(&mut self, proxy: &Proxy<B>) {
+        // Nearly every turn changes nothing of it, and it may be long. What the datapath finds by itself is seen after the next look at
+        // the kernel; before the first sync there is none.
+        let at = proxy.has_synced().then(|| proxy.ignored_changes());
+        if std::mem::replace(&mut self.ignored_at, at) == at && at.is_some() {
+            return;
+        }
         let ignored: BTreeSet<Ignored> = proxy.ignored().into_iter().collect();
         if ignored == self.ignored {
             return;
@@ -401,3 +410,6 @@ impl Observer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

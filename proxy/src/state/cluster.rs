@@ -25,6 +25,8 @@ pub struct State {
     api_server: BTreeSet<SocketAddr>,
     listed: BTreeSet<Kind>,
     faults: BTreeMap<(Kind, ObjectName), Vec<Ignored>>,
+    /// How often these have changed.
+    fault_changes: u64,
     changes: Changes,
 }
 
@@ -74,11 +76,13 @@ impl State {
                 self.listed.insert(kind);
             }
             Event::Ignored { kind, name, faults } => {
-                if faults.is_empty() {
-                    self.faults.remove(&(kind, name));
+                let changed = if faults.is_empty() {
+                    self.faults.remove(&(kind, name)).is_some()
                 } else {
                     self.faults.insert((kind, name), faults.into_iter().map(Ignored::tamed).collect());
-                }
+                    true
+                };
+                self.fault_changes += u64::from(changed);
             }
         }
     }
@@ -185,5 +189,10 @@ impl State {
     /// The same by object.
     pub fn faults_by_object(&self) -> impl Iterator<Item = (Kind, &ObjectName, &[Ignored])> {
         self.faults.iter().map(|((kind, name), faults)| (*kind, name, faults.as_slice()))
+    }
+
+    /// A number that is another one whenever they are others.
+    pub fn fault_changes(&self) -> u64 {
+        self.fault_changes
     }
 }

@@ -1,5 +1,6 @@
 //! Objects that are too large, or ask for too much: what is left out is told, the rest is served, and the process stays small.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use kubeferry_tests::apiserver::{Fault, Resource};
@@ -51,7 +52,8 @@ fn many_ports_addresses_and_ranges(datapath: Datapath) {
         let [mut service, slice] = proper("ranges", "10.96.4.3", "10.244.1.2");
         let range = |number: usize| format!("198.{}.{}.0/32", 20 + (number >> 8), number & 255);
         let mut ranges: Vec<_> = (0..10_000).map(range).collect();
-        ranges.extend(["garbage".to_owned(), "10.0.0.0/99".into(), "10.244.0.0/16".into(), "10.244.1.0/24".into()]);
+        // The client is in two of them that overlap, the pod `web1` in none.
+        ranges.extend(["garbage".to_owned(), "10.0.0.0/99".into(), "10.244.1.4/30".into(), "10.244.1.7/32".into()]);
         service["spec"]["loadBalancerSourceRanges"] = ranges.into();
         let ports = json!([{"name": "zero", "port": 0}, {"name": "less", "port": -1}, {"name": "more", "port": 65_536},
             {"name": "http", "port": 80, "nodePort": 1_000_000}]);
@@ -62,13 +64,35 @@ fn many_ports_addresses_and_ranges(datapath: Datapath) {
         put(&cluster, [service, slice]);
         let balancer = "198.51.100.40:80".parse().unwrap();
         cluster.until("an allowed source", || Connection::attempt(cluster.web.client(), balancer)?.ask().ok());
-        // Weights for 100,000 names, in order and not.
-        for (name, ip, last) in [("weights", "10.96.4.4", "3"), ("no-weights", "10.96.4.5", "NaN")] {
-            let [mut service, slice] = proper(name, ip, "10.244.1.2");
-            let weights: Vec<_> = (0..100_000).map(|number| format!("pod/p{number}=65535")).collect();
+        let other = &cluster.web.hosts.host("web1").namespace;
+        Connection::attempt(other, "10.96.4.3:80".parse().unwrap()).unwrap().ask().unwrap();
+        assert!(Connection::attempt(other, balancer).is_none(), "a source that no range has is served");
+        // Weights for 100,000 names, in order and not; those of the two endpoints are as large as may be, and as uneven.
+        for (name, ip, scheduler, last) in [
+            ("weights", "10.96.4.4", "random", "3"),
+            ("weights-in-turn", "10.96.4.6", "wrr", "3"),
+            ("no-weights", "10.96.4.5", "random", "NaN"),
+        ] {
+            let [mut service, mut slice] = proper(name, ip, "10.244.1.2");
+            let weights: Vec<_> = (0..100_000).map(|number| format!("pod/p{number}={}", 65_535 - number % 2)).collect();
             let weights = format!("{},zone/z={last}", weights.join(","));
-            service["metadata"]["annotations"] = json!({"kubeferry.dev/weights": weights});
+            service["metadata"]["annotations"] =
+                json!({"kubeferry.dev/weights": weights, "kubeferry.dev/scheduler": scheduler});
+            let endpoint = |number: usize| {
+                json!({"addresses": [format!("10.244.1.{}", number + 1)], "nodeName": "worker-1", "zone": "z",
+                    "targetRef": {"kind": "Pod", "namespace": "default", "name": format!("p{number}")}})
+            };
+            slice["endpoints"] = (0..2).map(endpoint).collect();
             put(&cluster, [service, slice]);
+        }
+        for (name, ip) in [("weights", "10.96.4.4:80"), ("weights-in-turn", "10.96.4.6:80")] {
+            // They have come to the endpoints, since they are too uneven for as many slots as there may be.
+            cluster.until_ignored(&format!("Service default/{name} port \"http\": its weights are rounded"));
+            let mut servers = BTreeSet::new();
+            cluster.until(&format!("both endpoints of {name}"), || {
+                servers.insert(Connection::attempt(cluster.web.client(), ip.parse().unwrap())?.ask().ok()?.0);
+                (servers.len() == 2).then_some(())
+            });
         }
         let note = cluster.event("Ignored", "no-weights");
         assert!(note.contains("\"zone/z=NaN\" has no weight"), "{note}");

@@ -4,10 +4,11 @@
 const LINES: usize = 12;
 /// Characters of each.
 const WIDTH: usize = 600;
-/// Words of a failed test that is not run again. `seed`: it was drawn by chance, and another time it is another test. The others are of
+/// Words of a failed test that is not run again. `seed`: it was drawn by chance, and another time it is another test. The next are of
 /// every test that asks all the time (`LOST` of `tests/src/load.rs`): a request that is lost once in many runs is what these look for,
-/// and another run without says nothing about it.
-const FINAL: [&str; 2] = ["seed", "requests failed"];
+/// and another run without says nothing about it. So it is with the last, what stayed wrong in the kernel after a fault (`STAYED` of
+/// `tests/src/faults/place.rs`).
+const FINAL: [&str; 3] = ["seed", "requests failed", "the kernel to have exactly what is wanted"];
 
 /// The sum of the outputs of test binaries, line by line.
 #[derive(Default, PartialEq, Eq, Debug)]
@@ -96,7 +97,7 @@ impl Outcome {
     }
 
     /// The tests that failed, where all of them can be run again and would say something: every binary came to its end, and none
-    /// was drawn by chance or has lost a request.
+    /// was drawn by chance, has lost a request or found the kernel wrong for good.
     pub fn repeatable(&self) -> Option<Vec<String>> {
         let [begun, ended] = self.binaries;
         let all = begun == ended && self.failures.len() == self.failed && !self.failures.iter().any(|f| f.is_final);
@@ -172,6 +173,9 @@ mod tests {
         assert_eq!(outcome(&failed("a", "KUBEFERRY_FAULTS_SEED=7", end)).repeatable(), None);
         let lost = "thread 'a' (77) panicked at tests/a.rs:1:1:\n2 of 1034 requests failed, the first of them:\nUDP";
         assert_eq!(outcome(&failed("a", lost, end)).repeatable(), None);
+        let stayed = "called `Result::unwrap()` on an `Err` value: it differs by:\n- endpoints4 10.96.0.10\n\nCaused by:\n    \
+            waited 120s for the kernel to have exactly what is wanted";
+        assert_eq!(outcome(&failed("a", stayed, end)).repeatable(), None);
         assert_eq!(
             outcome(&failed("a", "waited 30s for every client to be served", end)).repeatable(),
             Some(vec!["a".to_owned()])
@@ -180,9 +184,11 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_request_is_told_in_the_words_that_are_looked_for() {
+    fn what_is_final_is_told_in_the_words_that_are_looked_for() {
         let load = include_str!("../../tests/src/load.rs");
         assert!(load.contains(&format!("pub const LOST: &str = {:?};", FINAL[1])));
+        let place = include_str!("../../tests/src/faults/place.rs");
+        assert!(place.contains(&format!("const STAYED: &str = {:?};", FINAL[2])));
     }
 
     #[test]

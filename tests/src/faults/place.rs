@@ -28,6 +28,9 @@ const MARK: Duration = Duration::from_millis(100);
 /// How long what is wanted may take to come: after many wrong answers the API server is asked again after half a minute, twice if it
 /// then says 410.
 const EXACT: Duration = Duration::from_secs(120);
+/// What a test says that waited for that in vain. It has failed, whatever comes of it a second time (`xtask/src/outcome.rs`, which has
+/// the words, too).
+const STAYED: &str = "the kernel to have exactly what is wanted";
 
 /// The whole; see the module.
 #[derive(Debug)]
@@ -241,7 +244,7 @@ impl Place {
             };
             differs.is_empty().then_some(())
         };
-        let exact = until_for(within, "the kernel to have exactly what is wanted", is_exact);
+        let exact = until_for(within, STAYED, is_exact);
         exact.with_context(|| format!("it differs by:\n{differs}\nthe log:\n{}", self.log()))?;
         Ok(since.elapsed())
     }

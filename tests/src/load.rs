@@ -127,7 +127,7 @@ impl Load {
                 let (load, [tcp, udp]) = (&load, [0, 1].map(|which| &load.answered[2 * number + which]));
                 scope.spawn(move || load.repeat(tcp, "TCP", *way, || way.0.connect(way.1)?.ask().map(drop)));
                 scope.spawn(move || {
-                    load.repeat(udp, "UDP", *way, || if once { one_datagram(*way) } else { datagram(*way) });
+                    load.repeat(udp, "UDP", *way, || if once { one_datagram(*way) } else { datagram(*way).map(drop) });
                 });
             }
             let _ends = Ends(&load.end);
@@ -189,13 +189,13 @@ fn one_datagram<C: Client + ?Sized>((from, to): Way<'_, C>) -> Result<()> {
     }
 }
 
-/// A question by datagram, as resolvers ask: each time of a new socket, and again where no answer comes.
-pub(crate) fn datagram<C: Client + ?Sized>((from, to): Way<'_, C>) -> Result<()> {
+/// A question by datagram, as resolvers ask: each time of a new socket, and again where no answer comes. Whether it was asked again.
+pub(crate) fn datagram<C: Client + ?Sized>((from, to): Way<'_, C>) -> Result<bool> {
     let mut failures = Vec::new();
     for _ in 0..3 {
         let began = Instant::now();
         match try_once(&from.datagrams(to)?)? {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(!failures.is_empty()),
             Err(error) => failures.push(format!("{error} after {:.1?}", began.elapsed())),
         }
     }

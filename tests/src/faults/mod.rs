@@ -14,7 +14,7 @@
 //!     Ok(since.elapsed())
 //! })?;
 //! report.add("what went wrong", &seen, right);
-//! seen.none_failed()?;
+//! seen.nothing_seen()?;
 //! ```
 
 mod objects;
@@ -27,7 +27,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub use objects::Objects;
 pub use place::Place;
 pub use report::{REPORT, Report, Row};
-pub use traffic::{Failure, Recorded, Traffic};
+pub use traffic::{Failure, Recorded, Slow, Traffic};
 
 /// Names a number that repeats the random choices of a run.
 pub const SEED: &str = "KUBEFERRY_FAULTS_SEED";

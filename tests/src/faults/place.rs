@@ -362,12 +362,12 @@ impl Place {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    /// Fails if any request did: names some of them and shows the log.
+    /// Fails if clients saw anything of a fault ([`Recorded::nothing_seen`]), and shows the log.
     ///
     /// # Errors
     /// See above.
-    pub fn none_failed(&self, seen: &Recorded) -> Result<()> {
-        seen.none_failed().with_context(|| format!("the log:\n{}", self.log()))
+    pub fn nothing_seen(&self, seen: &Recorded) -> Result<()> {
+        seen.nothing_seen().with_context(|| format!("the log:\n{}", self.log()))
     }
 
     fn log_path(&self) -> PathBuf {

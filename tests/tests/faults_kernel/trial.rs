@@ -25,7 +25,7 @@ pub const EVERYWHERE: [&str; 3] = ["1", "2", "remote"];
 /// What clients may see of a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sees {
-    /// Every request is answered.
+    /// Every request is answered, and in time ([`Recorded::nothing_seen`]).
     Nothing,
     /// What is begun before all is right again may fail.
     NewFail,
@@ -141,7 +141,7 @@ impl Trial {
         is_soon_right(self.right, seen.wrong_for(began), since_harm)
             .unwrap_or_else(|error| panic!("{fault}: {error:#}"));
         if sees == Sees::Nothing {
-            seen.none_failed().unwrap_or_else(|error| panic!("{fault}: {error:#}"));
+            seen.nothing_seen().unwrap_or_else(|error| panic!("{fault}: {error:#}"));
         }
         seen
     }

@@ -61,7 +61,7 @@ fn a_server_that_is_away(datapath: Datapath) {
     };
     let (right, seen) = Traffic::during(&place.ways(), PATIENCE, away).unwrap();
     report.add("API server gone for 3 s; from its return", &seen, right);
-    place.none_failed(&seen).unwrap();
+    place.nothing_seen(&seen).unwrap();
     let flapping = || {
         for _ in 0..8 {
             server.fault(Fault::Down);
@@ -74,7 +74,7 @@ fn a_server_that_is_away(datapath: Datapath) {
     };
     let (right, seen) = caught_up_with(&place, RIGHT_BY_TRIES, flapping).unwrap();
     report.add("API server down and up every 150 ms, eight times; from the last", &seen, right);
-    place.none_failed(&seen).unwrap();
+    place.nothing_seen(&seen).unwrap();
     place.until_exact().unwrap();
 }
 
@@ -100,7 +100,7 @@ fn wrong_answers(datapath: Datapath) {
         let right = if fault.is_none() { RIGHT } else { RIGHT_BY_TRIES };
         let (right, seen) = caught_up_with(&place, right, harm).unwrap();
         report.add(name, &seen, right);
-        place.none_failed(&seen).unwrap();
+        place.nothing_seen(&seen).unwrap();
     }
     place.until_exact().unwrap();
 }

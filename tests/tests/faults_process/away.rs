@@ -135,7 +135,7 @@ fn is_away_for_minutes(datapath: Datapath) {
         panic!("{error:#}; the log:\n{}", place.log());
     });
     report.add(&format!("API server gone for {} s; from its return", AWAY.as_secs()), &seen, right);
-    place.none_failed(&seen).unwrap();
+    place.nothing_seen(&seen).unwrap();
     let told = || (late(&place)? >= late_before + 2.0).then_some(());
     until_for(PATIENCE, "the metric to tell how late the change was taken in", told).unwrap();
     place.until_exact().unwrap();

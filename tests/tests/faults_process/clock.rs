@@ -34,7 +34,7 @@ fn a_monotonic_clock_that_is_another(datapath: Datapath) {
         };
         let (right, seen) = Traffic::during(&ways, PATIENCE, moved).unwrap();
         report.add(&format!("monotonic clock {name}, by a time namespace"), &seen, right);
-        place.none_failed(&seen).unwrap();
+        place.nothing_seen(&seen).unwrap();
         idle.ask().unwrap_or_else(|error| panic!("{name}: a connection that was idle: {error:#}\n{}", place.log()));
     }
     place.until_exact().unwrap();

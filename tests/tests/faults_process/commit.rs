@@ -78,7 +78,7 @@ fn killed_as_it_enters_a_call(datapath: Datapath) {
     let fault =
         format!("kill -9 inside of a commit, by the system call: {killed} kills, {undone} leave something undone");
     report.add(&fault, &seen, right);
-    place.none_failed(&seen).unwrap();
+    place.nothing_seen(&seen).unwrap();
 }
 
 /// How many of these calls the thread that makes most of them makes in a start that changes forty Services: strace counts by thread.
@@ -154,7 +154,7 @@ fn killed_while_nft_loads_the_table() {
         };
         let (right, seen) = Traffic::during(&place.ways(), PATIENCE, harm).unwrap();
         report.add(&format!("kill -9 while nft loads a table, which it does {wait} s later, twice"), &seen, right);
-        place.none_failed(&seen).unwrap();
+        place.nothing_seen(&seen).unwrap();
     }
 }
 

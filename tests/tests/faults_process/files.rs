@@ -39,7 +39,7 @@ fn idle_clients_take_every_open_file(datapath: Datapath) {
     };
     let (right, seen) = Traffic::during(&place.ways(), PATIENCE, crowded).unwrap();
     report.add(&format!("{files} open files and 300 idle clients at /healthz"), &seen, right);
-    place.none_failed(&seen).unwrap();
+    place.nothing_seen(&seen).unwrap();
 }
 
 /// The process may open nothing more while objects change: neither a manifest, nor a socket, nor a pipe for `nft`. It says so, what
@@ -87,7 +87,7 @@ fn has_no_more_files(place: &Place, fault: &str, cut: impl FnOnce()) {
     };
     let (right, seen) = Traffic::during(&place.ways(), PATIENCE, short).unwrap();
     report.add(fault, &seen, right);
-    place.none_failed(&seen).unwrap();
+    place.nothing_seen(&seen).unwrap();
     assert!(place.is_running(), "it has ended: {}", place.log());
 }
 

@@ -34,7 +34,7 @@ fn killed_at_random_moments(datapath: Datapath) {
         };
         let (right, seen) = Traffic::during(&place.ways(), PATIENCE, killed).unwrap();
         report.add("kill -9 at random moments, ten times, while 130 Services come or go", &seen, right);
-        place.none_failed(&seen).unwrap();
+        place.nothing_seen(&seen).unwrap();
         place.until_exact().unwrap();
         if Instant::now() >= end {
             break;
@@ -67,7 +67,7 @@ fn a_storm_of_restarts(datapath: Datapath) {
     };
     let (right, seen) = Traffic::during(&place.ways(), PATIENCE, storm).unwrap();
     report.add("restart storm: 16 starts within a second, up to four processes at a time", &seen, right);
-    place.none_failed(&seen).unwrap();
+    place.nothing_seen(&seen).unwrap();
     place.start().unwrap();
     place.until_exact().unwrap();
 }

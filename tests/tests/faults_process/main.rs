@@ -11,6 +11,7 @@ mod disk;
 mod files;
 mod flap;
 mod kill;
+mod outage;
 mod signals;
 mod watch;
 

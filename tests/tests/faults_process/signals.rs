@@ -46,7 +46,7 @@ fn told_to_end_during_its_start(datapath: Datapath) {
     };
     let (right, seen) = Traffic::during(&place.ways(), PATIENCE, told).unwrap();
     report.add("SIGTERM at random moments of a start, twelve times", &seen, right);
-    place.none_failed(&seen).unwrap();
+    place.nothing_seen(&seen).unwrap();
     place.until_exact().unwrap();
 }
 
@@ -80,7 +80,7 @@ fn signals_that_come_twice_or_are_not_expected(datapath: Datapath) {
         };
         let (right, seen) = Traffic::during(&place.ways(), PATIENCE, ended).unwrap();
         report.add(fault, &seen, right);
-        place.none_failed(&seen).unwrap();
+        place.nothing_seen(&seen).unwrap();
     }
     place.until_exact().unwrap();
 }

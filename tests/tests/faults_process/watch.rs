@@ -58,7 +58,7 @@ fn lists_that_are_not_so(datapath: Datapath) {
     ] {
         let (right, seen) = lists_that_lie(&place, kinds, fault).unwrap();
         report.add(name, &seen, right);
-        place.none_failed(&seen).unwrap();
+        place.nothing_seen(&seen).unwrap();
     }
     assert!(place.log().contains("is not believed yet"), "{}", place.log());
     place.until_exact().unwrap();
@@ -87,7 +87,7 @@ fn lists_that_lack_some(datapath: Datapath) {
     })
     .unwrap();
     report.add("the Services and slices that half of a list lacks go, and come back with the next", &seen, right);
-    place.none_failed(&seen).unwrap();
+    place.nothing_seen(&seen).unwrap();
     place.until_exact().unwrap();
 }
 
@@ -111,7 +111,7 @@ fn watches_that_are_not_so(datapath: Datapath) {
     };
     let (right, seen) = caught_up_with(&place, RIGHT, replay).unwrap();
     report.add("watch events out of order", &seen, right);
-    place.none_failed(&seen).unwrap();
+    place.nothing_seen(&seen).unwrap();
     let before = place.server().count(Verb::Watch, Resource::EndpointSlice);
     let (right, seen) = caught_up_with(&place, RIGHT_BY_TRIES, || {
         place.server().fault_on(Resource::EndpointSlice, Fault::ShortWatch(4));
@@ -120,7 +120,7 @@ fn watches_that_are_not_so(datapath: Datapath) {
     })
     .unwrap();
     report.add("watches that end at once, four times", &seen, right);
-    place.none_failed(&seen).unwrap();
+    place.nothing_seen(&seen).unwrap();
     let watches = place.server().count(Verb::Watch, Resource::EndpointSlice) - before;
     assert!(watches < 20, "{watches} watches were begun");
     place.until_exact().unwrap();

@@ -1,15 +1,21 @@
 //! An API server that is away, or answers wrongly. What is in force stays; what changed meanwhile is caught up with.
 
+use std::net::SocketAddr;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use kubeferry_tests::apiserver::{Fault, Resource, Verb};
+use kubeferry_tests::client::{Connection, until_for};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::faults::{Place, Recorded, Report, Traffic};
 use kubeferry_tests::on_both_datapaths;
 
 use crate::{PATIENCE, RIGHT, RIGHT_BY_TRIES};
+
+/// How long after a failure an event of a watch makes the next failure a first one (`GOOD` in `proxy/src/watch/api/follow.rs`), and
+/// something more.
+const CALM: Duration = Duration::from_secs(6);
 
 /// A place that serves, with every watch running.
 pub fn started(datapath: Datapath) -> Place {
@@ -78,29 +84,55 @@ fn a_server_that_is_away(datapath: Datapath) {
     place.until_exact().unwrap();
 }
 
+/// Changes something that each of the two watches tells, slices and Services, and waits until both are in force; how long that took.
+fn changed_in_both(place: &Place, right: Duration) -> Result<Duration> {
+    let mut last = 0;
+    place.change(|objects| {
+        objects.mark = 3 - objects.mark;
+        last = objects.more;
+        objects.more += 1;
+    })?;
+    let since = Instant::now();
+    place.until_marked(right)?;
+    let new = SocketAddr::from(([10, 96, 1, u8::try_from(1 + last)?], 80));
+    let is_there = || Connection::attempt(place.client(), new)?.ask().ok();
+    until_for(right.saturating_sub(since.elapsed()), "a new Service", is_there)
+        .with_context(|| format!("the log:\n{}", place.log()))?;
+    Ok(since.elapsed())
+}
+
 fn wrong_answers(datapath: Datapath) {
     let place = started(datapath);
     let mut report = Report::new(&place.datapath);
+    let server = place.server();
     for (name, fault) in [
         ("410 for all that is watched", None),
-        ("429 with Retry-After of 1 s, 4 times", Some(Fault::Status(429, 4))),
-        ("500, 4 times", Some(Fault::Status(500, 4))),
-        ("503, 4 times", Some(Fault::Status(503, 4))),
-        ("answers that are no JSON, 4 times", Some(Fault::Garbage(4))),
-        ("answers that break off in the middle, 4 times", Some(Fault::HalfJson(4))),
+        ("429 with Retry-After of 1 s, 4 times for each", Some(Fault::Status(429, 4))),
+        ("500, 4 times for each", Some(Fault::Status(500, 4))),
+        ("503, 4 times for each", Some(Fault::Status(503, 4))),
+        ("answers that are no JSON, 4 times for each", Some(Fault::Garbage(4))),
+        ("answers that break off in the middle, 4 times for each", Some(Fault::HalfJson(4))),
     ] {
-        let harm = || {
-            if let Some(fault) = fault {
-                place.server().fault(fault);
+        let (right, seen) = Traffic::during(&place.ways(), PATIENCE, |traffic| {
+            traffic.go_on()?;
+            // Each of the two watches that lead to rows has its own: the next requests of both go wrong.
+            for kind in [Resource::Service, Resource::EndpointSlice] {
+                fault.into_iter().for_each(|fault| server.fault_on(kind, fault));
             }
-            place.server().fault(Fault::Gone410);
-            place.server().fault(Fault::CutConnections);
-            Ok(())
-        };
-        let right = if fault.is_none() { RIGHT } else { RIGHT_BY_TRIES };
-        let (right, seen) = caught_up_with(&place, right, harm).unwrap();
+            server.fault(Fault::Gone410);
+            server.fault(Fault::CutConnections);
+            let right = changed_in_both(&place, if fault.is_none() { RIGHT } else { RIGHT_BY_TRIES })?;
+            let left = server.faults_left();
+            ensure!(left == 0, "{name}: {left} did not hit");
+            traffic.go_on()?;
+            Ok(right)
+        })
+        .unwrap();
         report.add(name, &seen, right);
         place.nothing_seen(&seen).unwrap();
+        // The next begins with short pauses between the tries.
+        sleep(CALM);
+        changed_in_both(&place, RIGHT).unwrap();
     }
     place.until_exact().unwrap();
 }

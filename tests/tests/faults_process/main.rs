@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long anything may take until it is right again: seven times and more what was measured on an overloaded machine (0 to 4.3 s,
 /// `docs/reliability.md`). It is there to find what takes ten times as long as it did, and is no measure.
 const RIGHT: Duration = Duration::from_secs(30);
-/// The same where somebody is asked or something is read again and again, with pauses that grow: up to 15.8 s, and one pause has 30 s
+/// The same where somebody is asked or something is read again and again, with pauses that grow: up to 18.2 s, and one pause has 30 s
 /// at most.
 const RIGHT_BY_TRIES: Duration = Duration::from_secs(60);
 /// How long a test may take for what is no recovery.

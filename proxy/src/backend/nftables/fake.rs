@@ -4,6 +4,7 @@ mod order;
 mod script;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use proptest::sample::Index;
@@ -65,6 +66,12 @@ pub(super) enum Harm {
     Chain,
     /// Adds a flowtable.
     Flowtable,
+    /// Deletes a row; where there is none, adds one.
+    RowGone,
+    /// Puts another value in the place of a row's. One of a set has none, and is deleted.
+    RowOther,
+    /// Adds a row that nobody needs.
+    RowMore,
 }
 
 /// A chain: its rules as text.
@@ -83,6 +90,24 @@ struct Table {
     /// Flowtables and named objects.
     others: BTreeSet<String>,
     rows: Rows,
+}
+
+impl Table {
+    fn tamper_with_rows(&mut self, harm: Harm, which: &Index) {
+        if matches!(harm, Harm::RowMore) || self.rows.is_empty() {
+            self.rows.insert(Key::ClusterIp(IpAddr::from([203, 0, 113, 77])), Value::Present);
+            return;
+        }
+        let nth = which.index(self.rows.len());
+        let Some((key, value)) = self.rows.iter().nth(nth).map(|(key, value)| (*key, value.clone())) else { return };
+        self.rows.remove(&key);
+        let other = match value {
+            Value::Chain(name) => self.chains.keys().find(|other| **other != name).cloned().map(Value::Chain),
+            Value::Endpoint(endpoint) => Some(Value::Endpoint(SocketAddr::new(endpoint.ip(), endpoint.port() ^ 1))),
+            Value::Present => None,
+        };
+        self.rows.extend(other.filter(|_| matches!(harm, Harm::RowOther)).map(|other| (key, other)));
+    }
 }
 
 /// The fake kernel.
@@ -118,7 +143,7 @@ impl Fake {
         self.table.as_ref()?.chains.get(name)
     }
 
-    /// Does harm to the table, as another program would: `which` of the chains, sets and hooks it is about.
+    /// Does harm to the table, as another program would: `which` of the chains, sets, hooks and rows it is about.
     pub fn tamper(&mut self, harm: Harm, which: &Index) {
         let Some(table) = &mut self.table else { return };
         match harm {
@@ -146,6 +171,7 @@ impl Fake {
             Harm::Base => drop(table.hooks.insert("other".into(), "type filter hook input".into())),
             Harm::Chain => drop(table.chains.insert("v4-theirs".into(), vec!["drop".into()])),
             Harm::Flowtable => drop(table.others.insert("flowtable theirs".into())),
+            Harm::RowGone | Harm::RowOther | Harm::RowMore => table.tamper_with_rows(harm, which),
         }
         for name in table.hooks.keys() {
             table.chains.entry(name.clone()).or_default();

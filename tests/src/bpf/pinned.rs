@@ -2,6 +2,7 @@
 
 mod flows;
 mod runs;
+mod written;
 
 use std::mem::offset_of;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use kubeferry_ebpf_common::live::{LiveFilter, LiveSpent};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Address, Backend, Config, FlowKey, Frontend, FrontendKey, Slot, SocketKey, Traffic};
 pub use runs::Ran;
+pub use written::Written;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::kernel;
@@ -33,6 +35,9 @@ pub struct Pinned {
     backends: OwnedFd,
     traffic: OwnedFd,
     devices: OwnedFd,
+    addresses: OwnedFd,
+    members: OwnedFd,
+    source_ranges: OwnedFd,
     ingress: OwnedFd,
     egress: OwnedFd,
     uplink: OwnedFd,
@@ -76,6 +81,9 @@ impl Pinned {
             backends: open(&maps, "backends")?,
             traffic: open(&maps, "traffic")?,
             devices: open(&maps, "devices")?,
+            addresses: open(&maps, "addresses")?,
+            members: open(&maps, "members")?,
+            source_ranges: open(&maps, "source_ranges")?,
             ingress: open(&programs, "tc_ingress")?,
             egress: open(&programs, "tc_egress")?,
             uplink: open(&programs, "xdp_uplink")?,

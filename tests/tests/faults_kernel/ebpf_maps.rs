@@ -14,7 +14,7 @@ use kubeferry_tests::client::until_for;
 /// `proxy/src/backend/ebpf/check.rs`).
 const SELDOM: Duration = Duration::from_secs(30);
 
-fn start(flags: &[&str]) -> (Trial, Pinned) {
+pub fn start(flags: &[&str]) -> (Trial, Pinned) {
     let mut trial = Trial::start(Datapath::ebpf().unwrap(), flags);
     trial.right += SELDOM;
     let pinned = Pinned::open(trial.site.places().bpffs()).unwrap();

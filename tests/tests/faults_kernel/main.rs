@@ -5,6 +5,7 @@
 mod devices;
 mod ebpf_attachments;
 mod ebpf_maps;
+mod ebpf_rows;
 mod memory;
 mod nft_table;
 mod nft_tool;

@@ -31,9 +31,12 @@ pub struct Found {
 impl Found {
     /// What is in force; `now` in nanoseconds since boot.
     pub fn in_force(self, room: &Room, now: u64) -> InForce {
+        // A row of `backends` that there is not is somebody else's doing: whoever says it gets another.
+        let backend = |row: u32| if (row as usize) < room.backends { row } else { 0 };
         let list = |first: u32, count: u32| {
             let first = first as usize;
-            self.slots.get(first..first.saturating_add(count as usize)).map(<[Slot]>::to_vec)
+            let slots = self.slots.get(first..first.saturating_add(count as usize))?;
+            Some(slots.iter().map(|slot| Slot { backend: backend(slot.backend), ..*slot }).collect::<Vec<_>>())
         };
         let mut services: BTreeMap<u64, Service> = BTreeMap::new();
         let (mut used, mut kept) = (BTreeSet::new(), BTreeSet::new());
@@ -45,19 +48,23 @@ impl Found {
                 kept.extend(places);
                 let lists =
                     places.map(|(first, count)| list(first, count).map_or((0, Vec::new()), |list| (first, list)));
-                let turns = [frontend.cluster_turn, frontend.local_turn];
+                let turns = [frontend.cluster_turn, frontend.local_turn].map(backend);
                 Service { lists, turns, draw: frontend.draw, ..Service::default() }
             });
             used.extend(places);
             service.frontends.insert(*key);
         }
         for (key, member) in self.members {
+            let member = Member { backend: backend(member.backend), ..member };
             services.entry(key.service).or_default().members.insert(key, member);
         }
-        for (range, _) in self.ranges {
+        for (range, value) in self.ranges {
             let [high, low] = range.key.service;
-            let service = u64::from(high) << 32 | u64::from(low);
-            services.entry(service).or_default().ranges.insert(range);
+            let service = services.entry(u64::from(high) << 32 | u64::from(low)).or_default();
+            service.ranges.insert(range);
+            if value != Range::VALUE {
+                service.overwritten.insert(range);
+            }
         }
         let capacity = |rows: usize| u32::try_from(rows).unwrap_or(u32::MAX);
         let mut slots = Slots::with(capacity(room.slots), used.iter().copied());

@@ -201,7 +201,7 @@ impl Maps {
             Phase::Slots(rows) => self.slots.put(&pairs(rows)).map_err(EbpfError::map("slots")),
             Phase::Members(rows) => self.members.put(&pairs(rows)).map_err(EbpfError::map("members")),
             Phase::Ranges(rows) => {
-                let rows: Vec<_> = rows.iter().map(|range| (*range, 1)).collect();
+                let rows: Vec<_> = rows.iter().map(|range| (*range, Range::VALUE)).collect();
                 self.source_ranges.put(&rows).map_err(EbpfError::map("source_ranges"))
             }
             Phase::GoneFrontends(keys) => {

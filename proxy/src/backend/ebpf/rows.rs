@@ -68,6 +68,11 @@ pub struct Range {
     pub key: RangeKey,
 }
 
+impl Range {
+    /// The value of each; nobody but the check for what others have written asks for it.
+    pub const VALUE: u32 = 1;
+}
+
 impl Wanted {
     /// Every frontend of a node.
     pub fn all(desired: &Desired) -> Self {

@@ -78,6 +78,8 @@ pub struct Service {
     pub members: BTreeMap<MemberKey, Member>,
     /// Its rows of `source_ranges`.
     pub ranges: BTreeSet<Range>,
+    /// Those of them whose value somebody else has written.
+    pub overwritten: BTreeSet<Range>,
     /// The frontends that lead to it.
     pub frontends: BTreeSet<FrontendKey>,
 }

@@ -70,7 +70,8 @@ impl InForce {
         service.lists = [(places[0], cluster), (places[1], local)];
         (service.draw, service.turns) = (rows.draw, numbered.turns);
         for (key, wanted) in &numbered.members {
-            let since = service.members.get(key).map_or(now, |member| member.since);
+            // One that is yet to come is somebody else's doing: no client would be remembered before.
+            let since = service.members.get(key).map_or(now, |member| member.since.min(now));
             let member = Member { since, ..*wanted };
             if service.members.insert(*key, member) != Some(member) {
                 writes.members.insert(*key, member);
@@ -82,6 +83,7 @@ impl InForce {
             writes.gone_members.insert(key);
         }
         writes.ranges.extend(rows.ranges.difference(&service.ranges));
+        writes.ranges.extend(rows.ranges.intersection(&std::mem::take(&mut service.overwritten)));
         writes.gone_ranges.extend(service.ranges.difference(&rows.ranges));
         service.ranges.clone_from(&rows.ranges);
         let after: BTreeSet<u32> = service.numbers().collect();

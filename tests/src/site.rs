@@ -7,6 +7,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -15,6 +16,7 @@ use crate::bpf::Places;
 use crate::client::{Connection, DEADLINE, Running, until};
 use crate::datapath::Datapath;
 use crate::executors::Source;
+use crate::faults::until_exact;
 use crate::flows::{Case, Node, Step, with_node};
 use crate::hosts::{Host, Hosts};
 use crate::netns::Netns;
@@ -171,19 +173,36 @@ impl Site {
     /// # Errors
     /// There is no binary.
     pub fn command(&self, program: &Path) -> Result<Command> {
+        let mut command = self.subcommand(program, "run")?;
+        if let Some(tools) = &self.tools {
+            command.env("PATH", format!("{}:{}", tools.display(), std::env::var("PATH")?));
+        }
+        Ok(command)
+    }
+
+    /// `kubeferry SUBCOMMAND` with all settings, and the system's programs.
+    fn subcommand(&self, program: &Path, name: &str) -> Result<Command> {
         let mut command = Command::new(program);
-        command.args(self.source.command("run")?.get_args());
+        command.args(self.source.command(name)?.get_args());
         if let Datapath::Ebpf(places) = &self.datapath {
             places.apply(&mut command);
             if !self.flags.iter().any(|flag| flag == "--socket-lb") {
                 command.args(["--socket-lb", "off"]);
             }
         }
-        if let Some(tools) = &self.tools {
-            command.env("PATH", format!("{}:{}", tools.display(), std::env::var("PATH")?));
-        }
         command.args(&self.flags);
         Ok(command)
+    }
+
+    /// Waits until the kernel has every row that is wanted and no other (`kubeferry plan --diff`); how long that took.
+    ///
+    /// # Errors
+    /// It has not within this time: what differs is part of the message.
+    pub fn until_exact_within(&self, within: Duration) -> Result<Duration> {
+        until_exact(within, || {
+            let mut plan = self.subcommand(binary::path()?, "plan")?;
+            self.node().output(plan.arg("--diff"), "")
+        })
     }
 
     /// The process id of the proxy.

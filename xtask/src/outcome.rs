@@ -7,7 +7,7 @@ const WIDTH: usize = 600;
 /// Words of a failed test that is not run again. `seed`: it was drawn by chance, and another time it is another test. The next are of
 /// every test that asks all the time (`LOST` of `tests/src/load.rs`): a request that is lost once in many runs is what these look for,
 /// and another run without says nothing about it. So it is with the last, what stayed wrong in the kernel after a fault (`STAYED` of
-/// `tests/src/faults/place.rs`).
+/// `tests/src/faults/exact.rs`).
 const FINAL: [&str; 3] = ["seed", "requests failed", "the kernel to have exactly what is wanted"];
 
 /// The sum of the outputs of test binaries, line by line.
@@ -187,8 +187,8 @@ mod tests {
     fn what_is_final_is_told_in_the_words_that_are_looked_for() {
         let load = include_str!("../../tests/src/load.rs");
         assert!(load.contains(&format!("pub const LOST: &str = {:?};", FINAL[1])));
-        let place = include_str!("../../tests/src/faults/place.rs");
-        assert!(place.contains(&format!("const STAYED: &str = {:?};", FINAL[2])));
+        let exact = include_str!("../../tests/src/faults/exact.rs");
+        assert!(exact.contains(&format!("const STAYED: &str = {:?};", FINAL[2])));
     }
 
     #[test]

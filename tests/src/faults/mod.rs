@@ -17,6 +17,7 @@
 //! seen.nothing_seen()?;
 //! ```
 
+mod exact;
 mod objects;
 mod place;
 mod report;
@@ -24,6 +25,7 @@ mod traffic;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+pub use exact::until_exact;
 pub use objects::Objects;
 pub use place::Place;
 pub use report::{REPORT, Report, Row};

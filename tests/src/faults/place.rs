@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
+use super::exact::until_exact;
 use super::objects::Objects;
 use super::traffic::Recorded;
 use crate::apiserver::ApiServer;
@@ -28,9 +29,6 @@ const MARK: Duration = Duration::from_millis(100);
 /// How long what is wanted may take to come: after many wrong answers the API server is asked again after half a minute, twice if it
 /// then says 410.
 const EXACT: Duration = Duration::from_secs(120);
-/// What a test says that waited for that in vain. It has failed, whatever comes of it a second time (`xtask/src/outcome.rs`, which has
-/// the words, too).
-const STAYED: &str = "the kernel to have exactly what is wanted";
 
 /// The whole; see the module.
 #[derive(Debug)]
@@ -234,19 +232,7 @@ impl Place {
     /// # Errors
     /// As [`Place::until_exact`].
     pub fn until_exact_within(&self, within: Duration) -> Result<Duration> {
-        let since = Instant::now();
-        let mut differs = String::new();
-        let is_exact = || {
-            differs = match self.differences() {
-                Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
-                Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
-                Err(error) => format!("{error:#}"),
-            };
-            differs.is_empty().then_some(())
-        };
-        let exact = until_for(within, STAYED, is_exact);
-        exact.with_context(|| format!("it differs by:\n{differs}\nthe log:\n{}", self.log()))?;
-        Ok(since.elapsed())
+        until_exact(within, || self.differences()).with_context(|| format!("the log:\n{}", self.log()))
     }
 
     /// Whether the kernel has every row that is wanted and no other.

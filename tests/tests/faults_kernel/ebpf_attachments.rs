@@ -99,9 +99,12 @@ fn a_file_system_that_is_unmounted_ends_nothing_and_is_filled_again() {
     let trial = start(&[]);
     let before = trial.site.places().pins().unwrap();
     let told = || (trial.metric("kubeferry_drift_unrepaired") == Some(1.0)).then_some(());
-    trial.suffers("the BPF file system unmounted", Sees::Nothing, || umount(&trial), told);
-    assert!(trial.status()["drift"]["unrepaired"].as_u64() > Some(0));
-    trial.drifts("and mounted anew", Sees::Nothing, || mount(&trial));
+    trial.drifts("the BPF file system unmounted, and mounted anew", Sees::Nothing, || {
+        umount(&trial);
+        until_for(RIGHT, "the metric to tell of it", told).unwrap();
+        assert!(trial.status()["drift"]["unrepaired"].as_u64() > Some(0));
+        mount(&trial);
+    });
     assert_eq!(trial.site.places().pins().unwrap(), before);
     assert_eq!(trial.metric("kubeferry_drift_unrepaired"), Some(0.0));
 }

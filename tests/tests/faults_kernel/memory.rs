@@ -50,14 +50,27 @@ fn services(count: u32) -> String {
 
 #[test]
 fn maps_beyond_the_limit_are_named_at_the_start() {
-    let trial = Trial::build(Datapath::ebpf().unwrap(), &["--map-sizes", "flows=4000000"], None);
-    let limit = MemoryLimit::new(256 * MIB).unwrap();
-    let command = trial.site.command(kubeferry_tests::binary::path().unwrap()).unwrap();
-    let ended = trial.site.node().output(&mut limit.command(&command), "").unwrap();
-    let said = String::from_utf8_lossy(&ended.stderr);
-    assert!(!ended.status.success(), "{said}");
-    assert!(said.contains(TOLD), "{said}");
-    assert_eq!(limit.killed().unwrap(), 0, "{said}");
+    let trial = Trial::start(Datapath::ebpf().unwrap(), &[]);
+    let pins = trial.site.places().pins().unwrap();
+    let start = || {
+        trial.site.kill();
+        let limit = MemoryLimit::new(256 * MIB).unwrap();
+        let mut command = trial.site.command(kubeferry_tests::binary::path().unwrap()).unwrap();
+        command.args(["--map-sizes", "flows=4000000"]);
+        let ended = trial.site.node().output(&mut limit.command(&command), "").unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(!ended.status.success(), "{said}");
+        assert!(said.contains(TOLD), "{said}");
+        assert_eq!(limit.killed().unwrap(), 0, "{said}");
+        let now = trial.site.places().pins().unwrap();
+        assert!(pins.iter().all(|pin| now.contains(pin)), "{now:?}");
+        trial.site.run().unwrap();
+    };
+    // The programs and maps of the run before go on, and the next run takes them over.
+    trial.suffers("a start with maps beyond the limit of memory", Sees::Nothing, start, || {
+        trial.status()["datapath"].to_string().contains("adopted from an earlier run").then_some(())
+    });
+    assert_eq!(trial.site.places().pins().unwrap(), pins);
 }
 
 /// Rows of maps are the memory of who made the maps.
@@ -75,12 +88,13 @@ fn rows_that_there_is_no_memory_for_are_told_and_written_when_there_is() {
         trial.site.change_as(&EVERYWHERE, &|manifests| manifests + &services(20_000)).unwrap();
         let told = until_for(PATIENCE, "a sync to have no memory", error).unwrap();
         assert!(told.contains(TOLD), "{told}");
+        limit.set(512 * MIB).unwrap();
     };
-    trial.suffers("no memory for rows", Sees::Nothing, flood, || Some(()));
-    limit.set(512 * MIB).unwrap();
-    until_for(PATIENCE, "a sync to succeed", || error().is_none().then_some(())).unwrap();
     // A Service without endpoints refuses.
     let last = || Connection::open(trial.site.client(), at("10.97.78.31", 80)).err();
-    let refused = || last().filter(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
-    until_for(PATIENCE, "the last Service to be served", refused).unwrap();
+    let served = || {
+        last().filter(|refused| refused.kind() == std::io::ErrorKind::ConnectionRefused)?;
+        error().is_none().then_some(())
+    };
+    trial.suffers("no memory for rows, and then there is", Sees::Nothing, flood, served);
 }

@@ -63,9 +63,10 @@ fn start(tool: &Tool) -> Trial {
     start_with(tool, &[])
 }
 
+/// With these flags of `run` alone.
 fn start_with(tool: &Tool, flags: &[&str]) -> Trial {
-    let trial = Trial::build(Datapath::Nftables, flags, Some(tool.0.path()));
-    trial.site.run().unwrap();
+    let trial = Trial::build(Datapath::Nftables, &[], Some(tool.0.path()));
+    trial.site.run_command(trial.site.command(binary::path().unwrap()).unwrap().args(flags)).unwrap();
     trial.site.until_served().unwrap();
     trial
 }
@@ -77,18 +78,28 @@ fn delete_table(trial: &Trial) {
 #[test]
 fn one_that_cannot_serve_is_named_at_the_start() {
     let tool = Tool::new();
-    let trial = Trial::build(Datapath::Nftables, &[], Some(tool.0.path()));
+    let trial = start(&tool);
+    let table = || trial.site.node().nft(&["--stateless", "list", "table", "inet", "kubeferry"], "").unwrap();
     for (how, says) in [
         ("old", "nft is version 0.9.8, and 1.0.1 or later is needed: install a newer package nftables"),
         ("garbage", "cannot tell the version of nft from "),
         ("failing", "No buffer space available"),
         ("killed", "nft was ended by somebody else"),
     ] {
-        tool.is(how);
-        let mut command = trial.site.command(binary::path().unwrap()).unwrap();
-        let output = trial.site.node().output(command.stdin(Stdio::null()), "").unwrap();
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && text.lines().last().unwrap().contains(says), "{how}: {text}");
+        let starts = || {
+            trial.site.kill();
+            let before = table();
+            tool.is(how);
+            let mut command = trial.site.command(binary::path().unwrap()).unwrap();
+            let output = trial.site.node().output(command.stdin(Stdio::null()), "").unwrap();
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success() && text.lines().last().unwrap().contains(says), "{how}: {text}");
+            assert_eq!(table(), before, "{how}");
+            tool.is("well");
+            trial.site.run().unwrap();
+        };
+        // The rules of the run before go on.
+        trial.suffers(&format!("a start with `nft` that is {how}"), Sees::Nothing, starts, || Some(()));
     }
 }
 

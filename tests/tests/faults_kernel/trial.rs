@@ -129,17 +129,19 @@ impl Trial {
             harm();
             let harmed = Instant::now();
             until_for(PATIENCE, "it to be over", over)?;
-            let (over, since_harm) = (began.elapsed(), harmed.elapsed());
+            let since_harm = harmed.elapsed();
             traffic.go_on()?;
-            Ok((began, over, since_harm))
+            Ok((began, since_harm))
         });
-        let ((began, over, since_harm), seen) = ran.unwrap_or_else(|error| panic!("{fault}: {error:#}"));
-        // What clients see of it, or where that is nothing, what the proxy does about it.
-        let right = if seen.failures.is_empty() { over } else { seen.wrong_for(began) };
+        let ((began, since_harm), seen) = ran.unwrap_or_else(|error| panic!("{fault}: {error:#}"));
+        // What clients see of it, or where that is nothing, what the proxy does about it once the harm is done.
+        let right = if seen.failures.is_empty() { since_harm } else { seen.wrong_for(began) };
         self.report.lock().unwrap().add(fault, &seen, right);
         assert!(seen.failures.iter().all(|failure| failure.ended >= began), "{fault}: {:?}", seen.none_failed());
         is_soon_right(self.right, seen.wrong_for(began), since_harm)
             .unwrap_or_else(|error| panic!("{fault}: {error:#}"));
+        // Also where the proxy calls it repaired and everybody is answered.
+        self.site.until_exact_within(self.right).unwrap_or_else(|error| panic!("{fault}: {error:#}"));
         if sees == Sees::Nothing {
             seen.nothing_seen().unwrap_or_else(|error| panic!("{fault}: {error:#}"));
         }

@@ -160,7 +160,12 @@ pub fn connect(socket: Socket) {
 #[inline(always)]
 pub fn release(socket: *mut bpf_sock) {
     // SAFETY: a helper that takes the context.
-    leave(unsafe { bpf_get_socket_cookie(socket.cast()) });
+    let cookie = unsafe { bpf_get_socket_cookie(socket.cast()) };
+    leave(cookie);
+    if config().is_some_and(|config| config.flags & Config::MOVING != 0) {
+        // The maps that connections come from may know it.
+        let _ = SOCKET_CONNECTIONS.insert(cookie, SocketConnection::CLOSED, 0);
+    }
 }
 
 /// A socket that is not connected sends a datagram.

@@ -55,3 +55,22 @@ pub struct SocketConnection {
     /// When it connected, in units of [`crate::flow::TICK`].
     pub since: u32,
 }
+
+impl SocketConnection {
+    /// Value of a socket that was closed while connections were moved here ([`crate::Config::MOVING`]): what another map says of it
+    /// is over, and is not to come.
+    pub const CLOSED: Self = Self {
+        service: Address::ZERO,
+        endpoint: Address::ZERO,
+        service_port: 0,
+        endpoint_port: 0,
+        protocol: 0,
+        backend: 0,
+        since: 0,
+    };
+
+    /// Whether it says that, and nothing else.
+    pub const fn is_closed(&self) -> bool {
+        self.protocol == 0
+    }
+}

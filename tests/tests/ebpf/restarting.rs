@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use kubeferry_tests::bpf::pinned::Pinned;
 use kubeferry_tests::client::{Connection, Running, until};
+use kubeferry_tests::netns::tool;
 use kubeferry_tests::web::MANIFESTS;
 
 use super::{Cluster, with};
@@ -119,4 +120,24 @@ fn maps_that_somebody_has_frozen_are_replaced_by_a_restart() {
         })
         .unwrap_or_else(|error| panic!("{error:#}"));
     assert_eq!(connection.ask().unwrap().0, before, "the connection goes on");
+}
+
+#[test]
+fn a_move_to_other_maps_that_fails_keeps_no_connection_from_opening() {
+    let cluster = Cluster::build();
+    cluster.once(|_| ()).unwrap();
+    let mut before = cluster.until_served().unwrap();
+    // A pin of a device that has gone, as it seems, which cannot be removed: something is mounted there.
+    let pin = cluster.places.bpffs().join("kubeferry/links/tc_ingress-999999");
+    std::fs::create_dir(&pin).unwrap();
+    tool("mount", &["-t", "tmpfs", "none", &pin.display().to_string()], "").unwrap();
+    let moves = || cluster.once(|command| with(command, &["--map-sizes", "frontends=1000"]));
+    let log = moves().unwrap_err();
+    assert!(log.contains("tc_ingress-999999"), "{log}");
+    let again = || Connection::attempt(cluster.client(), cluster.vip());
+    until("a connection by programs that have come", again).unwrap().ask().unwrap();
+    before.ask().unwrap();
+    tool("umount", &[&pin.display().to_string()], "").unwrap();
+    moves().unwrap();
+    before.ask().unwrap();
 }

@@ -6,6 +6,9 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
+use kubeferry::backend::ebpf::bpf::open_pin;
+use kubeferry::backend::ebpf::table::Table;
+use kubeferry_ebpf_common::SocketConnection;
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_tests::bpf::Places;
 use kubeferry_tests::bpf::pinned::Pinned;
@@ -53,7 +56,7 @@ pub struct Cluster {
     node: Node,
     /// Connections by packets, and their entries.
     at_start: (u64, usize),
-    _places: Places,
+    places: Places,
 }
 
 impl Cluster {
@@ -90,11 +93,24 @@ impl Cluster {
             source,
             node,
             at_start: (0, 0),
-            _places: places,
+            places,
         };
         cluster.until_served();
         cluster.at_start = (cluster.count(Counter::Connected), cluster.pinned.flows().unwrap());
         cluster
+    }
+
+    /// Starts the proxy again.
+    pub fn start_again(&mut self) {
+        let mut command = self.source.command("run").unwrap();
+        self.running = Some(Running::start_command(self.places.apply(&mut command), &self.hosts.node).unwrap());
+    }
+
+    /// The map of sockets that were translated when they connected.
+    pub fn socket_connections(&self) -> Table<u64, SocketConnection> {
+        let mut pins = self.places.pins().unwrap().into_iter();
+        let pin = pins.find(|pin| pin.ends_with("/socket_connections")).unwrap();
+        Table::new(open_pin(&self.places.bpffs().join("kubeferry").join(pin)).unwrap()).unwrap()
     }
 
     /// Waits until everything is in force; by sockets that are in no cgroup of ours.

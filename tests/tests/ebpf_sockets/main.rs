@@ -10,6 +10,7 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 
 use cluster::{By, Cluster, NODE, answer, ask, exchange, forms, socket};
+use kubeferry_ebpf_common::SocketConnection;
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_tests::client::{DEADLINE, until};
 
@@ -48,6 +49,25 @@ fn an_unconnected_socket_stays_with_its_endpoint() {
             assert!(exchange(&socket, to).is_some());
         }
     }
+}
+
+/// While connections come from maps of other sizes, those may know a socket that ours do not.
+#[test]
+fn a_socket_that_is_closed_while_maps_are_moved_is_noted_until_that_is_over() {
+    let mut cluster = Cluster::start(NODE, &[]);
+    let stream = cluster.pod_sockets.tcp(false).unwrap().connect(socket(WEB[0]), DEADLINE).unwrap();
+    drop(cluster.running.take());
+    let sockets = cluster.socket_connections();
+    let known: Vec<u64> = sockets.rows().unwrap().into_iter().map(|(cookie, _)| cookie).collect();
+    assert_eq!(known.len(), 1);
+    sockets.delete(&known).unwrap();
+    cluster.pinned.set_moving(true).unwrap();
+    drop(stream);
+    until("a word of it", || sockets.get(&known[0]).unwrap().filter(SocketConnection::is_closed)).unwrap();
+    // As if it had been killed on the way.
+    cluster.start_again();
+    until("the next start to end that", || sockets.get(&known[0]).unwrap().is_none().then_some(())).unwrap();
+    cluster.until_served();
 }
 
 #[test]

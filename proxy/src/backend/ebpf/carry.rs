@@ -1,16 +1,16 @@
-//! Connections from the maps of an earlier run to ours, where ours are of other sizes. Done twice: before the programs
-//! change, and after, for what the old ones wrote meanwhile.
+//! Connections from the maps of an earlier run to ours, where ours are of other sizes. Done before the programs change, and
+//! while they do, for what the old ones write meanwhile: see `moving.rs`.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::io;
 use std::path::Path;
 
-use kubeferry_ebpf_common::flow::TICK;
+use kubeferry_ebpf_common::flow::{TICK, since as age};
 use kubeferry_ebpf_common::plain::Plain;
-use kubeferry_ebpf_common::{Affinity, Backend, Flow, Frontend, FrontendKey, Slot, SocketConnection, SocketPeer};
+use kubeferry_ebpf_common::{Affinity, Flow, FlowKey, Frontend, FrontendKey, Slot, SocketConnection, SocketPeer};
 
 use super::bpf;
-use super::counters::{Counted, Counters};
+use super::counters::Counters;
 use super::error::EbpfError;
 use super::kernel::Maps;
 use super::numbers::Owner;
@@ -21,70 +21,196 @@ pub fn ticks() -> u32 {
     (bpf::now() >> TICK) as u32
 }
 
-/// Copies what was used since `since` (0: all) and is not in our maps from those pinned in `folder`. How many rows.
+/// What becomes of a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// Nobody uses our map yet: it becomes what the old one is.
+    Mirror,
+    /// Some programs use the old map and some ours: what either knows counts.
+    Merge,
+}
+
+/// Carries over what packets have left since `since` (0: all) in the maps pinned in `folder`. How many rows.
 ///
 /// # Errors
 /// A map cannot be read or written. Maps of another layout are no error: nothing of them is carried over.
-pub fn carry_over(folder: &Path, maps: &Maps, since: u32) -> Result<usize, EbpfError> {
-    let is_recent = |seen: u32| since == 0 || seen.wrapping_sub(since) < u32::MAX / 2;
-    let mut rows = copy(folder, "flows", &maps.flows, |flow: &Flow| is_recent(flow.seen))?;
-    rows += copy(folder, "affinity", &maps.affinity, |one: &Affinity| is_recent((one.seen >> TICK) as u32))?;
-    rows += copy(folder, "socket_services", &maps.socket_services, |peer: &SocketPeer| is_recent(peer.seen))?;
-    rows += copy(folder, "socket_endpoints", &maps.socket_endpoints, |peer: &SocketPeer| is_recent(peer.seen))?;
-    rows +=
-        copy(folder, "socket_connections", &maps.socket_connections, |one: &SocketConnection| is_recent(one.since))?;
+pub fn carry_packets(folder: &Path, maps: &Maps, since: u32, way: Way) -> Result<usize, EbpfError> {
+    let carry = Carry { folder, since, way };
+    // What connection tracking goes on with was noted for ours alone (`takeover.rs`).
+    let mut rows = carry.map("flows", &maps.flows, |flow: &Flow| flow.seen, merged)?;
+    carry.delete_gone("flows", &maps.flows, |key: &FlowKey, flow: &Flow| !flow.passes(key))?;
+    let later = |old: &Affinity, ours: &Affinity| if old.seen > ours.seen { *old } else { *ours };
+    rows += carry.map("affinity", &maps.affinity, |one: &Affinity| (one.seen >> TICK) as u32, later)?;
     Ok(rows)
 }
 
-/// The rows of `backends` that endpoints have in the maps pinned in `folder`. Connections that are carried over name them. They go on
-/// to say what they say, unless they are of another layout: then they begin anew.
-pub fn owners(folder: &Path, maps: &Maps) -> BTreeMap<Owner, u32> {
-    fn open<K: Plain, V: Plain>(folder: &Path, map: &str) -> Option<Table<K, V>> {
-        bpf::open_pin(&folder.join(map)).and_then(Table::new).ok()
+/// Carries over what sockets have left, likewise.
+///
+/// # Errors
+/// As [`carry_packets`].
+pub fn carry_sockets(folder: &Path, maps: &Maps, since: u32, way: Way) -> Result<usize, EbpfError> {
+    let carry = Carry { folder, since, way };
+    let later = |old: &SocketPeer, ours: &SocketPeer| if age(old.seen, ours.seen) > 0 { *old } else { *ours };
+    let mut rows = carry.map("socket_services", &maps.socket_services, |peer: &SocketPeer| peer.seen, later)?;
+    rows += carry.map("socket_endpoints", &maps.socket_endpoints, |peer: &SocketPeer| peer.seen, later)?;
+    // A socket that has connected by our programs, or was closed by them, has done so later.
+    let ours = |_: &SocketConnection, ours: &SocketConnection| *ours;
+    rows += carry.map("socket_connections", &maps.socket_connections, |one: &SocketConnection| one.since, ours)?;
+    carry.delete_gone("socket_connections", &maps.socket_connections, |_: &u64, _: &SocketConnection| true)?;
+    Ok(rows)
+}
+
+/// Deletes sockets that the old programs have closed since they were `copied`. Those do not run any more.
+///
+/// # Errors
+/// A map cannot be read or written.
+pub fn delete_closed(folder: &Path, maps: &Maps, copied: &[(u64, SocketConnection)]) -> Result<usize, EbpfError> {
+    let Ok(old) = open::<u64, SocketConnection>(folder, "socket_connections") else { return Ok(0) };
+    let sockets = &maps.socket_connections;
+    let is_closed = |(cookie, was): &(u64, SocketConnection)| {
+        // One that has connected anew has another row now.
+        Ok(old.get(cookie)?.is_none() && sockets.get(cookie)?.as_ref() == Some(was))
+    };
+    let closed = copied.iter().filter_map(|one| match is_closed(one) {
+        Ok(closed) => closed.then_some(Ok(one.0)),
+        Err(error) => Some(Err(error)),
+    });
+    let closed = closed.collect::<io::Result<Vec<u64>>>();
+    closed.and_then(|cookies| sockets.delete(&cookies)).map_err(EbpfError::map("socket_connections"))
+}
+
+/// What two entries with one key know of a connection together.
+fn merged(old: &Flow, ours: &Flow) -> Flow {
+    let seen = if age(old.seen, ours.seen) > 0 { old.seen } else { ours.seen };
+    if ours.flags & Flow::PENDING != 0 && old.flags & Flow::PENDING == 0 {
+        // Decided by the programs where packets leave, which change last.
+        return Flow { flags: old.flags | ours.flags & !Flow::PENDING, seen, ..*old };
     }
-    let mut owners = BTreeMap::new();
-    let Some(frontends) = open::<FrontendKey, Frontend>(folder, "frontends") else { return owners };
-    let Some(slots) = open::<u32, Slot>(folder, "slots") else { return owners };
+    if (old.address, old.port) != (ours.address, ours.port) {
+        return *ours;
+    }
+    let mut flow = Flow { seen, ..*ours };
+    flow.flags |= old.flags & (Flow::SEEN | Flow::LASTS | Flow::FIN | Flow::RST);
+    if ours.flags & Flow::KNOWN == 0 {
+        flow.flags |= old.flags & (Flow::KNOWN | Flow::SETTLED);
+        flow.sender = old.sender;
+    }
+    if old.backend & Flow::COUNTED == 0 {
+        flow.backend &= !Flow::COUNTED;
+    }
+    flow
+}
+
+/// Rows of `backends` in maps of an earlier run.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Kept {
+    /// Those of endpoints that are in lists.
+    pub owners: BTreeMap<Owner, u32>,
+    /// Those where connections count, of whomever: an endpoint that has gone may still have some.
+    pub busy: Vec<u32>,
+}
+
+/// The rows of `backends` in the maps pinned in `folder` that connections name, which are carried over. They go on to say what they
+/// say, unless they are of another layout: then they begin anew. Who is active is as uncertain as there, until the connections are
+/// counted; but where it is not 0, nobody else gets the row before.
+pub fn rows_of(folder: &Path, maps: &Maps) -> Kept {
+    let mut kept = Kept::default();
+    let Ok(frontends) = open::<FrontendKey, Frontend>(folder, "frontends") else { return kept };
+    let Ok(slots) = open::<u32, Slot>(folder, "slots") else { return kept };
     for (_, frontend) in frontends.rows().unwrap_or_default() {
         let lists = [(frontend.cluster_first, frontend.cluster_count), (frontend.local_first, frontend.local_count)];
         for number in lists.into_iter().flat_map(|(first, count)| first..first.saturating_add(count)) {
             let Ok(Some(slot)) = slots.get(&number) else { break };
             if slot.backend > 0 {
-                owners.insert((frontend.service, slot.address, slot.port), slot.backend);
+                kept.owners.insert((frontend.service, slot.address, slot.port), slot.backend);
             }
         }
     }
     if let Ok(before) = Counters::open(folder) {
-        for row in owners.values() {
-            let counted = before.get(*row);
-            // Who is active comes out when the connections are counted.
-            let connections = Backend { active: 0, ..counted.connections };
-            maps.backends.set(*row, &Counted { connections, ..counted });
+        kept.busy = before.busy().into_iter().filter(|row| *row < maps.backends.rows()).collect();
+        for row in kept.owners.values().chain(&kept.busy) {
+            maps.backends.set(*row, &before.get(*row));
         }
     }
-    owners
+    kept
 }
 
-fn copy<K: Plain, V: Plain>(
-    folder: &Path,
-    map: &'static str,
-    to: &Table<K, V>,
-    wanted: impl Fn(&V) -> bool,
-) -> Result<usize, EbpfError> {
-    let old = bpf::open_pin(&folder.join(map)).and_then(|fd: OwnedFd| Table::<K, V>::new(fd));
-    let Ok(old) = old else { return Ok(0) };
-    let (mut copied, mut result) = (0, Ok(()));
-    let each = old.each_batch(|rows: &[(K, V)]| {
-        if result.is_ok() {
-            let rows = rows.iter().filter(|(_, value)| wanted(value));
-            result = rows.map(|(key, value)| to.put_new(key, value)).try_for_each(|new| {
-                copied += usize::from(new?);
-                Ok(())
-            });
+fn open<K: Plain, V: Plain>(folder: &Path, map: &str) -> io::Result<Table<K, V>> {
+    bpf::open_pin(&folder.join(map)).and_then(Table::new)
+}
+
+/// From where, what, and how.
+#[derive(Clone, Copy)]
+struct Carry<'a> {
+    folder: &'a Path,
+    since: u32,
+    way: Way,
+}
+
+impl Carry<'_> {
+    /// Carries over the rows of a map that were `used` since then. Where both have one, `merge` makes one of the old and ours.
+    fn map<K: Plain, V: Plain + PartialEq>(
+        self,
+        map: &'static str,
+        to: &Table<K, V>,
+        used: impl Fn(&V) -> u32,
+        merge: impl Fn(&V, &V) -> V,
+    ) -> Result<usize, EbpfError> {
+        let Ok(old) = open::<K, V>(self.folder, map) else { return Ok(0) };
+        let is_recent = |value: &V| self.since == 0 || used(value).wrapping_sub(self.since) < u32::MAX / 2;
+        let (mut rows, mut result) = (0, Ok(()));
+        let each = old.each_batch(|part: &[(K, V)]| {
+            if result.is_ok() {
+                let part: Vec<(K, V)> = part.iter().filter(|(_, value)| is_recent(value)).copied().collect();
+                rows += part.len();
+                result = match self.way {
+                    Way::Mirror => to.put(&part),
+                    Way::Merge => part.iter().try_for_each(|(key, value)| put_merged(to, key, value, &merge)),
+                };
+            }
+        });
+        each.and(result).map_err(EbpfError::map(map))?;
+        Ok(rows)
+    }
+
+    /// Deletes rows of `to` that the old map has no more, if they are `copies`.
+    fn delete_gone<K: Plain, V: Plain>(
+        self,
+        map: &'static str,
+        to: &Table<K, V>,
+        copies: impl Fn(&K, &V) -> bool,
+    ) -> Result<(), EbpfError> {
+        let Ok(old) = open::<K, V>(self.folder, map) else { return Ok(()) };
+        if self.way == Way::Merge || self.since == 0 {
+            return Ok(());
         }
-    });
-    each.and(result).map_err(EbpfError::map(map))?;
-    Ok(copied)
+        let (mut gone, mut result) = (Vec::new(), Ok(()));
+        let each = to.each_batch(|part| {
+            if result.is_ok() {
+                let mut part = part.iter().filter(|(key, value)| copies(key, value));
+                result = part.try_for_each(|(key, _)| {
+                    gone.extend(old.get(key)?.is_none().then_some(*key));
+                    Ok(())
+                });
+            }
+        });
+        each.and(result).and_then(|()| to.delete(&gone)).map(drop).map_err(EbpfError::map(map))
+    }
+}
+
+fn put_merged<K: Plain, V: Plain + PartialEq>(
+    to: &Table<K, V>,
+    key: &K,
+    old: &V,
+    merge: &impl Fn(&V, &V) -> V,
+) -> io::Result<()> {
+    if to.put_new(key, old)? {
+        return Ok(());
+    }
+    let Some(ours) = to.get(key)? else { return Ok(()) };
+    let merged = merge(old, &ours);
+    // A program may write to it in this very moment, or take it away.
+    if merged == ours { Ok(()) } else { to.put_known(key, &merged).map(drop) }
 }
 
 #[cfg(test)]
@@ -92,12 +218,15 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+    use crate::backend::ebpf::counters::Counted;
     use crate::backend::ebpf::kernel::Shape;
-    use crate::backend::ebpf::load::{Folder, load};
+    use crate::backend::ebpf::load::{Folder, Loaded, load};
     use crate::backend::ebpf::shards::Shards;
+    use crate::backend::ebpf::sweep::sweep;
     use crate::netns::Mounted;
     use crate::settings::{EbpfSettings, MapSizes};
-    use kubeferry_ebpf_common::{Address, Traffic};
+    use kubeferry_ebpf_common::flow::limits;
+    use kubeferry_ebpf_common::{Address, Backend, TCP, Traffic};
 
     /// The maps of an earlier run: its folder, with an endpoint whose row is number 5.
     fn earlier(settings: &EbpfSettings, shape: &Shape, counted: &Counted) -> (Folder, Owner) {
@@ -130,7 +259,6 @@ mod tests {
         assert_eq!(traffic.get(&5).unwrap(), Some(counted.traffic));
         traffic.put(&[(1_000 + 5, Traffic { packets: 1, bytes: 40 })]).unwrap();
         let all = Traffic { packets: 501, bytes: 60_040 };
-        let inactive = Backend { active: 0, ..connections };
         let uncounted = Traffic::default();
         // Other sizes, other CPUs, and nobody who asks for packets any more.
         for (shape, traffic) in
@@ -138,12 +266,14 @@ mod tests {
         {
             let loaded = load(&settings, &shape).unwrap();
             assert!(!loaded.adopted);
-            assert_eq!(owners(folder.maps(), &loaded.maps), BTreeMap::from([(owner, 5)]));
-            assert_eq!(loaded.maps.backends.get(5), Counted { connections: inactive, traffic }, "{shape:?}");
+            let kept = Kept { owners: BTreeMap::from([(owner, 5)]), busy: vec![5] };
+            assert_eq!(rows_of(folder.maps(), &loaded.maps), kept);
+            assert_eq!(loaded.maps.backends.get(5), Counted { connections, traffic }, "{shape:?}");
             assert_eq!(loaded.maps.backends.get(6), Counted::default());
             // It is counted from there on, and begins anew as a whole.
-            assert_eq!(loaded.maps.backends.reset(5), Counted { connections: inactive, traffic });
-            assert_eq!(loaded.maps.backends.get(5), Counted::default());
+            assert_eq!(loaded.maps.backends.reset(5), Counted { connections, traffic });
+            let active = Backend { opened: 0, ..connections };
+            assert_eq!(loaded.maps.backends.get(5), Counted { connections: active, ..Counted::default() });
             assert!(load(&settings, &shape).unwrap().adopted, "the same again");
         }
         // Of another layout, as one with packets beside the connections was: connections still lead to their endpoints.
@@ -151,11 +281,160 @@ mod tests {
         std::fs::remove_file(&pin).unwrap();
         bpf::pin(bpf::create_array(None).unwrap().as_fd(), &pin).unwrap();
         let loaded = load(&settings, &shape(3_000, 2)).unwrap();
-        assert_eq!(owners(folder.maps(), &loaded.maps), BTreeMap::from([(owner, 5)]));
+        assert_eq!(rows_of(folder.maps(), &loaded.maps).owners, BTreeMap::from([(owner, 5)]));
         assert_eq!(loaded.maps.backends.get(5), Counted::default());
         // Ours, in such a state, are made anew.
         let again = load(&settings, &shape(1_000, 2)).unwrap();
         assert!(!again.adopted);
         assert_eq!((again.folder.maps(), again.maps.frontends.rows().unwrap().len()), (folder.maps(), 0));
+    }
+    /// Maps of an earlier run, and empty ones of other sizes beside them.
+    fn two(mounted: &Mounted) -> (Loaded, Loaded) {
+        let sizes =
+            MapSizes { flows: 1_000, affinity: 100, sockets: 100, slots: 100, backends: 1_000, ..MapSizes::default() };
+        let settings = EbpfSettings { bpffs_root: mounted.path().to_owned(), ..EbpfSettings::default() };
+        let shape = |backends| Shape { sizes: MapSizes { backends, ..sizes }, shards: Shards::NONE };
+        let both = [1_000, 2_000].map(|backends| load(&settings, &shape(backends)).unwrap());
+        assert!(both.iter().all(|loaded| loaded.fresh) && !load(&settings, &shape(1_000)).unwrap().fresh);
+        both.into()
+    }
+
+    #[test]
+    fn rows_where_connections_of_an_endpoint_that_has_gone_count_are_given_to_nobody() {
+        let mounted = Mounted::new();
+        let (old, new) = two(&mounted);
+        let gone = Counted { connections: Backend { opened: 9, active: 2 }, traffic: Traffic::default() };
+        old.maps.backends.set(900, &gone);
+        let mut in_force = new.maps.read().unwrap();
+        in_force.keep_numbers(rows_of(old.folder.maps(), &new.maps), new.maps.room(), 1);
+        let mut free = || {
+            in_force.written(2);
+            in_force.numbers.release(3, |row| new.maps.backends.is_idle(row));
+            std::iter::from_fn(|| in_force.numbers.take()).collect::<Vec<u32>>()
+        };
+        let rows = free();
+        assert!(rows.len() == 1_998 && !rows.contains(&900), "{rows:?}");
+        // Nothing of that was carried over: the first look sees it.
+        sweep(&new.maps, ticks(), None, limits::HALF_CLOSED).unwrap();
+        assert_eq!(free(), [900]);
+    }
+
+    fn socket(port: u16) -> SocketConnection {
+        SocketConnection { protocol: TCP.into(), endpoint_port: port, since: ticks(), ..SocketConnection::CLOSED }
+    }
+
+    /// An entry of a connection by its client's port, and what its key is.
+    fn entry(port: u16, flags: u16, to: u32) -> (FlowKey, Flow) {
+        let (source, destination) = (Address::v4(1), Address::v4(2));
+        let key = FlowKey {
+            source,
+            destination,
+            source_port: port,
+            destination_port: 80,
+            protocol: TCP,
+            hook: FlowKey::OUT,
+            reserved: 0,
+        };
+        let (address, backend) = (Address::v4(to), 5 | Flow::COUNTED);
+        (key, Flow { address, port: 8080, flags, seen: ticks(), device: 0, backend, sender: 0, reserved: 0 })
+    }
+
+    #[test]
+    fn before_anybody_uses_them_our_maps_become_what_the_old_ones_are() {
+        let mounted = Mounted::new();
+        let (old, new) = two(&mounted);
+        let open = Flow::FORWARD | Flow::SEEN;
+        old.maps
+            .flows
+            .put(&[entry(1, open, 3), entry(2, open, 3), entry(3, Flow::FORWARD | Flow::PENDING, 1)])
+            .unwrap();
+        old.maps.socket_connections.put(&[(1, socket(1)), (2, socket(2))]).unwrap();
+        let carry = |since| {
+            let carried = carry_packets(old.folder.maps(), &new.maps, since, Way::Mirror).unwrap();
+            carried + carry_sockets(old.folder.maps(), &new.maps, since, Way::Mirror).unwrap()
+        };
+        let since = ticks() - 1;
+        assert_eq!(carry(0), 5);
+        // One is reset, one goes, one is masqueraded; a socket is closed, and one connects to something else.
+        old.maps.flows.put(&[entry(1, open | Flow::RST, 3), entry(3, Flow::FORWARD, 9)]).unwrap();
+        old.maps.flows.delete(&[entry(2, 0, 0).0]).unwrap();
+        // Noted meanwhile for a connection that stays with connection tracking.
+        let (key, flow) = entry(4, Flow::SEEN, 0);
+        let (address, port) = (key.destination, key.destination_port);
+        let noted = (key, Flow { address, port, backend: 0, ..flow });
+        new.maps.flows.put(&[noted]).unwrap();
+        old.maps.socket_connections.delete(&[1]).unwrap();
+        old.maps.socket_connections.put(&[(2, socket(3))]).unwrap();
+        carry(since);
+        let sorted = |maps: &Maps| {
+            let (mut flows, mut sockets) = (maps.flows.rows().unwrap(), maps.socket_connections.rows().unwrap());
+            flows.sort_by_key(|(key, _)| *key);
+            sockets.sort_by_key(|(cookie, _)| *cookie);
+            (flows, sockets)
+        };
+        assert_eq!(new.maps.flows.take(&key).unwrap(), Some(noted.1));
+        assert_eq!(sorted(&new.maps), sorted(&old.maps));
+    }
+
+    #[test]
+    fn what_the_old_programs_saw_last_comes_to_what_ours_have_seen() {
+        let mounted = Mounted::new();
+        let (old, new) = two(&mounted);
+        let (open, pending) = (Flow::FORWARD | Flow::SEEN, Flow::FORWARD | Flow::PENDING);
+        let at = |(key, flow): (FlowKey, Flow), seen| (key, Flow { seen, ..flow });
+        let ended = |(key, flow): (FlowKey, Flow)| (key, Flow { backend: flow.backend_row(), ..flow });
+        let now = ticks();
+        let ours = [
+            at(entry(1, Flow::FORWARD | Flow::KNOWN, 3), now - 5),
+            at(entry(2, open | Flow::FIN, 3), now),
+            entry(3, pending, 1),
+            entry(4, open, 3),
+        ];
+        let theirs = [
+            at(ended(entry(1, open | Flow::RST, 3)), now - 1),
+            at(entry(2, open, 3), now - 9),
+            entry(3, open, 9),
+            entry(4, open | Flow::FIN, 4),
+            entry(5, open, 3),
+        ];
+        let wanted = [
+            at(ended(entry(1, open | Flow::KNOWN | Flow::RST, 3)), now - 1),
+            ours[1],
+            theirs[2],
+            // Another connection.
+            ours[3],
+            theirs[4],
+        ];
+        let all: Vec<_> = ours.into_iter().collect();
+        new.maps.flows.put(&all).unwrap();
+        old.maps.flows.put(&theirs).unwrap();
+        carry_packets(old.folder.maps(), &new.maps, now - 20, Way::Merge).unwrap();
+        let mut rows = new.maps.flows.rows().unwrap();
+        rows.sort_by_key(|(key, _)| *key);
+        assert_eq!(rows, wanted);
+    }
+
+    #[test]
+    fn sockets_that_are_closed_while_programs_change_do_not_come_back() {
+        let mounted = Mounted::new();
+        let (old, new) = two(&mounted);
+        let (theirs, ours) = (&old.maps.socket_connections, &new.maps.socket_connections);
+        theirs.put(&[1, 2, 3, 4].map(|cookie| (cookie, socket(1)))).unwrap();
+        let since = ticks() - 1;
+        carry_sockets(old.folder.maps(), &new.maps, 0, Way::Mirror).unwrap();
+        let copied = ours.rows().unwrap();
+        new.maps.set_moving(true).unwrap();
+        // The old program closes 1, and has 5 connect; ours closes 2 and 5, and has 3 connect to something else.
+        theirs.delete(&[1, 3]).unwrap();
+        theirs.put(&[(5, socket(1))]).unwrap();
+        ours.put(&[(2, SocketConnection::CLOSED), (3, socket(2)), (5, SocketConnection::CLOSED)]).unwrap();
+        carry_sockets(old.folder.maps(), &new.maps, since, Way::Merge).unwrap();
+        assert_eq!(delete_closed(old.folder.maps(), &new.maps, &copied).unwrap(), 1);
+        // As the next start does where this one was killed before.
+        new.maps.end_broken_move().unwrap();
+        let mut left = ours.rows().unwrap();
+        left.sort_by_key(|(cookie, _)| *cookie);
+        assert_eq!(left, [(3, socket(2)), (4, socket(1))]);
+        assert!(!new.maps.is_moving().unwrap());
     }
 }

@@ -222,6 +222,15 @@ impl Maps {
     /// Whether connections are being moved here: see [`Config::MOVING`].
     ///
     /// # Errors
+    /// The map cannot be read.
+    pub fn is_moving(&self) -> Result<bool, EbpfError> {
+        let config = self.config.get(&0).map_err(EbpfError::map("config"))?;
+        Ok(config.is_some_and(|config| config.flags & Config::MOVING != 0))
+    }
+
+    /// Says whether they are.
+    ///
+    /// # Errors
     /// The map cannot be read or written.
     pub fn set_moving(&self, moving: bool) -> Result<(), EbpfError> {
         let mut config = self.config.get(&0).map_err(EbpfError::map("config"))?.unwrap_or(Config::EMPTY);

@@ -74,6 +74,8 @@ pub struct Loaded {
     pub release: Option<CgroupSock>,
     /// An earlier run had loaded these very programs.
     pub adopted: bool,
+    /// The maps are new: no program has ever been attached that uses them.
+    pub fresh: bool,
     /// What the programs write, if they do.
     pub lines: Option<Lines>,
     /// The maps and programs where they are pinned.
@@ -181,7 +183,7 @@ pub fn load(settings: &EbpfSettings, shape: &Shape) -> Result<Loaded, EbpfError>
     let silent = settings.log_level == BpfLogLevel::Off;
     let adopted =
         silent && Maps::open(&folder.maps, shape).is_ok() && seal(&folder, shape).is_ok_and(|seal| seal.exists());
-    let mut lines = None;
+    let (mut lines, mut fresh) = (None, false);
     if !adopted {
         remove(&folder.programs)?;
         own_folder::make(&folder.programs)?;
@@ -189,6 +191,7 @@ pub fn load(settings: &EbpfSettings, shape: &Shape) -> Result<Loaded, EbpfError>
         if list(&folder.maps)?.is_empty() || Maps::open(&folder.maps, shape).is_err() {
             remove(&folder.maps)?;
             own_folder::make(&folder.maps)?;
+            fresh = true;
         }
         let mut object = load_object(settings, shape, Some(&folder))?;
         if !silent {
@@ -233,7 +236,7 @@ pub fn load(settings: &EbpfSettings, shape: &Shape) -> Result<Loaded, EbpfError>
         ),
         _ => None,
     };
-    Ok(Loaded { folder, maps, tc, xdp, sockets, release, adopted, lines, pins })
+    Ok(Loaded { folder, maps, tc, xdp, sockets, release, adopted, fresh, lines, pins })
 }
 
 /// Whether userspace may not write some map that is pinned there.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use kubeferry_ebpf_common::{Address, Member, MemberKey, Slot};
 
+use super::carry::Kept;
 use super::diff::{InForce, Room, Service};
 use super::numbers::{Numbers, Owner};
 use super::rows::{ServiceRows, needs_turn};
@@ -92,12 +93,12 @@ impl InForce {
         again.iter().for_each(|(owner, row)| self.numbers.give_back(*row, Some(*owner)));
     }
 
-    /// Has endpoints find the rows of `backends` that they had in maps of other sizes, which connections speak of. Before
-    /// any row was given.
-    pub fn keep_numbers(&mut self, owners: BTreeMap<Owner, u32>, room: &Room, now: u64) {
+    /// Has endpoints find the rows of `backends` that they had in maps of other sizes, which connections speak of, and nobody
+    /// else get one where connections of an endpoint count that has gone. Before any row was given.
+    pub fn keep_numbers(&mut self, kept: Kept, room: &Room, now: u64) {
         let capacity = u32::try_from(room.backends).unwrap_or(u32::MAX);
-        self.numbers = Numbers::with(capacity, owners.values().copied(), &[], now);
-        for (owner, row) in owners {
+        self.numbers = Numbers::with(capacity, kept.owners.values().copied(), &kept.busy, now);
+        for (owner, row) in kept.owners {
             self.numbers.give_back(row, Some(owner));
         }
     }

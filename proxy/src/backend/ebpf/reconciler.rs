@@ -12,12 +12,13 @@ use tokio::task::block_in_place;
 use super::admission;
 use super::attach::Devices;
 use super::bpf;
-use super::carry::{carry_over, owners, ticks};
+use super::carry::rows_of;
 use super::diff::Writes;
 use super::error::EbpfError;
 use super::following::Following;
 use super::kernel::{Maps, Shape};
 use super::load::{Folder, load};
+use super::moving::Moving;
 use super::parting::Parting;
 use super::pins::Pins;
 use super::ports;
@@ -41,6 +42,7 @@ pub struct Ebpf {
     pub(super) sweeper: Option<Sweeper>,
     pub(super) parting: Parting,
     pub(super) adopted: bool,
+    pub(super) moving: Moving,
     /// Of the maps and programs.
     pub(super) pins: Pins,
     pub(super) sockets: Sockets,
@@ -95,6 +97,7 @@ impl Ebpf {
         }
         let host_netns =
             bpf::netns_cookie().map_err(|source| EbpfError::Node { what: "the network namespace's cookie", source })?;
+        loaded.maps.end_broken_move()?;
         let table = loaded.maps.devices.fd().try_clone_to_owned().and_then(Table::new);
         let devices = Devices::new(
             loaded.tc,
@@ -113,6 +116,7 @@ impl Ebpf {
             sweeper: None,
             parting: Parting::default(),
             adopted: loaded.adopted,
+            moving: Moving::new(loaded.fresh),
             ends_pods,
             devices: Arc::new(Mutex::new(devices)),
             interfaces: None,
@@ -151,7 +155,7 @@ impl Ebpf {
         self.wait()?;
         if following.in_force.services.is_empty() {
             for folder in self.folder.other_maps()? {
-                following.in_force.keep_numbers(owners(&folder, &self.maps), self.maps.room(), bpf::now());
+                following.in_force.keep_numbers(rows_of(&folder, &self.maps), self.maps.room(), bpf::now());
             }
         }
         let report = self.follow(following, true, desired, &|following, now| following.full(desired, now))?;
@@ -165,7 +169,7 @@ impl Ebpf {
     }
 
     /// Waits for the programs that run: see [`Fence`](super::fence::Fence).
-    fn wait(&self) -> Result<u64, EbpfError> {
+    pub(super) fn wait(&self) -> Result<u64, EbpfError> {
         self.maps.fence.wait().map_err(EbpfError::map("fence"))
     }
 
@@ -284,39 +288,7 @@ impl Ebpf {
             return Ok(());
         }
         let mut interfaces = self.runtime.block_on(node::watch_interfaces())?;
-        let earlier = self.folder.other_maps()?;
-        let mut since = 0;
-        // The second time for what came while the first went on, which may be long.
-        for _ in 0..2 {
-            let began = ticks();
-            for folder in &earlier {
-                let rows = carry_over(folder, &self.maps, since)?;
-                tracing::debug!(rows, "connections carried over from maps of other sizes");
-            }
-            since = began.saturating_sub(1);
-        }
-        let now = interfaces.borrow_and_update().clone();
-        let moves = !earlier.is_empty();
-        if moves {
-            // While some programs use the old maps and some the new, nothing new begins; what is lost is sent again.
-            self.maps.set_moving(true)?;
-            self.devices().replace_ingress(&now)?;
-            // From here on the old maps get no new connections but the node's own.
-            for folder in &earlier {
-                carry_over(folder, &self.maps, since)?;
-            }
-        }
-        let mut devices = self.devices();
-        devices.follow(&now)?;
-        devices.tidy()?;
-        drop(devices);
-        self.sockets.attach()?;
-        for folder in &earlier {
-            carry_over(folder, &self.maps, since)?;
-        }
-        if moves {
-            self.maps.set_moving(false)?;
-        }
+        self.take_places(&mut interfaces)?;
         if self.sockets.cgroup().is_none() {
             self.forget_sockets()?;
         }

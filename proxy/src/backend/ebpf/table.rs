@@ -95,12 +95,26 @@ impl<K: Plain, V: Plain> Table<K, V> {
     /// The kernel's.
     pub fn put_new(&self, key: &K, value: &V) -> io::Result<bool> {
         const NOEXIST: u64 = 1;
+        self.put_if(key, value, NOEXIST, libc::EEXIST)
+    }
+
+    /// Writes a row whose key is there; whether it was.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn put_known(&self, key: &K, value: &V) -> io::Result<bool> {
+        const EXIST: u64 = 2;
+        self.put_if(key, value, EXIST, libc::ENOENT)
+    }
+
+    /// Writes a row unless the kernel says `no`.
+    fn put_if(&self, key: &K, value: &V, flags: u64, no: i32) -> io::Result<bool> {
         let mut attributes = self.element(key, std::ptr::from_ref(value) as u64);
-        attributes[3] = NOEXIST;
+        attributes[3] = flags;
         // SAFETY: a key and a value of the map's lengths, only read.
         match unsafe { call(MAP_UPDATE_ELEM, &mut attributes) } {
             Ok(_) => Ok(true),
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(error) if error.raw_os_error() == Some(no) => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -63,9 +63,9 @@ pub static MEMBERS: HashMap<MemberKey, Member, 65_536, NO_PREALLOC> = HashMap::n
 #[btf_map(name = "stats")]
 pub static STATS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
 
-/// Ports (source, destination) of datagrams that come in fragments; written by their first fragments.
+/// Ports (source, destination) and protocol of datagrams that come in fragments; written by their first fragments.
 #[btf_map(name = "fragments")]
-pub static FRAGMENTS: LruHashMap<kubeferry_ebpf_common::packet::FragmentKey, [u16; 2], 8_192> = LruHashMap::new();
+pub static FRAGMENTS: LruHashMap<kubeferry_ebpf_common::packet::FragmentKey, [u16; 3], 8_192> = LruHashMap::new();
 
 /// Room to work in: see `work.rs`.
 #[btf_map(name = "work")]

@@ -84,7 +84,8 @@ pub struct Packet {
     pub l3: u32,
     /// Where the transport header begins; of a later fragment: where it would.
     pub l4: u32,
-    /// Source, destination, ports (0 without), protocol. The hook is for the caller to set.
+    /// Source, destination, ports (0 without), protocol (of a later fragment as of [`Packet::fragment`], until the first has told). The
+    /// hook is for the caller to set.
     pub key: FlowKey,
     /// Of IPv4.
     pub v4: bool,
@@ -98,6 +99,8 @@ pub struct Packet {
     pub length: u16,
     /// What the fragments of a datagram have in common.
     pub id: u32,
+    /// The protocol that they have in common: with IPv6 that of the first header after the fragment header, which only the first has.
+    pub fragment: u8,
     /// Bytes from the IP header on.
     pub bytes: u32,
     /// Packets on the wire: more than one before they are cut (GSO).
@@ -114,7 +117,7 @@ pub struct FragmentKey {
     pub destination: Address,
     /// [`Packet::id`].
     pub id: u32,
-    /// Protocol number.
+    /// [`Packet::fragment`].
     pub protocol: u8,
     /// [`FlowKey::hook`].
     pub hook: u8,
@@ -184,7 +187,7 @@ impl Packet {
         key.source = self.key.source;
         key.destination = self.key.destination;
         key.id = self.id;
-        key.protocol = self.key.protocol;
+        key.protocol = self.fragment;
         key.hook = self.key.hook;
         key.reserved = 0;
     }

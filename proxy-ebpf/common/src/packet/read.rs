@@ -51,6 +51,7 @@ pub fn read_v4<B: Buffer>(skb: &B, l3: u32, packet: &mut Packet, headers: &mut H
     packet.key.source = Address::v4(header.source);
     packet.key.destination = Address::v4(header.destination);
     packet.key.protocol = header.protocol;
+    packet.fragment = header.protocol;
     packet.l3 = l3;
     packet.l4 = l3 + u32::from(header.version_length & 15) * 4;
     packet.v4 = true;
@@ -83,6 +84,7 @@ pub fn read_v6<B: Buffer>(skb: &B, l3: u32, packet: &mut Packet, headers: &mut H
     packet.later = false;
     packet.first = false;
     packet.id = 0;
+    packet.fragment = 0;
     let mut protocol = header.next;
     let length = u16::from_be(header.payload_length).wrapping_add(40);
     let mut l4 = l3 + 40;
@@ -106,7 +108,13 @@ pub fn read_v6<B: Buffer>(skb: &B, l3: u32, packet: &mut Packet, headers: &mut H
                 packet.later = fragment & 0xfff8 != 0;
                 packet.first = fragment & 0xfff9 == 1;
                 packet.id = extension.id;
+                packet.fragment = extension.next;
                 l4 += 8;
+                if packet.later {
+                    // What follows is the middle of something.
+                    protocol = extension.next;
+                    break;
+                }
             }
             _ => break,
         }
@@ -138,4 +146,119 @@ fn read_ports<B: Buffer>(skb: &B, packet: &mut Packet, headers: &mut Headers) ->
     packet.key.source_port = header.source;
     packet.key.destination_port = header.destination;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::packet::FragmentKey;
+    use crate::plain::Plain;
+    use crate::{FlowKey, ICMPV6};
+
+    /// Bytes from an IPv6 header on. Nothing is written.
+    struct Bytes(Vec<u8>);
+
+    impl Buffer for Bytes {
+        fn load_first<T: Plain>(&self, at: u32, value: &mut T, bytes: u32) -> Result<(), Unreadable> {
+            let (at, bytes) = (at as usize, bytes as usize);
+            let found = self.0.get(at..at + bytes).ok_or(Unreadable)?;
+            value.as_mut_bytes()[..bytes].copy_from_slice(found);
+            Ok(())
+        }
+
+        fn store<T: Plain>(&self, _: u32, _: &T) -> Result<(), Unreadable> {
+            Err(Unreadable)
+        }
+
+        fn replace_header_sum(&self, _: u32, _: u32, _: u32) -> Result<(), Unreadable> {
+            Err(Unreadable)
+        }
+
+        fn replace_header_sum16(&self, _: u32, _: u16, _: u16) -> Result<(), Unreadable> {
+            Err(Unreadable)
+        }
+
+        fn replace_sum(&self, _: u32, _: u64, _: u64, _: u32) -> Result<(), Unreadable> {
+            Err(Unreadable)
+        }
+
+        fn ether_type(&self) -> u32 {
+            IPV6
+        }
+
+        fn size(&self, _: &Packet) -> (u32, u32) {
+            (self.0.len() as u32, 1)
+        }
+    }
+
+    /// An IPv6 packet with this after its header; `next` says what that is.
+    fn v6(next: u8, rest: &[u8]) -> Packet {
+        let length = rest.len() as u16;
+        let mut bytes = vec![0x60, 0, 0, 0];
+        bytes.extend(length.to_be_bytes());
+        bytes.extend([next, 64]);
+        bytes.extend([[0xfd; 16], [0xfe; 16]].concat());
+        bytes.extend(rest);
+        let key = FlowKey {
+            source: Address::ZERO,
+            destination: Address::ZERO,
+            source_port: 7,
+            destination_port: 7,
+            protocol: 7,
+            hook: 7,
+            reserved: 7,
+        };
+        let (v4, later, first) = (true, true, true);
+        let mut packet = Packet {
+            l3: 7,
+            l4: 7,
+            key,
+            v4,
+            later,
+            first,
+            tcp_flags: 7,
+            length: 7,
+            id: 7,
+            fragment: 7,
+            bytes: 7,
+            segments: 7,
+        };
+        assert_eq!(read(&Bytes(bytes), 0, FlowKey::IN, &mut packet, &mut Headers::default()), Ok(true));
+        packet
+    }
+
+    /// A fragment header: what follows, where it belongs in units of 8 bytes, whether more come.
+    fn part(next: u8, place: u16, more: bool) -> [u8; 8] {
+        let [high, low] = (place << 3 | u16::from(more)).to_be_bytes();
+        [next, 0, high, low, 0, 0, 0, 9]
+    }
+
+    fn common(packet: &Packet) -> FragmentKey {
+        let mut key =
+            FragmentKey { source: Address::ZERO, destination: Address::ZERO, id: 0, protocol: 0, hook: 0, reserved: 7 };
+        packet.write_fragment_key(&mut key);
+        key
+    }
+
+    #[test]
+    fn data_of_a_later_fragment_is_not_read_as_headers() {
+        const OPTIONS: u8 = 60;
+        const FRAGMENT: u8 = 44;
+        let options = [UDP, 0, 1, 4, 0, 0, 0, 0];
+        let first = v6(FRAGMENT, &[&part(OPTIONS, 0, true)[..], &options, &[0, 80, 0, 81, 0, 16, 0, 0]].concat());
+        assert!(first.first && !first.later);
+        assert_eq!((first.key.protocol, first.l4, first.key.destination_port), (UDP, 56, 81_u16.to_be()));
+        // Each looks like some header.
+        for data in [[ICMPV6, 0, 0, 0, 0, 0, 0, 0], part(TCP, 0, false), part(TCP, 5, true), [OPTIONS; 8]] {
+            for next in [OPTIONS, FRAGMENT] {
+                let later = v6(FRAGMENT, &[&part(next, 2, false)[..], &data, &data].concat());
+                assert!(later.later && !later.first);
+                assert_eq!((later.key.protocol, later.l4, later.length, later.id), (next, 48, 16, 9_u32.to_be()));
+                assert_eq!(common(&later) == common(&first), next == OPTIONS, "{data:?}");
+            }
+        }
+    }
 }

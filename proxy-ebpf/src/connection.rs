@@ -89,7 +89,7 @@ pub fn touch(work: &mut Work, flow: &mut Flow, now: u32) {
     if is_told(&work.packet.key, flow) {
         count_packet(work, flow);
     }
-    if flow.flags & DECIDED != DECIDED || work.packet.ends_tcp() {
+    if flow.flags & DECIDED != DECIDED || work.packet.ends() {
         work.other_key = work.packet.key;
         heed(work, flow);
     }
@@ -118,11 +118,11 @@ fn heed(work: &mut Work, flow: &mut Flow) {
     if !work.packet.begins_tcp() && sender != Flow::ANYBODY {
         flags |= Flow::SETTLED;
     }
-    if is_by(flow, sender) && work.packet.key.protocol == TCP {
-        if work.packet.tcp_flags & FIN != 0 {
+    if is_by(flow, sender) && work.packet.ends() {
+        if work.packet.flags & FIN != 0 {
             flags |= Flow::FIN;
         }
-        if work.packet.tcp_flags & RST != 0 {
+        if work.packet.flags & RST != 0 {
             flags |= Flow::RST;
         }
     }
@@ -150,7 +150,10 @@ pub fn vouch(work: &mut Work) {
 #[inline(always)]
 fn is_over(packet: &Packet, came_by: u32, flow: &Flow, backward: &mut FlowKey, now: u32) -> bool {
     let idle = since(now, flow.seen);
-    let may_be = if packet.key.protocol == TCP { packet.opens_tcp() } else { idle > limits::ONE_WAY };
+    let may_be = match packet.key.protocol {
+        TCP => packet.opens_tcp(),
+        _ => idle > limits::ONE_WAY || packet.opens_sctp(),
+    };
     if !may_be {
         return false;
     }

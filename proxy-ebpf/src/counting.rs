@@ -75,7 +75,7 @@ pub fn end_flow(flow: &mut Flow) {
 /// RST, or with the FIN of the other side. Only forward-in and backward-out entries know.
 #[inline(never)]
 pub fn close(work: &mut Work, flow: &mut Flow) {
-    let reset = work.packet.tcp_flags & RST != 0;
+    let reset = work.packet.flags & RST != 0;
     if flow.flags & Flow::FORWARD != 0 {
         work.other_key.write_backward(flow, &mut work.key);
         if reset || find(&work.key).is_some_and(|answers| answers.flags & Flow::FIN != 0) {

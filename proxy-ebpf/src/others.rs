@@ -39,7 +39,7 @@ pub fn leaves(skb: &Skb, work: &mut Work, now: u32) {
     if config.may_be_own(packet.key.source_port)
         && packet.has_ports()
         && !packet.begins_tcp()
-        && packet.tcp_flags & RST == 0
+        && packet.flags & RST == 0
     {
         packet.key.write_reverse(FlowKey::IN, &mut work.other_key);
         if may_pass(skb.device(), &work.other_key) && is_frontend(work) && !is_server(skb, work) {
@@ -150,7 +150,7 @@ fn note(work: &mut Work, now: u32) {
         return;
     }
     flow.flags = Flow::KEEPS | Flow::SEEN;
-    if work.packet.tcp_flags & FIN != 0 {
+    if work.packet.flags & FIN != 0 {
         flow.flags |= Flow::FIN;
     }
     work.other_key.write_reverse(FlowKey::OUT, &mut work.key);

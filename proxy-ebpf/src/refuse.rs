@@ -69,7 +69,7 @@ pub struct Refusal {
 pub fn refuse(skb: &Skb, work: &mut Work, own: bool) -> Action {
     let made = match work.packet.key.protocol {
         // A reset is not answered.
-        TCP if work.packet.tcp_flags & RST != 0 => return Action::Drop(Counter::Refused),
+        TCP if work.packet.flags & RST != 0 => return Action::Drop(Counter::Refused),
         TCP => reset(skb, &work.packet, &mut work.headers),
         // Neither are errors.
         _ if work.packet.is_icmp_error(skb) => return Action::Drop(Counter::Refused),

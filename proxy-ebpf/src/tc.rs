@@ -138,7 +138,7 @@ pub fn ingress(skb: Skb, l3: u32) -> Action {
 /// Has the entry know by which the packet leaves with the key in `work.other_key`: see [`vouch`].
 #[inline(always)]
 fn leave_word(work: &mut Work) {
-    if work.packet.ends_tcp() || work.packet.begins_tcp() {
+    if work.packet.ends() || work.packet.begins_tcp() {
         work.other_key.hook = FlowKey::OUT;
         vouch(work);
     }
@@ -217,7 +217,7 @@ fn connect(
     is_served: bool,
     place: Place,
 ) -> Result<(), Counter> {
-    if !work.packet.has_ports() || work.packet.tcp_flags & RST != 0 {
+    if !work.packet.has_ports() || work.packet.flags & RST != 0 {
         return Err(Counter::FlowTable);
     }
     if open(work, masquerade, device, now, sockets)? && is_served {

@@ -195,7 +195,7 @@ impl Flow {
     pub const OWN: u16 = 4;
     /// A FIN went by in this direction.
     pub const FIN: u16 = 8;
-    /// A RST went by in this direction.
+    /// A RST went by in this direction; of SCTP an ABORT or SHUTDOWN COMPLETE.
     pub const RST: u16 = 16;
     /// A packet of this direction has been seen.
     pub const SEEN: u16 = 32;
@@ -238,7 +238,7 @@ pub mod limits {
     pub const ESTABLISHED: u32 = 86_400;
     /// TCP, not answered yet.
     pub const OPENING: u32 = 60;
-    /// TCP, closed by both sides, or reset.
+    /// TCP, closed by both sides, or reset; SCTP, shut down or aborted.
     pub const CLOSED: u32 = 10;
     /// TCP, closed by one side (kube-proxy's `tcpCloseWaitTimeout`).
     pub const HALF_CLOSED: u32 = 3_600;
@@ -268,6 +268,7 @@ pub const fn timeout(protocol: u8, forward: u16, backward: u16) -> u32 {
         TCP if both & Flow::SEEN == 0 => limits::OPENING,
         TCP if either & Flow::FIN != 0 => limits::HALF_CLOSED,
         TCP => limits::ESTABLISHED,
+        crate::SCTP if either & Flow::RST != 0 => limits::CLOSED,
         _ if both & Flow::SEEN == 0 => limits::ONE_WAY,
         crate::SCTP => limits::ASSOCIATION,
         // As the kernel's connection tracking, which asks for two seconds.
@@ -338,6 +339,8 @@ mod tests {
         assert_eq!(timeout(TCP, seen | Flow::FIN, seen | Flow::FIN), limits::CLOSED);
         assert_eq!(timeout(TCP, seen, seen | Flow::RST), limits::CLOSED);
         assert_eq!((timeout(UDP, seen, 0), timeout(UDP, seen, seen)), (limits::ONE_WAY, limits::ONE_WAY));
+        assert_eq!(timeout(crate::SCTP, seen | Flow::RST, 0), limits::CLOSED);
+        assert_eq!(timeout(UDP, seen | Flow::RST, seen), limits::ONE_WAY, "nothing sets it");
         let lasts = seen | Flow::LASTS;
         assert_eq!((timeout(UDP, lasts, seen), timeout(UDP, seen, lasts)), (limits::STREAM, limits::STREAM));
         assert_eq!((timeout(UDP, lasts, 0), timeout(crate::SCTP, seen, seen)), (limits::ONE_WAY, limits::ASSOCIATION));

@@ -211,15 +211,65 @@ fn later_fragments_are_of_the_last_datagram_with_their_number() {
     assert_eq!(answers(endpoint()), [true; 2], "of the Service again");
 }
 
+/// The same with SCTP at port 81.
+fn with_sctp(manifests: &str) -> String {
+    let ports = "ports:\n    - {name: sctp, protocol: SCTP, port: 81, targetPort: 8080}\n";
+    manifests
+        .replace("  ports:\n", &format!("  {ports}"))
+        .replace("ports: [{name: tcp", "ports: [{name: sctp, protocol: SCTP, port: 8080}, {name: tcp")
+}
+
+/// A client of SCTP asks from one port again and again, as it was configured.
+#[test]
+fn an_association_that_was_ended_is_over_for_whoever_begins_anew() {
+    /// Where the first chunk says what it is.
+    const CHUNK: usize = 32;
+    const INIT: u8 = 1;
+    const ABORT: u8 = 6;
+    const SHUTDOWN_ACK: u8 = 8;
+    const SHUTDOWN_COMPLETE: u8 = 14;
+    let at = |ip| with_sctp(&one_endpoint_at(ip));
+    let (first, second) = ("10.244.1.1", "10.244.1.2");
+    let cluster = ByPacket::start(&at(first), &[]);
+    let to = SocketAddr::new(cluster.web().vip().ip(), 81);
+    let chunk = |kind, from, to| {
+        let mut packet = first_packet(Protocol::Sctp, from, to, 7);
+        packet[CHUNK] = kind;
+        packet
+    };
+    let asks = |kind, from| {
+        let ran = cluster.comes("client", &chunk(kind, from, to));
+        assert_eq!((ran.verdict, &ran.frame[22..24]), (NEXT, &8080_u16.to_be_bytes()[..]));
+        IpAddr::from([16, 17, 18, 19].map(|at| ran.frame[at]))
+    };
+    let client = |port| SocketAddr::new(client().ip(), port);
+    let cases =
+        [(SHUTDOWN_ACK, false), (ABORT, false), (ABORT, true), (SHUTDOWN_COMPLETE, false), (SHUTDOWN_COMPLETE, true)];
+    let clients = || (40_001..).map(client).zip(cases);
+    for (from, (kind, by_client)) in clients() {
+        assert_eq!(asks(INIT, from).to_string(), first);
+        let answer = |kind| cluster.leaves("client", Some("web1"), &chunk(kind, endpoint(), from));
+        assert_eq!(answer(INIT + 1).frame[12..16], [10, 96, 0, 10]);
+        if by_client {
+            assert_eq!(asks(kind, from).to_string(), first);
+        } else {
+            answer(kind);
+        }
+    }
+    cluster.web().write(&at(second)).unwrap();
+    let listed = || cluster.pinned.list(to, 132).unwrap().first().map(|one| IpAddr::from(one.address).to_string());
+    until("the other endpoint", || listed().filter(|ip| ip == second)).unwrap();
+    for (from, (kind, by_client)) in clients() {
+        let wanted = if kind == SHUTDOWN_ACK { first } else { second };
+        assert_eq!(asks(INIT, from).to_string(), wanted, "chunk {kind}, by the client: {by_client}");
+    }
+}
+
 /// What is to be made by hardware, or by the kernel in its place, of all that stands in the packet.
 #[test]
 fn a_checksum_of_sctp_that_is_still_to_be_made_stays_nothing() {
     const SUM: std::ops::Range<usize> = 28..32;
-    let ports = "ports:\n    - {name: sctp, protocol: SCTP, port: 81, targetPort: 8080}\n";
-    let manifests = MANIFESTS
-        .replace("  ports:\n", &format!("  {ports}"))
-        .replace("ports: [{name: tcp", "ports: [{name: sctp, protocol: SCTP, port: 8080}, {name: tcp");
-    let cluster = ByPacket::start(&manifests, &[]);
+    let cluster = ByPacket::start(&with_sctp(MANIFESTS), &[]);
     let to = SocketAddr::new(cluster.web().vip().ip(), 81);
     let whole = first_packet(Protocol::Sctp, client(), to, 7);
     let mut partial = whole.clone();

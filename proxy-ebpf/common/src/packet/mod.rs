@@ -93,8 +93,8 @@ pub struct Packet {
     pub later: bool,
     /// The first of several fragments.
     pub first: bool,
-    /// Of TCP.
-    pub tcp_flags: u8,
+    /// Of TCP. Of SCTP what the first chunk says in these words: [`SYN`] for an INIT, [`RST`] where it ends the association.
+    pub flags: u8,
     /// Bytes from the transport header on.
     pub length: u16,
     /// What the fragments of a datagram have in common.
@@ -154,7 +154,13 @@ impl Packet {
     /// A connection's first packet.
     #[inline(always)]
     pub fn opens_tcp(&self) -> bool {
-        self.key.protocol == TCP && self.tcp_flags & (SYN | ACK | RST) == SYN
+        self.key.protocol == TCP && self.flags & (SYN | ACK | RST) == SYN
+    }
+
+    /// With what an association begins.
+    #[inline(always)]
+    pub fn opens_sctp(&self) -> bool {
+        self.key.protocol == SCTP && self.flags & SYN != 0
     }
 
     /// A packet within a connection, not its first one.
@@ -166,19 +172,19 @@ impl Packet {
     /// An answer to the packet that opens a connection, or a reset: neither is ever the first packet.
     #[inline(always)]
     pub fn opens_nothing(&self) -> bool {
-        self.is_within_tcp() && self.tcp_flags & (SYN | RST) != 0
+        self.is_within_tcp() && self.flags & (SYN | RST) != 0
     }
 
-    /// A packet with which a side of a connection ends.
+    /// A packet with which a side of a connection ends, or all of it.
     #[inline(always)]
-    pub fn ends_tcp(&self) -> bool {
-        self.key.protocol == TCP && self.tcp_flags & (FIN | RST) != 0
+    pub fn ends(&self) -> bool {
+        matches!(self.key.protocol, TCP | SCTP) && self.flags & (FIN | RST) != 0
     }
 
     /// A packet with which a side of a connection begins.
     #[inline(always)]
     pub fn begins_tcp(&self) -> bool {
-        self.key.protocol == TCP && self.tcp_flags & (SYN | RST) == SYN
+        self.key.protocol == TCP && self.flags & (SYN | RST) == SYN
     }
 
     /// Writes the key of what the fragments of this datagram have in common.

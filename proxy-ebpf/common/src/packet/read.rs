@@ -1,12 +1,18 @@
 //! Reads a packet.
 
 use super::headers::Headers;
-use super::{Buffer, Packet, Unreadable};
+use super::{Buffer, Packet, RST, SYN, Unreadable};
 use crate::{Address, SCTP, TCP, UDP};
 
 /// EtherTypes in network byte order, as `__sk_buff::protocol` has them.
 const IPV4: u32 = 0x0800_u16.to_be() as u32;
 const IPV6: u32 = 0x86dd_u16.to_be() as u32;
+
+/// Bytes of SCTP's header; chunks come then, each beginning with its type (RFC 9260).
+const SCTP_HEADER: u32 = 12;
+const INIT: u8 = 1;
+const ABORT: u8 = 6;
+const SHUTDOWN_COMPLETE: u8 = 14;
 
 /// Headers before the transport header of IPv6 that are looked through, at most.
 const MAX_EXTENSIONS: usize = 6;
@@ -130,7 +136,7 @@ pub fn read_v6<B: Buffer>(skb: &B, l3: u32, packet: &mut Packet, headers: &mut H
 fn read_ports<B: Buffer>(skb: &B, packet: &mut Packet, headers: &mut Headers) -> Result<(), Unreadable> {
     packet.key.source_port = 0;
     packet.key.destination_port = 0;
-    packet.tcp_flags = 0;
+    packet.flags = 0;
     if packet.later {
         return Ok(());
     }
@@ -138,9 +144,21 @@ fn read_ports<B: Buffer>(skb: &B, packet: &mut Packet, headers: &mut Headers) ->
     match packet.key.protocol {
         TCP => {
             skb.load(packet.l4, header)?;
-            packet.tcp_flags = header.flags;
+            packet.flags = header.flags;
         }
-        UDP | SCTP => skb.load_first(packet.l4, header, 4)?,
+        UDP => skb.load_first(packet.l4, header, 4)?,
+        SCTP => {
+            skb.load_first(packet.l4, header, 4)?;
+            let mut chunk = [0_u8];
+            // The first fragment may end before.
+            if skb.load(packet.l4 + SCTP_HEADER, &mut chunk).is_ok() {
+                packet.flags = match chunk[0] {
+                    INIT => SYN,
+                    ABORT | SHUTDOWN_COMPLETE => RST,
+                    _ => 0,
+                };
+            }
+        }
         _ => return Ok(()),
     }
     packet.key.source_port = header.source;
@@ -219,7 +237,7 @@ mod tests {
             v4,
             later,
             first,
-            tcp_flags: 7,
+            flags: 7,
             length: 7,
             id: 7,
             fragment: 7,
@@ -259,6 +277,22 @@ mod tests {
                 assert_eq!((later.key.protocol, later.l4, later.length, later.id), (next, 48, 16, 9_u32.to_be()));
                 assert_eq!(common(&later) == common(&first), next == OPTIONS, "{data:?}");
             }
+        }
+    }
+
+    #[test]
+    fn the_first_chunk_of_sctp_says_whether_an_association_begins_or_ends() {
+        let flags = |chunk: &[u8]| {
+            let packet = v6(SCTP, &[&[0, 80, 0, 81, 1, 1, 1, 1, 2, 2, 2, 2][..], chunk].concat());
+            assert_eq!(packet.key.destination_port, 81_u16.to_be());
+            (packet.flags, packet.ends(), packet.opens_sctp())
+        };
+        assert_eq!(flags(&[INIT, 0, 0, 20]), (SYN, false, true));
+        assert_eq!(flags(&[ABORT, 1, 0, 4]), (RST, true, false));
+        assert_eq!(flags(&[SHUTDOWN_COMPLETE, 0, 0, 4]), (RST, true, false));
+        // DATA, INIT ACK, SACK, SHUTDOWN, SHUTDOWN ACK; none.
+        for chunk in [&[0][..], &[2], &[3], &[7], &[8], &[]] {
+            assert_eq!(flags(chunk), (0, false, false), "{chunk:?}");
         }
     }
 }

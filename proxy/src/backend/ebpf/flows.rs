@@ -1,7 +1,7 @@
 //! Which entries of `flows` are over. Pure: entries are looked up by whoever asks.
 
 use kubeferry_ebpf_common::flow::{limits, since, timeout};
-use kubeferry_ebpf_common::{Flow, FlowKey, TCP};
+use kubeferry_ebpf_common::{Flow, FlowKey, SCTP, TCP};
 
 /// Entries of one connection.
 pub type Entries = Vec<(FlowKey, Flow)>;
@@ -67,7 +67,7 @@ pub fn is_over(entries: &[(FlowKey, Flow)], now: u32, orphans: u32) -> bool {
 /// was not used for `orphans` ticks.
 pub fn may_be_over(key: &FlowKey, flow: &Flow, now: u32, orphans: u32) -> bool {
     let shortest = match (is_first(key, flow), key.protocol) {
-        (true, TCP) => limits::CLOSED,
+        (true, TCP | SCTP) => limits::CLOSED,
         (true, _) => limits::ONE_WAY,
         // Without its first entry, one has to do with what it knows itself.
         (false, protocol) => timeout(protocol, flow.flags, flow.flags).min(orphans),
@@ -180,6 +180,8 @@ mod tests {
         assert_eq!(ends_at(&table(TCP, (seen | Flow::FIN, 100), (seen, 90))), 100 + limits::HALF_CLOSED + 1);
         assert_eq!(ends_at(&table(TCP, (seen | Flow::FIN, 100), (seen | Flow::FIN, 101))), 101 + limits::CLOSED + 1);
         assert_eq!(ends_at(&table(TCP, (seen, 100), (seen | Flow::RST, 101))), 101 + limits::CLOSED + 1);
+        assert_eq!(ends_at(&table(SCTP, (seen, 100), (seen, 101))), 101 + limits::ASSOCIATION + 1);
+        assert_eq!(ends_at(&table(SCTP, (seen, 100), (seen | Flow::RST, 101))), 101 + limits::CLOSED + 1);
         assert_eq!(ends_at(&table(UDP, (seen, 100), (0, 100))), 100 + limits::ONE_WAY + 1);
         assert_eq!(ends_at(&table(UDP, (seen, 100), (seen, 90))), 100 + limits::ONE_WAY + 1);
         assert_eq!(ends_at(&table(UDP, (seen | Flow::LASTS, 100), (seen, 90))), 100 + limits::STREAM + 1);

@@ -102,7 +102,7 @@ pub(super) fn empty(l3: u32) -> Packet {
         reserved: 0,
     };
     let (v4, later, first) = (false, false, false);
-    Packet { l3, l4: l3, key, v4, later, first, tcp_flags: 0, length: 0, id: 0, fragment: 0, bytes: 0, segments: 0 }
+    Packet { l3, l4: l3, key, v4, later, first, flags: 0, length: 0, id: 0, fragment: 0, bytes: 0, segments: 0 }
 }
 
 pub(super) fn parse(frame: &Frame, hook: u8) -> Option<Packet> {

@@ -159,5 +159,5 @@ pub fn reset(bytes: &[u8]) {
         (after.key.source_port, after.key.destination_port),
         (packet.key.destination_port, packet.key.source_port)
     );
-    assert!(after.tcp_flags & !16 == 4, "{}", after.tcp_flags);
+    assert!(after.flags & !16 == 4, "{}", after.flags);
 }

@@ -233,3 +233,26 @@ fn datagrams_leave_an_endpoint_that_is_gone() {
     let other = || ask_once(&socket).unwrap().filter(|(name, _)| *name != before);
     until("another endpoint's answer", other).unwrap();
 }
+
+#[test]
+fn datagrams_leave_an_address_that_the_node_has_lost() {
+    let cluster = Cluster::build();
+    let mut command = cluster.source.command("run").unwrap();
+    cluster.places.apply(&mut command).arg("--masquerade-all");
+    let _running = Running::start_command(&mut command, &cluster.hosts.node).unwrap();
+    drop(cluster.until_served().unwrap());
+    let socket = datagrams(cluster.client(), cluster.vip()).unwrap();
+    let seen_as = |ip: [u8; 4]| {
+        let ask = || ask_once(&socket).unwrap().filter(|(_, seen)| seen.ip() == std::net::IpAddr::from(ip));
+        until(&format!("a datagram that comes from {ip:?}"), ask).unwrap()
+    };
+    let before = seen_as([192, 0, 2, 1]);
+    assert_eq!(seen_as([192, 0, 2, 1]), before);
+    // Who sends all the time stays with its endpoint.
+    cluster.hosts.node.ip(&["addr add 192.0.2.9/32 dev eth0", "addr del 192.0.2.1/32 dev eth0"]).unwrap();
+    assert_eq!(seen_as([192, 0, 2, 9]).0, before.0);
+    // Another that is lost while an interface still has this one changes nothing.
+    let now = seen_as([192, 0, 2, 9]);
+    cluster.hosts.node.ip(&["addr add 192.0.2.1/32 dev eth0", "addr del 192.0.2.1/32 dev eth0"]).unwrap();
+    assert_eq!(seen_as([192, 0, 2, 9]), now);
+}

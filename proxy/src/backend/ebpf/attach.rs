@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 
 use aya::programs::{SchedClassifier, TcAttachType, Xdp};
-use kubeferry_ebpf_common::Device;
+use kubeferry_ebpf_common::{Address, Device, Flow, FlowKey};
 use rustix::io::Errno;
 use rustix::net::netdevice::index_to_name;
 use rustix::net::{AddressFamily, SocketType};
@@ -15,6 +15,7 @@ use super::error::EbpfError;
 use super::filters::{self, FILTER, program_at};
 use super::links::{Links, Place};
 use super::load::{Folder, TC, XDP, list, remove};
+use super::masqueraded;
 use super::table::Table;
 use super::uplinks::Uplinks;
 use crate::node::Interface;
@@ -36,6 +37,10 @@ pub struct Devices {
     in_force: BTreeMap<u32, Device>,
     faults: BTreeMap<String, String>,
     uplinks: Uplinks,
+    /// The map `flows`, for connections that are masqueraded.
+    flows: Option<Table<FlowKey, Flow>>,
+    /// Addresses that the node has lost, and connections may still be masqueraded by.
+    lost: BTreeSet<Address>,
     /// Whether interfaces have been looked at.
     followed: bool,
 }
@@ -67,6 +72,8 @@ impl Devices {
             in_force,
             faults: BTreeMap::new(),
             uplinks: Uplinks::default(),
+            flows: None,
+            lost: BTreeSet::new(),
             followed: false,
         })
     }
@@ -74,6 +81,12 @@ impl Devices {
     /// Has frames of uplinks carried at XDP.
     pub fn with_xdp(mut self, program: Option<Xdp>, mode: XdpMode, patterns: Vec<String>) -> Self {
         self.uplinks = Uplinks::new(program, mode, patterns, self.folder.open_links());
+        self
+    }
+
+    /// Has connections that were masqueraded by an address which the node loses begin anew.
+    pub fn with_flows(mut self, flows: Table<FlowKey, Flow>) -> Self {
+        self.flows = Some(flows);
         self
     }
 
@@ -110,6 +123,7 @@ impl Devices {
             }
         }
         let gone = |index: &u32| !wanted.contains_key(index);
+        self.lost.extend(masqueraded::addresses(self.in_force.values()));
         for index in self.attached.keys().copied().filter(gone).collect::<Vec<_>>() {
             let was = self.attached.remove(&index).unwrap_or_default();
             // By the name that it has now.
@@ -151,10 +165,24 @@ impl Devices {
                 }
             }
         }
+        self.leave_lost(interfaces)?;
         for (name, why) in faults.iter().filter(|(name, why)| self.faults.get(*name) != Some(why)) {
             tracing::error!(device = name, %why, "a device is not covered");
         }
         self.faults = faults;
+        Ok(())
+    }
+
+    /// Has connections leave addresses that no interface has any more, once no device masquerades by them.
+    fn leave_lost(&mut self, interfaces: &[Interface]) -> Result<(), EbpfError> {
+        let held = interfaces.iter().flat_map(|interface| &interface.addresses);
+        let held: BTreeSet<Address> = held.map(|held| held.address.into()).collect();
+        self.lost.retain(|address| !held.contains(address));
+        if let Some(flows) = self.flows.as_ref().filter(|_| !self.lost.is_empty()) {
+            let begun = masqueraded::begin_anew(flows, &self.lost).map_err(EbpfError::map("flows"))?;
+            tracing::debug!(begun, lost = ?self.lost, "connections are masqueraded anew");
+        }
+        self.lost.clear();
         Ok(())
     }
 

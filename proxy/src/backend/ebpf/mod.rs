@@ -27,6 +27,7 @@ pub mod links;
 pub mod live;
 pub mod load;
 pub mod log;
+mod masqueraded;
 mod moving;
 pub mod numbering;
 pub mod numbers;

@@ -99,6 +99,7 @@ impl Ebpf {
             bpf::netns_cookie().map_err(|source| EbpfError::Node { what: "the network namespace's cookie", source })?;
         loaded.maps.end_broken_move()?;
         let table = loaded.maps.devices.fd().try_clone_to_owned().and_then(Table::new);
+        let flows = loaded.maps.flows.fd().try_clone_to_owned().and_then(Table::new);
         let devices = Devices::new(
             loaded.tc,
             table.map_err(EbpfError::map("devices"))?,
@@ -107,6 +108,7 @@ impl Ebpf {
             settings.datapath.detect_local.clone(),
             ebpf.map_sizes.devices,
         )?
+        .with_flows(flows.map_err(EbpfError::map("flows"))?)
         .with_xdp(loaded.xdp, ebpf.xdp, ebpf.xdp_devices.clone());
         Ok(Self {
             sockets: Sockets::new(loaded.sockets, loaded.release, cgroup, loaded.folder.open_links()),

@@ -60,15 +60,19 @@ const MARK: &str = "kubeferry-part: ";
 
 /// The kernels, as they are asked for.
 const KERNELS: [(&str, Series); 2] = [("6.1", Series::V6_1), ("6.12", Series::V6_12)];
+/// The proxy's unit tests, a part like the test binaries.
+const UNIT: &str = "kubeferry";
 /// The parts that run in the machine: a test binary, and what is passed on to it.
-const PARTS: [(&str, &str); 14] = [
+const PARTS: [(&str, &str); 15] = [
     ("netns", ""),
+    // What a packet meets between the rows of a change is for each kernel's own set to say.
+    (UNIT, "nftables::tests::between nftables::netlink::tests"),
     (
         "lifecycle",
         "--exact stopping_leaves_traffic_alone_and_a_restart_changes_nothing a_deleted_table_and_a_deleted_row_are_healed \
          what_was_tampered_with_while_no_proxy_ran_is_healed_by_the_next",
     ),
-    ("flow_table", "--exact cluster_ip load_balancer_source_ranges"),
+    ("flow_table", "--exact cluster_ip load_balancer_source_ranges session_affinity scheduler_hashed"),
     // What is swept is gone when a time has passed, which is too long here.
     ("ebpf", "--skip connections_that_are_over_are_swept --skip what_does_not_fit --skip the_plan_names"),
     ("ebpf_vlan", "--include-ignored"),
@@ -188,18 +192,12 @@ impl Programs {
         build.args(["build", "--quiet", "--message-format=json", "--workspace", "--features", "kubeferry/ebpf"]);
         // Not all programs: a new xtask would take the place of the one that runs, which the machines are to get.
         build.args(["--bin", "kubeferry", "--bin", "socket-maker"]);
-        build.args(PARTS.iter().flat_map(|(name, _)| ["--test", name]));
-        let out = build.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
-        if !out.status.success() {
-            bail!("kubeferry and the tests cannot be built");
-        }
-        let mut built = Vec::new();
-        for line in String::from_utf8_lossy(&out.stdout).lines() {
-            let message: Message = serde_json::from_str(line).with_context(|| line.to_owned())?;
-            if let (Some(target), Some(executable)) = (message.target, message.executable) {
-                built.push((target.kind.join(" "), target.name, executable));
-            }
-        }
+        build.args(PARTS.iter().filter(|(name, _)| *name != UNIT).flat_map(|(name, _)| ["--test", name]));
+        let mut built = executables(build)?;
+        let mut build = cargo();
+        build.args(["test", "--no-run", "--quiet", "--message-format=json", "--workspace", "--features"]);
+        build.args(["kubeferry/ebpf", "--lib"]);
+        built.extend(executables(build)?);
         let bin = |name: &str| {
             let found =
                 built.iter().find(|(kind, known, _)| kind == "bin" && known == name).map(|(_, _, at)| at.clone());
@@ -208,7 +206,7 @@ impl Programs {
         Ok(Self {
             kubeferry: bin("kubeferry")?,
             beside: bin("socket-maker")?,
-            tests: built.into_iter().filter(|(kind, ..)| kind == "test").map(|(_, name, at)| (name, at)).collect(),
+            tests: built.into_iter().filter(|(kind, ..)| kind != "bin").map(|(_, name, at)| (name, at)).collect(),
         })
     }
 
@@ -216,6 +214,22 @@ impl Programs {
         let found = self.tests.iter().find(|(known, _)| known == name).map(|(_, file)| file.as_path());
         found.with_context(|| format!("there is no test binary {name}"))
     }
+}
+
+/// What a command of cargo's builds that can be run: kind, name and file of each.
+fn executables(mut build: Command) -> anyhow::Result<Vec<(String, String, PathBuf)>> {
+    let out = build.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    if !out.status.success() {
+        bail!("kubeferry and the tests cannot be built");
+    }
+    let mut built = Vec::new();
+    for line in String::from_utf8_lossy(&out.stdout).lines() {
+        let message: Message = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        if let (Some(target), Some(executable)) = (message.target, message.executable) {
+            built.push((target.kind.join(" "), target.name, executable));
+        }
+    }
+    Ok(built)
 }
 
 /// What came of one kernel.

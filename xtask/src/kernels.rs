@@ -134,6 +134,32 @@ pub fn run(arguments: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The programs alone before the verifier of the oldest kernel: what a newer one takes it may refuse, and takes longer to say why.
+///
+/// # Errors
+/// It refuses one.
+pub fn verifier() -> anyhow::Result<()> {
+    packages::ensure(&[packages::BUILD, packages::VIRTUAL_MACHINES])?;
+    ebpf::build()?;
+    let [(name, oldest), _] = KERNELS;
+    let kernel = Kernel::find_or_fetch(oldest)?;
+    let mut guest = Guest::new(&kernel, &[])?;
+    guest.program("/xtask", &std::env::current_exe().context("where is xtask?")?)?;
+    guest.files().copy("/kubeferry.bpf.o", ebpf::object(), false);
+    let code = guest.boot(
+        &format!("verifier-{}", kernel.release),
+        "/xtask verify /kubeferry.bpf.o",
+        PATIENCE,
+        &mut |line| {
+            println!("{line}");
+        },
+    )?;
+    if code != 0 {
+        bail!("Linux {name} does not take the programs");
+    }
+    Ok(())
+}
+
 /// Which of it is to be run.
 struct Asked<'a> {
     /// Empty: all of them.

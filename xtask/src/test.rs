@@ -22,8 +22,8 @@ const ROOM: u64 = 14;
 #[derive(clap::Args)]
 pub struct Args {
     /// Only this part: `check` (formatting, lints, documentation, licences), `unit` (needs no root), `ipvs` (beside the
-    /// kernel's IPVS, in a virtual machine), `kernels` (other kernels, in virtual machines), `miri` (what the programs and we
-    /// share, in Rust's interpreter), `release` (archives and image, and the static binary against an API server), or a file
+    /// kernel's IPVS, in a virtual machine), `kernels` (other kernels, in virtual machines), `verifier` (the programs alone before the
+    /// oldest of these), `miri` (what the programs and we share, in Rust's interpreter), `release` (archives and image, and the static binary against an API server), or a file
     /// or folder of tests/tests
     part: Option<String>,
     /// Run tests that failed once more, alone, up to so many times. Those that pass then are told, and do not fail the command:
@@ -42,7 +42,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let began = Instant::now();
     warn_of_a_full_disk(&workspace())?;
     let part = args.part.as_deref();
-    if args.retries > 0 && matches!(part, Some("check" | "kernels" | "miri")) {
+    if args.retries > 0 && matches!(part, Some("check" | "kernels" | "miri" | "verifier")) {
         bail!("--retries is not for this part");
     }
     let test = |which: &[&str], variables: &[(&str, &Path)]| {
@@ -87,12 +87,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             Suite { which: &which, pass_on: &pass_on, variables, retries: args.retries }.run()?;
         }
         Some("kernels") => kernels::run(&args.pass_on)?,
+        Some("verifier") => kernels::verifier()?,
         Some("miri") => miri::run(&args.pass_on)?,
         Some(file) => {
             let known = test_files()?;
             if !known.iter().any(|name| name == file) {
                 bail!(
-                    "there is no part `{file}`; there are: check, unit, ipvs, kernels, miri, release, {}",
+                    "there is no part `{file}`; there are: check, unit, ipvs, kernels, miri, release, verifier, {}",
                     known.join(", ")
                 );
             }

@@ -200,22 +200,9 @@ impl Frontends {
             {
                 let named = named.entry(rank.service()).or_default();
                 *named += 1;
-                if *named > CONFLICTS_NAMED {
-                    continue;
+                if *named <= CONFLICTS_NAMED {
+                    out.push((rank.service().clone(), self.told(&frontend, target)));
                 }
-                let why = match holder {
-                    Some(holder) => format!(
-                        "{frontend} is already served for {} (an older Service wins, a ClusterIP before other addresses); \
-                         give one of the two another address or port",
-                        holder.target.name
-                    ),
-                    None if self.reserved.contains(&frontend) => {
-                        format!("{frontend} is where the API server answers; choose another address or port")
-                    }
-                    None => format!("{frontend} is the ClusterIP of another Service; choose another address"),
-                };
-                let what = format!("Service {} port {:?}", rank.service(), &*target.name.port);
-                out.push((rank.service().clone(), Ignored { what, why }));
             }
         }
         out.extend(self.lost.beyond(CONFLICTS_NAMED).map(|(service, more)| {
@@ -223,6 +210,22 @@ impl Frontends {
             (service.clone(), Ignored { what, why: format!("and {more} more frontends that others serve") })
         }));
         out
+    }
+
+    /// What is said of a target that has lost a frontend.
+    fn told(&self, frontend: &Frontend, loser: &Target) -> Ignored {
+        let why = match self.holder(frontend) {
+            Some(holder) => format!(
+                "{frontend} is already served for {} (an older Service wins, a ClusterIP before other addresses); \
+                 give one of the two another address or port",
+                holder.target.name
+            ),
+            None if self.reserved.contains(frontend) => {
+                format!("{frontend} is where the API server answers; choose another address or port")
+            }
+            None => format!("{frontend} is the ClusterIP of another Service; choose another address"),
+        };
+        Ignored { what: format!("Service {} port {:?}", loser.name.service, &*loser.name.port), why }
     }
 }
 

@@ -22,22 +22,9 @@ fn plain(frontends: &Frontends) -> Vec<(ObjectName, Ignored)> {
             }
             let lost = lost.entry(rank.service()).or_default();
             *lost += 1;
-            if *lost > CONFLICTS_NAMED {
-                continue;
+            if *lost <= CONFLICTS_NAMED {
+                out.push((rank.service().clone(), frontends.told(frontend, target)));
             }
-            let why = match holder {
-                Some(holder) => format!(
-                    "{frontend} is already served for {} (an older Service wins, a ClusterIP before other addresses); \
-                     give one of the two another address or port",
-                    holder.target.name
-                ),
-                None if frontends.reserved.contains(frontend) => {
-                    format!("{frontend} is where the API server answers; choose another address or port")
-                }
-                None => format!("{frontend} is the ClusterIP of another Service; choose another address"),
-            };
-            let what = format!("Service {} port {:?}", rank.service(), &*target.name.port);
-            out.push((rank.service().clone(), Ignored { what, why }));
         }
     }
     out.extend(lost.into_iter().filter(|(_, lost)| *lost > CONFLICTS_NAMED).map(|(service, lost)| {

@@ -19,40 +19,57 @@ const NAME_PATIENCE: Duration = Duration::from_secs(5);
 /// Addresses of one name that are taken.
 const MOST_ADDRESSES: usize = 100;
 
+/// Where an API server is: a host and a port.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) host: String,
+    port: u16,
+}
+
+impl Place {
+    fn of(url: &http::Uri) -> Option<Self> {
+        let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("http") { 80 } else { 443 });
+        url.host().map(|host| Self { host: host.trim_matches(['[', ']']).to_owned(), port })
+    }
+
+    /// Its addresses: none, where its name has none now.
+    pub(super) async fn addresses(&self) -> BTreeSet<SocketAddr> {
+        let host = &self.host;
+        let found = tokio::time::timeout(NAME_PATIENCE, tokio::net::lookup_host((host.as_str(), self.port))).await;
+        let mut addresses = BTreeSet::new();
+        match found {
+            Ok(Ok(found)) => addresses.extend(found.take(MOST_ADDRESSES)),
+            Ok(Err(error)) => tracing::debug!(%error, host, "the API server's name has no address"),
+            Err(_) => tracing::debug!(host, "nobody says which addresses the API server's name has"),
+        }
+        addresses
+    }
+}
+
 /// A client for the server that the settings name: the kubeconfig's, `--server`, or the one of the cluster we run in.
 /// Nothing is sent yet; what is sent later is counted in `requests`.
 ///
 /// # Errors
 /// A kubeconfig that cannot be read or used, a server that is no URL, or no configuration at all.
 pub(in crate::watch) async fn client(settings: &Settings, requests: &RestClient) -> anyhow::Result<Client> {
-    let mut config = config(settings).await?;
-    // It would try for minutes without a word; those who ask try again, say so, and have pauses of their own.
-    config.default_retry = false;
-    let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
-    let builder = ClientBuilder::try_from(config).context("the credentials for the API server cannot be used")?;
-    Ok(builder.with_layer(&Bounded).with_layer(&Measured::new(host, requests.clone())).build())
+    Ok(client_and_place(settings, requests).await?.0)
 }
 
-/// Where that server is: a host and a port.
+/// As [`client`], and where the same reading of the configuration says the server is.
 ///
 /// # Errors
 /// As [`client`].
-pub(super) async fn place(settings: &Settings) -> anyhow::Result<Option<(String, u16)>> {
-    let url = config(settings).await?.cluster_url;
-    let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("http") { 80 } else { 443 });
-    Ok(url.host().map(|host| (host.trim_matches(['[', ']']).to_owned(), port)))
-}
-
-/// The addresses of a place: none, where its name has none now.
-pub(super) async fn addresses((host, port): &(String, u16)) -> BTreeSet<SocketAddr> {
-    let found = tokio::time::timeout(NAME_PATIENCE, tokio::net::lookup_host((host.as_str(), *port))).await;
-    let mut addresses = BTreeSet::new();
-    match found {
-        Ok(Ok(found)) => addresses.extend(found.take(MOST_ADDRESSES)),
-        Ok(Err(error)) => tracing::debug!(%error, host, "the API server's name has no address"),
-        Err(_) => tracing::debug!(host, "nobody says which addresses the API server's name has"),
-    }
-    addresses
+pub(super) async fn client_and_place(
+    settings: &Settings,
+    requests: &RestClient,
+) -> anyhow::Result<(Client, Option<Place>)> {
+    let mut config = config(settings).await?;
+    // It would try for minutes without a word; those who ask try again, say so, and have pauses of their own.
+    config.default_retry = false;
+    let place = Place::of(&config.cluster_url);
+    let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
+    let builder = ClientBuilder::try_from(config).context("the credentials for the API server cannot be used")?;
+    Ok((builder.with_layer(&Bounded).with_layer(&Measured::new(host, requests.clone())).build(), place))
 }
 
 async fn config(settings: &Settings) -> anyhow::Result<Config> {

@@ -29,6 +29,7 @@ use super::stats::WatchStats;
 use crate::metrics::RestClient;
 use crate::settings::Settings;
 use crate::state::event::Event;
+use connect::Place;
 use follow::follow;
 use kinds::{PAGE, Watched, fewer};
 use taken::Taken;
@@ -53,9 +54,9 @@ pub(super) async fn start(
     tx: mpsc::Sender<Event>,
     stats: Arc<WatchStats>,
 ) -> anyhow::Result<Watching> {
-    let client = connect::client(settings, stats.requests()).await?;
+    let (client, place) = connect::client_and_place(settings, stats.requests()).await?;
     let mut tasks = JoinSet::new();
-    if let Some(place) = connect::place(settings).await? {
+    if let Some(place) = place {
         tasks.spawn(tell_where(place, tx.clone()));
     }
     for watched in Watched::all(&settings.node_name) {
@@ -65,10 +66,10 @@ pub(super) async fn start(
 }
 
 /// Tells where we reach the API server. A name is asked for again once in a while; where it has no address, the last ones stand.
-async fn tell_where(place: (String, u16), tx: mpsc::Sender<Event>) {
-    let is_name = place.0.parse::<IpAddr>().is_err();
+async fn tell_where(place: Place, tx: mpsc::Sender<Event>) {
+    let is_name = place.host.parse::<IpAddr>().is_err();
     loop {
-        let addresses = connect::addresses(&place).await;
+        let addresses = place.addresses().await;
         let told = addresses.is_empty() || tx.send(Event::ApiServer(addresses)).await.is_ok();
         if !told || !is_name {
             return;
@@ -82,16 +83,16 @@ async fn tell_where(place: (String, u16), tx: mpsc::Sender<Event>) {
 /// # Errors
 /// The server cannot be reached or refuses Services, EndpointSlices or the Node; one sentence says what to do.
 pub(super) async fn load_once(settings: &Settings) -> anyhow::Result<Vec<Event>> {
-    let client = connect::client(settings, &RestClient::default()).await?;
-    tokio::time::timeout(ONCE_PATIENCE, list_all(settings, client)).await.unwrap_or_else(|_| {
+    let (client, place) = connect::client_and_place(settings, &RestClient::default()).await?;
+    tokio::time::timeout(ONCE_PATIENCE, list_all(settings, client, place)).await.unwrap_or_else(|_| {
         anyhow::bail!("the API server has not answered within {ONCE_PATIENCE:?}: is the address right, and is it well?")
     })
 }
 
-async fn list_all(settings: &Settings, client: Client) -> anyhow::Result<Vec<Event>> {
+async fn list_all(settings: &Settings, client: Client, place: Option<Place>) -> anyhow::Result<Vec<Event>> {
     let mut events = Vec::new();
-    if let Some(place) = connect::place(settings).await? {
-        events.push(Event::ApiServer(connect::addresses(&place).await));
+    if let Some(place) = place {
+        events.push(Event::ApiServer(place.addresses().await));
     }
     for watched in Watched::all(&settings.node_name) {
         let mut page = PAGE;

@@ -123,7 +123,10 @@ fn is_ranged(service: &Value, row: &Row) -> bool {
     let cluster_ips =
         service["spec"]["clusterIPs"].as_array().into_iter().flatten().chain([&service["spec"]["clusterIP"]]);
     let is_cluster_ip = cluster_ips.filter_map(|ip| ip.as_str()?.parse::<IpAddr>().ok()).any(|ip| ip == row.to.ip());
-    !open && !is_cluster_ip && addresses.any(|ip| ip == row.to.ip())
+    // The same address may be one of the node's, with node ports, which no range closes.
+    let mut ports = service["spec"]["ports"].as_array().into_iter().flatten();
+    let is_of_service = ports.any(|port| port["port"] == row.to.port());
+    !open && !is_cluster_ip && is_of_service && addresses.any(|ip| ip == row.to.ip())
 }
 
 /// Whether every pod of the node counts as one, or none can.

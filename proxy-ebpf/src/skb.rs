@@ -4,7 +4,10 @@
 use core::mem::size_of;
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::generated::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes};
+use aya_ebpf::helpers::generated::{
+    bpf_csum_update, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes,
+};
+use kubeferry_ebpf_common::packet::sum::{PSEUDO_HEADER, SIZE};
 use kubeferry_ebpf_common::packet::{Buffer, Packet, Unreadable};
 use kubeferry_ebpf_common::plain::Plain;
 
@@ -53,7 +56,14 @@ impl Buffer for Skb {
     #[inline(always)]
     fn replace_sum(&self, at: u32, from: u64, to: u64, flags: u32) -> Result<(), Unreadable> {
         // SAFETY: a helper without pointers of ours.
-        check(unsafe { bpf_l4_csum_replace(self.raw.cast(), at, from, to, flags.into()) })
+        check(unsafe { bpf_l4_csum_replace(self.raw.cast(), at, from, to, flags.into()) })?;
+        // A network card's sum of the whole packet (CHECKSUM_COMPLETE) stays what it is where an address of IPv6 changes and the checksum with
+        // it. The helper takes the address for one of IPv4, whose header makes up for it, too.
+        if flags & (PSEUDO_HEADER | SIZE) == PSEUDO_HEADER {
+            // SAFETY: as above. Of other packets it does nothing.
+            unsafe { bpf_csum_update(self.raw, to as u32) };
+        }
+        Ok(())
     }
 
     #[inline(always)]

@@ -33,5 +33,6 @@ pub mod soak;
 pub mod sockets;
 pub mod terminal;
 pub mod web;
+pub mod whole_sums;
 pub mod world;
 pub mod xdp;

@@ -64,16 +64,8 @@ impl PassAll {
         if ifindex == 0 {
             return Err(io::Error::last_os_error()).with_context(|| interface.to_owned());
         }
-        let load = Load {
-            prog_type: PROG_TYPE_XDP,
-            count: 2,
-            instructions: PASS.as_ptr() as u64,
-            license: c"MIT".as_ptr() as u64,
-            expected_attach_type: ATTACH_TYPE_XDP,
-            ..Load::default()
-        };
-        let program =
-            bpf(PROG_LOAD, &load).context("cannot load an XDP program: it needs CAP_BPF and CAP_NET_ADMIN")?;
+        let program = load_program(PROG_TYPE_XDP, ATTACH_TYPE_XDP, &PASS)
+            .context("cannot load an XDP program: it needs CAP_BPF and CAP_NET_ADMIN")?;
         let program_fd = program.as_raw_fd().cast_unsigned();
         let create = Create { program: program_fd, ifindex, attach_type: ATTACH_TYPE_XDP, flags: NATIVE };
         let link = bpf(LINK_CREATE, &create).with_context(|| format!("cannot attach XDP to {interface}"))?;
@@ -81,8 +73,24 @@ impl PassAll {
     }
 }
 
+/// Has the kernel take a program.
+///
+/// # Errors
+/// A right is missing, or the verifier refuses it.
+pub(crate) fn load_program(kind: u32, attach_type: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
+    let load = Load {
+        prog_type: kind,
+        count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        license: c"Dual MIT/GPL".as_ptr() as u64,
+        expected_attach_type: attach_type,
+        ..Load::default()
+    };
+    bpf(PROG_LOAD, &load)
+}
+
 fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the structure outlives the call, its size is given, and pointers in it are to constants.
+    // SAFETY: the structure outlives the call, as does what it points to, and its size is given.
     unsafe {
         let fd = libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>());
         match libc::c_int::try_from(fd) {

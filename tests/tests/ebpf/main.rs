@@ -17,6 +17,7 @@ mod limits;
 mod passing_by;
 mod restarting;
 mod taken_ports;
+mod whole_sums;
 
 struct Cluster {
     places: Places,

@@ -238,7 +238,7 @@ pub fn is_mistakable(work: &mut Work, hook: u8, now: u32, sockets: Sockets) -> b
         UDP => true,
         _ => false,
     };
-    if !may_be {
+    if !may_be || !sockets.are_known() {
         return false;
     }
     key.write_reverse(hook, &mut work.other_key);

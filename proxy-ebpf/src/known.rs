@@ -46,10 +46,16 @@ impl Sockets {
         Self { context, namespace }
     }
 
+    /// Whether anybody's can be asked for.
+    #[inline(always)]
+    pub fn are_known(self) -> bool {
+        self.namespace != NOBODY
+    }
+
     /// Whether one is connected from `key`'s destination to its source: packets with these ends come in for it.
     #[inline(always)]
     pub fn has(self, key: &FlowKey) -> bool {
-        self.namespace != NOBODY && matches!(key.protocol, TCP | UDP) && {
+        self.are_known() && matches!(key.protocol, TCP | UDP) && {
             let state = state(self.context, key, self.namespace);
             state != NONE && state != LISTENS && state != UNCONNECTED
         }
@@ -58,7 +64,7 @@ impl Sockets {
     /// Whether one of UDP waits at `key`'s destination for whoever comes.
     #[inline(always)]
     pub fn waits(self, key: &FlowKey) -> bool {
-        self.namespace != NOBODY && key.protocol == UDP && state(self.context, key, self.namespace) == UNCONNECTED
+        self.are_known() && key.protocol == UDP && state(self.context, key, self.namespace) == UNCONNECTED
     }
 }
 

@@ -118,6 +118,12 @@ pub fn getpeername6(context: SockAddrContext) -> i32 {
     ALLOWED
 }
 
+#[cgroup_sock(sock_create)]
+pub fn sock_create(context: SockContext) -> i32 {
+    socket::create(context.sock);
+    ALLOWED
+}
+
 #[cgroup_sock(sock_release)]
 pub fn sock_release(context: SockContext) -> i32 {
     socket::release(context.sock);

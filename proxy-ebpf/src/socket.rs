@@ -3,12 +3,14 @@
 //!
 //! These programs may be interrupted by others on the same CPU: they work on the stack.
 
+use core::ffi::c_void;
 use core::mem::size_of_val;
 use core::ptr::{addr_of_mut, null_mut};
 
-use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_addr, bpf_sock_tuple};
+use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr, bpf_sock_tuple};
 use aya_ebpf::helpers::generated::{
-    bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
+    bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_lookup_udp, bpf_sk_release, bpf_sk_storage_get,
+    bpf_skc_lookup_tcp,
 };
 use kubeferry_ebpf_common::flow::{limits, since};
 use kubeferry_ebpf_common::policy::{Source, choose};
@@ -22,7 +24,7 @@ use crate::counting::{join, leave, serve};
 use crate::live;
 use crate::log;
 use crate::lookup::{config, frontend};
-use crate::maps::{SOCKET_CONNECTIONS, SOCKET_ENDPOINTS, SOCKET_SERVICES};
+use crate::maps::{PROGRAM_SOCKETS, SOCKET_CONNECTIONS, SOCKET_ENDPOINTS, SOCKET_SERVICES};
 use crate::scheduler::{pick, put_back};
 use crate::stats::count;
 
@@ -90,6 +92,13 @@ impl Socket {
         SocketKey { cookie: self.cookie(), address, port, protocol: self.protocol().into(), reserved: 0 }
     }
 
+    /// Whether a program has made it: then its end is told, which is not so of a socket that the kernel makes for itself.
+    #[inline(always)]
+    fn is_of_program(&self) -> bool {
+        // SAFETY: the context is valid while the program runs; nothing is made where there is nothing.
+        unsafe { !mark((*self.raw).__bindgen_anon_1.sk, 0).is_null() }
+    }
+
     #[inline(always)]
     fn is_host(&self, config: &Config) -> bool {
         // SAFETY: a helper that takes the context.
@@ -131,11 +140,30 @@ impl Socket {
     }
 }
 
+/// What is kept with a socket that a program has made.
+///
+/// # Safety
+/// The socket is that of the context.
+#[inline(always)]
+unsafe fn mark(socket: *mut bpf_sock, flags: u32) -> *mut c_void {
+    let map = (&raw const PROGRAM_SOCKETS).cast_mut().cast();
+    // SAFETY: the helper asks whether there is a socket; what it makes is zero.
+    unsafe { bpf_sk_storage_get(map, socket.cast(), null_mut(), flags.into()) }
+}
+
+/// A program makes a socket. The kernel does not tell of those that it makes for itself. Where there is no memory for a word
+/// of it, it is taken for one of those.
+#[inline(always)]
+pub fn create(socket: *mut bpf_sock) {
+    // SAFETY: the context is the socket.
+    unsafe { mark(socket, BPF_SK_STORAGE_GET_F_CREATE) };
+}
+
 /// A socket connects.
 #[inline(always)]
 pub fn connect(socket: Socket) {
     let (address, port) = (socket.address(), socket.port());
-    let Some(slot) = translate(&socket, address, port) else {
+    let Some(slot) = translate(&socket, address, port, true) else {
         // A socket of UDP may connect again and again, one of TCP after it was refused.
         leave(socket.cookie());
         return log::left(|| socket.key(address, port));
@@ -181,16 +209,18 @@ pub fn send(socket: Socket) {
         let peer = SocketPeer { seen: now, ..*known };
         let _ = SOCKET_ENDPOINTS.insert(&key, &peer, 0);
         let shown = socket.key(peer.address, peer.port);
-        // Other sockets may have taken the place of the row that answers need.
-        // SAFETY: only whether it is there.
-        if unsafe { SOCKET_SERVICES.get(&shown) }.is_none() {
-            let service = SocketPeer { address, port, reserved: 0, seen: now };
-            let _ = SOCKET_SERVICES.insert(&shown, &service, 0);
+        match lasting(&shown, now) {
+            Some(service) => renew(service, now),
+            // Other sockets may have taken the place of the row that answers need.
+            None => {
+                let service = SocketPeer { address, port, reserved: 0, seen: now };
+                let _ = SOCKET_SERVICES.insert(&shown, &service, 0);
+            }
         }
         socket.set(&peer.address, peer.port);
         return;
     }
-    let Some(slot) = translate(&socket, address, port) else { return log::left(|| key) };
+    let Some(slot) = translate(&socket, address, port, false) else { return log::left(|| key) };
     let service = SocketPeer { address, port, reserved: 0, seen: now };
     // An LRU map takes every row.
     let _ = SOCKET_SERVICES.insert(socket.key(slot.address, slot.port), &service, 0);
@@ -216,20 +246,43 @@ pub fn reveal(socket: Socket) {
         socket.set(&connection.service, connection.service_port);
         return;
     }
-    // SAFETY: read at once.
-    if let Some(service) = unsafe { SOCKET_SERVICES.get(&key) } {
-        socket.set(&service.address, service.port);
+    let now = now();
+    if let Some(service) = lasting(&key, now) {
+        renew(service, now);
+        // SAFETY: a row stays readable while the program runs.
+        let (address, port) = unsafe { ((*service).address, (*service).port) };
+        socket.set(&address, port);
     }
 }
 
-/// The endpoint for a connection of a socket, if it is for this hook to choose.
+/// The service that answers of an endpoint are shown as coming from, if the last datagram either way was not too long ago.
 #[inline(always)]
-fn translate(socket: &Socket, address: Address, port: u16) -> Option<Slot> {
+fn lasting(key: &SocketKey, now: u32) -> Option<*mut SocketPeer> {
+    let service = SOCKET_SERVICES.get_ptr_mut(key)?;
+    // SAFETY: a row stays readable while the program runs.
+    let seen = unsafe { (&raw const (*service).seen).read_volatile() };
+    (since(now, seen) <= limits::STREAM).then_some(service)
+}
+
+/// A datagram has gone by.
+#[inline(always)]
+fn renew(service: *mut SocketPeer, now: u32) {
+    // SAFETY: a row stays writable while the program runs; whoever comes at the same time writes the same second.
+    unsafe { (&raw mut (*service).seen).write_volatile(now) };
+}
+
+/// The endpoint for a connection of a socket, if it is for this hook to choose. `lasts`: until the socket is closed, which is told of
+/// sockets of programs alone.
+#[inline(always)]
+fn translate(socket: &Socket, address: Address, port: u16, lasts: bool) -> Option<Slot> {
     let config = config()?;
     let all = config.flags & Config::ALL_AT_CONNECT != 0;
     let mut at = FrontendKey { address, port, protocol: socket.protocol(), kind: 0 };
     let mut row = Frontend::default();
     if frontend(&mut at, config, &mut row).is_err() {
+        return None;
+    }
+    if lasts && !socket.is_of_program() {
         return None;
     }
     let frontend = &row;

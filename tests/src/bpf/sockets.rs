@@ -21,6 +21,11 @@ use rustix::net::{
 use crate::client::{DEADLINE, patience};
 use crate::netns::Netns;
 
+// What a maker is asked for.
+const DATAGRAMS: u8 = 0;
+const STREAM: u8 = 1;
+const SUBFLOWS: u8 = 2;
+
 /// The program of [`Maker::start`], beside the running test: cargo builds it with the tests.
 ///
 /// # Errors
@@ -71,8 +76,12 @@ impl Maker {
     /// # Errors
     /// The process is gone.
     pub fn make(&self, v6: bool, kind: SocketType) -> Result<OwnedFd> {
+        self.ask(v6, if kind == SocketType::STREAM { STREAM } else { DATAGRAMS })
+    }
+
+    fn ask(&self, v6: bool, kind: u8) -> Result<OwnedFd> {
         let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
-        channel.write_all(&[u8::from(v6), u8::from(kind == SocketType::STREAM)])?;
+        channel.write_all(&[u8::from(v6), kind])?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut rights = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
@@ -90,6 +99,14 @@ impl Maker {
     /// The process is gone.
     pub fn tcp(&self, v6: bool) -> Result<Tcp> {
         self.make(v6, SocketType::STREAM).map(Tcp)
+    }
+
+    /// A socket of MPTCP, as [`Maker::tcp`]: the kernel makes one of TCP for it, which is what connects.
+    ///
+    /// # Errors
+    /// The process is gone, or the kernel has no MPTCP.
+    pub fn mptcp(&self, v6: bool) -> Result<Tcp> {
+        self.ask(v6, SUBFLOWS).map(Tcp)
     }
 
     /// A UDP socket, as [`Maker::tcp`].
@@ -166,8 +183,9 @@ pub fn serve() -> io::Result<()> {
     let mut wanted = [0; 2];
     while channel.read_exact(&mut wanted).is_ok() {
         let family = if wanted[0] == 1 { AddressFamily::INET6 } else { AddressFamily::INET };
-        let kind = if wanted[1] == 1 { SocketType::STREAM } else { SocketType::DGRAM };
-        let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+        let kind = if wanted[1] == DATAGRAMS { SocketType::DGRAM } else { SocketType::STREAM };
+        let protocol = (wanted[1] == SUBFLOWS).then_some(rustix::net::ipproto::MPTCP);
+        let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, protocol)?;
         let sockets = [socket.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut rights = SendAncillaryBuffer::new(&mut space);

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use kubeferry::backend::ebpf::bpf::open_pin;
 use kubeferry::backend::ebpf::table::Table;
-use kubeferry_ebpf_common::SocketConnection;
+use kubeferry_ebpf_common::plain::Plain;
 use kubeferry_ebpf_common::stats::Counter;
+use kubeferry_ebpf_common::{SocketConnection, SocketKey, SocketPeer};
 use kubeferry_tests::bpf::Places;
 use kubeferry_tests::bpf::pinned::Pinned;
 use kubeferry_tests::bpf::sockets::{Maker, Tcp};
@@ -108,8 +109,17 @@ impl Cluster {
 
     /// The map of sockets that were translated when they connected.
     pub fn socket_connections(&self) -> Table<u64, SocketConnection> {
+        self.table("/socket_connections")
+    }
+
+    /// The map of whom sockets that are not connected believe to hear.
+    pub fn socket_services(&self) -> Table<SocketKey, SocketPeer> {
+        self.table("/socket_services")
+    }
+
+    fn table<K: Plain, V: Plain>(&self, name: &str) -> Table<K, V> {
         let mut pins = self.places.pins().unwrap().into_iter();
-        let pin = pins.find(|pin| pin.ends_with("/socket_connections")).unwrap();
+        let pin = pins.find(|pin| pin.ends_with(name)).unwrap();
         Table::new(open_pin(&self.places.bpffs().join("kubeferry").join(pin)).unwrap()).unwrap()
     }
 

@@ -33,8 +33,9 @@ pub const TC: [[&str; 2]; 2] = [["tc_egress", "tc_egress_l3"], ["tc_ingress", "t
 /// The program of uplinks.
 pub const XDP: &str = "xdp_uplink";
 
-/// The program of sockets that are closed.
-pub const RELEASE: &str = "sock_release";
+/// The programs of sockets that are made, and closed.
+pub const LIVES: [(&str, CgroupSockAttachType); 2] =
+    [("sock_create", CgroupSockAttachType::SockCreate), ("sock_release", CgroupSockAttachType::SockRelease)];
 
 /// The programs of sockets.
 pub const SOCKETS: [(&str, Hook); 8] = [
@@ -70,8 +71,8 @@ pub struct Loaded {
     pub xdp: Option<Xdp>,
     /// The programs of sockets, by name.
     pub sockets: BTreeMap<&'static str, CgroupSockAddr>,
-    /// The program of sockets that are closed.
-    pub release: Option<CgroupSock>,
+    /// The programs of sockets that are made and closed, by name.
+    pub lives: BTreeMap<&'static str, CgroupSock>,
     /// An earlier run had loaded these very programs.
     pub adopted: bool,
     /// The maps are new: no program has ever been attached that uses them.
@@ -213,7 +214,7 @@ pub fn load(settings: &EbpfSettings, shape: &Shape) -> Result<Loaded, EbpfError>
     }
     pins.seal(seal(&folder, shape)?);
     let maps = Maps::open(&folder.maps, shape)?;
-    let (mut tc, mut sockets) = (BTreeMap::new(), BTreeMap::new());
+    let (mut tc, mut sockets, mut lives) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let failed = |what: &str, error: ProgramError| EbpfError::Load { what: what.to_owned(), why: error.to_string() };
     for name in TC.into_iter().flatten().filter(|name| folder.programs.join(name).exists()) {
         let program = SchedClassifier::from_pin(folder.programs.join(name)).map_err(|error| failed(name, error))?;
@@ -224,19 +225,17 @@ pub fn load(settings: &EbpfSettings, shape: &Shape) -> Result<Loaded, EbpfError>
             CgroupSockAddr::from_pin(folder.programs.join(name), hook).map_err(|error| failed(name, error))?;
         sockets.insert(name, program);
     }
+    for (name, hook) in LIVES.into_iter().filter(|(name, _)| folder.programs.join(name).exists()) {
+        let program = CgroupSock::from_pin(folder.programs.join(name), hook).map_err(|error| failed(name, error))?;
+        lives.insert(name, program);
+    }
     let xdp = match folder.programs.join(XDP) {
         path if path.exists() => {
             Some(Xdp::from_pin(path, XdpAttachType::Interface).map_err(|error| failed(XDP, error))?)
         }
         _ => None,
     };
-    let release = match folder.programs.join(RELEASE) {
-        path if path.exists() => Some(
-            CgroupSock::from_pin(path, CgroupSockAttachType::SockRelease).map_err(|error| failed(RELEASE, error))?,
-        ),
-        _ => None,
-    };
-    Ok(Loaded { folder, maps, tc, xdp, sockets, release, adopted, fresh, lines, pins })
+    Ok(Loaded { folder, maps, tc, xdp, sockets, lives, adopted, fresh, lines, pins })
 }
 
 /// Whether userspace may not write some map that is pinned there.

@@ -2,6 +2,7 @@
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
+use kubeferry_ebpf_common::config::PRIVILEGED;
 use kubeferry_ebpf_common::flow::{TICK, limits, since, timeout};
 use kubeferry_ebpf_common::packet::{FIN, Packet, RST};
 use kubeferry_ebpf_common::stats::Counter;
@@ -299,7 +300,7 @@ pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32, sockets: S
         other.device = key.source_port.into();
         let mut found = false;
         for _ in 0..ALIAS_TRIES {
-            flow.device = draw(config).into();
+            flow.device = draw(config, key.source_port).into();
             key.write_backward(flow, &mut work.key);
             // The node itself may be masqueraded with the same port for somebody else.
             work.other_key = work.key;
@@ -354,13 +355,16 @@ pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32, sockets: S
     Ok(true)
 }
 
-/// Draws a port to masquerade with, in network byte order.
+/// Draws a port to masquerade `port` with, both in network byte order. Privileged ones stay so: servers look at that (exports(5)).
 #[inline(always)]
-fn draw(config: &Config) -> u16 {
+fn draw(config: &Config, port: u16) -> u16 {
+    let (first, ports) = match u16::from_be(port) {
+        1..1024 => (PRIVILEGED.start, PRIVILEGED.end - PRIVILEGED.start),
+        _ => (config.masquerade_first, config.masquerade_ports),
+    };
     // SAFETY: no arguments.
     let drawn = u64::from(unsafe { bpf_get_prandom_u32() } as u32);
-    let at = (drawn * u64::from(config.masquerade_ports)) >> 32;
-    config.masquerade_first.wrapping_add(at as u16).to_be()
+    first.wrapping_add(((drawn * u64::from(ports)) >> 32) as u16).to_be()
 }
 
 /// Decides what a connection is masqueraded as. Its packet is in `work.packet`, with the key of its forward-out entry
@@ -385,7 +389,7 @@ pub fn masquerade(work: &mut Work, flow: &mut Flow, device: u32, now: u32, socke
     work.other.flags = flow.flags & Flow::OWN;
     work.other.seen = now;
     for _ in 0..MASQUERADE_TRIES {
-        work.flow.port = draw(config);
+        work.flow.port = draw(config, key.source_port);
         key.write_answer(&work.flow, &mut work.other_key);
         if !sockets.has(&work.other_key) && FLOWS.insert(&work.other_key, &work.other, BPF_NOEXIST.into()).is_ok() {
             flow.address = work.flow.address;

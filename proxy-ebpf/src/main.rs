@@ -10,6 +10,7 @@ mod fragments;
 mod frame;
 mod icmp;
 mod known;
+mod link;
 mod live;
 mod log;
 mod lookup;
@@ -115,12 +116,6 @@ pub fn getpeername4(context: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(context: SockAddrContext) -> i32 {
     socket::reveal(Socket { raw: context.sock_addr, v6: true });
-    ALLOWED
-}
-
-#[cgroup_sock(sock_create)]
-pub fn sock_create(context: SockContext) -> i32 {
-    socket::create(context.sock);
     ALLOWED
 }
 

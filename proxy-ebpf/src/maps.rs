@@ -1,6 +1,6 @@
 //! Every map. Sizes here are the defaults; userspace sets them when it loads the object.
 
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use kubeferry_ebpf_common::{
     Address, Affinity, AffinityKey, Backend, Config, Device, Flow, FlowKey, Frontend, FrontendKey, Member, MemberKey,
@@ -82,10 +82,6 @@ pub static SOCKET_ENDPOINTS: LruHashMap<SocketKey, SocketPeer, 65_536> = LruHash
 /// Connections of translated sockets, until they are closed: by cookie.
 #[btf_map(name = "socket_connections")]
 pub static SOCKET_CONNECTIONS: LruHashMap<u64, SocketConnection, 262_144> = LruHashMap::new();
-
-/// Sockets that programs have made, and not the kernel for itself.
-#[btf_map(name = "program_sockets")]
-pub static PROGRAM_SOCKETS: SkStorage<u32> = SkStorage::new();
 
 /// Which packets somebody follows.
 #[btf_map(name = "live_filter")]

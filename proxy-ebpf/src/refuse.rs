@@ -59,6 +59,7 @@ struct Pseudo {
 pub struct Refusal {
     addresses: [u16; 6],
     link: [u16; 3],
+    pub header: [u16; 7],
     v4: Error4,
     v6: Error6,
     quote: [u32; MAX_QUOTE as usize / 4],

@@ -7,9 +7,12 @@ use core::ptr::null_mut;
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as bpf_fib_lookup_params,
 };
-use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect_neigh};
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh};
+use kubeferry_ebpf_common::Device;
 use kubeferry_ebpf_common::stats::Counter;
 
+use crate::link;
+use crate::maps::DEVICES;
 use crate::skb::Skb;
 use crate::tc::Action;
 use crate::work::Work;
@@ -76,12 +79,24 @@ pub fn send(skb: &Skb, work: &mut Work) -> Action {
     fill(work, skb.device());
     let at = &raw mut work.lookup;
     // SAFETY: the struct is as long as told.
-    unsafe {
+    let device = unsafe {
         match bpf_fib_lookup(skb.raw.cast(), at, size_of::<bpf_fib_lookup_params>() as i32, 0) as u32 {
-            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
-                Action::Redirect(bpf_redirect_neigh((*at).ifindex, null_mut(), 0, 0) as i32)
-            }
-            _ => Action::Drop(Counter::Unreachable),
+            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => (*at).ifindex,
+            _ => return Action::Drop(Counter::Unreachable),
+        }
+    };
+    if work.packet.l3 == 0 {
+        // SAFETY: read at once.
+        let has_ethernet = unsafe { DEVICES.get(device) }.is_none_or(|to| to.flags & Device::NO_ETHERNET == 0);
+        if !has_ethernet {
+            // SAFETY: no pointers.
+            return Action::Redirect(unsafe { bpf_redirect(device, 0) } as i32);
+        }
+        // Who the neighbour is, the kernel writes.
+        if let Err(error) = link::put(skb, &mut work.refusal, [0; 3], work.packet.v4) {
+            return error.into();
         }
     }
+    // SAFETY: no pointers but one to nothing.
+    Action::Redirect(unsafe { bpf_redirect_neigh(device, null_mut(), 0, 0) } as i32)
 }

@@ -3,14 +3,14 @@
 //!
 //! These programs may be interrupted by others on the same CPU: they work on the stack.
 
-use core::ffi::c_void;
 use core::mem::size_of_val;
 use core::ptr::{addr_of_mut, null_mut};
 
-use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr, bpf_sock_tuple};
+use aya_ebpf::Global;
+use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_addr, bpf_sock_tuple};
 use aya_ebpf::helpers::generated::{
-    bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_lookup_udp, bpf_sk_release, bpf_sk_storage_get,
-    bpf_skc_lookup_tcp,
+    bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
+    bpf_skc_to_tcp_sock,
 };
 use kubeferry_ebpf_common::flow::{limits, since};
 use kubeferry_ebpf_common::policy::{Source, choose};
@@ -24,9 +24,19 @@ use crate::counting::{join, leave, serve};
 use crate::live;
 use crate::log;
 use crate::lookup::{config, frontend};
-use crate::maps::{PROGRAM_SOCKETS, SOCKET_CONNECTIONS, SOCKET_ENDPOINTS, SOCKET_SERVICES};
+use crate::maps::{SOCKET_CONNECTIONS, SOCKET_ENDPOINTS, SOCKET_SERVICES};
 use crate::scheduler::{pick, put_back};
 use crate::stats::count;
+
+/// The bit of `struct sock` that says that the kernel has made a socket for itself (`sk_kern_sock`), as this kernel has it; 0: nobody
+/// knows. A constant of the programs as they are loaded: see `load.rs` in `proxy`.
+#[unsafe(no_mangle)]
+static KERNEL_SOCKET_BIT: Global<u32> = Global::new(0);
+
+/// TCP_ESTABLISHED (include/net/tcp_states.h): the state of a socket of UDP that is connected, too.
+const ESTABLISHED: u32 = 1;
+/// How often an endpoint is drawn from which a socket does not hear by way of another service already.
+const DRAWS: usize = 5;
 
 /// The context of a program for socket addresses.
 #[derive(Clone, Copy)]
@@ -92,11 +102,33 @@ impl Socket {
         SocketKey { cookie: self.cookie(), address, port, protocol: self.protocol().into(), reserved: 0 }
     }
 
-    /// Whether a program has made it: then its end is told, which is not so of a socket that the kernel makes for itself.
+    /// What it is connected to by way of a service. A socket of UDP may have been disconnected since, which no hook sees.
     #[inline(always)]
-    fn is_of_program(&self) -> bool {
-        // SAFETY: the context is valid while the program runs; nothing is made where there is nothing.
-        unsafe { !mark((*self.raw).__bindgen_anon_1.sk, 0).is_null() }
+    fn connection(&self, cookie: u64) -> Option<SocketConnection> {
+        // SAFETY: read at once.
+        let connection = unsafe { *SOCKET_CONNECTIONS.get(&cookie)? };
+        // SAFETY: the context is valid while the program runs.
+        let state = unsafe { (*(*self.raw).__bindgen_anon_1.sk).state };
+        if self.protocol() != TCP && state != ESTABLISHED {
+            leave(cookie);
+            return None;
+        }
+        Some(connection)
+    }
+
+    /// Whether it is one of TCP that the kernel has made for itself, and of whose end it tells nobody.
+    #[inline(always)]
+    fn is_of_kernel(&self) -> bool {
+        let bit = KERNEL_SOCKET_BIT.load();
+        if bit == 0 || self.protocol() != TCP {
+            return false;
+        }
+        // SAFETY: the context is valid while the program runs; the helper asks which kind of socket it is, and the verifier
+        // looks whether the byte is one of it.
+        unsafe {
+            let socket = bpf_skc_to_tcp_sock((*self.raw).__bindgen_anon_1.sk.cast()).cast::<u8>();
+            !socket.is_null() && socket.add((bit / 8) as usize).read_volatile() & 1 << (bit % 8) != 0
+        }
     }
 
     #[inline(always)]
@@ -140,25 +172,6 @@ impl Socket {
     }
 }
 
-/// What is kept with a socket that a program has made.
-///
-/// # Safety
-/// The socket is that of the context.
-#[inline(always)]
-unsafe fn mark(socket: *mut bpf_sock, flags: u32) -> *mut c_void {
-    let map = (&raw const PROGRAM_SOCKETS).cast_mut().cast();
-    // SAFETY: the helper asks whether there is a socket; what it makes is zero.
-    unsafe { bpf_sk_storage_get(map, socket.cast(), null_mut(), flags.into()) }
-}
-
-/// A program makes a socket. The kernel does not tell of those that it makes for itself. Where there is no memory for a word
-/// of it, it is taken for one of those.
-#[inline(always)]
-pub fn create(socket: *mut bpf_sock) {
-    // SAFETY: the context is the socket.
-    unsafe { mark(socket, BPF_SK_STORAGE_GET_F_CREATE) };
-}
-
 /// A socket connects.
 #[inline(always)]
 pub fn connect(socket: Socket) {
@@ -196,11 +209,19 @@ pub fn release(socket: *mut bpf_sock) {
     }
 }
 
-/// A socket that is not connected sends a datagram.
+/// A socket sends a datagram to an address that it names.
 #[inline(always)]
 pub fn send(socket: Socket) {
     let (address, port) = (socket.address(), socket.port());
     let key = socket.key(address, port);
+    if let Some(connection) = socket.connection(key.cookie)
+        && connection.service == address
+        && connection.service_port == port
+    {
+        // It is connected there, and hears nobody else.
+        socket.set(&connection.endpoint, connection.endpoint_port);
+        return;
+    }
     let now = now();
     // SAFETY: read at once.
     if let Some(known) = unsafe { SOCKET_ENDPOINTS.get(&key) }
@@ -210,9 +231,9 @@ pub fn send(socket: Socket) {
         let _ = SOCKET_ENDPOINTS.insert(&key, &peer, 0);
         let shown = socket.key(peer.address, peer.port);
         match lasting(&shown, now) {
-            Some(service) => renew(service, now),
-            // Other sockets may have taken the place of the row that answers need.
-            None => {
+            Some(service) if is(service, &address, port) => renew(service, now),
+            // Other sockets may have taken the place of the row that answers need, or this one asks another service, too.
+            _ => {
                 let service = SocketPeer { address, port, reserved: 0, seen: now };
                 let _ = SOCKET_SERVICES.insert(&shown, &service, 0);
             }
@@ -220,7 +241,17 @@ pub fn send(socket: Socket) {
         socket.set(&peer.address, peer.port);
         return;
     }
-    let Some(slot) = translate(&socket, address, port, false) else { return log::left(|| key) };
+    // What it hears from an endpoint is of one service: where this one has others, not from the same by two.
+    let mut drawn = None;
+    for _ in 0..DRAWS {
+        drawn = translate(&socket, address, port, false);
+        let Some(slot) = &drawn else { break };
+        match lasting(&socket.key(slot.address, slot.port), now) {
+            Some(service) if !is(service, &address, port) => {}
+            _ => break,
+        }
+    }
+    let Some(slot) = drawn else { return log::left(|| key) };
     let service = SocketPeer { address, port, reserved: 0, seen: now };
     // An LRU map takes every row.
     let _ = SOCKET_SERVICES.insert(socket.key(slot.address, slot.port), &service, 0);
@@ -238,8 +269,7 @@ pub fn send(socket: Socket) {
 #[inline(always)]
 pub fn reveal(socket: Socket) {
     let key = socket.key(socket.address(), socket.port());
-    // SAFETY: read at once.
-    if let Some(connection) = unsafe { SOCKET_CONNECTIONS.get(&key.cookie) }
+    if let Some(connection) = socket.connection(key.cookie)
         && connection.endpoint == key.address
         && connection.endpoint_port == key.port
     {
@@ -264,6 +294,13 @@ fn lasting(key: &SocketKey, now: u32) -> Option<*mut SocketPeer> {
     (since(now, seen) <= limits::STREAM).then_some(service)
 }
 
+/// Whether it is the one at this address and port.
+#[inline(always)]
+fn is(service: *mut SocketPeer, address: &Address, port: u16) -> bool {
+    // SAFETY: a row stays readable while the program runs.
+    unsafe { (*service).address == *address && (*service).port == port }
+}
+
 /// A datagram has gone by.
 #[inline(always)]
 fn renew(service: *mut SocketPeer, now: u32) {
@@ -271,8 +308,8 @@ fn renew(service: *mut SocketPeer, now: u32) {
     unsafe { (&raw mut (*service).seen).write_volatile(now) };
 }
 
-/// The endpoint for a connection of a socket, if it is for this hook to choose. `lasts`: until the socket is closed, which is told of
-/// sockets of programs alone.
+/// The endpoint for a connection of a socket, if it is for this hook to choose. `lasts`: until the socket is closed, which has to be
+/// told.
 #[inline(always)]
 fn translate(socket: &Socket, address: Address, port: u16, lasts: bool) -> Option<Slot> {
     let config = config()?;
@@ -282,7 +319,7 @@ fn translate(socket: &Socket, address: Address, port: u16, lasts: bool) -> Optio
     if frontend(&mut at, config, &mut row).is_err() {
         return None;
     }
-    if lasts && !socket.is_of_program() {
+    if lasts && socket.is_of_kernel() {
         return None;
     }
     let frontend = &row;

@@ -7,13 +7,14 @@ use kubeferry_ebpf_common::packet::read::read;
 use kubeferry_ebpf_common::packet::rewrite::{End, rewrite, rewrite_alias};
 use kubeferry_ebpf_common::packet::{RST, Unreadable};
 use kubeferry_ebpf_common::stats::Counter;
-use kubeferry_ebpf_common::{Flow, FlowKey, Slot, TCP, UDP};
+use kubeferry_ebpf_common::{Device, Flow, FlowKey, Slot, TCP, UDP};
 
 use crate::connection::{current, find, is_mistakable, leaving, masquerade, now, open, touch, vouch};
 use crate::counting::count_packet;
 use crate::fragments::{leave_ports, recall_ports};
 use crate::icmp;
 use crate::known::Sockets;
+use crate::link;
 use crate::live::{self, Place};
 use crate::log;
 use crate::lookup::{Answer, Origin, answer};
@@ -187,10 +188,11 @@ fn arrive(skb: &Skb, work: &mut Work, device: u32) -> Action {
     if device == skb.device() {
         return Action::Next;
     }
-    // Addressed to another, it would be taken for another's.
     // SAFETY: read at once.
     let addressed = match unsafe { DEVICES.get(device) } {
-        Some(device) => address_to(skb, work, device),
+        Some(to) if work.packet.l3 != 0 => address_to(skb, work, to),
+        Some(to) if to.flags & Device::NO_ETHERNET == 0 => link::put(skb, &mut work.refusal, to.link, work.packet.v4),
+        Some(_) => Ok(()),
         None => Err(Unreadable),
     };
     match addressed {

@@ -95,6 +95,14 @@ pub fn connect_from(
     from.run(connect).map_err(io::Error::other)?
 }
 
+/// Takes a socket of UDP from whom it is connected to.
+///
+/// # Errors
+/// As connect(2).
+pub fn disconnect(socket: &UdpSocket) -> io::Result<()> {
+    Ok(rustix::net::connect_unspec(socket)?)
+}
+
 /// A close of this socket is a reset.
 ///
 /// # Errors

@@ -1,5 +1,7 @@
 //! What the programs have to know of the node.
 
+use core::ops::Range;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{Address, Prefix};
@@ -64,7 +66,9 @@ impl Config {
     /// Whether connections are masqueraded by this port, in network byte order, among others.
     #[inline(always)]
     pub const fn masquerades_by(&self, port: u16) -> bool {
-        u16::from_be(port).wrapping_sub(self.masquerade_first) < self.masquerade_ports
+        let port = u16::from_be(port);
+        port.wrapping_sub(self.masquerade_first) < self.masquerade_ports
+            || port.wrapping_sub(PRIVILEGED.start) < PRIVILEGED.end - PRIVILEGED.start
     }
 
     /// Nothing is known yet.
@@ -80,6 +84,10 @@ impl Config {
         service_cidrs: [Prefix::EMPTY; MAX_SERVICE_CIDRS],
     };
 }
+
+/// The ports that clients with a privileged one are masqueraded by; the kernel's own are the same (`nf_nat_core.c`), but for clients below
+/// 512.
+pub const PRIVILEGED: Range<u16> = 600..1024;
 
 /// Value of `addresses`: bits of what an address is to this node.
 pub mod address_is {

@@ -11,6 +11,7 @@
 extern crate std;
 
 pub mod address;
+pub mod btf;
 pub mod config;
 pub mod crc32c;
 pub mod flow;

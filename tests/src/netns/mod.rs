@@ -7,7 +7,9 @@ mod command;
 mod kernel;
 mod link;
 mod namespace;
+mod tunnel;
 
 pub use command::{output, tool};
 pub use link::{End, link, mac_text};
 pub use namespace::Netns;
+pub use tunnel::Tunnel;

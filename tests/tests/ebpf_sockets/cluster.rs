@@ -97,6 +97,9 @@ impl Cluster {
             places,
         };
         cluster.until_served();
+        if !flags.contains(&"off") {
+            cluster.until_sockets_are_translated();
+        }
         cluster.at_start = (cluster.count(Counter::Connected), cluster.pinned.flows().unwrap());
         cluster
     }
@@ -129,6 +132,15 @@ impl Cluster {
             let far = &self.hosts.host("far").namespace;
             until("the Services to answer", || Connection::attempt(far, socket(vip))).unwrap();
         }
+    }
+
+    /// Waits until the last hook of sockets is there, which comes after those of packets. What connects and sends nothing leaves no trace.
+    fn until_sockets_are_translated(&self) {
+        let connects = || {
+            self.node_sockets.udp(true).unwrap().connect("[fd00:10:96::10]:80").unwrap();
+            (self.count(Counter::SocketConnected) > 0).then_some(())
+        };
+        until("sockets to be translated", connects).unwrap();
     }
 
     /// Packets went straight to the endpoint.
@@ -311,6 +323,7 @@ pub fn step(node: &Node, endpoints: &[&str]) -> Step {
     let ranged = "type: LoadBalancer\n  loadBalancerSourceRanges: [10.244.1.7/32, 'fd00:10:244:1::7/128']";
     service(&mut text, "ranged", 17, ranged, 0, &web);
     text += "status: {loadBalancer: {ingress: [{ip: 198.51.100.17}, {ip: '2001:db8:100::17'}]}}\n";
+    service(&mut text, "twin", 19, "type: ClusterIP", 0, &web);
     service(&mut text, "inside", 18, "sessionAffinity: ClientIP", 0, &[("node".to_owned(), "worker-1")]);
     Step { manifests: with_node(node, &text).unwrap(), rows: Vec::new() }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
 mod cluster;
+mod datagrams;
 mod one_port;
 
 use std::collections::BTreeSet;
@@ -10,8 +11,8 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 
 use cluster::{By, Cluster, NODE, answer, ask, exchange, forms, socket};
+use kubeferry_ebpf_common::SocketConnection;
 use kubeferry_ebpf_common::stats::Counter;
-use kubeferry_ebpf_common::{SocketConnection, SocketPeer};
 use kubeferry_tests::client::{DEADLINE, until};
 
 const WEB: [&str; 2] = ["10.96.0.10:80", "[fd00:10:96::10]:80"];
@@ -66,42 +67,6 @@ fn a_socket_that_the_kernel_makes_for_itself_is_left_to_packets() {
         }
     }
     assert!(cluster.socket_connections().rows().unwrap().is_empty());
-}
-
-/// As long as its port leads there, and no longer.
-#[test]
-fn what_an_endpoint_sends_long_after_comes_from_itself() {
-    let cluster = Cluster::start(NODE, &[]);
-    let services = cluster.socket_services();
-    for maker in [&cluster.node_sockets, &cluster.pod_sockets] {
-        for to in WEB.map(socket) {
-            let asks = maker.udp(to.is_ipv6()).unwrap();
-            let (server, client) = exchange(&asks, to).unwrap();
-            let addresses = &cluster.hosts.host(&server).addresses;
-            let ip = addresses.iter().find(|ip| ip.is_ipv6() == to.is_ipv6()).unwrap();
-            let from = SocketAddr::new(*ip, 8080);
-            let receive = || {
-                cluster.answer_of(&server, client);
-                let mut buffer = [0; 128];
-                asks.recv_from(&mut buffer).unwrap().1
-            };
-            let age = |seconds: u32| {
-                let rows = services.rows().unwrap();
-                let ours = rows.into_iter().filter(|(key, _)| key.address == from.ip().into());
-                let older = ours.map(|(key, peer)| (key, SocketPeer { seen: peer.seen.wrapping_sub(seconds), ..peer }));
-                services.put(&older.collect::<Vec<_>>()).unwrap();
-            };
-            age(60);
-            assert_eq!(receive(), to, "half a minute of silence is no end");
-            // That answer began the time anew.
-            age(100);
-            assert_eq!(receive(), to);
-            age(130);
-            assert_eq!(receive(), from);
-            assert!(exchange(&asks, to).is_some(), "whoever asks again is answered by the Service");
-            assert_eq!(receive(), to);
-        }
-    }
 }
 
 /// While connections come from maps of other sizes, those may know a socket that ours do not.

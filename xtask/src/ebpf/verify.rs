@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use aya::EbpfLoader;
 use aya::programs::{Program, ProgramError};
+use kubeferry_ebpf_common::btf::bit_of;
 use serde::Serialize;
 
 use super::object::{Checked, InObject};
@@ -14,6 +15,8 @@ use crate::step;
 const ENTRIES: u32 = 1024;
 /// The constant of the programs that says which lines they write, and its values for none and for all.
 const LOG_LEVEL: (&str, u8, u8) = ("AYA_LOG_LEVEL", 0, 5);
+/// What the kernel says of its types.
+const TYPES: &str = "/sys/kernel/btf/vmlinux";
 /// So many lines of the verifier's log say what it did not like.
 const LOG_LINES: usize = 40;
 
@@ -67,6 +70,10 @@ fn load_all(data: &[u8], checked: &Checked, level: u8) -> anyhow::Result<Vec<Loa
     let sizes = small_maps(data)?;
     let mut loader = EbpfLoader::new();
     loader.override_global(LOG_LEVEL.0, &level, true);
+    // As the proxy does; else the verifier takes out what depends on it.
+    let types = std::fs::read(TYPES).context(TYPES)?;
+    let bit = bit_of(&types, "sock", "sk_kern_sock").with_context(|| format!("{TYPES} has no sk_kern_sock"))?;
+    loader.override_global("KERNEL_SOCKET_BIT", &bit, true);
     for (name, entries) in &sizes {
         loader.map_max_entries(name, *entries);
     }

@@ -79,7 +79,6 @@ pub fn definitions(Shape { sizes, shards }: &Shape) -> Vec<(&'static str, Defini
     const PERCPU_ARRAY: u32 = 6;
     const LRU_HASH: u32 = 9;
     const LPM_TRIE: u32 = 11;
-    const SK_STORAGE: u32 = 24;
     fn rows<K, V>(kind: u32, rows: u32) -> Definition {
         Definition { kind, key: std::mem::size_of::<K>() as u32, value: std::mem::size_of::<V>() as u32, rows }
     }
@@ -98,8 +97,6 @@ pub fn definitions(Shape { sizes, shards }: &Shape) -> Vec<(&'static str, Defini
         ("socket_services", rows::<SocketKey, SocketPeer>(LRU_HASH, sizes.unconnected())),
         ("socket_endpoints", rows::<SocketKey, SocketPeer>(LRU_HASH, sizes.unconnected())),
         ("socket_connections", rows::<u64, SocketConnection>(LRU_HASH, sizes.sockets)),
-        // A number for each socket, kept with the socket.
-        ("program_sockets", rows::<u32, u32>(SK_STORAGE, 0)),
         ("stats", rows::<u32, u64>(PERCPU_ARRAY, Counter::ALL.len() as u32)),
     ]
 }

@@ -14,6 +14,7 @@ use aya::programs::{
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::programs::XdpAttachType;
 use kubeferry_ebpf_common::LAYOUT;
+use kubeferry_ebpf_common::btf::bit_of;
 
 use super::error::{EbpfError, help};
 use super::kernel::{Maps, Shape, definitions};
@@ -33,9 +34,8 @@ pub const TC: [[&str; 2]; 2] = [["tc_egress", "tc_egress_l3"], ["tc_ingress", "t
 /// The program of uplinks.
 pub const XDP: &str = "xdp_uplink";
 
-/// The programs of sockets that are made, and closed.
-pub const LIVES: [(&str, CgroupSockAttachType); 2] =
-    [("sock_create", CgroupSockAttachType::SockCreate), ("sock_release", CgroupSockAttachType::SockRelease)];
+/// The program of sockets that are closed.
+pub const RELEASE: &str = "sock_release";
 
 /// The programs of sockets.
 pub const SOCKETS: [(&str, Hook); 8] = [
@@ -71,8 +71,8 @@ pub struct Loaded {
     pub xdp: Option<Xdp>,
     /// The programs of sockets, by name.
     pub sockets: BTreeMap<&'static str, CgroupSockAddr>,
-    /// The programs of sockets that are made and closed, by name.
-    pub lives: BTreeMap<&'static str, CgroupSock>,
+    /// The program of sockets that are closed.
+    pub release: Option<CgroupSock>,
     /// An earlier run had loaded these very programs.
     pub adopted: bool,
     /// The maps are new: no program has ever been attached that uses them.
@@ -214,7 +214,7 @@ pub fn load(settings: &EbpfSettings, shape: &Shape) -> Result<Loaded, EbpfError>
     }
     pins.seal(seal(&folder, shape)?);
     let maps = Maps::open(&folder.maps, shape)?;
-    let (mut tc, mut sockets, mut lives) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let (mut tc, mut sockets) = (BTreeMap::new(), BTreeMap::new());
     let failed = |what: &str, error: ProgramError| EbpfError::Load { what: what.to_owned(), why: error.to_string() };
     for name in TC.into_iter().flatten().filter(|name| folder.programs.join(name).exists()) {
         let program = SchedClassifier::from_pin(folder.programs.join(name)).map_err(|error| failed(name, error))?;
@@ -225,17 +225,19 @@ pub fn load(settings: &EbpfSettings, shape: &Shape) -> Result<Loaded, EbpfError>
             CgroupSockAddr::from_pin(folder.programs.join(name), hook).map_err(|error| failed(name, error))?;
         sockets.insert(name, program);
     }
-    for (name, hook) in LIVES.into_iter().filter(|(name, _)| folder.programs.join(name).exists()) {
-        let program = CgroupSock::from_pin(folder.programs.join(name), hook).map_err(|error| failed(name, error))?;
-        lives.insert(name, program);
-    }
     let xdp = match folder.programs.join(XDP) {
         path if path.exists() => {
             Some(Xdp::from_pin(path, XdpAttachType::Interface).map_err(|error| failed(XDP, error))?)
         }
         _ => None,
     };
-    Ok(Loaded { folder, maps, tc, xdp, sockets, lives, adopted, fresh, lines, pins })
+    let release = match folder.programs.join(RELEASE) {
+        path if path.exists() => Some(
+            CgroupSock::from_pin(path, CgroupSockAttachType::SockRelease).map_err(|error| failed(RELEASE, error))?,
+        ),
+        _ => None,
+    };
+    Ok(Loaded { folder, maps, tc, xdp, sockets, release, adopted, fresh, lines, pins })
 }
 
 /// Whether userspace may not write some map that is pinned there.
@@ -297,6 +299,8 @@ fn load_object(settings: &EbpfSettings, shape: &Shape, folder: Option<&Folder>) 
     // The programs' constants.
     let (rows, mask) = (shape.shards.rows, shape.shards.mask());
     loader.override_global("TRAFFIC_ROWS", &rows, true).override_global("TRAFFIC_MASK", &mask, true);
+    let kernel_socket = kernel_socket_bit();
+    loader.override_global("KERNEL_SOCKET_BIT", &kernel_socket, true);
     let level = settings.log_level as u8;
     loader.override_global(log::LEVEL, &level, true).map_max_entries(log::MAP, log::bytes(settings.log_level));
     let mut object = loader.load(object::OBJECT).map_err(|error| {
@@ -321,6 +325,19 @@ fn load_object(settings: &EbpfSettings, shape: &Shape, folder: Option<&Folder>) 
         }
     }
     Ok(object)
+}
+
+/// Where the kernel says that it has made a socket for itself; 0: it does not.
+fn kernel_socket_bit() -> u32 {
+    const TYPES: &str = "/sys/kernel/btf/vmlinux";
+    const MEANS: &str = "connections of network file systems to Services count as active until their row of the map socket_connections \
+                         is thrown out";
+    match fs::read(TYPES).map(|types| bit_of(&types, "sock", "sk_kern_sock")) {
+        Ok(Some(bit)) => return bit,
+        Ok(None) => tracing::warn!("{TYPES} does not say which sockets the kernel makes for itself: {MEANS}"),
+        Err(error) => tracing::warn!(%error, "{TYPES} cannot be read: {MEANS}"),
+    }
+    0
 }
 
 /// An error with its causes.

@@ -111,7 +111,7 @@ impl Ebpf {
         .with_flows(flows.map_err(EbpfError::map("flows"))?)
         .with_xdp(loaded.xdp, ebpf.xdp, ebpf.xdp_devices.clone());
         Ok(Self {
-            sockets: Sockets::new(loaded.sockets, loaded.lives, cgroup, loaded.folder.open_links()),
+            sockets: Sockets::new(loaded.sockets, loaded.release, cgroup, loaded.folder.open_links()),
             folder: loaded.folder,
             pins: loaded.pins,
             maps: Arc::new(loaded.maps),

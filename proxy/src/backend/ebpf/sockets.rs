@@ -13,7 +13,7 @@ use aya_obj::generated::bpf_attach_type;
 use super::bpf;
 use super::error::EbpfError;
 use super::links::{Links, Place};
-use super::load::{LIVES, SOCKETS};
+use super::load::{RELEASE, SOCKETS};
 
 /// The root of the cgroup v2 hierarchy.
 ///
@@ -38,7 +38,7 @@ pub fn cgroup_root() -> Result<PathBuf, EbpfError> {
 #[derive(Debug)]
 pub struct Sockets {
     programs: BTreeMap<&'static str, CgroupSockAddr>,
-    lives: BTreeMap<&'static str, CgroupSock>,
+    release: Option<CgroupSock>,
     /// `None`: sockets are left alone.
     cgroup: Option<PathBuf>,
     links: Links,
@@ -48,11 +48,11 @@ impl Sockets {
     /// Attaches nothing yet.
     pub fn new(
         programs: BTreeMap<&'static str, CgroupSockAddr>,
-        lives: BTreeMap<&'static str, CgroupSock>,
+        release: Option<CgroupSock>,
         cgroup: Option<PathBuf>,
         links: Links,
     ) -> Self {
-        Self { programs, lives, cgroup, links }
+        Self { programs, release, cgroup, links }
     }
 
     /// The cgroup; `None`: sockets are left alone.
@@ -62,15 +62,15 @@ impl Sockets {
 
     /// The programs by name, in the order in which they are attached, each with its hook.
     fn programs(&self) -> impl Iterator<Item = (&'static str, u32, Result<&ProgramFd, ProgramError>)> {
-        let lives = LIVES.into_iter().filter_map(|(name, hook)| {
-            let hook = bpf_attach_type::from(hook);
-            self.lives.get(name).map(|program| (name, hook as u32, program.fd()))
+        let release = self.release.iter().map(|program| {
+            let hook = bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE;
+            (RELEASE, hook as u32, program.fd())
         });
         let others = SOCKETS.into_iter().filter_map(|(name, hook)| {
             let hook = bpf_attach_type::from(hook);
             self.programs.get(name).map(|program| (name, hook as u32, program.fd()))
         });
-        lives.chain(others)
+        release.chain(others)
     }
 
     /// Attaches the programs to the cgroup; those attached elsewhere by an earlier run are taken from there. Without a
@@ -105,8 +105,8 @@ impl Sockets {
 
     /// Takes the programs from their cgroup.
     fn detach(&mut self) -> Result<(), EbpfError> {
-        let all = LIVES.iter().map(|(name, _)| name).chain(SOCKETS.iter().map(|(name, _)| name));
-        all.rev().try_for_each(|name| self.links.detach(name))
+        SOCKETS.iter().rev().try_for_each(|(name, _)| self.links.detach(name))?;
+        self.links.detach(RELEASE)
     }
 
     /// How many programs are attached.

@@ -2,6 +2,9 @@
 //! large and cut packets, ports used again, and endpoints that go.
 #![allow(clippy::unwrap_used)] // The functions that tests share are tests, too.
 
+mod ports;
+mod tunnels;
+
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};

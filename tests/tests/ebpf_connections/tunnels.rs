@@ -1,0 +1,48 @@
+//! Devices whose packets have no Ethernet header: what comes by one may have to go on by a device that has one, and the other way around.
+
+use kubeferry_tests::client::{Connection, ask_once, datagrams, until};
+use kubeferry_tests::netns::{Netns, Tunnel};
+use kubeferry_tests::site::{NODE_IPS, Site, VIPS, at};
+
+/// Everybody reaches the endpoint, over TCP and UDP.
+fn reaches(site: &Site, from: &Netns, way: &str, server: &str) {
+    let ways = VIPS.map(|ip| at(ip, 80)).into_iter().chain(NODE_IPS.map(|ip| at(ip, 30080)));
+    for to in ways {
+        let what = format!("{way}: {} to {to}", from.name());
+        let mut connection = Connection::open(from, to).unwrap_or_else(|error| panic!("{what}: {error}"));
+        for _ in 0..3 {
+            assert_eq!(connection.ask().unwrap_or_else(|error| panic!("{what}: {error}")).0, server, "{what}");
+        }
+        let socket = datagrams(from, to).unwrap();
+        let answered = until(&format!("{what}: a datagram's answer"), || ask_once(&socket).unwrap()).unwrap();
+        assert_eq!(answered.0, server, "{what}");
+    }
+    site.untracked().unwrap();
+}
+
+#[test]
+fn services_and_endpoints_are_reached_by_devices_with_an_ethernet_header_and_without() {
+    // Where the node sends what goes to a Service, and where its endpoint is. That of the node itself is routed by the first.
+    let tunnel = ["default dev tunnel src 192.0.2.1", "::/0 dev tunnel src 2001:db8:2::1"];
+    let to_remote = ["10.244.2.1 dev tunnel src 192.0.2.1", "fd00:10:244:2::1 dev tunnel src 2001:db8:2::1"];
+    for (way, endpoint, routes) in [
+        ("Ethernet, then none", "remote", &to_remote[..]),
+        ("none at all", "remote", &[to_remote, tunnel].concat()),
+        ("none, then Ethernet", "1", &tunnel),
+    ] {
+        let site = Site::start(&[endpoint]).unwrap();
+        let _tunnel = Tunnel::between([site.node(), &site.remote.namespace], "tunnel").unwrap();
+        let replace = |route: &&str| format!("route replace {route}");
+        site.node().ip(&routes.iter().map(replace).collect::<Vec<_>>()).unwrap();
+        site.remote.namespace.ip(&["route replace default dev tunnel", "route replace ::/0 dev tunnel"]).unwrap();
+        let server = if endpoint == "1" { "web1" } else { endpoint };
+        until(&format!("{way}: the node's devices to be covered"), || {
+            let status = site.status().ok()?;
+            status.to_string().contains("tunnel").then_some(())
+        })
+        .unwrap();
+        for from in [site.client(), site.node()] {
+            reaches(&site, from, way, server);
+        }
+    }
+}

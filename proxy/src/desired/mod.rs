@@ -315,12 +315,11 @@ impl Desired {
         })
     }
 
-    /// Whether clients of this endpoint of a service port are to be remembered.
-    pub fn remembers(&self, name: &ServicePortName, endpoint: SocketAddr) -> bool {
-        self.targets_of(&name.service).any(|(_, target, _)| {
-            // The Service is the same already, and it may have thousands of ports.
-            target.name.port == name.port && target.name.protocol == name.protocol && target.remembers(endpoint)
-        })
+    /// The endpoints of a Service whose clients are to be remembered, each with the name and the protocol of its port.
+    pub fn remembered(&self, service: &ObjectName) -> HashSet<(&str, Protocol, SocketAddr)> {
+        let targets = self.targets_of(service).map(|(_, target, _)| target);
+        let all = targets.flat_map(|target| target.remembered().map(move |endpoint| (&target.name, endpoint)));
+        all.map(|(name, endpoint)| (&*name.port, name.protocol, endpoint)).collect()
     }
 
     /// Service ports whose Local policy finds nothing here.

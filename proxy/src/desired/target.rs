@@ -146,9 +146,9 @@ impl Target {
         (self.family, self.name.protocol, self.name.port.clone())
     }
 
-    /// Whether clients of this endpoint are remembered: ClientIP affinity is asked for and the endpoint is in use.
-    pub fn remembers(&self, endpoint: SocketAddr) -> bool {
-        self.affinity.is_some() && self.endpoints.used().any(|used| used == endpoint)
+    /// The endpoints whose clients are remembered: with ClientIP affinity, those that are in use.
+    pub fn remembered(&self) -> impl Iterator<Item = SocketAddr> {
+        self.endpoints.used().filter(|_| self.affinity.is_some())
     }
 
     /// Whether the Service's load balancer addresses are themselves allowed sources: so if a range holds this node's

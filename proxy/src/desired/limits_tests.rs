@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::settings::DatapathSettings;
 use crate::state::State;
 use crate::state::event::Event;
-use crate::state::objects::{ObjectName, Service, ServicePort, SliceEndpoint, SlicePort};
+use crate::state::objects::{EndpointSlice, ObjectName, Service, ServicePort, SliceEndpoint, SlicePort};
 
 use super::limits::{CHAINS, ENDPOINTS, FRONTENDS, ROWS};
 use super::tests::{HERE, OUTSIDE, THERE, desired, endpoint, ip, service, slice, to, trace, view, with_detector};
@@ -88,6 +88,43 @@ fn chains_of_single_ports_are_bounded() {
     let kept = desired.targets().filter(|(_, target, _)| target.affinity == hour).count();
     assert_eq!((desired.targets().count(), kept), (1500, CHAINS));
     assert!(told(&desired)[0].contains("500 ports have no ClientIP affinity and no turn"), "{:?}", told(&desired));
+}
+
+#[test]
+fn a_change_of_endpoints_touches_nobody_elses_claims() {
+    let mut state = State::default();
+    let ours = Service { external_ips: vec![], load_balancer_ips: vec![], ports: ports(1), ..service() };
+    let cluster_ip = ours.cluster_ips[0];
+    let (name, external_ips) = (ObjectName::new("default", "other"), vec![cluster_ip]);
+    state.apply(Event::Service(Service {
+        ports: ports(1000),
+        cluster_ips: vec![ip("10.96.0.9")],
+        external_ips,
+        name,
+        ..ours.clone()
+    }));
+    state.apply(Event::Service(ours.clone()));
+    let node = || view(&with_detector(), "zone-a");
+    let mut desired = Desired::of(&state, node());
+    state.take_changes();
+    let mut follow = |event: Event| {
+        state.apply(event);
+        let touched = desired.update(&state, &state.changes().clone(), node());
+        state.take_changes();
+        assert_eq!(format!("{desired:?}"), format!("{:?}", Desired::of(&state, node())));
+        (touched.frontends.len(), touched.cluster_ips.len())
+    };
+    let mut ends = slice("web", 8080, vec![endpoint(THERE, "there")]);
+    ends.ports[0].name = ours.ports[0].name.clone();
+    assert_eq!(follow(Event::Slice(ends.clone())), (1, 0), "its own");
+    assert_eq!(follow(Event::Slice(EndpointSlice { endpoints: vec![], ..ends })), (1, 0));
+    assert_eq!(
+        follow(Event::Service(Service { affinity: Some(std::time::Duration::from_secs(9)), ..ours.clone() })),
+        (1, 0)
+    );
+    let older = Service { created: Some("2020-01-01T00:00:00Z".parse().unwrap()), ..ours.clone() };
+    assert_eq!(follow(Event::Service(older)), (1000, 1), "its place among those who claim the address");
+    assert_eq!(follow(Event::Service(Service { ports: ports(2), ..ours })), (1000, 1), "one more port");
 }
 
 #[test]

@@ -166,7 +166,10 @@ impl Desired {
         }
         let sticky = wanted.iter().filter(|(target, _)| target.affinity.is_some());
         let sticky: HashMap<_, _> = sticky.map(|(target, _)| (target.port_key(), target.clone())).collect();
-        for (target, claimed) in self.services.remove(name).unwrap_or_default() {
+        let had = self.services.remove(name).unwrap_or_default();
+        // Most often only endpoints are others. Who claims what matters for all claims at an address.
+        let same = self.frontends.has_same(&had, &wanted);
+        for (target, claimed) in had {
             self.without_local.count(&target, usize::wrapping_sub);
             if target.affinity.is_some() {
                 let now = sticky.get(&target.port_key());
@@ -183,13 +186,19 @@ impl Desired {
                     }
                 }
             }
-            self.frontends.release(name, &claimed, touched);
+            if !same {
+                self.frontends.release(name, &claimed, touched);
+            }
         }
         let mut kept = Vec::with_capacity(wanted.len());
         for (target, claims) in wanted {
             kept.push((target.clone(), claims.iter().map(|(frontend, _)| *frontend).collect()));
             for (frontend, rank) in claims {
-                self.frontends.claim(frontend, rank, target.clone(), touched);
+                if same {
+                    self.frontends.renew(frontend, &rank, &target, touched);
+                } else {
+                    self.frontends.claim(frontend, rank, target.clone(), touched);
+                }
             }
         }
         if !kept.is_empty() {

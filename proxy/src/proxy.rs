@@ -8,13 +8,14 @@ use jiff::Timestamp;
 
 use crate::backend::{Backend, Counts, Report};
 use crate::conntrack::{Cleaned, UdpService};
+use crate::desired::limits;
 use crate::desired::node_view::NodeView;
 use crate::desired::trace::{Flow, Trace};
 use crate::desired::{Desired, Touched};
 use crate::portions::Portions;
 use crate::settings::{DetectLocal, Settings, Source};
 use crate::state::event::{Event, Kind};
-use crate::state::objects::{Ignored, ObjectName};
+use crate::state::objects::{Ignored, ObjectName, Service};
 use crate::state::{Changes, State};
 use crate::traffic::Counting;
 use crate::udp;
@@ -162,8 +163,9 @@ impl<B: Backend> Proxy<B> {
         let is_whole = !self.synced || at_once == usize::MAX || !view.gives_same_targets(self.desired.node());
         let room = if self.failed { 0 } else { at_once };
         let unnoticed = self.backend.unnoticed();
+        let work = |service: &Service| limits::work(service, self.state.slices_of(&service.name));
         let cost = |name: &ObjectName| match self.state.services().get(name) {
-            Some(service) if !is_whole => match self.backend.cost(&self.desired, service) {
+            Some(service) if !is_whole => match self.backend.cost(&self.desired, service, work(service)) {
                 0 => 0,
                 // What it gives up is for others now. And what the sync that failed was to bring may have failed for what it was then.
                 _ if self.pending.services.contains(name) || self.desired.gives_up(service) => 0,

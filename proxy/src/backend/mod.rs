@@ -91,8 +91,9 @@ pub trait Backend {
     /// The kernel failed as a whole; what it refuses of single rows only costs their frontends.
     fn sync(&mut self, desired: &Desired, touched: Touched) -> Result<Report, Self::Error>;
 
-    /// What bringing a Service costs, in units of the datapath's own: 0 for one that nobody else notices.
-    fn cost(&self, _desired: &Desired, _service: &Service) -> usize {
+    /// What bringing a Service costs, in units of the datapath's own: 0 for one that nobody else notices. `work` is what
+    /// [`limits::work`](crate::desired::limits::work) says of it: half of what one sync brings, at most.
+    fn cost(&self, _desired: &Desired, _service: &Service, _work: usize) -> usize {
         0
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::state::objects::{EndpointSlice, Family, Protocol, ServicePort, SliceEndpoint};
 
+use super::limits;
 use super::node_view::NodeView;
 use super::scheduling::Choice;
 use super::topology::Topology;
@@ -27,7 +28,7 @@ pub fn members<'a>(
     port: &ServicePort,
     node: &str,
 ) -> BTreeMap<SocketAddr, Candidate<'a>> {
-    SlicePorts::new(slices, family).merge(port, node, super::limits::ENDPOINTS).endpoints
+    SlicePorts::new(slices, family).merge(port, node, (limits::ENDPOINTS, limits::LOOKS)).endpoints
 }
 
 impl Candidate<'_> {
@@ -95,12 +96,15 @@ impl<'a> SlicePorts<'a> {
     }
 
     /// Merges the slices for one port of the service. Where two slices name the same address and port, the later wins,
-    /// but a terminating endpoint never replaces one that is not. Of more than `most` distinct ones the first are taken.
-    pub(super) fn merge(&self, port: &ServicePort, node: &str, most: usize) -> Merged<'a> {
+    /// but a terminating endpoint never replaces one that is not. Of more than `most` distinct ones the first are taken, and of more than
+    /// `looks` entries the first are looked at.
+    pub(super) fn merge(&self, port: &ServicePort, node: &str, (most, looks): (usize, usize)) -> Merged<'a> {
         let mut merged = Merged::default();
         for (slice, number) in self.0.get(&(&*port.name, port.protocol)).into_iter().flatten() {
-            merged.entries += slice.endpoints.len();
-            for endpoint in &slice.endpoints {
+            let looked = slice.endpoints.len().min(looks - merged.entries);
+            merged.entries += looked;
+            merged.left_out += slice.endpoints.len() - looked;
+            for endpoint in &slice.endpoints[..looked] {
                 let candidate = Candidate { endpoint, local: endpoint.node.as_deref() == Some(node) };
                 let has_room = merged.endpoints.len() < most;
                 match merged.endpoints.entry(SocketAddr::new(endpoint.ip, *number)) {
@@ -124,7 +128,7 @@ pub(super) struct Merged<'a> {
     pub(super) endpoints: BTreeMap<SocketAddr, Candidate<'a>>,
     /// Entries of slices that were looked at.
     pub(super) entries: usize,
-    /// Those of them that are beyond the limit.
+    /// Those that are beyond the limits, looked at or not.
     pub(super) left_out: usize,
 }
 
@@ -252,12 +256,15 @@ mod tests {
                 for (name, protocol, port) in &ports {
                     let port = ServicePort { name: (*name).into(), protocol: *protocol, port: *port, node_port: 0 };
                     let all = simple(&slices, &port, family);
-                    let merged = indexed.merge(&port, "here", usize::MAX);
+                    let merged = indexed.merge(&port, "here", (usize::MAX, usize::MAX));
                     prop_assert_eq!((&merged.endpoints, merged.left_out), (&all, 0));
-                    let few = indexed.merge(&port, "here", 2);
+                    let few = indexed.merge(&port, "here", (2, usize::MAX));
                     prop_assert_eq!(few.endpoints.len(), all.len().min(2));
                     prop_assert_eq!(few.left_out > 0, all.len() > 2);
                     prop_assert!(few.endpoints.iter().all(|(address, candidate)| all.get(address) == Some(candidate)));
+                    let looked = indexed.merge(&port, "here", (usize::MAX, 3));
+                    prop_assert_eq!(looked.entries, merged.entries.min(3));
+                    prop_assert_eq!(looked.entries + looked.left_out, merged.entries, "the others are counted");
                 }
             }
         }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use crate::state::objects::{Family, Ignored, ObjectName, Protocol};
 
-use super::Touched;
 use super::lost::Lost;
-use super::target::{Frontend, Rank, Role, Target};
+use super::target::{Claiming, Frontend, Rank, Role, Target};
+use super::{Claimed, Touched};
 
 /// How many of the frontends that a Service has lost are named; of more, one line says how many.
 pub const CONFLICTS_NAMED: usize = 10;
@@ -86,6 +86,32 @@ impl Frontends {
                     self.touch_address(*ip, touched);
                 }
             }
+        }
+    }
+
+    /// Whether a Service that has claimed these frontends claims the very same now. Two equal claims on one are nothing that could be told.
+    pub(super) fn has_same(&self, had: &[Claimed], wanted: &[Claiming]) -> bool {
+        let is_there = |(frontend, rank): &(Frontend, Rank), was: &Target, now: &Target| {
+            let Some(claims) = self.claims.get(frontend) else { return false };
+            let at = claims.partition_point(|(other, _)| other < rank);
+            let equal = claims[at..].iter().take_while(|(other, _)| other == rank).collect::<Vec<_>>();
+            // What its losses are counted by is the name.
+            matches!(equal[..], [(_, target)] if target.name == was.name) && was.name == now.name
+        };
+        had.len() == wanted.len()
+            && had.iter().zip(wanted).all(|((was, claimed), (now, claims))| {
+                claimed.len() == claims.len()
+                    && claimed.iter().zip(claims).all(|(had, claim)| *had == claim.0 && is_there(claim, was, now))
+            })
+    }
+
+    /// The claim of this rank is now for this target, of the same name.
+    pub(super) fn renew(&mut self, frontend: Frontend, rank: &Rank, target: &Arc<Target>, touched: &mut Touched) {
+        touched.frontends.insert(frontend);
+        let Some(claims) = self.claims.get_mut(&frontend) else { return };
+        let at = claims.partition_point(|(other, _)| other < rank);
+        if let Some((_, renewed)) = claims.get_mut(at).filter(|(other, _)| other == rank) {
+            *renewed = target.clone();
         }
     }
 

@@ -43,7 +43,7 @@ fn local_ready(state: &State, node: &NodeView, service: &Service, family: Family
             break;
         }
         let port = ServicePort { name: name.into(), protocol, port: 0, node_port: 0 };
-        let merged = ports.merge(&port, &node.name, limits::ENDPOINTS);
+        let merged = ports.merge(&port, &node.name, (limits::ENDPOINTS, room.looks()));
         room.merged(&merged);
         let counted =
             merged.endpoints.values().filter(|candidate| candidate.is_local_ready() && choice.admits(candidate));

@@ -26,9 +26,10 @@ impl Desired {
         service.ports.len() * addresses + node_ports
     }
 
-    /// How many ports of a Service nftables needs chains of their own for.
-    pub fn chains(&self, service: &Service) -> usize {
-        limits::chains(service, &self.node)
+    /// What the chains of its own cost that nftables needs for a Service, in ports that have such. `work` is what [`limits::work`] says
+    /// of it.
+    pub fn chains(&self, service: &Service, work: usize) -> usize {
+        limits::chains(service, &self.node, work)
     }
 }
 

@@ -6,9 +6,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::settings::DatapathSettings;
 use crate::state::State;
 use crate::state::event::Event;
-use crate::state::objects::{ObjectName, Service, ServicePort, SliceEndpoint, SlicePort};
+use crate::state::objects::{EndpointSlice, ObjectName, Service, ServicePort, SliceEndpoint, SlicePort};
 
-use super::limits::{CHAINS, ENDPOINTS, FRONTENDS, ROWS};
+use super::limits::{self, CHAINS, ENDPOINTS, FRONTENDS, LOOKS, ROWS, STICKY, STICKY_OF_PORT};
+use super::target::Target;
 use super::tests::{HERE, OUTSIDE, THERE, desired, endpoint, ip, service, slice, to, trace, view, with_detector};
 use super::trace::Outcome;
 use super::{Desired, Touched};
@@ -84,10 +85,123 @@ fn chains_of_single_ports_are_bounded() {
     let few = Service { ports: ports(3), ..many.clone() };
     let none = Service { affinity: None, ..many.clone() };
     let desired = desired(&with_detector(), many.clone(), vec![]);
-    assert_eq!([&many, &few, &none].map(|service| desired.chains(service)), [CHAINS, 3, 0]);
+    assert_eq!([&many, &few, &none].map(|service| desired.chains(service, 0)), [CHAINS, 3, 0]);
     let kept = desired.targets().filter(|(_, target, _)| target.affinity == hour).count();
     assert_eq!((desired.targets().count(), kept), (1500, CHAINS));
     assert!(told(&desired)[0].contains("500 ports have no ClientIP affinity and no turn"), "{:?}", told(&desired));
+}
+
+/// So many ports of so many endpoints each, in slices of a thousand, which have all ports.
+fn wide(count: u16, ends: u32) -> (Service, Vec<EndpointSlice>) {
+    let ports = ports(count);
+    let one =
+        Service { ports: ports.clone(), external_ips: vec![], load_balancer_ips: vec![], kind: "".into(), ..service() };
+    let of = |port: &ServicePort| SlicePort { name: port.name.clone(), protocol: port.protocol, port: 80 };
+    let all = endpoints(ends);
+    let slices = all.chunks(1000).enumerate().map(|(number, some)| EndpointSlice {
+        ports: ports.iter().map(of).collect(),
+        ..slice(&format!("web-{number:03}"), 80, some.to_vec())
+    });
+    (one, slices.collect())
+}
+
+#[test]
+fn rules_of_affinity_are_bounded() {
+    let hour = Some(std::time::Duration::from_secs(3600));
+    let sticky = |ports: u16, ends: u32, node_port: bool| {
+        let (mut one, slices) = wide(ports, ends);
+        one.affinity = hour;
+        one.ports.iter_mut().filter(|_| node_port).for_each(|port| port.node_port = 30_000 + port.port);
+        let desired = desired(&with_detector(), one, slices);
+        let used = |target: &Target| target.endpoints.cluster.len() as u32;
+        assert!(desired.targets().all(|(_, target, _)| used(target) == ends), "all of them are served");
+        let kept = desired.targets().filter(|(_, target, _)| target.affinity == hour).count();
+        (kept, told(&desired))
+    };
+    assert_eq!(sticky(5, 500, true), (5, vec![]), "as large as anybody has them");
+    let (kept, told) = sticky(1, 60_000, false);
+    assert_eq!(kept, 0);
+    assert!(told[0].contains("1 ports have no ClientIP affinity: a port has room for 4096 rules"), "{told:?}");
+    let most = STICKY_OF_PORT as u32;
+    assert_eq!((sticky(1, most / 2, false).0, sticky(1, most / 2 + 1, false).0), (1, 0));
+    assert_eq!((sticky(1, most / 3, true).0, sticky(1, most / 3 + 1, true).0), (1, 0), "looked up in two ways");
+    let (kept, told) = sticky(20, 1000, false);
+    assert_eq!(kept, STICKY / 2000, "ports × endpoints");
+    assert!(told[0].contains(&format!("{} ports have no ClientIP affinity", 20 - kept)), "{told:?}");
+}
+
+#[test]
+fn a_port_with_too_many_endpoints_for_affinity_takes_it_from_no_other() {
+    let (mut one, mut slices) = wide(2, 5000);
+    one.affinity = Some(std::time::Duration::from_secs(3600));
+    slices.iter_mut().skip(1).for_each(|slice| slice.ports.truncate(1));
+    let desired = desired(&with_detector(), one, slices);
+    let kept = desired.targets().map(|(_, target, _)| target.affinity.is_some());
+    assert_eq!(kept.collect::<Vec<_>>(), [false, true]);
+}
+
+#[test]
+fn endpoints_that_are_not_ready_are_looked_at_up_to_a_limit() {
+    let (one, mut slices) = wide(100, 60_000);
+    let all = slices.iter_mut().flat_map(|slice| &mut slice.endpoints);
+    all.for_each(|endpoint| (endpoint.ready, endpoint.serving) = (false, false));
+    let desired = desired(&with_detector(), one, slices);
+    let looked = desired.targets().map(|(_, target, _)| target.endpoints.unusable).collect::<Vec<_>>();
+    assert_eq!(looked.iter().sum::<usize>(), LOOKS, "{looked:?}");
+    let told = told(&desired);
+    assert!(told[0].contains("95 frontends ignored") && told[0].contains("262144 endpoints × ports"), "{told:?}");
+    assert!(told[1].contains("37856 endpoints ignored"), "{told:?}");
+}
+
+#[test]
+fn what_there_is_to_look_at_costs_and_so_do_long_chains() {
+    let (one, slices) = wide(100, 66_000);
+    let of = |one: &Service, slices: &[EndpointSlice]| limits::work(one, slices.iter());
+    assert_eq!(of(&one, &slices), ROWS, "no more than is looked at");
+    assert_eq!([of(&one, &slices[..0]), of(&service(), &[slice("web", 80, endpoints(1000))])], [0, 0], "little");
+    let (few, slices) = wide(10, 1000);
+    assert_eq!(of(&few, &slices), 2 * 10 * 1000);
+    let desired = desired(&with_detector(), few.clone(), slices);
+    let sticky = |one: Service| Service { affinity: Some(std::time::Duration::from_secs(3600)), ..one };
+    assert_eq!(desired.chains(&few, ROWS), 0);
+    assert_eq!([0, 5000, ROWS].map(|work| desired.chains(&sticky(few.clone()), work)), [10, 15_000 / 16, STICKY / 16]);
+}
+
+#[test]
+fn a_change_of_endpoints_touches_nobody_elses_claims() {
+    let mut state = State::default();
+    let ours = Service { external_ips: vec![], load_balancer_ips: vec![], ports: ports(1), ..service() };
+    let cluster_ip = ours.cluster_ips[0];
+    let (name, external_ips) = (ObjectName::new("default", "other"), vec![cluster_ip]);
+    state.apply(Event::Service(Service {
+        ports: ports(1000),
+        cluster_ips: vec![ip("10.96.0.9")],
+        external_ips,
+        name,
+        ..ours.clone()
+    }));
+    state.apply(Event::Service(ours.clone()));
+    let node = || view(&with_detector(), "zone-a");
+    let mut desired = Desired::of(&state, node());
+    state.take_changes();
+    let mut follow = |event: Event| {
+        state.apply(event);
+        let touched = desired.update(&state, &state.changes().clone(), node());
+        state.take_changes();
+        assert_eq!(format!("{desired:?}"), format!("{:?}", Desired::of(&state, node())));
+        (touched.frontends.len(), touched.cluster_ips.len())
+    };
+    let mut ends = slice("web", 8080, vec![endpoint(THERE, "there")]);
+    ends.ports[0].name = ours.ports[0].name.clone();
+    assert_eq!(follow(Event::Slice(ends.clone())), (1, 0), "its own");
+    assert_eq!(follow(Event::Slice(EndpointSlice { endpoints: vec![], ..ends })), (1, 0));
+    assert_eq!(
+        follow(Event::Service(Service { affinity: Some(std::time::Duration::from_secs(9)), ..ours.clone() })),
+        (1, 0)
+    );
+    let older = Service { created: Some("2020-01-01T00:00:00Z".parse().unwrap()), ..ours.clone() };
+    assert_eq!(follow(Event::Service(older)), (1000, 1), "its place among those who claim the address");
+    assert_eq!(follow(Event::Service(Service { ports: ports(2), ..ours })), (1000, 1), "one more port");
 }
 
 #[test]

@@ -166,7 +166,10 @@ impl Desired {
         }
         let sticky = wanted.iter().filter(|(target, _)| target.affinity.is_some());
         let sticky: HashMap<_, _> = sticky.map(|(target, _)| (target.port_key(), target.clone())).collect();
-        for (target, claimed) in self.services.remove(name).unwrap_or_default() {
+        let had = self.services.remove(name).unwrap_or_default();
+        // Most often only endpoints are others. Who claims what matters for all claims at an address.
+        let same = self.frontends.has_same(&had, &wanted);
+        for (target, claimed) in had {
             self.without_local.count(&target, usize::wrapping_sub);
             if target.affinity.is_some() {
                 let now = sticky.get(&target.port_key());
@@ -183,13 +186,19 @@ impl Desired {
                     }
                 }
             }
-            self.frontends.release(name, &claimed, touched);
+            if !same {
+                self.frontends.release(name, &claimed, touched);
+            }
         }
         let mut kept = Vec::with_capacity(wanted.len());
         for (target, claims) in wanted {
             kept.push((target.clone(), claims.iter().map(|(frontend, _)| *frontend).collect()));
             for (frontend, rank) in claims {
-                self.frontends.claim(frontend, rank, target.clone(), touched);
+                if same {
+                    self.frontends.renew(frontend, &rank, &target, touched);
+                } else {
+                    self.frontends.claim(frontend, rank, target.clone(), touched);
+                }
             }
         }
         if !kept.is_empty() {
@@ -315,12 +324,11 @@ impl Desired {
         })
     }
 
-    /// Whether clients of this endpoint of a service port are to be remembered.
-    pub fn remembers(&self, name: &ServicePortName, endpoint: SocketAddr) -> bool {
-        self.targets_of(&name.service).any(|(_, target, _)| {
-            // The Service is the same already, and it may have thousands of ports.
-            target.name.port == name.port && target.name.protocol == name.protocol && target.remembers(endpoint)
-        })
+    /// The endpoints of a Service whose clients are to be remembered, each with the name and the protocol of its port.
+    pub fn remembered(&self, service: &ObjectName) -> HashSet<(&str, Protocol, SocketAddr)> {
+        let targets = self.targets_of(service).map(|(_, target, _)| target);
+        let all = targets.flat_map(|target| target.remembered().map(move |endpoint| (&target.name, endpoint)));
+        all.map(|(name, endpoint)| (&*name.port, name.protocol, endpoint)).collect()
     }
 
     /// Service ports whose Local policy finds nothing here.

@@ -146,9 +146,9 @@ impl Target {
         (self.family, self.name.protocol, self.name.port.clone())
     }
 
-    /// Whether clients of this endpoint are remembered: ClientIP affinity is asked for and the endpoint is in use.
-    pub fn remembers(&self, endpoint: SocketAddr) -> bool {
-        self.affinity.is_some() && self.endpoints.used().any(|used| used == endpoint)
+    /// The endpoints whose clients are remembered: with ClientIP affinity, those that are in use.
+    pub fn remembered(&self) -> impl Iterator<Item = SocketAddr> {
+        self.endpoints.used().filter(|_| self.affinity.is_some())
     }
 
     /// Whether the Service's load balancer addresses are themselves allowed sources: so if a range holds this node's
@@ -193,23 +193,26 @@ pub(super) fn targets<'a>(
                 room.skipped(1 + balancer.len() + external.len() + usize::from(node_port));
                 continue;
             }
-            let merged = slice_ports.merge(port, &node.name, limits::ENDPOINTS);
+            let merged = slice_ports.merge(port, &node.name, (limits::ENDPOINTS, room.looks()));
             room.merged(&merged);
             let name =
                 ServicePortName { service: service.name.clone(), port: port.name.clone(), protocol: port.protocol };
             let takes_turns = limits::takes_turns(choice.schedule.scheduler);
-            let keeps = !(takes_turns || service.affinity.is_some()) || room.take_chain();
+            let endpoints = EndpointLists::new(&merged.endpoints, uses, node, choice);
+            let sticks = |room: &mut Room| room.take_sticky(limits::sticky_rules(&endpoints, node_port));
+            let affinity = service.affinity.filter(|_| sticks(room));
+            let keeps = !(takes_turns || affinity.is_some()) || room.take_chain();
             let scheduler = if takes_turns && !keeps { Scheduler::Random } else { choice.schedule.scheduler };
             let target = Arc::new(Target {
                 name,
                 family,
                 created: service.created,
-                endpoints: EndpointLists::new(&merged.endpoints, uses, node, choice),
+                endpoints,
                 schedule: Schedule { scheduler, ..choice.schedule },
                 internal_local: service.internal_local,
                 external_local: service.external_local,
                 accessible,
-                affinity: service.affinity.filter(|_| keeps),
+                affinity: affinity.filter(|_| keeps),
                 source_ranges: ranges.clone(),
                 ranged_ips: if ranges.is_empty() { Arc::default() } else { balancer.as_slice().into() },
             });

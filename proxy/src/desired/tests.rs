@@ -377,7 +377,10 @@ fn a_client_is_known_to_the_service_port_at_all_its_addresses_and_by_the_list_in
     assert_eq!(go(&desired, OUTSIDE, NODE_PORT), to(&[HERE], false));
     assert_eq!(go(&desired, POD, NODE_PORT), to(&[HERE, THERE], false));
     let endpoint = |address: &str| SocketAddr::new(ip(address), 8080);
-    assert!(target(&desired).remembers(endpoint(HERE)) && !target(&desired).remembers(endpoint("10.244.1.9")));
+    assert!(target(&desired).remembered().all(|used| [HERE, THERE].map(endpoint).contains(&used)));
+    let name = &target(&desired).name;
+    let remembered = [HERE, THERE].map(|ip| (&*name.port, name.protocol, endpoint(ip)));
+    assert_eq!(desired.remembered(&name.service), remembered.into());
 }
 
 #[test]

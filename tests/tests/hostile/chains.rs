@@ -25,15 +25,25 @@ fn size(datapath: &Datapath) -> (usize, usize) {
 const STARVED: Duration = Duration::from_secs(30);
 
 /// A new Service beside them, again and again.
-struct Neighbours<'a> {
+pub struct Neighbours<'a> {
     cluster: &'a Cluster,
     number: usize,
     longest: Duration,
 }
 
-impl Neighbours<'_> {
+impl<'a> Neighbours<'a> {
+    /// None yet.
+    pub fn new(cluster: &'a Cluster) -> Self {
+        Self { cluster, number: 0, longest: Duration::ZERO }
+    }
+
+    /// How long one has waited, at most.
+    pub fn longest(&self) -> Duration {
+        self.longest
+    }
+
     /// Brings one, and waits until it answers. All the time the proxy is healthy.
-    fn come(&mut self) {
+    pub fn come(&mut self) {
         let Self { cluster, number, longest } = self;
         let ip = format!("10.97.{}.{}", *number >> 8, *number & 255);
         let begun = Instant::now();
@@ -101,7 +111,7 @@ fn entries(cluster: &Cluster, others: usize) -> usize {
 fn many_ports_hold_up_nobody_elses_changes(datapath: Datapath) {
     let (services, ports) = size(&datapath);
     let cluster = Cluster::start(datapath);
-    let mut neighbours = Neighbours { cluster: &cluster, number: 0, longest: Duration::ZERO };
+    let mut neighbours = Neighbours::new(&cluster);
     let begun = Instant::now();
     for object in (1..=services).flat_map(|number| sticky(number, ports)) {
         cluster.server.put(object).unwrap();

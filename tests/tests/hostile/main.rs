@@ -5,6 +5,7 @@
 mod chains;
 mod cluster;
 mod conflicts;
+mod flapping;
 mod folder;
 mod requests;
 mod sizes;

@@ -22,6 +22,8 @@ const FEW: usize = 100;
 /// … and of namespaces that wait with more so many in one sync: in an unoptimized build a second's work, in which nobody else's
 /// changes come into force.
 const FRONTENDS_AT_ONCE: usize = 4000;
+/// So many endpoints at as many ports and addresses are as much to look at as one frontend is to write.
+const WORK_LIKE_A_FRONTEND: usize = 128;
 
 impl Backend for Ebpf {
     type Error = EbpfError;
@@ -50,9 +52,9 @@ impl Backend for Ebpf {
         Ok(report)
     }
 
-    /// Frontends.
-    fn cost(&self, desired: &Desired, service: &Service) -> usize {
-        desired.frontends_of(service)
+    /// Frontends, and what is as much work.
+    fn cost(&self, desired: &Desired, service: &Service, work: usize) -> usize {
+        desired.frontends_of(service) + work / WORK_LIKE_A_FRONTEND
     }
 
     fn unnoticed(&self) -> usize {

@@ -13,6 +13,9 @@ use crate::settings::ServiceMetrics;
 use crate::state::objects::{Ignored, Service};
 use crate::traffic::Counting;
 
+/// So many endpoints at as many ports and addresses are as much to look at as one port with chains of its own is to write.
+const WORK_LIKE_A_PORT: usize = 256;
+
 impl<K: Kernel> Backend for Reconciler<K> {
     type Error = KernelError;
 
@@ -24,9 +27,9 @@ impl<K: Kernel> Backend for Reconciler<K> {
         Self::sync(self, desired, touched)
     }
 
-    /// Ports that need chains of their own: those with ClientIP affinity or a turn.
-    fn cost(&self, desired: &Desired, service: &Service) -> usize {
-        desired.chains(service)
+    /// Ports that need chains of their own (those with ClientIP affinity or a turn), and what is as much work.
+    fn cost(&self, desired: &Desired, service: &Service, work: usize) -> usize {
+        desired.chains(service, work) + work / WORK_LIKE_A_PORT
     }
 
     fn at_once(&self) -> usize {

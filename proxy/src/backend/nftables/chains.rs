@@ -21,7 +21,7 @@ pub const LOCAL_OFFSET: u32 = 1 << 24;
 pub const KNOWN_OFFSET: u32 = 1 << 23;
 
 /// Which of a frontend's two lists.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum List {
     /// Traffic policy Cluster.
     Cluster,
@@ -58,6 +58,8 @@ pub struct Sticky {
     pub protocol: Protocol,
     /// Each endpoint and its number in `affinity4` and `affinity6`.
     pub endpoints: Vec<(SocketAddr, u32)>,
+    /// Of both, for names of chains: those are written often, and the endpoints may be many.
+    digest: u128,
 }
 
 /// A chain that rows go to.
@@ -83,12 +85,13 @@ pub enum Chain {
 }
 
 impl Sticky {
-    fn digest(&self) -> u128 {
-        let mut text = self.protocol.to_string();
-        for (endpoint, number) in &self.endpoints {
+    /// The known clients of these endpoints.
+    pub fn new(protocol: Protocol, endpoints: Vec<(SocketAddr, u32)>) -> Self {
+        let mut text = protocol.to_string();
+        for (endpoint, number) in &endpoints {
             text += &format!(" {endpoint}={number}");
         }
-        digest::wide(&text)
+        Self { protocol, endpoints, digest: digest::wide(&text) }
     }
 }
 
@@ -109,7 +112,7 @@ impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.list == List::Cluster { "cluster" } else { "local" })?;
         if let Some(sticky) = &self.sticky {
-            write!(f, "-sticky-{:032x}", sticky.digest())?;
+            write!(f, "-sticky-{:032x}", sticky.digest)?;
         }
         write!(f, "-{}-{}", self.draw, self.slots)
     }
@@ -133,7 +136,7 @@ impl fmt::Display for Chain {
             }
             Self::Remember(family, sticky, timeout) => {
                 let keyed = Keyed { family: *family, node_port: false };
-                write!(f, "{keyed}-remember-{:032x}-{}", sticky.digest(), timeout.as_secs())
+                write!(f, "{keyed}-remember-{:032x}-{}", sticky.digest, timeout.as_secs())
             }
         }
     }

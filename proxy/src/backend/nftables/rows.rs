@@ -1,6 +1,6 @@
 //! The rows of every map as typed values: what [`Desired`] comes to, and what is read back from the kernel.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use crate::backend::digest;
 use crate::desired::Desired;
 use crate::desired::node_view::NodePorts;
-use crate::desired::target::{Frontend, Role, ServicePortName};
+use crate::desired::target::{Frontend, Role, ServicePortName, Target};
 use crate::state::objects::Family;
 
 use super::chains::{Chain, Choice, KNOWN_OFFSET, Keyed, LOCAL_OFFSET, List, Sticky};
@@ -76,6 +76,17 @@ pub struct Wanted {
     pub rows: Rows,
     /// Every chain that a row goes to, with those that it goes to in turn, without the skeleton's.
     pub chains: Chains,
+    /// The known clients of service ports: one port may be at hundreds of frontends, and have thousands of endpoints.
+    sticky: HashMap<(ServicePortName, Family, Whose), Arc<Sticky>>,
+}
+
+/// Whose clients are known.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Whose {
+    /// Those of a list's endpoints.
+    One(List),
+    /// Those of the endpoints of both.
+    Both,
 }
 
 impl Wanted {
@@ -138,17 +149,11 @@ impl Wanted {
         let Some(claim) = desired.holder(frontend) else { return };
         let (node, target) = (desired.node(), claim.target);
         let keyed = Keyed { family: frontend.family(), node_port: matches!(frontend, Frontend::NodePort { .. }) };
-        let sticky = |endpoints: &[SocketAddr]| {
-            target.affinity.map(|_| {
-                let number = |endpoint: &SocketAddr| (*endpoint, client_number(&target.name, *endpoint));
-                Arc::new(Sticky { protocol: frontend.protocol(), endpoints: endpoints.iter().map(number).collect() })
-            })
-        };
         let drawn = [List::Cluster, List::Local].map(|list| Drawn::new(target, list));
-        let choice = |list: List| {
-            let endpoints = if list == List::Cluster { &target.endpoints.cluster } else { &target.endpoints.local };
+        let mut choice = |list: List| {
             let drawn = drawn[list as usize].as_ref()?;
-            Some(Choice { list, slots: drawn.slots(), draw: drawn.draw, sticky: sticky(endpoints) })
+            let sticky = target.affinity.map(|_| self.sticky(target, Whose::One(list)));
+            Some(Choice { list, slots: drawn.slots(), draw: drawn.draw, sticky })
         };
         let (cluster, local) = (choice(List::Cluster), choice(List::Local));
         let masquerades = node.masquerade_all || node.detector(keyed.family).is_some();
@@ -168,12 +173,8 @@ impl Wanted {
         };
         self.endpoints(frontend, &chain, &drawn, applied, node.counts());
         if let (Some(timeout), false) = (target.affinity, matches!(chain, Chain::Refuse | Chain::Discard)) {
-            let mut all = [target.endpoints.cluster.as_ref(), target.endpoints.local.as_ref()].concat();
-            all.sort();
-            all.dedup();
-            if let Some(sticky) = sticky(&all) {
-                self.verdict(Key::Of(*frontend, Part::Remember), Chain::Remember(keyed.family, sticky, timeout));
-            }
+            let sticky = self.sticky(target, Whose::Both);
+            self.verdict(Key::Of(*frontend, Part::Remember), Chain::Remember(keyed.family, sticky, timeout));
         }
         if claim.role == Role::LoadBalancer && !target.source_ranges.is_empty() {
             let mut ranges = target.source_ranges.to_vec();
@@ -188,6 +189,23 @@ impl Wanted {
         } else {
             self.verdict(Key::Of(*frontend, Part::Verdict), chain);
         }
+    }
+
+    fn sticky(&mut self, target: &Target, whose: Whose) -> Arc<Sticky> {
+        let make = || {
+            let mut endpoints: Vec<SocketAddr> = match whose {
+                Whose::One(List::Cluster) => target.endpoints.cluster.to_vec(),
+                Whose::One(List::Local) => target.endpoints.local.to_vec(),
+                Whose::Both => target.endpoints.used().collect(),
+            };
+            if whose == Whose::Both {
+                endpoints.sort();
+                endpoints.dedup();
+            }
+            let numbered = |endpoint| (endpoint, client_number(&target.name, endpoint));
+            Arc::new(Sticky::new(target.name.protocol, endpoints.into_iter().map(numbered).collect()))
+        };
+        self.sticky.entry((target.name.clone(), target.family, whose)).or_insert_with(make).clone()
     }
 
     fn verdict(&mut self, key: Key, chain: Chain) {

@@ -55,7 +55,7 @@ fn specimens(node: &NodeView) -> Vec<Chain> {
         let endpoint = if family == Family::V4 { "192.0.2.1:80" } else { "[2001:db8::1]:80" };
         let endpoints = endpoint.parse().map(|endpoint| vec![(endpoint, 1)]).unwrap_or_default();
         let protocol = crate::state::objects::Protocol::Tcp;
-        let sticky = std::sync::Arc::new(Sticky { protocol, endpoints });
+        let sticky = std::sync::Arc::new(Sticky::new(protocol, endpoints));
         let draws = [Hashed::Source, Hashed::SourceAndPort, Hashed::Destination].map(Draw::Hash);
         let draws = draws.into_iter().chain([Draw::Turn(Turn { family, protocol, identity: 0 })]);
         for node_port in [false, true] {

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
+use crate::backend::nftables::chains::{Chain, Choice};
 use crate::backend::nftables::fake::{Fake, Faults};
 use crate::backend::nftables::kernel::Kernel;
 use crate::backend::nftables::laws::World;
 use crate::backend::nftables::reconciler::Reconciler;
+use crate::backend::nftables::rows::{Rows, Wanted};
 use crate::desired::node_view::NodePorts;
 use crate::desired::target::Frontend;
 use crate::desired::trace::Flow;
@@ -17,7 +20,9 @@ use crate::proxy::{NODE_WAIT, Proxy};
 use crate::settings::{BackendName, DatapathSettings, DetectLocal, EbpfSettings, LogSettings, Settings, Source};
 use crate::state::convert;
 use crate::state::event::{Event, Kind};
-use crate::state::objects::{Family, Protocol, Service};
+use crate::state::objects::{
+    EndpointSlice, Family, ObjectName, Protocol, Service, ServicePort, SliceEndpoint, SlicePort,
+};
 
 use super::cluster::{event, history, service};
 use super::faults::slotless;
@@ -51,6 +56,85 @@ fn held(addresses: &[&str]) -> BTreeSet<IpAddr> {
 pub(super) fn proxy(fake: Fake) -> Proxy<Reconciler<Fake>> {
     let settings = settings(DetectLocal::ClusterCidr(Vec::new()));
     Proxy::new(settings, Reconciler::new(fake), held(&["192.168.0.2"]))
+}
+
+/// A Service of so many ports, with a slice of so many endpoints at each, ready or not.
+fn wide(number: u16, ports: u16, endpoints: u16, affinity: bool) -> [Event; 2] {
+    let name = ObjectName::new(&format!("n{number}"), "web");
+    let service_port =
+        |n: u16| ServicePort { name: format!("p{n}").into(), protocol: Protocol::Tcp, port: n + 1, node_port: 0 };
+    let slice_port = |n: u16| SlicePort { name: format!("p{n}").into(), protocol: Protocol::Tcp, port: 8080 };
+    let service = Service {
+        name: name.clone(),
+        created: None,
+        kind: "ClusterIP".into(),
+        cluster_ips: vec![[10, 96, 1, number as u8].into()],
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        source_ranges: Vec::new(),
+        ports: (0..ports).map(service_port).collect(),
+        internal_local: false,
+        external_local: false,
+        affinity: affinity.then_some(Duration::from_secs(60)),
+        health_check_node_port: 0,
+        scheduling: None,
+    };
+    let endpoint = |n: u16| SliceEndpoint {
+        ip: [10, 244, (n >> 8) as u8, n as u8].into(),
+        ready: affinity,
+        serving: affinity,
+        terminating: false,
+        node: None,
+        zone: None,
+        pod: None,
+        hints: None,
+    };
+    let slice = EndpointSlice {
+        name: name.clone(),
+        service: name,
+        family: Family::V4,
+        ports: (0..ports).map(slice_port).collect(),
+        endpoints: (0..endpoints).map(endpoint).collect(),
+        trigger_time: None,
+    };
+    [Event::Service(service), Event::Slice(slice)]
+}
+
+#[test]
+fn endpoints_that_are_not_ready_and_long_chains_come_by_portions() {
+    for (ports, endpoints, affinity) in [(30, 100, false), (2, 1500, true)] {
+        let mut proxy = proxy(Fake::default());
+        let all = |endpoints: u16| (1..=3).flat_map(move |number| wide(number, ports, endpoints, affinity));
+        all(endpoints).chain(wide(9, 1, 1, false)).for_each(|event| proxy.apply(event));
+        proxy.sync().unwrap();
+        proxy.backend_mut().chains_at_once = 20;
+        // One endpoint less of each, and of a small one beside them the only one.
+        all(endpoints - 1).chain(wide(9, 1, 0, false)).for_each(|event| proxy.apply(event));
+        for waiting in [2, 1, 0] {
+            let synced = proxy.sync().unwrap();
+            let small = synced.changes.services.contains(&ObjectName::new("n9", "web"));
+            assert_eq!((proxy.waiting().0, small), (waiting, waiting == 2), "the small one first");
+        }
+    }
+}
+
+#[test]
+fn known_clients_of_a_port_are_numbered_once_for_all_its_frontends() {
+    let mut proxy = proxy(Fake::default());
+    let [service, slice] = wide(1, 1, 3, true);
+    let Event::Service(mut service) = service else { unreachable!() };
+    service.ports[0].node_port = 30_000;
+    service.external_ips = (0..9).map(|n| [198, 51, 100, n].into()).collect();
+    [Event::Service(service), slice].into_iter().for_each(|event| proxy.apply(event));
+    proxy.sync().unwrap();
+    let wanted = Wanted::all(proxy.desired(), &Rows::new());
+    let known = wanted.chains.values().filter_map(|chain| match chain {
+        Chain::Pick(_, Choice { sticky, .. }) => sticky.as_ref(),
+        _ => None,
+    });
+    let known: Vec<_> = known.collect();
+    assert_eq!(known.len(), 2, "looked up by address, and by node port alone");
+    assert!(Arc::ptr_eq(known[0], known[1]));
 }
 
 proptest! {

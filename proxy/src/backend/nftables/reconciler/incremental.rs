@@ -1,6 +1,7 @@
 //! The steady state: only what was touched is compared, with what is remembered to be in force.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -11,7 +12,9 @@ use crate::backend::nftables::draw::Turn;
 use crate::backend::nftables::kernel::{Kernel, KernelError};
 use crate::backend::nftables::rows::{Chains, Key, Part, Value, Wanted, client_number};
 use crate::desired::node_view::NodeView;
+use crate::desired::target::ServicePortName;
 use crate::desired::{Desired, Touched};
+use crate::state::objects::{ObjectName, Protocol};
 
 use super::steps::Committed;
 use super::{Reconciler, Report};
@@ -142,9 +145,7 @@ impl<K: Kernel> Reconciler<K> {
     /// Forgets the clients of endpoints that left, so that one that comes back does not take them from where they are
     /// now. If it fails, the kernel forgets them by their timeout.
     pub(super) fn forget_clients(&mut self, desired: &Desired) {
-        let left =
-            std::mem::take(&mut self.left).into_iter().filter(|(name, endpoint)| !desired.remembers(name, *endpoint));
-        let numbers: BTreeSet<u32> = left.map(|(name, endpoint)| client_number(&name, endpoint)).collect();
+        let numbers = forgotten(&std::mem::take(&mut self.left), |service| desired.remembered(service));
         if numbers.is_empty() {
             return;
         }
@@ -152,5 +153,57 @@ impl<K: Kernel> Reconciler<K> {
             Ok(transactions) => self.follow_generation(self.generation, transactions),
             Err(error) => tracing::debug!(%error, "clients of endpoints that left are remembered until their timeout"),
         }
+    }
+}
+
+/// The numbers of those that left and are not back. What is remembered of a Service is asked for once, however many of its ports'
+/// endpoints left: there may be tens of thousands of both.
+fn forgotten<'a>(
+    left: &BTreeSet<(ServicePortName, SocketAddr)>,
+    remembered: impl Fn(&ObjectName) -> HashSet<(&'a str, Protocol, SocketAddr)>,
+) -> BTreeSet<u32> {
+    let mut of: Option<(&ObjectName, HashSet<_>)> = None;
+    let mut numbers = BTreeSet::new();
+    // In order: those of one Service come one after the other.
+    for (name, endpoint) in left {
+        let known = match of.take() {
+            Some((service, known)) if *service == name.service => known,
+            _ => remembered(&name.service),
+        };
+        if !known.contains(&(&*name.port, name.protocol, *endpoint)) {
+            numbers.insert(client_number(name, *endpoint));
+        }
+        of = Some((&name.service, known));
+    }
+    numbers
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn what_a_service_remembers_is_asked_for_once() {
+        let endpoint = |number: u16| SocketAddr::from(([10, 244, 0, 1], number));
+        let name = |service: usize, port: usize| ServicePortName {
+            service: ObjectName::new("default", ["a", "b"][service]),
+            port: ["p", "q"][port].into(),
+            protocol: Protocol::Tcp,
+        };
+        let places = (0..2).flat_map(|service| (0..2).map(move |port| (service, port)));
+        let left: BTreeSet<_> =
+            places.flat_map(|(service, port)| (0..1000).map(move |n| (name(service, port), endpoint(n)))).collect();
+        let asked = Cell::new(0);
+        let numbers = forgotten(&left, |service| {
+            asked.set(asked.get() + 1);
+            // One that is back at one port of one Service.
+            if &*service.name == "a" { [("q", Protocol::Tcp, endpoint(7))].into() } else { HashSet::new() }
+        });
+        assert_eq!(asked.get(), 2, "once for each Service");
+        let back = client_number(&name(0, 1), endpoint(7));
+        let all: BTreeSet<_> = left.iter().map(|(name, endpoint)| client_number(name, *endpoint)).collect();
+        assert_eq!(numbers, all.into_iter().filter(|number| *number != back).collect());
     }
 }

@@ -106,7 +106,7 @@ impl State {
             }
         }
         self.endpoints_changed(&owner);
-        self.changes.triggers.extend(trigger);
+        trigger.into_iter().for_each(|trigger| self.changes.triggered(trigger));
     }
 
     fn remove_slice(&mut self, owner: &ObjectName, name: &ObjectName) {

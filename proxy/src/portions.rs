@@ -7,9 +7,6 @@ use std::collections::HashMap;
 use crate::state::Changes;
 use crate::state::objects::ObjectName;
 
-/// How many times of changes that are put off are kept: the latest.
-const TRIGGERS: usize = 10_000;
-
 /// What was put off, and since when.
 #[derive(Debug, Default)]
 pub(crate) struct Portions {
@@ -41,11 +38,12 @@ impl Portions {
     /// one namespace those that cost least. The one that has waited longest is among them, whatever it costs; without room none is.
     pub(crate) fn next(
         &mut self,
-        mut changes: Changes,
+        new: Changes,
         (unnoticed, room): (usize, usize),
         cost: impl Fn(&ObjectName) -> usize,
     ) -> Changes {
-        changes.merge(std::mem::take(&mut self.later));
+        let mut changes = std::mem::take(&mut self.later);
+        changes.merge(new);
         let mut costly = self.costly(&changes, unnoticed, cost);
         let oldest = costly.iter().enumerate().min_by_key(|(_, one)| one.since).map(|(index, _)| index);
         if let Some(oldest) = oldest {
@@ -78,8 +76,6 @@ impl Portions {
             triggers.into_iter().partition(|(_, _, name)| since.contains_key(name));
         // More of one Service say no more, and who is late may be late for long.
         self.later.triggers.dedup_by(|later, earlier| (later.0, &later.2) == (earlier.0, &earlier.2));
-        let beyond = self.later.triggers.len().saturating_sub(TRIGGERS);
-        self.later.triggers.drain(..beyond);
         self.since = since;
         changes
     }

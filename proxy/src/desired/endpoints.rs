@@ -1,11 +1,11 @@
 //! Which endpoints a service port may use: slices merged, then sorted into the Cluster list and the Local list.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::state::objects::{EndpointSlice, Family, Protocol, ServicePort, SliceEndpoint};
+use crate::state::objects::{EndpointSlice, Family, Protocol, ServicePort, SliceEndpoint, SlicePort};
 
 use super::limits;
 use super::node_view::NodeView;
@@ -28,7 +28,9 @@ pub fn members<'a>(
     port: &ServicePort,
     node: &str,
 ) -> BTreeMap<SocketAddr, Candidate<'a>> {
-    SlicePorts::new(slices, family).merge(port, node, (limits::ENDPOINTS, limits::LOOKS)).endpoints
+    SlicePorts::of(slices, family, std::slice::from_ref(port))
+        .merge(port, node, (limits::ENDPOINTS, limits::LOOKS))
+        .endpoints
 }
 
 impl Candidate<'_> {
@@ -75,15 +77,30 @@ pub struct Uses {
 }
 
 /// The ports that a service's slices of one family have, by what a service port is joined with: a service may have
-/// thousands, and so may each slice.
+/// thousands, and so may each slice, also such as the service has not.
 #[derive(Debug)]
 pub(super) struct SlicePorts<'a>(HashMap<(&'a str, Protocol), Vec<(&'a EndpointSlice, u16)>>);
 
 impl<'a> SlicePorts<'a> {
-    pub(super) fn new(slices: impl Iterator<Item = &'a EndpointSlice>, family: Family) -> Self {
+    /// Those that these ports of the service are joined with.
+    pub(super) fn of(slices: impl Iterator<Item = &'a EndpointSlice>, family: Family, ports: &[ServicePort]) -> Self {
+        let wanted: HashSet<(&str, Protocol)> = ports.iter().map(|port| (&*port.name, port.protocol)).collect();
+        Self::index(slices, family, |port| wanted.contains(&(&*port.name, port.protocol)))
+    }
+
+    /// All of them.
+    pub(super) fn all(slices: impl Iterator<Item = &'a EndpointSlice>, family: Family) -> Self {
+        Self::index(slices, family, |_| true)
+    }
+
+    fn index(
+        slices: impl Iterator<Item = &'a EndpointSlice>,
+        family: Family,
+        is_wanted: impl Fn(&SlicePort) -> bool,
+    ) -> Self {
         let mut ports: HashMap<_, Vec<_>> = HashMap::new();
         for slice in slices.filter(|slice| slice.family == family) {
-            for port in &slice.ports {
+            for port in slice.ports.iter().filter(|port| is_wanted(port)) {
                 ports.entry((&*port.name, port.protocol)).or_default().push((slice, port.port));
             }
         }
@@ -198,7 +215,7 @@ mod tests {
     use proptest::sample::select;
 
     use super::*;
-    use crate::state::objects::{ObjectName, SlicePort};
+    use crate::state::objects::ObjectName;
 
     fn port() -> impl Strategy<Value = (&'static str, Protocol, u16)> {
         let protocol = select(vec![Protocol::Tcp, Protocol::Udp]);
@@ -221,7 +238,7 @@ mod tests {
         let port = port().prop_map(|(name, protocol, port)| SlicePort { name: name.into(), protocol, port });
         (select(Family::BOTH.to_vec()), vec(port, 0..4), vec(endpoint, 0..4)).prop_map(|(family, ports, endpoints)| {
             let name = ObjectName::new("default", "web");
-            EndpointSlice { service: name.clone(), name, family, ports, endpoints, trigger_time: None }
+            EndpointSlice { service: name.clone(), name, family, ports: ports.into(), endpoints, trigger_time: None }
         })
     }
 
@@ -252,13 +269,20 @@ mod tests {
         #[test]
         fn slices_are_merged_as_defined(slices in vec(slice(), 0..5), ports in vec(port(), 1..6)) {
             for family in Family::BOTH {
-                let indexed = SlicePorts::new(slices.iter(), family);
-                for (name, protocol, port) in &ports {
-                    let port = ServicePort { name: (*name).into(), protocol: *protocol, port: *port, node_port: 0 };
-                    let all = simple(&slices, &port, family);
-                    let merged = indexed.merge(&port, "here", (usize::MAX, usize::MAX));
+                let service_port = |(name, protocol, port): &(&str, Protocol, u16)| {
+                    ServicePort { name: (*name).into(), protocol: *protocol, port: *port, node_port: 0 }
+                };
+                let of_service: Vec<_> = ports.iter().map(service_port).collect();
+                let indexed = SlicePorts::of(slices.iter(), family, &of_service);
+                let has = |name: &str, protocol| of_service.iter().any(|port| *port.name == *name && port.protocol == protocol);
+                prop_assert!(indexed.names().all(|(name, protocol)| has(name, protocol)), "others take no room");
+                let of_all = SlicePorts::all(slices.iter(), family);
+                for port in &of_service {
+                    let all = simple(&slices, port, family);
+                    prop_assert_eq!(&of_all.merge(port, "here", (usize::MAX, usize::MAX)).endpoints, &all);
+                    let merged = indexed.merge(port, "here", (usize::MAX, usize::MAX));
                     prop_assert_eq!((&merged.endpoints, merged.left_out), (&all, 0));
-                    let few = indexed.merge(&port, "here", (2, usize::MAX));
+                    let few = indexed.merge(port, "here", (2, usize::MAX));
                     prop_assert_eq!(few.endpoints.len(), all.len().min(2));
                     prop_assert_eq!(few.left_out > 0, all.len() > 2);
                     prop_assert!(few.endpoints.iter().all(|(address, candidate)| all.get(address) == Some(candidate)));

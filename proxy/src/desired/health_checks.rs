@@ -35,7 +35,7 @@ pub fn health_check(state: &State, node: &NodeView, name: &ObjectName) -> Option
 /// kube-proxy's `LocalReadyEndpoints`: of every port that the slices name, whether the Service has it or not.
 fn local_ready(state: &State, node: &NodeView, service: &Service, family: Family) -> usize {
     let choice = Choice::new(service, node, None);
-    let ports = SlicePorts::new(state.slices_of(&service.name), family);
+    let ports = SlicePorts::all(state.slices_of(&service.name), family);
     let mut ips: BTreeSet<IpAddr> = BTreeSet::new();
     let mut room = Room::new();
     for (name, protocol) in ports.names() {

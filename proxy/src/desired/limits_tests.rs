@@ -134,7 +134,7 @@ fn rules_of_affinity_are_bounded() {
 fn a_port_with_too_many_endpoints_for_affinity_takes_it_from_no_other() {
     let (mut one, mut slices) = wide(2, 5000);
     one.affinity = Some(std::time::Duration::from_secs(3600));
-    slices.iter_mut().skip(1).for_each(|slice| slice.ports.truncate(1));
+    slices.iter_mut().skip(1).for_each(|slice| slice.ports = slice.ports[..1].into());
     let desired = desired(&with_detector(), one, slices);
     let kept = desired.targets().map(|(_, target, _)| target.affinity.is_some());
     assert_eq!(kept.collect::<Vec<_>>(), [false, true]);
@@ -192,7 +192,7 @@ fn a_change_of_endpoints_touches_nobody_elses_claims() {
         (touched.frontends.len(), touched.cluster_ips.len())
     };
     let mut ends = slice("web", 8080, vec![endpoint(THERE, "there")]);
-    ends.ports[0].name = ours.ports[0].name.clone();
+    ends.ports = [SlicePort { name: ours.ports[0].name.clone(), ..ends.ports[0].clone() }].into();
     assert_eq!(follow(Event::Slice(ends.clone())), (1, 0), "its own");
     assert_eq!(follow(Event::Slice(EndpointSlice { endpoints: vec![], ..ends })), (1, 0));
     assert_eq!(

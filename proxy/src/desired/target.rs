@@ -177,7 +177,7 @@ pub(super) fn targets<'a>(
         let of_family = |ips: &[IpAddr]| ips.iter().copied().filter(|ip| Family::of(*ip) == family).collect::<Vec<_>>();
         let (external, balancer) = (of_family(&service.external_ips), of_family(&service.load_balancer_ips));
         let ranges = source_ranges(&service.source_ranges, family);
-        let slice_ports = SlicePorts::new(slices.clone(), family);
+        let slice_ports = SlicePorts::of(slices.clone(), family, &service.ports);
         for port in &service.ports {
             let accessible = port.node_port != 0 || !external.is_empty() || !balancer.is_empty();
             let uses = Uses {

@@ -75,7 +75,7 @@ pub(super) fn slice(name: &str, port: u16, endpoints: Vec<SliceEndpoint>) -> End
         name: ObjectName::new("default", name),
         service: ObjectName::new("default", "web"),
         family: Family::V4,
-        ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port }],
+        ports: [SlicePort { name: "http".into(), protocol: Protocol::Tcp, port }].into(),
         endpoints,
         trigger_time: None,
     }
@@ -228,9 +228,9 @@ fn the_ports_at_the_node_are_node_ports_and_those_of_its_own_addresses() {
 #[test]
 fn ports_join_by_name_and_protocol_over_all_slices() {
     let mut udp = slice("web-3", 9090, vec![endpoint("10.244.1.6", "there")]);
-    udp.ports[0].protocol = Protocol::Udp;
+    Arc::make_mut(&mut udp.ports)[0].protocol = Protocol::Udp;
     let mut other = slice("web-4", 9090, vec![endpoint("10.244.1.7", "there")]);
-    other.ports[0].name = "".into();
+    Arc::make_mut(&mut other.ports)[0].name = "".into();
     let slices = vec![
         slice("web-1", 8080, vec![endpoint(HERE, "here")]),
         slice("web-2", 8081, vec![endpoint(THERE, "there")]),

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
+use super::closed::Closed;
+use super::turns::Turns;
 use super::{Notice, Reason, Regarding};
 
 /// So many Events may come at once.
@@ -15,9 +17,6 @@ pub const PER_MINUTE: u32 = 10;
 pub const AGAIN: Duration = Duration::from_secs(3600);
 /// How long another note of the same object and reason waits.
 const OTHER_NOTE: Duration = Duration::from_secs(60);
-/// How long nothing is posted after the API server has refused an Event or was away; doubled each time.
-pub const PAUSE: Duration = Duration::from_secs(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// Of reports that are not posted, no more than this are remembered; those that are posted are few.
 const REMEMBERED: usize = 10_000;
 /// How often those that are old are looked for, where there are so many.
@@ -38,7 +37,8 @@ pub enum Verdict {
     },
 }
 
-type Key = (Regarding, Reason);
+/// What is posted again for another note only after a while.
+pub(super) type Key = (Regarding, Reason);
 
 #[derive(Clone, Copy, Debug)]
 struct Known {
@@ -47,7 +47,7 @@ struct Known {
     posted: bool,
 }
 
-/// Decides which reports become Events.
+/// Decides which reports become Events. Where there are more than may be posted, the namespaces come one after the other.
 #[derive(Debug)]
 pub struct Limiter {
     tokens: f64,
@@ -55,15 +55,15 @@ pub struct Limiter {
     known: HashMap<Key, Known>,
     /// When old ones were last looked for.
     cleaned: Option<Instant>,
-    closed_until: Option<Instant>,
-    failures: u32,
+    closed: Closed,
+    turns: Turns,
 }
 
 impl Limiter {
     /// Nothing was reported yet.
     pub fn new(now: Instant) -> Self {
         let (tokens, known, cleaned) = (BURST.into(), HashMap::new(), None);
-        Self { tokens, refilled: now, known, cleaned, closed_until: None, failures: 0 }
+        Self { tokens, refilled: now, known, cleaned, closed: Closed::default(), turns: Turns::new(now) }
     }
 
     /// Decides about a report; one that is to be posted counts as posted.
@@ -71,6 +71,7 @@ impl Limiter {
         let gained = (now - self.refilled).as_secs_f64() * f64::from(PER_MINUTE) / 60.0;
         self.tokens = (self.tokens + gained).min(BURST.into());
         self.refilled = now;
+        self.turns.clean(now);
         let key = (notice.regarding.clone(), notice.reason);
         let note = hash(&notice.note);
         let known = self.known.get(&key).filter(|known| now - known.at < AGAIN).copied();
@@ -79,12 +80,15 @@ impl Limiter {
         if same && known.is_some_and(|known| known.posted) {
             return Verdict::Repeated;
         }
-        let closed = self.closed_until.is_some_and(|until| now < until);
         if recent {
             // The note that was posted is remembered, and with it when the next may come.
             return Verdict::Dropped { first: false };
         }
-        if closed || self.tokens < 1.0 {
+        let is_closed = self.closed.is(now, notice.regarding.posted_in());
+        if is_closed || self.tokens < 1.0 || self.tokens < f64::from(self.turns.before(&key)) + 1.0 {
+            if !is_closed {
+                self.turns.waits(now, &key);
+            }
             let has_room = self.has_room(&key, now);
             if has_room {
                 self.known.insert(key, Known { note, at: now, posted: false });
@@ -92,6 +96,7 @@ impl Limiter {
             return Verdict::Dropped { first: has_room && !same };
         }
         self.tokens -= 1.0;
+        self.turns.had(now, &key);
         // However many wait: what is posted and forgotten would be posted again.
         self.has_room(&key, now);
         self.known.insert(key, Known { note, at: now, posted: true });
@@ -103,22 +108,29 @@ impl Limiter {
         self.known.remove(&(notice.regarding.clone(), notice.reason));
     }
 
-    /// The API server took an Event.
-    pub fn succeeded(&mut self) {
-        self.failures = 0;
-        self.closed_until = None;
+    /// The API server took this Event.
+    pub fn succeeded(&mut self, notice: &Notice) {
+        self.closed.succeeded(notice.regarding.posted_in());
     }
 
-    /// The API server did not take this Event. For a while nothing is posted; the answer is the end of that while.
+    /// The API server did not take this Event, nor would it others. For a while nothing is posted; the answer is the end of that
+    /// while.
     pub fn failed(&mut self, now: Instant, notice: &Notice) -> Instant {
+        self.not_posted(notice);
+        self.closed.failed(now)
+    }
+
+    /// The API server forbids this Event, and perhaps those of its namespace alone. For a while nothing is posted there; the answer is
+    /// the end of that while.
+    pub fn refused(&mut self, now: Instant, notice: &Notice) -> Instant {
+        self.not_posted(notice);
+        self.closed.refused(now, notice.regarding.posted_in())
+    }
+
+    fn not_posted(&mut self, notice: &Notice) {
         if let Some(known) = self.known.get_mut(&(notice.regarding.clone(), notice.reason)) {
             known.posted = false;
         }
-        let pause = PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
-        self.failures += 1;
-        let until = now + pause;
-        self.closed_until = Some(until);
-        until
     }
 
     /// Whether this report can be remembered beside the others.
@@ -139,109 +151,5 @@ fn hash(text: &str) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::state::event::Kind;
-    use crate::state::objects::ObjectName;
-
-    fn notice(service: usize, note: &str) -> Notice {
-        let name = ObjectName::new("default", &format!("s{service}"));
-        Notice::new(Regarding::Object(Kind::Service, name), Reason::Ignored, note)
-    }
-
-    const SECOND: Duration = Duration::from_secs(1);
-    const FIRST: Verdict = Verdict::Dropped { first: true };
-    const MORE: Verdict = Verdict::Dropped { first: false };
-
-    #[test]
-    fn a_repeated_report_is_posted_once_an_hour() {
-        let start = Instant::now();
-        let mut limiter = Limiter::new(start);
-        assert_eq!(limiter.admit(start, &notice(1, "a")), Verdict::Post);
-        for seconds in [0, 1, 60, 3599] {
-            assert_eq!(limiter.admit(start + seconds * SECOND, &notice(1, "a")), Verdict::Repeated, "{seconds}");
-        }
-        assert_eq!(limiter.admit(start + 3600 * SECOND, &notice(1, "a")), Verdict::Post);
-        assert_eq!(limiter.admit(start + 3601 * SECOND, &notice(1, "a")), Verdict::Repeated);
-    }
-
-    #[test]
-    fn another_note_of_the_same_waits_a_minute() {
-        let start = Instant::now();
-        let mut limiter = Limiter::new(start);
-        assert_eq!(limiter.admit(start, &notice(1, "a")), Verdict::Post);
-        assert_eq!(limiter.admit(start + SECOND, &notice(1, "b")), MORE);
-        assert_eq!(limiter.admit(start + 2 * SECOND, &notice(1, "a")), Verdict::Repeated, "back again");
-        assert_eq!(limiter.admit(start + 60 * SECOND, &notice(1, "b")), Verdict::Post);
-        let other = Notice { reason: Reason::SchedulerFallback, ..notice(1, "a") };
-        assert_eq!(limiter.admit(start + 60 * SECOND, &other), Verdict::Post, "another reason");
-    }
-
-    #[test]
-    fn twenty_at_once_and_ten_a_minute() {
-        let start = Instant::now();
-        let mut limiter = Limiter::new(start);
-        let all = |limiter: &mut Limiter, now| {
-            (0..100).map(|service| limiter.admit(now, &notice(service, "a"))).collect::<Vec<_>>()
-        };
-        let first = all(&mut limiter, start);
-        assert_eq!(first.iter().filter(|verdict| **verdict == Verdict::Post).count(), 20);
-        assert_eq!(first.iter().filter(|verdict| **verdict == FIRST).count(), 80);
-        let second = all(&mut limiter, start + 60 * SECOND);
-        assert_eq!(
-            second.iter().filter(|verdict| **verdict == Verdict::Post).count(),
-            10,
-            "what was dropped comes later"
-        );
-        assert_eq!(second.iter().filter(|verdict| **verdict == MORE).count(), 70, "and counts as dropped once");
-        assert_eq!(second.iter().filter(|verdict| **verdict == Verdict::Repeated).count(), 20);
-    }
-
-    #[test]
-    fn what_there_is_no_room_for_counts_never_and_is_posted_once() {
-        let start = Instant::now();
-        let mut limiter = Limiter::new(start);
-        let admitted = (0..REMEMBERED).map(|service| limiter.admit(start, &notice(service, "a")));
-        assert_eq!(admitted.filter(|verdict| *verdict == FIRST).count(), REMEMBERED - 20);
-        let (one, other) = (notice(REMEMBERED, "a"), notice(REMEMBERED + 1, "a"));
-        for seconds in 0..5 {
-            assert_eq!(limiter.admit(start + seconds * SECOND, &one), MORE, "{seconds}");
-        }
-        for notice in [&one, &other] {
-            assert_eq!(limiter.admit(start + 60 * SECOND, notice), Verdict::Post);
-            assert_eq!(limiter.admit(start + 61 * SECOND, notice), Verdict::Repeated);
-        }
-        assert_eq!(limiter.admit(start + 61 * SECOND, &notice(20, "b")), Verdict::Post, "one that is known");
-        assert_eq!(limiter.admit(start + 62 * SECOND, &notice(20, "b")), Verdict::Repeated);
-    }
-
-    #[test]
-    fn old_reports_are_looked_for_once_a_minute() {
-        let start = Instant::now();
-        let mut limiter = Limiter::new(start);
-        limiter.closed_until = Some(start + 2 * AGAIN);
-        (0..REMEMBERED).for_each(|service| assert_eq!(limiter.admit(start, &notice(service, "a")), FIRST));
-        let new = notice(REMEMBERED, "a");
-        assert_eq!(limiter.admit(start + 3590 * SECOND, &new), MORE, "none is old");
-        assert_eq!(limiter.admit(start + 3649 * SECOND, &new), MORE, "looked for a moment ago");
-        assert_eq!(limiter.admit(start + 3650 * SECOND, &new), FIRST);
-        assert_eq!(limiter.known.len(), 1);
-    }
-
-    #[test]
-    fn after_a_failure_there_is_a_pause_which_grows_and_nothing_is_forgotten() {
-        let start = Instant::now();
-        let mut limiter = Limiter::new(start);
-        let mut now = start;
-        for pause in [10, 20, 40, 80, 160, 320, 600, 600] {
-            assert_eq!(limiter.admit(now, &notice(1, "a")), Verdict::Post, "before the pause of {pause} s");
-            assert_eq!(limiter.failed(now, &notice(1, "a")), now + pause * SECOND);
-            assert!(matches!(limiter.admit(now + SECOND, &notice(1, "a")), Verdict::Dropped { .. }));
-            now += pause * SECOND;
-        }
-        assert_eq!(limiter.admit(now, &notice(1, "a")), Verdict::Post);
-        limiter.succeeded();
-        assert_eq!(limiter.admit(now, &notice(2, "a")), Verdict::Post);
-        assert_eq!(limiter.failed(now, &notice(2, "a")), now + 10 * SECOND, "it starts anew");
-    }
-}
+#[path = "limiter_tests.rs"]
+mod tests;

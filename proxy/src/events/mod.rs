@@ -4,9 +4,11 @@
 //! What stays wrong is reported again and again, and so posted later if it could not be at first. Without an API server
 //! (`--manifests`) Events are lines of the log.
 
+mod closed;
 mod limiter;
 mod poster;
 mod standing;
+mod turns;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +17,8 @@ use std::time::{Duration, Instant};
 use kube::Client;
 use tokio::sync::{mpsc, oneshot};
 
-pub use limiter::{AGAIN, BURST, Limiter, PAUSE, PER_MINUTE, Verdict};
+pub use closed::PAUSE;
+pub use limiter::{AGAIN, BURST, Limiter, PER_MINUTE, Verdict};
 pub(crate) use standing::fallbacks;
 pub use standing::{Fault, each_fault, standing};
 
@@ -97,6 +100,21 @@ pub enum Regarding {
     Node,
     /// Another object.
     Object(Kind, ObjectName),
+}
+
+impl Regarding {
+    /// The namespace of the object; empty, where it is in none.
+    fn namespace(&self) -> &str {
+        match self {
+            Self::Node => "",
+            Self::Object(_, name) => &name.namespace,
+        }
+    }
+
+    /// The namespace that the Event is put in.
+    fn posted_in(&self) -> &str {
+        Some(self.namespace()).filter(|namespace| !namespace.is_empty()).unwrap_or("default")
+    }
 }
 
 impl fmt::Display for Regarding {

@@ -1,6 +1,6 @@
 //! Posts Events, one after the other. What the API server does not take costs nobody anything.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -24,11 +24,13 @@ const CONTROLLER: &str = "kubeferry";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How many Events that are reported only once are kept for another try.
 const KEPT: usize = 16;
+/// So many namespaces that take none are told.
+const MANY: usize = 1000;
 
 /// Posts what comes until nobody can report any more.
 pub(super) async fn post(client: Client, node: Arc<str>, mut messages: mpsc::Receiver<Message>, inner: Weak<Inner>) {
     let reporter = Reporter { controller: CONTROLLER.into(), instance: Some(format!("{CONTROLLER}-{node}")) };
-    let mut poster = Poster { client, node, reporter, complained: false };
+    let mut poster = Poster { client, node, reporter, complained: false, complained_of: BTreeSet::new() };
     let mut kept: VecDeque<Notice> = VecDeque::new();
     let mut retry = Instant::now();
     loop {
@@ -49,21 +51,28 @@ pub(super) async fn post(client: Client, node: Arc<str>, mut messages: mpsc::Rec
         let Some(inner) = inner.upgrade() else { return };
         match result {
             Ok(()) => {
-                inner.limiter().succeeded();
+                inner.limiter().succeeded(&notice);
                 inner.metrics.event(EventResult::Posted);
             }
             Err(Failure::Object(error)) => {
                 // It counts as posted: again would be refused again, and other objects have nothing to do with it.
-                inner.limiter().succeeded();
+                inner.limiter().succeeded(&notice);
                 inner.metrics.event(EventResult::Failed);
                 tracing::debug!(%error, regarding = %notice.regarding, "the API server takes no Event of this object");
             }
-            Err(Failure::Server(error)) => {
-                retry = inner.limiter().failed(Instant::now(), &notice);
+            Err(failure @ (Failure::Namespace(_) | Failure::Server(_))) => {
+                let is_kept = notice.reason == Reason::Starting && kept.len() < KEPT;
+                match &failure {
+                    Failure::Server(_) => retry = inner.limiter().failed(Instant::now(), &notice),
+                    _ => {
+                        let until = inner.limiter().refused(Instant::now(), &notice);
+                        retry = if is_kept { until } else { retry };
+                    }
+                }
                 inner.metrics.event(EventResult::Failed);
-                tracing::debug!(%error, regarding = %notice.regarding, "cannot post an Event");
+                tracing::debug!(?failure, regarding = %notice.regarding, "cannot post an Event");
                 // What stays wrong is reported again by whoever sees it; a start is not.
-                if notice.reason == Reason::Starting && kept.len() < KEPT {
+                if is_kept {
                     kept.push_back(notice);
                 }
             }
@@ -76,6 +85,8 @@ struct Poster {
     node: Arc<str>,
     reporter: Reporter,
     complained: bool,
+    /// The namespaces that none can be posted in, up to [`MANY`].
+    complained_of: BTreeSet<String>,
 }
 
 impl Poster {
@@ -85,11 +96,22 @@ impl Poster {
             Err(_) => Err(Failure::Server(format!("the API server has not answered for {PATIENCE:?}"))),
         };
         match &result {
-            Ok(()) if std::mem::take(&mut self.complained) => tracing::info!("Events can be posted again"),
+            Ok(()) => {
+                let namespace = notice.regarding.posted_in();
+                if std::mem::take(&mut self.complained) | self.complained_of.remove(namespace) {
+                    tracing::info!(namespace, "Events can be posted again");
+                }
+            }
             Err(Failure::Server(why)) if !std::mem::replace(&mut self.complained, true) => {
                 tracing::warn!("cannot post Events: {why}; the proxy goes on without them");
             }
-            _ => {}
+            Err(Failure::Namespace(why)) if !self.complained && self.complained_of.len() < MANY => {
+                let namespace = notice.regarding.posted_in();
+                if self.complained_of.insert(namespace.to_owned()) {
+                    tracing::warn!(namespace, "cannot post Events: {why}; the proxy goes on without them");
+                }
+            }
+            Err(_) => {}
         }
         result
     }
@@ -152,6 +174,8 @@ fn reference<K: Resource<DynamicType = ()>>(namespace: &str, name: &str) -> Obje
 enum Failure {
     /// For what it is about, such as a namespace that is being deleted; others may be taken.
     Object(String),
+    /// It is forbidden: to our account, or in this namespace, where a quota is used up or somebody is asked before.
+    Namespace(String),
     /// For a reason that holds for all of them.
     Server(String),
 }
@@ -167,12 +191,39 @@ fn explain(error: &kube::Error) -> Failure {
         _ => false,
     };
     let why = match error {
-        kube::Error::Api(status) if status.code == 403 => {
+        kube::Error::Api(status) if status.code == 403 => format!(
             "the API server forbids it (403): let our account create events in the API group events.k8s.io \
-             (ClusterRole system:node-proxier does)"
-                .into()
-        }
+             (ClusterRole system:node-proxier does); it says: {}",
+            tame(&status.message, 300)
+        ),
         other => tame(&other.to_string(), 300),
     };
-    if of_object { Failure::Object(why) } else { Failure::Server(why) }
+    match error {
+        _ if of_object => Failure::Object(why),
+        kube::Error::Api(status) if status.code == 403 => Failure::Namespace(why),
+        _ => Failure::Server(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn what_is_forbidden_is_of_its_namespace_and_what_concerns_one_object_of_that() {
+        let refused = |status: serde_json::Value| {
+            explain(&kube::Error::Api(Box::new(serde_json::from_value::<Status>(status).unwrap())))
+        };
+        let status = |code: u16| serde_json::json!({"status": "Failure", "message": "exceeded quota", "code": code});
+        let Failure::Namespace(why) = refused(status(403)) else { panic!("403") };
+        assert!(why.contains("exceeded quota"), "{why}");
+        let mut ending = status(403);
+        ending["details"] =
+            serde_json::json!({"causes": [{"reason": "NamespaceTerminating", "message": "", "field": ""}]});
+        assert!(matches!(refused(ending), Failure::Object(_)));
+        assert!(matches!(refused(status(404)), Failure::Object(_)));
+        assert!(matches!(refused(status(500)), Failure::Server(_)));
+    }
 }

@@ -53,6 +53,16 @@ impl Health {
         self.with(|state| families.iter().for_each(|family| state.updated(*family, Now::read())));
     }
 
+    /// What is in the kernel cannot be looked at, or not be repaired.
+    pub fn unrepaired(&self) {
+        self.with(|state| state.unrepaired(Now::read()));
+    }
+
+    /// All of the kernel could be looked at, and repaired.
+    pub fn repaired(&self) {
+        self.with(HealthState::repaired);
+    }
+
     /// Our Node as it is now; `None`: it is gone.
     pub fn node(&self, node: Option<&Node>) {
         self.with(|state| state.node(node));

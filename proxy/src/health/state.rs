@@ -38,6 +38,8 @@ pub struct HealthState {
     families: BTreeMap<Family, Progress>,
     eligible: bool,
     needs_node: bool,
+    /// Since when what is in the kernel cannot be looked at, or not be repaired.
+    unrepaired: Option<Instant>,
     /// When the run loop was last known to go on.
     beat: Instant,
 }
@@ -77,7 +79,14 @@ const NEVER: &str = "0001-01-01T00:00:00Z";
 impl HealthState {
     /// See [`super::Health::new`].
     pub fn new(timeout: Duration, needs_node: bool, now: Now) -> Self {
-        Self { timeout, families: BTreeMap::new(), eligible: !needs_node, needs_node, beat: now.instant }
+        Self {
+            timeout,
+            families: BTreeMap::new(),
+            eligible: !needs_node,
+            needs_node,
+            unrepaired: None,
+            beat: now.instant,
+        }
     }
 
     /// The run loop goes on.
@@ -101,6 +110,16 @@ impl HealthState {
         self.families.insert(family, Progress { updated: Some(now.wall), queued: None });
     }
 
+    /// What is in the kernel cannot be looked at, or not be repaired; only since when counts, and no sync ends it.
+    pub fn unrepaired(&mut self, now: Now) {
+        self.unrepaired.get_or_insert(now.instant);
+    }
+
+    /// All of the kernel could be looked at, and repaired.
+    pub fn repaired(&mut self) {
+        self.unrepaired = None;
+    }
+
     /// Our Node, or that it is gone.
     pub fn node(&mut self, node: Option<&Node>) {
         self.eligible = node.map_or(!self.needs_node, |node| !node.deleting && !node.to_be_deleted);
@@ -108,15 +127,17 @@ impl HealthState {
 
     /// The health at this moment. A family is healthy before its first sync, while nothing of it waits, and while the oldest
     /// change has waited for less than the timeout; but where the run loop has stood still for that long, changes may wait that
-    /// nobody knows of, and none is.
+    /// nobody knows of, and where nothing could be repaired for that long, something may be gone: none is then.
     pub fn report(&self, now: Now) -> Report {
+        let for_long = |since: Option<Instant>| {
+            since.is_some_and(|since| now.instant.saturating_duration_since(since) >= self.timeout)
+        };
         let still = now.instant.saturating_duration_since(self.beat) >= self.timeout.max(STILL);
         let synced = self.families.iter().filter_map(|(family, progress)| Some((family, progress.updated?, progress)));
         let status: BTreeMap<_, _> = synced
             .clone()
             .map(|(family, updated, progress)| {
-                let waited = progress.queued.map(|queued| now.instant.saturating_duration_since(queued));
-                let healthy = !still && waited.is_none_or(|waited| waited < self.timeout);
+                let healthy = !still && !for_long(self.unrepaired) && !for_long(progress.queued);
                 (family.as_str(), FamilyReport { last_updated: updated.to_string(), healthy })
             })
             .collect();
@@ -232,6 +253,23 @@ mod tests {
         state.change(Duration::from_secs(1));
         assert!(state.report(clock.at(1080)).healthy, "it is not heard of every second");
         assert!(!state.report(clock.at(1081)).healthy);
+    }
+
+    #[test]
+    fn what_cannot_be_repaired_makes_unhealthy_in_time_though_something_is_synced_every_second() {
+        let (mut state, clock) = started();
+        state.updated(Family::V4, clock.at(0));
+        for second in 100..300 {
+            state.unrepaired(clock.at(second));
+            state.queued(Family::V4, clock.at(second));
+            state.updated(Family::V4, clock.at(second));
+            assert_eq!(report(&mut state, clock.at(second)).livez().0, second < 160, "{second}");
+        }
+        state.repaired();
+        assert!(report(&mut state, clock.at(300)).livez().0);
+        state.unrepaired(clock.at(400));
+        assert!(report(&mut state, clock.at(459)).livez().0, "it begins anew");
+        assert!(!report(&mut state, clock.at(460)).healthz().0);
     }
 
     #[test]

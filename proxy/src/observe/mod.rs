@@ -60,8 +60,6 @@ pub struct Observer {
     syncs: u64,
     failures: u64,
     drift: Drift,
-    /// The last look at the kernel failed.
-    unrepaired: bool,
     counting: Counting,
     history: History,
     counts: Counts,
@@ -101,7 +99,6 @@ impl Observer {
             syncs: 0,
             failures: 0,
             drift: Drift::default(),
-            unrepaired: false,
             counting: Counting::new(settings.datapath.service_metrics),
             history: History::default(),
             counts: Counts::default(),
@@ -219,9 +216,7 @@ impl Observer {
         self.drift.last_check = Some(now);
         self.drift.unrepaired = 0;
         self.metrics.drift_stays(false);
-        if std::mem::take(&mut self.unrepaired) && self.queued.is_none() {
-            self.health.updated(&Family::BOTH);
-        }
+        self.health.repaired();
         self.count_packets(proxy);
         for (map, rows) in proxy.rows() {
             self.metrics.rows(map, *rows);
@@ -286,9 +281,8 @@ impl Observer {
         tracing::error!(%error, "cannot look for drift, or repair it");
         self.drift.unrepaired = self.drift.unrepaired.max(1);
         self.metrics.drift_stays(true);
-        // It waits as a change does: for as long, the node counts as healthy.
-        self.unrepaired = true;
-        self.health.queued(&Family::BOTH);
+        // For as long as a change may wait, the node counts as healthy.
+        self.health.unrepaired();
         self.changed();
     }
 

@@ -1,4 +1,4 @@
-//! How often what is wrong is gone through.
+//! How often what is wrong is gone through, and when the proxy is healthy.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -61,13 +61,43 @@ fn fault(faults: &[&str]) -> Event {
     Event::Ignored { kind: Kind::Service, name: ObjectName::new("default", "web"), faults }
 }
 
-#[test]
-fn what_is_wrong_is_gone_through_where_it_may_have_changed_and_is_told_at_once() {
+fn observed() -> (Observer, Proxy<Asked>) {
     let settings = Settings::checked(&CommonArgs::default(), &ServeArgs::default(), None, "n1").unwrap().0;
     let metrics = Arc::new(Metrics::new());
     let events = Events::to_log(metrics.clone());
-    let mut observer = Observer::new(&settings, Arc::default(), metrics, events, Arc::default());
-    let mut proxy = Proxy::new(settings, Asked::default(), BTreeSet::new());
+    let observer = Observer::new(&settings, Arc::default(), metrics, events, Arc::default());
+    (observer, Proxy::new(settings, Asked::default(), BTreeSet::new()))
+}
+
+#[test]
+fn a_look_that_fails_makes_it_unhealthy_in_time_whatever_is_synced_meanwhile() {
+    let (mut observer, mut proxy) = observed();
+    observer.health.change(Duration::from_secs(1));
+    let sync = |observer: &mut Observer, proxy: &mut Proxy<Asked>| {
+        observer.took_in(proxy, true);
+        let synced = proxy.sync().unwrap();
+        observer.synced(proxy, &synced);
+    };
+    let began = Instant::now();
+    sync(&mut observer, &mut proxy);
+    assert!(observer.health.report().healthy);
+    while began.elapsed() < Duration::from_millis(1200) {
+        observer.check_failed(&"the BPF file system is away");
+        std::thread::sleep(Duration::from_millis(20));
+        sync(&mut observer, &mut proxy);
+    }
+    assert!(!observer.health.report().livez().0, "syncs go on, and repair nothing");
+    // A change that has not been synced waits by itself.
+    observer.took_in(&proxy, true);
+    observer.checked(&mut proxy, None, Duration::ZERO);
+    assert!(observer.health.report().livez().0, "repaired");
+    std::thread::sleep(Duration::from_millis(1100));
+    assert!(!observer.health.report().livez().0, "but what is queued was not synced");
+}
+
+#[test]
+fn what_is_wrong_is_gone_through_where_it_may_have_changed_and_is_told_at_once() {
+    let (mut observer, mut proxy) = observed();
     let told = |observer: &mut Observer, proxy: &Proxy<Asked>| {
         observer.took_in(proxy, false);
         let asked = proxy.backend().asked.replace(0);

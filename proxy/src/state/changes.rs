@@ -25,6 +25,9 @@ pub struct Changes {
     pub triggers: Vec<Trigger>,
 }
 
+/// How many times of changes are kept, however long syncs fail: the first, as who waits longest says most.
+pub const TRIGGERS: usize = 10_000;
+
 /// When the endpoints of a Service changed in the cluster, and in which family.
 pub type Trigger = (Family, Timestamp, ObjectName);
 
@@ -34,7 +37,14 @@ impl Changes {
         self.services.is_empty() && !self.node && !self.service_cidrs
     }
 
-    /// Adds later changes to these.
+    /// The endpoints of a Service changed in the cluster then; left out where [`TRIGGERS`] are known.
+    pub fn triggered(&mut self, trigger: Trigger) {
+        if self.triggers.len() < TRIGGERS {
+            self.triggers.push(trigger);
+        }
+    }
+
+    /// Adds later changes to these. Of times beyond [`TRIGGERS`] the later are dropped, which nobody measures then.
     pub fn merge(&mut self, later: Self) {
         self.services.extend(later.services);
         self.node |= later.node;
@@ -42,6 +52,29 @@ impl Changes {
         self.endpoints_of.extend(later.endpoints_of);
         self.service_changes += later.service_changes;
         self.endpoint_changes += later.endpoint_changes;
-        self.triggers.extend(later.triggers);
+        let room = TRIGGERS.saturating_sub(self.triggers.len());
+        self.triggers.extend(later.triggers.into_iter().take(room));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_times_that_wait_the_first_are_kept() {
+        let at = |second| (Family::V4, Timestamp::from_second(second).unwrap(), ObjectName::new("default", "web"));
+        let mut pending = Changes::default();
+        for second in 0..3 * TRIGGERS as i64 {
+            let mut later = Changes::default();
+            later.triggered(at(second));
+            later.triggered(at(second));
+            pending.merge(later);
+        }
+        assert_eq!(pending.triggers.len(), TRIGGERS);
+        assert_eq!(pending.triggers[0], at(0));
+        assert_eq!(pending.triggers.last(), Some(&at(TRIGGERS as i64 / 2 - 1)));
+        (0..10).for_each(|second| pending.triggered(at(second)));
+        assert_eq!(pending.triggers.len(), TRIGGERS, "nor one by one");
     }
 }

@@ -87,7 +87,7 @@ impl State {
         }
     }
 
-    fn slice(&mut self, slice: EndpointSlice) {
+    fn slice(&mut self, mut slice: EndpointSlice) {
         let moved = self.slice_owner.get(&slice.name).filter(|owner| **owner != slice.service).cloned();
         if let Some(owner) = moved {
             self.remove_slice(&owner, &slice.name);
@@ -99,14 +99,18 @@ impl State {
         match slices.binary_search_by(|other| other.name.cmp(&slice.name)) {
             // The trigger time alone is no change: it says when something else changed.
             Ok(at) if slices[at].same_endpoints(&slice) => return,
-            Ok(at) => slices[at] = slice,
+            Ok(at) => {
+                share_ports(slices, at, &mut slice);
+                slices[at] = slice;
+            }
             Err(at) => {
+                share_ports(slices, at, &mut slice);
                 slices.reserve_exact(1);
                 slices.insert(at, slice);
             }
         }
         self.endpoints_changed(&owner);
-        self.changes.triggers.extend(trigger);
+        trigger.into_iter().for_each(|trigger| self.changes.triggered(trigger));
     }
 
     fn remove_slice(&mut self, owner: &ObjectName, name: &ObjectName) {
@@ -194,5 +198,46 @@ impl State {
     /// A number that is another one whenever they are others.
     pub fn fault_changes(&self) -> u64 {
         self.fault_changes
+    }
+}
+
+/// Slices of a Service have the same ports, nearly always, and may have thousands: they are kept once, or at least their names.
+fn share_ports(slices: &[EndpointSlice], at: usize, slice: &mut EndpointSlice) {
+    let near = [at.wrapping_sub(1), at, at + 1].map(|near| slices.get(near));
+    if let Some(same) = near.into_iter().flatten().find(|near| near.ports == slice.ports) {
+        slice.ports = same.ports.clone();
+        return;
+    }
+    let others = near.into_iter().flatten().next().map(|near| &near.ports);
+    let (Some(others), Some(ports)) = (others, Arc::get_mut(&mut slice.ports)) else { return };
+    for (port, other) in ports.iter_mut().zip(&**others).filter(|(port, other)| port.name == other.name) {
+        port.name = other.name.clone();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::objects::{Family, Protocol, SlicePort};
+
+    #[test]
+    fn slices_with_the_same_ports_keep_them_once() {
+        let service = ObjectName::new("default", "web");
+        let slice = |name: &str, number: u16| EndpointSlice {
+            name: ObjectName::new("default", name),
+            service: service.clone(),
+            family: Family::V4,
+            ports: [SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: number }].into(),
+            endpoints: Vec::new(),
+            trigger_time: None,
+        };
+        let mut state = State::default();
+        for (name, port) in [("b", 80), ("c", 80), ("a", 80), ("c", 81), ("c", 80), ("d", 80), ("e", 81)] {
+            state.apply(Event::Slice(slice(name, port)));
+        }
+        let ports: Vec<_> = state.slices_of(&service).map(|slice| &slice.ports).collect();
+        assert!(ports[..4].windows(2).all(|pair| Arc::ptr_eq(pair[0], pair[1])), "{ports:?}");
+        assert_eq!((ports.len(), ports[4][0].port), (5, 81));
+        assert!(Arc::ptr_eq(&ports[4][0].name, &ports[3][0].name), "the name at least");
     }
 }

@@ -194,7 +194,7 @@ pub struct EndpointSlice {
     /// `addressType`; FQDN slices never get here.
     pub family: Family,
     /// `ports`, without those whose name or number is null or 0.
-    pub ports: Vec<SlicePort>,
+    pub ports: Arc<[SlicePort]>,
     /// `endpoints`, without those that have no address.
     pub endpoints: Vec<SliceEndpoint>,
     /// Annotation `endpoints.kubernetes.io/last-change-trigger-time`.

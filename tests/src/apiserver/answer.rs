@@ -74,7 +74,7 @@ pub(super) fn answer(shared: &Shared, connection: &mut Connection, asked: &Asked
         Err(error) => return refuse(connection, 400, &error.to_string()),
     };
     if verb == Verb::Watch {
-        return watch(shared, connection, asked, (&target, &selector), (cuts, half));
+        return watch(shared, connection, asked, (&target, &selector), (cuts, wrong));
     }
     let mut state = shared.lock();
     while state.held.contains(&resource) && !state.has_ended && state.cuts == cuts {

@@ -21,6 +21,8 @@ pub enum Fault {
     /// This many requests are answered in full length announced but half length sent; then the connection is closed. A
     /// watch gets half of its first event.
     HalfJson(usize),
+    /// Of this many watches the first event is half there, as a line; what comes after it is whole.
+    HalfLine(usize),
     /// This many lists have no objects.
     EmptyList(usize),
     /// This many lists lack the first half of their objects, by namespace and name.
@@ -43,6 +45,7 @@ pub(super) enum Wrong {
     Status(u16),
     Garbage,
     HalfJson,
+    HalfLine,
     EmptyList,
     PartOfList,
     OldList(u64),
@@ -55,7 +58,7 @@ impl Wrong {
         match self {
             Self::Status(_) | Self::Garbage | Self::HalfJson => true,
             Self::EmptyList | Self::PartOfList | Self::OldList(_) => verb == Verb::List,
-            Self::ShortWatch => verb == Verb::Watch,
+            Self::ShortWatch | Self::HalfLine => verb == Verb::Watch,
         }
     }
 }
@@ -73,6 +76,7 @@ impl Faults {
             Fault::Status(code, times) => (Wrong::Status(code), times),
             Fault::Garbage(times) => (Wrong::Garbage, times),
             Fault::HalfJson(times) => (Wrong::HalfJson, times),
+            Fault::HalfLine(times) => (Wrong::HalfLine, times),
             Fault::EmptyList(times) => (Wrong::EmptyList, times),
             Fault::PartOfList(times) => (Wrong::PartOfList, times),
             Fault::OldList(version, times) => (Wrong::OldList(version), times),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::answer::{Kept, refuse, status};
+use super::fault::Wrong;
 use super::http::{Asked, Connection};
 use super::resource::Target;
 use super::select::Selector;
@@ -18,13 +19,14 @@ const BOOKMARK: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(3600);
 const TOO_OLD: &str = "The resourceVersion for the provided watch is too old.";
 
-/// Carries a watch to its end. `cuts` is as it was when the connection began; `half`: it breaks off in its first event.
+/// Carries a watch to its end. `cuts` is as it was when the connection began; `wrong`: it breaks off in its first event, or goes
+/// on after half of it.
 pub(super) fn watch(
     shared: &Shared,
     connection: &mut Connection,
     asked: &Asked,
     (target, selector): (&Target, &Selector),
-    (cuts, half): (u64, bool),
+    (cuts, mut wrong): (u64, Option<Wrong>),
 ) -> Kept {
     let initial = asked.parameter("sendInitialEvents");
     let from = asked.parameter("resourceVersion").parse().ok().filter(|revision: &u64| *revision > 0);
@@ -73,10 +75,14 @@ pub(super) fn watch(
         let is_quiet = events.is_empty();
         for event in events {
             cursor = cursor.max(event.revision);
-            if half {
+            if let Some(wrong @ (Wrong::HalfJson | Wrong::HalfLine)) = wrong.take() {
                 let text = text(event.kind, &event.object);
                 connection.part(&text.as_bytes()[..text.len() / 2])?;
-                return Ok(false);
+                if wrong == Wrong::HalfJson {
+                    return Ok(false);
+                }
+                connection.part(b"\n")?;
+                continue;
             }
             line(connection, event.kind, &event.object)?;
         }

@@ -184,6 +184,23 @@ fn a_flood_of_faults_is_a_few_events() {
 }
 
 #[test]
+fn a_flood_of_faults_of_one_namespace_keeps_no_event_from_another() {
+    let mut node = Node::new();
+    for number in 0..100 {
+        let bad = service_with(&format!("bad{number}"), &format!("10.96.1.{number}"), "");
+        let bad = bad.replace("namespace: default", "namespace: aaa");
+        node.server.apply(&bad.replace("protocol: TCP", "protocol: QUIC")).unwrap();
+    }
+    node.run();
+    node.until("the first to be posted", || (posted(&node) >= 20).then_some(()));
+    let bad = service_with("other", "10.96.2.1", "").replace("namespace: default", "namespace: zzz");
+    node.server.apply(&bad.replace("protocol: TCP", "protocol: QUIC")).unwrap();
+    node.until("the Event of another namespace", || {
+        events(&node, "Ignored").into_iter().find(|event| event["regarding"]["name"] == "other")
+    });
+}
+
+#[test]
 fn without_an_api_server_events_are_lines_of_the_log() {
     let mut node = Node::new();
     let folder = tempfile::tempdir().unwrap();

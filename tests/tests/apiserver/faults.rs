@@ -85,6 +85,17 @@ fn wrong_answers_are_asked_for_again() {
 }
 
 #[test]
+fn half_an_event_that_others_follow_is_asked_for_again() {
+    let node = started();
+    node.server.fault_on(Resource::Service, Fault::HalfLine(1));
+    node.server.fault(Fault::CutConnections);
+    node.until("another watch", || (node.server.faults_left() == 0).then_some(()));
+    node.server.delete(Resource::Service, "default", "gone").unwrap();
+    node.server.apply(&service("new", "10.96.0.3", &["10.244.1.3"])).unwrap();
+    node.expect("what half an event told", &["10.96.0.1:80", "10.96.0.3:80"]);
+}
+
+#[test]
 fn wrong_answers_from_the_start_are_asked_for_again() {
     for fault in [Fault::Status(500, 6), Fault::Garbage(6), Fault::HalfJson(6)] {
         let mut node = Node::new();

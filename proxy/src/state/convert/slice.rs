@@ -17,6 +17,8 @@ use crate::state::text::{Quoted, is_label, is_name};
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// A slice with this label, whatever its value, belongs to a headless Service.
 pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+/// The most ports that an API server takes of a slice (`maxPorts` in `pkg/apis/discovery/validation`).
+const PORTS: usize = 20_000;
 const TRIGGER_TIME_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// Converts an EndpointSlice. `None`: of a headless Service, of FQDNs, or (a fault) without a Service's name.
@@ -105,10 +107,14 @@ impl SliceInParts {
     }
 }
 
-fn ports(object: &discovery::EndpointSlice, faults: &mut Faults) -> Vec<SlicePort> {
+fn ports(object: &discovery::EndpointSlice, faults: &mut Faults) -> Arc<[SlicePort]> {
+    let all = object.ports.as_deref().unwrap_or_default();
+    if all.len() > PORTS {
+        faults.add(format_args!("{} ports ignored: a slice has room for {PORTS}", all.len() - PORTS));
+    }
     let mut ports: Vec<SlicePort> = Vec::new();
     let mut seen = HashSet::new();
-    for entry in object.ports.iter().flatten() {
+    for entry in all.iter().take(PORTS) {
         // Null means "all ports", which kube-proxy does not implement either; port 0 counts as null.
         let (Some(name), Some(number)) = (entry.name.as_deref(), entry.port.filter(|port| *port != 0)) else {
             continue;
@@ -127,7 +133,7 @@ fn ports(object: &discovery::EndpointSlice, faults: &mut Faults) -> Vec<SlicePor
         }
         ports.push(SlicePort { name: name.into(), protocol, port });
     }
-    ports
+    ports.into()
 }
 
 fn pod(endpoint: &discovery::Endpoint) -> Option<PodName> {

@@ -26,6 +26,17 @@ fn what_is_not_ours_is_none() {
 }
 
 #[test]
+fn of_more_ports_than_an_api_server_takes_the_first_are_used() {
+    let ports: Vec<_> = (0..PORTS + 2).map(|number| json!({"name": format!("p{number}"), "port": 80})).collect();
+    let got = convert(json!({"ports": ports}));
+    assert_eq!(got.faults.len(), 1);
+    assert!(got.faults[0].why.contains("2 ports ignored"), "{:?}", got.faults);
+    let kept = got.object.unwrap().ports;
+    assert_eq!((kept.len(), &*kept[PORTS - 1].name), (PORTS, "p19999"));
+    assert_eq!(convert(json!({"ports": ports[..PORTS]})).faults, []);
+}
+
+#[test]
 fn null_ports_and_names_are_skipped_and_the_empty_name_kept() {
     let got = convert(json!({"ports": [
         {"name": null, "port": 80}, {"name": "x", "port": null}, {"name": "y", "port": 0},

@@ -12,6 +12,7 @@ use kube::{Client, Error};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::bounded::LONGEST;
 use super::lenient::Lenient;
 
 /// The largest buffer that is kept for the next line, in bytes.
@@ -61,10 +62,16 @@ pub(super) async fn watch(
     }))
 }
 
-/// The event of a line; `None`: it ends in the middle, having been cut off.
+/// The event of a line; `None`: there is none in it, or it ends in the middle, having been cut off: by the end of the connection, after
+/// which the server tells it again, or by [`Bounded`](super::bounded::Bounded), which has told that.
+///
+/// # Errors
+/// It is no event: the change that it told of, also by half of it and a line break, is lost. Or a refusal.
 pub(super) fn read(line: &[u8]) -> Option<kube::Result<WatchEvent<Lenient>>> {
     // With it, a line that was cut within a string would be one with a line break there.
-    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let whole = line.strip_suffix(b"\n");
+    let line = whole.unwrap_or(line);
+    let is_cut = whole.is_none() || line.len() >= LONGEST || line.trim_ascii().is_empty();
     let event = serde_json::from_slice(line).and_then(|Line { kind, object }| {
         let text = object.get();
         Ok(match &*kind {
@@ -78,7 +85,7 @@ pub(super) fn read(line: &[u8]) -> Option<kube::Result<WatchEvent<Lenient>>> {
     });
     match event {
         Ok(event) => Some(Ok(event)),
-        Err(error) if error.is_eof() => None,
+        Err(error) if error.is_eof() && is_cut => None,
         // A refusal, instead of an event; any object could be read as one, but for the code.
         Err(error) => Some(Err(match serde_json::from_slice::<Status>(line) {
             Ok(status) if status.code != 0 => Error::Api(Box::new(status)),
@@ -107,6 +114,7 @@ fn has_ended(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::explain;
     use super::*;
 
     #[test]
@@ -125,13 +133,25 @@ mod tests {
     #[test]
     fn half_a_line_is_none_and_what_is_no_event_is_an_error() {
         assert!(read(br#"{"type": "ADDED", "object": {"metadata""#).is_none());
-        assert!(read(b"{\"type\": \"ADDED\", \"object\": {\"metada\n").is_none());
-        assert!(read(b"\n").is_none());
+        assert!(read(b"\n").is_none() && read(b"\r\n").is_none());
         let status = br#"{"kind": "Status", "code": 410, "message": "gone", "reason": "Expired", "status": "Failure"}"#;
         assert!(matches!(read(status), Some(Err(Error::Api(status))) if status.code == 410));
         for line in [&b"3"[..], b"\xff", br#"{"type": "NEWS", "object": {}}"#, br#"{"type": "ADDED", "object": 3}"#] {
             assert!(matches!(read(line), Some(Err(Error::SerdeError(_)))), "{line:?}");
         }
+    }
+
+    #[test]
+    fn half_an_event_that_is_a_whole_line_is_a_change_that_is_lost() {
+        for line in [&b"{\"type\": \"ADDED\", \"object\": {\"metada\n"[..], b"{\n", b"{\"type\": \"DELETED\"\n"] {
+            let Some(Err(error)) = read(line) else { panic!("{line:?}") };
+            assert!(explain::needs_list(&error, 0), "{error}");
+        }
+        // What was cut for its length has been told, and would be cut again.
+        let mut long = br#"{"type": "ADDED", "object": {"metadata": {"name": ""#.to_vec();
+        long.resize(LONGEST, b'a');
+        long.push(b'\n');
+        assert!(read(&long).is_none());
     }
 
     #[test]

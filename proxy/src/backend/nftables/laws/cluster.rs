@@ -144,7 +144,7 @@ fn slice() -> impl Strategy<Value = EndpointSlice> {
                 name: name(&format!("slice-{slice}")),
                 service: name(service),
                 family,
-                ports,
+                ports: ports.into(),
                 endpoints,
                 trigger_time: None,
             },

@@ -190,7 +190,7 @@ proptest! {
                 name: name.clone(),
                 service: name.clone(),
                 family: Family::V4,
-                ports: vec![SlicePort { name: port.name.clone(), protocol: port.protocol, port: 8080 }],
+                ports: [SlicePort { name: port.name.clone(), protocol: port.protocol, port: 8080 }].into(),
                 endpoints: ends.iter().map(endpoint).collect(),
                 trigger_time: None,
             })

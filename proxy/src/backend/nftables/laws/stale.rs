@@ -97,7 +97,7 @@ fn slice(text: &str, protocol: Protocol) -> Event {
         name: name(text),
         service: name(text),
         family: Family::V4,
-        ports: vec![SlicePort { name: "dns".into(), protocol, port: 5353 }],
+        ports: [SlicePort { name: "dns".into(), protocol, port: 5353 }].into(),
         endpoints: vec![endpoint],
         trigger_time: None,
     })

@@ -53,7 +53,7 @@ pub(super) fn slice(service: &str, family: Family, ips: &[&str]) -> EndpointSlic
         name: ObjectName::new("default", &format!("{service}-{}", family.as_str())),
         service: ObjectName::new("default", service),
         family,
-        ports: vec![port("http", Protocol::Tcp, 8080), port("dns", Protocol::Udp, 5353)],
+        ports: [port("http", Protocol::Tcp, 8080), port("dns", Protocol::Udp, 5353)].into(),
         endpoints: ips.iter().enumerate().map(endpoint).collect(),
         trigger_time: None,
     }

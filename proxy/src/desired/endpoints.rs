@@ -286,7 +286,7 @@ mod tests {
                     prop_assert_eq!(few.endpoints.len(), all.len().min(2));
                     prop_assert_eq!(few.left_out > 0, all.len() > 2);
                     prop_assert!(few.endpoints.iter().all(|(address, candidate)| all.get(address) == Some(candidate)));
-                    let looked = indexed.merge(&port, "here", (usize::MAX, 3));
+                    let looked = indexed.merge(port, "here", (usize::MAX, 3));
                     prop_assert_eq!(looked.entries, merged.entries.min(3));
                     prop_assert_eq!(looked.entries + looked.left_out, merged.entries, "the others are counted");
                 }

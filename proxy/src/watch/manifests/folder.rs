@@ -85,14 +85,26 @@ impl Folder {
     /// Reads these files and sends what differs from before. An object that moves from one file to another is never gone in
     /// between. Returns how many of the files could not be read or parsed.
     pub fn update(&mut self, files: impl IntoIterator<Item = Arc<str>>, send: &mut dyn FnMut(Event)) -> usize {
+        self.update_if(files, &mut |_| true, send).0
+    }
+
+    /// The same, but a file that is not there is gone only if `is_believed` says so then, told how many files hold an object. Also
+    /// returns those that are not believed to be.
+    pub fn update_if(
+        &mut self,
+        files: impl IntoIterator<Item = Arc<str>>,
+        is_believed: &mut dyn FnMut(usize) -> bool,
+        send: &mut dyn FnMut(Event),
+    ) -> (usize, Vec<Arc<str>>) {
         let mut batch = Batch { read: files.into_iter().collect(), ..Batch::default() };
-        let mut broken = 0;
+        let (mut broken, mut doubted) = (0, Vec::new());
         while let Some(file) = batch.read.pop_first() {
             batch.touched.insert(file.clone());
             let path = self.dir.join(&*file);
             match file::read(&path, LARGEST) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => match self.in_its_place(&file) {
                     Some(why) => self.keep(&file, path.display().to_string(), why.to_owned()),
+                    None if self.holds(&file) && !is_believed(self.holding()) => doubted.push(file.clone()),
                     None => self.forget(&file, &mut batch),
                 },
                 Err(error) => self.keep(&file, path.display().to_string(), format!("cannot be read: {error}")),
@@ -113,7 +125,11 @@ impl Folder {
         for file in batch.touched {
             self.tell(&file, send);
         }
-        broken
+        (broken, doubted)
+    }
+
+    fn holds(&self, file: &str) -> bool {
+        self.files.get(file).is_some_and(|file| !file.objects.is_empty())
     }
 
     /// What there is where a file is not found; whoever means it to be gone removes that, too.

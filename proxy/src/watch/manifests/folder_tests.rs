@@ -164,3 +164,22 @@ fn a_link_whose_target_goes_keeps_its_last_good_content_until_it_goes_too() {
     std::fs::remove_file(&link).unwrap();
     assert_eq!(bench.update(&["1.yaml"]), ["-default/a", "!1.yaml []"]);
 }
+
+/// A folder that is emptied between a look at the whole of it and the reading of its files.
+#[test]
+fn a_file_that_is_missed_but_not_believed_to_be_gone_stays() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.write("a.yaml", &service("web", "10.0.0.1")), ["+default/web 10.0.0.1"]);
+    std::fs::remove_file(bench.dir.path().join("a.yaml")).unwrap();
+    let file: Arc<str> = "a.yaml".into();
+    let mut asked = Vec::new();
+    let mut not_yet = |held| {
+        asked.push(held);
+        false
+    };
+    let (_, doubted) = bench.folder.update_if([file.clone()], &mut not_yet, &mut |event| {
+        assert!(!matches!(event, Event::ServiceGone(_)), "{event:?}");
+    });
+    assert_eq!((doubted, asked), (vec![file], vec![1]));
+    assert_eq!(bench.update(&["a.yaml"]), ["-default/web"]);
+}

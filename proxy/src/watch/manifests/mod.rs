@@ -131,10 +131,17 @@ fn follow(mut folder: Folder, mut changes: Changes, tx: &mpsc::Sender<Event>, st
                     (true, false) => outbox.folder(&folder, None),
                     _ => {}
                 }
-                match doubted {
-                    true => changes.again(files, doubt::AGAIN),
-                    false => update(&mut folder, files, &mut outbox),
+                if doubted {
+                    changes.again(files, doubt::AGAIN);
+                    continue;
                 }
+                // The folder may go in this very moment.
+                let dir = folder.dir().to_owned();
+                let is_believed =
+                    &mut |held| dir.is_dir() && !doubts.about(&dir, held, changes.is_empty(), Instant::now());
+                let (broken, doubted) = folder.update_if(files, is_believed, &mut |event| outbox.send(event));
+                outbox.broken(broken);
+                changes.again(doubted, Duration::ZERO);
             }
         }
     }
@@ -150,15 +157,9 @@ fn first(folder: &mut Folder, files: Vec<Arc<str>>, outbox: &mut Outbox<'_>) {
         let broken: Vec<_> = folder.broken().collect();
         folder.update(broken, &mut |event| outbox.send(event));
     }
-    let broken = folder.broken().collect();
-    update(folder, broken, outbox);
-}
-
-fn update(folder: &mut Folder, files: Vec<Arc<str>>, outbox: &mut Outbox<'_>) {
-    let broken = folder.update(files, &mut |event| outbox.send(event));
-    for _ in 0..broken {
-        outbox.stats.of(Kind::Manifest).error();
-    }
+    let broken: Vec<_> = folder.broken().collect();
+    let broken = folder.update(broken, &mut |event| outbox.send(event));
+    outbox.broken(broken);
 }
 
 struct Outbox<'a> {
@@ -180,6 +181,13 @@ impl Outbox<'_> {
             self.stats.of(kind).event();
         }
         self.open = self.open && self.tx.blocking_send(event).is_ok();
+    }
+
+    /// So many files could not be read or parsed.
+    fn broken(&self, files: usize) {
+        for _ in 0..files {
+            self.stats.of(Kind::Manifest).error();
+        }
     }
 
     fn unreadable(&mut self, folder: &Folder, error: &std::io::Error) {

@@ -37,14 +37,14 @@ impl Changes {
         self.services.is_empty() && !self.node && !self.service_cidrs
     }
 
-    /// The endpoints of a Service changed in the cluster then; left out where [`TRIGGERS`] are known.
+    /// The endpoints of a Service changed in the cluster then; left out where `TRIGGERS` are known.
     pub fn triggered(&mut self, trigger: Trigger) {
         if self.triggers.len() < TRIGGERS {
             self.triggers.push(trigger);
         }
     }
 
-    /// Adds later changes to these. Of times beyond [`TRIGGERS`] the later are dropped, which nobody measures then.
+    /// Adds later changes to these. Of times beyond `TRIGGERS` the later are dropped, which nobody measures then.
     pub fn merge(&mut self, later: Self) {
         self.services.extend(later.services);
         self.node |= later.node;

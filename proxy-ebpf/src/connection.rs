@@ -283,7 +283,10 @@ pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32, sockets: S
     other.flags = own;
     // What the node sends to the endpoint itself looks like what it sends on there from a service: where the endpoint sees
     // another port anyway, these two differ from the beginning.
-    let mut taken = (masquerade && device != 0 && work.slot.flags & Slot::HOST == 0) || sockets.has(&work.key);
+    // An endpoint at the service's own address is whom the client's socket is connected to anyway.
+    let is_itself = work.slot.address == key.destination && work.slot.port == key.destination_port;
+    let mut taken =
+        (masquerade && device != 0 && work.slot.flags & Slot::HOST == 0) || (!is_itself && sockets.has(&work.key));
     if !taken && FLOWS.insert(&work.key, &*other, BPF_NOEXIST.into()).is_err() {
         taken = match find(&work.key) {
             Some(old) if old.address != other.address || old.port != other.port => is_kept(key.protocol, old, now),

@@ -26,6 +26,7 @@ cases! {
     duplicate_endpoints,
     endpoint_conditions,
     endpoints_in_the_host_network,
+    endpoint_at_its_own_service,
     endpoints_that_are_service_addresses,
     endpoints_where_a_service_answers,
     external_ips,

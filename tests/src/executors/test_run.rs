@@ -137,7 +137,7 @@ impl Programs {
     fn send(&mut self, case: &Case, loaded: &Loaded<'_>, row: &Row) -> Result<Sent> {
         self.port = if self.port == *PORTS.end() { *PORTS.start() } else { self.port + 1 };
         self.cookie += 1;
-        let (from, cookie) = (SocketAddr::new(row.from, row.from_port.unwrap_or(self.port)), self.cookie);
+        let (from, mut cookie) = (SocketAddr::new(row.from, row.from_port.unwrap_or(self.port)), self.cookie);
         let origin = case.origin(row);
         let own = origin == Origin::Node;
         let interface = match origin {
@@ -149,7 +149,13 @@ impl Programs {
         let cable = loaded.cable(&interface);
         let (near, far) = cable.map_or(([0; 6], [0; 6]), |cable| (cable.node_mac, cable.far_mac));
         let (to, by) = if own { (far, near) } else { (near, far) };
-        let frame = frame(to, by, &first_packet(row.protocol, from, row.to, cookie));
+        let mut packet = first_packet(row.protocol, from, row.to, cookie);
+        if self.hook == Hook::Xdp && uplink::looks_unfinished(from, row.to, row.protocol, &packet) {
+            self.cookie += 1;
+            cookie = self.cookie;
+            packet = first_packet(row.protocol, from, row.to, cookie);
+        }
+        let frame = frame(to, by, &packet);
         let device = interface_index(&loaded.world.node, &interface)?;
         let at_xdp = match self.hook {
             Hook::Tc => None,

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use anyhow::{Context, Result, bail, ensure};
-use kubeferry_ebpf_common::FlowKey;
+use kubeferry_ebpf_common::packet::sum::pseudo_header;
+use kubeferry_ebpf_common::{Address, FlowKey};
 
 use super::test_run::{Loaded, Sent, frame};
 use crate::bpf::pinned::{Ran, flow_key};
@@ -35,6 +36,15 @@ pub(super) fn run(loaded: &Loaded<'_>, row: &Row, device: u32, from: SocketAddr,
     ensure!(!passed || ran.frame == frame, "XDP passes up another frame than came in");
     let entry = loaded.pinned.flow(&flow_key(row.protocol.number(), from, row.to, FlowKey::IN))?;
     Ok(AtXdp { ran, passed, drawn: entry.map(|entry| entry.end) })
+}
+
+/// Whether a packet without options looks as if its checksum were still to be made: one in 65,536 does, and is the stack's.
+pub(super) fn looks_unfinished(from: SocketAddr, to: SocketAddr, protocol: Protocol, packet: &[u8]) -> bool {
+    let transport = &packet[if from.is_ipv4() { 20 } else { 40 }..];
+    let at = if protocol == Protocol::Tcp { 16 } else { 6 };
+    let words = [from, to].map(|end| Address::from(end.ip()).words);
+    let made = pseudo_header(&words[0], &words[1], protocol.number(), transport.len() as u16);
+    transport.get(at..at + 2) == Some(&made.to_ne_bytes()[..])
 }
 
 /// Whether the program knows the row's protocol: SCTP is the stack's.

@@ -283,8 +283,10 @@ pub fn open(work: &mut Work, masquerade: bool, device: u32, now: u32, sockets: S
     other.flags = own;
     // What the node sends to the endpoint itself looks like what it sends on there from a service: where the endpoint sees
     // another port anyway, these two differ from the beginning.
-    // An endpoint at the service's own address is whom the client's socket is connected to anyway.
-    let is_itself = work.slot.address == key.destination && work.slot.port == key.destination_port;
+    // An endpoint at the service's own address is whom the client's socket is connected to anyway. What goes to no endpoint of a service
+    // has no row of `backends`, and is here because another connection has these ends.
+    let is_itself =
+        work.slot.backend != 0 && work.slot.address == key.destination && work.slot.port == key.destination_port;
     let mut taken =
         (masquerade && device != 0 && work.slot.flags & Slot::HOST == 0) || (!is_itself && sockets.has(&work.key));
     if !taken && FLOWS.insert(&work.key, &*other, BPF_NOEXIST.into()).is_err() {

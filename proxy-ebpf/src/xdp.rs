@@ -87,9 +87,7 @@ pub fn uplink(frame: Frame) -> Action {
     }
     let now = now();
     match current(work, now) {
-        Some(flow) if flow.flags & (Flow::OWN | Flow::ALIAS) != 0 || is_unfinished(&frame, &work.packet) => {
-            Action::Pass
-        }
+        Some(flow) if flow.flags & (Flow::OWN | Flow::ALIAS) != 0 => Action::Pass,
         Some(flow) => {
             work.slot.address = flow.address;
             work.slot.port = flow.port;
@@ -100,7 +98,7 @@ pub fn uplink(frame: Frame) -> Action {
             }
         }
         // It may be for somebody who has begun elsewhere: TC asks who.
-        None if work.packet.is_within_tcp() || is_unfinished(&frame, &work.packet) => Action::Pass,
+        None if work.packet.is_within_tcp() => Action::Pass,
         None => match answer(frame.raw.cast(), work, Origin::Device(frame.device())) {
             Answer::Drop(counter) => Action::Drop(counter),
             Answer::Endpoint { masquerade } => match forward(&frame, work, now, None, masquerade) {
@@ -136,7 +134,7 @@ fn forward(
 ) -> Result<Action, Unreadable> {
     let found = route(frame, work);
     let device = work.lookup.ifindex;
-    let stays = found != BPF_FIB_LKUP_RET_SUCCESS || !sends(device);
+    let stays = found != BPF_FIB_LKUP_RET_SUCCESS || !sends(device) || is_unfinished(frame, &work.packet);
     match known {
         Some(_) if stays => return Ok(Action::Pass),
         Some(flow) => touch(work, flow, now),

@@ -1,7 +1,7 @@
 //! One node's proxy: events in, rows out. Owns every stage between the source of objects and the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -10,6 +10,7 @@ use crate::backend::{Backend, Counts, Report};
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::limits;
 use crate::desired::node_view::NodeView;
+use crate::desired::target::Frontend;
 use crate::desired::trace::{Flow, Trace};
 use crate::desired::{Desired, Touched};
 use crate::portions::Portions;
@@ -275,6 +276,19 @@ impl<B: Backend> Proxy<B> {
         self.ignored_changes += 1;
         let services = self.udp_services(names);
         self.backend.clean_udp(&services)
+    }
+
+    /// Has connections to Services begin anew whose first packet went by while rows were missing. How many. Blocks.
+    ///
+    /// # Errors
+    /// As [`Backend::forget_unanswered`].
+    pub fn forget_unanswered(&mut self) -> Result<usize, B::Error> {
+        let address = |frontend| match frontend {
+            Frontend::Address { ip, protocol, port } => Some((protocol, SocketAddr::new(ip, port))),
+            // Whoever asks the node itself is refused.
+            Frontend::NodePort { .. } => None,
+        };
+        self.backend.forget_unanswered(&self.desired.frontends().filter_map(address).collect())
     }
 
     /// What of the objects is not served at the moment, and why.

@@ -5,7 +5,7 @@ mod digest;
 pub mod ebpf;
 pub mod nftables;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 
 pub use nftables::reconciler::Report;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::conntrack::{Cleaned, UdpService};
 use crate::desired::target::Frontend;
 use crate::desired::{Desired, Touched};
-use crate::state::objects::{Ignored, Service};
+use crate::state::objects::{Ignored, Protocol, Service};
 use crate::traffic::{Counting, Port, Total};
 
 /// Whether this build has the eBPF datapath: cargo's feature `ebpf`.
@@ -136,6 +136,15 @@ pub trait Backend {
     /// # Errors
     /// The kernel refuses.
     fn clean_udp(&mut self, services: &[UdpService]) -> Result<Cleaned, Self::Error>;
+
+    /// Has connections begin anew that tried to while rows were missing, and that the kernel would go on to leave untranslated: those to
+    /// these addresses of Services. How many. Blocks.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn forget_unanswered(&mut self, _services: &HashSet<(Protocol, SocketAddr)>) -> Result<usize, Self::Error> {
+        Ok(0)
+    }
 
     /// What a backend tells of itself: sections of `kubeferry status`, each a title and lines.
     fn facts(&self) -> Vec<(String, String)> {

@@ -13,12 +13,15 @@ use crate::state::objects::Protocol;
 // include/uapi/linux/netfilter/nfnetlink_conntrack.h
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_STATUS: u16 = 3;
 const CTA_PROTOINFO: u16 = 4;
 const CTA_PROTOINFO_TCP: u16 = 1;
 const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 // enum tcp_conntrack
 const TCP_TIME_WAIT: u8 = 7;
 const TCP_CLOSE: u8 = 8;
+// include/uapi/linux/netfilter/nf_conntrack_common.h
+const IPS_SEEN_REPLY: u32 = 1 << 1;
 const CTA_COUNTERS_ORIG: u16 = 9;
 const CTA_COUNTERS_REPLY: u16 = 10;
 const CTA_COUNTERS_PACKETS: u16 = 1;
@@ -96,7 +99,7 @@ pub(super) fn read_tracked(body: &[u8]) -> Result<Option<Tracked>, Error> {
 
 /// An entry, if it is of this protocol.
 pub(super) fn read(body: &[u8], protocol: u8) -> Result<Option<Entry>, Error> {
-    let mut tuples = [None, None];
+    let (mut tuples, mut answered) = ([None, None], false);
     let mut identity = Writer::default();
     for attribute in attributes(body) {
         let attribute = attribute?;
@@ -104,13 +107,18 @@ pub(super) fn read(body: &[u8], protocol: u8) -> Result<Option<Entry>, Error> {
             CTA_TUPLE_ORIG => tuples[0] = read_tuple(value(&attribute), protocol)?,
             CTA_TUPLE_REPLY => tuples[1] = read_tuple(value(&attribute), protocol)?,
             CTA_ID | CTA_ZONE => {}
+            CTA_STATUS => {
+                let status = value(&attribute).try_into().map(u32::from_be_bytes);
+                answered = status.is_ok_and(|status| status & IPS_SEEN_REPLY != 0);
+                continue;
+            }
             _ => continue,
         }
         let nested = if attribute.nested_flag() { netlink_packet_core::NLA_F_NESTED } else { 0 };
         identity.value(attribute.kind() | nested, value(&attribute));
     }
     Ok(match tuples {
-        [Some(original), Some(reply)] => Some(Entry { original, reply, identity: identity.into_bytes() }),
+        [Some(original), Some(reply)] => Some(Entry { original, reply, answered, identity: identity.into_bytes() }),
         _ => None,
     })
 }

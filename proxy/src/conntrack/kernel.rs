@@ -7,6 +7,7 @@ use super::accounting::Tracked;
 use super::entry::{read, read_tracked, write_filter};
 use super::stale::{Entry, Tuple, UdpService, stale};
 use crate::backend::nftables::netlink::{Error, attribute::Writer, kernel::NetfilterSocket};
+use crate::state::objects::Protocol;
 
 // include/uapi/linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
 const CTNETLINK: u16 = 1 << 8;
@@ -75,6 +76,30 @@ pub fn clean(services: &[UdpService]) -> Result<Cleaned, Error> {
     Ok(cleaned)
 }
 
+/// Deletes the entries of TCP and SCTP to these destinations that are not translated and that nobody has answered: their first packet
+/// went by while rules were missing, the kernel leaves as it is what is sent again (for two minutes, TCP), and what another socket sends
+/// that gets the same port. How many. Blocks.
+///
+/// # Errors
+/// As [`clean`].
+pub fn forget_unanswered(is_ours: impl Fn(Protocol, SocketAddr) -> bool) -> Result<usize, Error> {
+    let conntrack = Conntrack::open()?;
+    let mut deleted = 0;
+    for protocol in [Protocol::Tcp, Protocol::Sctp] {
+        let is_lost = |entry: &Entry| {
+            let to = entry.original.destination;
+            !entry.answered && to == entry.reply.source && is_ours(protocol, to)
+        };
+        for family in [Family::V4, Family::V6] {
+            let (entries, _) = conntrack.entries_that(family, protocol.number(), is_lost)?;
+            for entry in entries {
+                deleted += usize::from(conntrack.delete(&entry)?);
+            }
+        }
+    }
+    Ok(deleted)
+}
+
 /// Deletes the UDP entries to these destinations that are not translated: what their sockets, and later ones of the same port, send
 /// would stay so, also where another proxy's rules translate what is new. How many. Blocks.
 ///
@@ -130,12 +155,22 @@ impl Conntrack {
         Ok(Self { socket: NetfilterSocket::open()? })
     }
 
-    /// The entries of a family and a protocol (TCP or UDP), in every zone, and whether the list is complete: it is begun again 5 times at most
+    /// The entries of a family and a protocol (TCP, UDP or SCTP), in every zone, and whether the list is complete: it is begun again 5 times at most
     /// where entries change meanwhile.
     ///
     /// # Errors
     /// The kernel refuses, or the socket fails.
     pub fn entries(&self, family: Family, protocol: u8) -> Result<(Vec<Entry>, bool), Error> {
+        self.entries_that(family, protocol, |_| true)
+    }
+
+    /// Those of them that `is_wanted`: no others are kept in memory.
+    fn entries_that(
+        &self,
+        family: Family,
+        protocol: u8,
+        is_wanted: impl Fn(&Entry) -> bool,
+    ) -> Result<(Vec<Entry>, bool), Error> {
         let dump = |filter: &dyn Fn(&mut Writer)| {
             self.socket.dump("connection tracking", IPCTNL_MSG_CT_GET, family.number(), filter)
         };
@@ -147,7 +182,7 @@ impl Conntrack {
         let mut entries = Vec::new();
         for message in dump.messages() {
             let (_, body) = message?;
-            entries.extend(read(body, protocol)?);
+            entries.extend(read(body, protocol)?.filter(&is_wanted));
         }
         Ok((entries, dump.complete))
     }

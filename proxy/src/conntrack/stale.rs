@@ -26,13 +26,15 @@ pub struct Tuple {
     pub destination: SocketAddr,
 }
 
-/// A UDP flow that the kernel keeps.
+/// A flow that the kernel keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The first packet as it came in, before any translation.
     pub original: Tuple,
     /// The answer as it comes in: its source is the endpoint chosen.
     pub reply: Tuple,
+    /// Whether any packet has come back (`IPS_SEEN_REPLY`).
+    pub(super) answered: bool,
     /// How the kernel tells the entry from all others (`ctnetlink` attributes as it gave them).
     pub(super) identity: Vec<u8>,
 }
@@ -40,7 +42,7 @@ pub struct Entry {
 impl Entry {
     /// A flow that is not the kernel's own, for [`stale`] alone.
     pub fn new(original: Tuple, reply: Tuple) -> Self {
-        Self { original, reply, identity: Vec::new() }
+        Self { original, reply, answered: false, identity: Vec::new() }
     }
 }
 

@@ -158,6 +158,9 @@ impl<B: Backend> Runner<B> {
         if !due.is_empty() && !self.clean(&due) {
             self.stale.changed(&due, Instant::now());
         }
+        if self.stale.take_unanswered(now) {
+            self.forget_unanswered();
+        }
         if glance {
             self.check();
             if now - self.tried >= self.settings.sync_period {
@@ -173,7 +176,7 @@ impl<B: Backend> Runner<B> {
         let start = Instant::now();
         let checked = self.proxy.check();
         if matches!(checked, Ok(Some(_))) {
-            self.stale.changed(&self.proxy.after_repair(), Instant::now());
+            self.repaired();
         }
         match checked {
             // While syncs fail, no row was looked at.
@@ -278,8 +281,32 @@ impl<B: Backend> Runner<B> {
         self.clean(&synced.stale);
         if !self.settings.once {
             self.stale.changed(&synced.stale, Instant::now());
-            if synced.report.repaired > 0 {
-                self.stale.changed(&self.proxy.after_repair(), Instant::now());
+            let report = &synced.report;
+            // A start cannot always tell what was lost from what is new.
+            if report.repaired > 0 || (report.full && report.changes > 0) {
+                self.repaired();
+            }
+        }
+    }
+
+    /// What others did to the tables is put right: what clients sent meanwhile is looked for.
+    fn repaired(&mut self) {
+        let now = Instant::now();
+        self.stale.changed(&self.proxy.after_repair(), now);
+        self.stale.repaired(now);
+    }
+
+    /// Has connections begin anew whose first packet went by while rows were missing.
+    fn forget_unanswered(&mut self) {
+        match self.proxy.forget_unanswered() {
+            Ok(0) => self.stale.succeeded(),
+            Ok(entries) => {
+                self.stale.succeeded();
+                tracing::info!(entries, "connections that had passed by missing rules can begin anew");
+            }
+            Err(error) => {
+                self.stale.failed(&error);
+                self.stale.repaired(Instant::now());
             }
         }
     }

@@ -14,6 +14,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Stale {
     due: BTreeMap<ObjectName, Instant>,
+    /// When connections are looked for whose first packet went by while rows were missing.
+    unanswered: Option<Instant>,
     failing: bool,
 }
 
@@ -23,9 +25,19 @@ impl Stale {
         self.due.extend(names.iter().map(|name| (name.clone(), now + AGAIN)));
     }
 
+    /// Rows that were missing are in force again, or the look for what had gone by meanwhile failed.
+    pub fn repaired(&mut self, now: Instant) {
+        self.unanswered = Some(now + AGAIN);
+    }
+
+    /// Whether it is time for that look. [`Stale::repaired`] has to be told again where it fails.
+    pub fn take_unanswered(&mut self, now: Instant) -> bool {
+        self.unanswered.take_if(|due| *due <= now).is_some()
+    }
+
     /// When there is something to be done.
     pub fn next(&self) -> Option<Instant> {
-        self.due.values().min().copied()
+        self.due.values().copied().chain(self.unanswered).min()
     }
 
     /// Those whose time has come. They have to be given back by [`Stale::changed`] where the look fails.
@@ -36,14 +48,14 @@ impl Stale {
     /// A look failed: said once, until one succeeds.
     pub fn failed(&mut self, error: &dyn std::fmt::Display) {
         if !std::mem::replace(&mut self.failing, true) {
-            tracing::error!(%error, "cannot delete stale UDP flows: tried again every second");
+            tracing::error!(%error, "cannot delete stale entries of connection tracking: tried again every second");
         }
     }
 
     /// A look succeeded.
     pub fn succeeded(&mut self) {
         if std::mem::replace(&mut self.failing, false) {
-            tracing::info!("stale UDP flows can be deleted again");
+            tracing::info!("stale entries of connection tracking can be deleted again");
         }
     }
 }
@@ -68,6 +80,20 @@ mod tests {
         assert_eq!(stale.take_due(start + AGAIN), names(&["a"]));
         assert_eq!(stale.next(), Some(start + half + AGAIN));
         assert_eq!(stale.take_due(start + 2 * AGAIN), names(&["b", "c"]));
+        assert_eq!(stale.next(), None);
+    }
+
+    #[test]
+    fn what_went_by_is_looked_for_once_a_moment_after_the_last_repair() {
+        let (start, half) = (Instant::now(), AGAIN / 2);
+        let mut stale = Stale::default();
+        assert!(!stale.take_unanswered(start));
+        stale.repaired(start);
+        stale.repaired(start + half);
+        assert_eq!(stale.next(), Some(start + half + AGAIN));
+        assert!(!stale.take_unanswered(start + AGAIN));
+        assert!(stale.take_unanswered(start + half + AGAIN));
+        assert!(!stale.take_unanswered(start + 2 * AGAIN));
         assert_eq!(stale.next(), None);
     }
 }

@@ -1,6 +1,7 @@
 //! The reconciler as a [`Backend`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
 
 use super::costs;
 use super::kernel::{Kernel, KernelError};
@@ -10,7 +11,7 @@ use crate::conntrack::{self, Cleaned, UdpService};
 use crate::desired::target::Frontend;
 use crate::desired::{Desired, Touched};
 use crate::settings::ServiceMetrics;
-use crate::state::objects::{Ignored, Service};
+use crate::state::objects::{Ignored, Protocol, Service};
 use crate::traffic::Counting;
 
 /// So many endpoints at as many ports and addresses are as much to look at as one port with chains of its own is to write.
@@ -76,6 +77,10 @@ impl<K: Kernel> Backend for Reconciler<K> {
 
     fn left_out(&self) -> BTreeMap<Frontend, String> {
         Self::refused(self).clone()
+    }
+
+    fn forget_unanswered(&mut self, services: &HashSet<(Protocol, SocketAddr)>) -> Result<usize, KernelError> {
+        Ok(conntrack::forget_unanswered(|protocol, to| services.contains(&(protocol, to)))?)
     }
 
     fn clean_udp(&mut self, services: &[UdpService]) -> Result<Cleaned, KernelError> {

@@ -98,6 +98,7 @@ mod tests {
         Entry {
             original: Tuple { source: client, destination },
             reply: Tuple { source: endpoint.parse().unwrap(), destination: client },
+            answered: true,
             identity: Vec::new(),
         }
     }

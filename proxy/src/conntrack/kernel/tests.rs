@@ -66,7 +66,7 @@ fn with_flows(test: impl FnOnce(&Conntrack) + Send) {
         };
         assert_eq!(tcp(), 1);
         test(&conntrack);
-        assert_eq!(tcp(), 1, "TCP is never touched");
+        assert_eq!(tcp(), 1, "what TCP has open is never touched");
     });
 }
 
@@ -132,6 +132,23 @@ fn stale_flows_are_cleaned() {
         assert_eq!(flows(conntrack), set(&[ALL[0], ALL[2], ALL[4]]));
         let cleaned = clean(&[service(&["[fd00::10]:53"], &[], &["[fd00:1::7]:5353"])]).unwrap();
         assert_eq!((cleaned.deleted, cleaned.deleted_v6), (1, 1), "each family is counted");
+    });
+}
+
+#[test]
+fn connections_that_nobody_has_answered_are_forgotten_and_no_others() {
+    with_flows(|_| {
+        let asked: [SocketAddr; 2] = ["10.96.0.77:80", "10.96.0.78:80"].map(|to| to.parse().unwrap());
+        for to in asked {
+            TcpStream::connect_timeout(&to, Duration::from_millis(100)).unwrap_err();
+        }
+        let forget = |of: &[SocketAddr]| {
+            forget_unanswered(|protocol, to| protocol == Protocol::Tcp && of.contains(&to)).unwrap()
+        };
+        assert_eq!(forget(&asked[1..]), 1);
+        assert_eq!(forget_unanswered(|protocol, _| protocol == Protocol::Sctp).unwrap(), 0);
+        assert_eq!(forget_unanswered(|_, _| true).unwrap(), 1, "what is translated or answered stays");
+        assert_eq!(forget(&asked), 0);
     });
 }
 

@@ -100,7 +100,11 @@ impl Changes {
 
     /// Whether no manifest can be seen now.
     pub fn is_empty(&self) -> bool {
-        list(&self.dir).map_or(true, |files| files.is_empty())
+        let Ok(mut entries) = std::fs::read_dir(&self.dir) else { return true };
+        let is_manifest = |path: &Path| {
+            path.file_name().is_some_and(|name| manifest_name(Path::new(name)).is_some()) && stamp(path).is_ok()
+        };
+        !entries.any(|entry| entry.is_ok_and(|entry| is_manifest(&entry.path())))
     }
 
     /// Waits until files have changed.

@@ -65,9 +65,9 @@ impl Folder {
         self.files.keys().cloned()
     }
 
-    /// How many files hold an object.
+    /// How many files hold an object: 2 for more.
     pub fn holding(&self) -> usize {
-        self.files.values().filter(|file| !file.objects.is_empty()).count()
+        self.files.values().filter(|file| !file.objects.is_empty()).take(2).count()
     }
 
     /// The files that could not be read or parsed.

@@ -125,7 +125,8 @@ fn follow(mut folder: Folder, mut changes: Changes, tx: &mpsc::Sender<Event>, st
             Woken::Changed(files) if !folder.dir().is_dir() => changes.again(files, doubt::AGAIN),
             Woken::Changed(files) => {
                 let was_doubted = doubted;
-                doubted = doubts.about(folder.dir(), folder.holding(), changes.is_empty(), Instant::now());
+                let was_empty = changes.is_empty();
+                doubted = doubts.about(folder.dir(), folder.holding(), was_empty, Instant::now());
                 match (was_doubted, doubted) {
                     (false, true) => outbox.folder(&folder, Some("suddenly has no files: not believed yet".to_owned())),
                     (true, false) => outbox.folder(&folder, None),
@@ -135,10 +136,12 @@ fn follow(mut folder: Folder, mut changes: Changes, tx: &mpsc::Sender<Event>, st
                     changes.again(files, doubt::AGAIN);
                     continue;
                 }
-                // The folder may go in this very moment.
+                // The folder may go, or become empty, in this very moment.
                 let dir = folder.dir().to_owned();
-                let is_believed =
-                    &mut |held| dir.is_dir() && !doubts.about(&dir, held, changes.is_empty(), Instant::now());
+                let is_believed = &mut |held| {
+                    let is_as_before = was_empty || !doubts.about(&dir, held, changes.is_empty(), Instant::now());
+                    dir.is_dir() && is_as_before
+                };
                 let (broken, doubted) = folder.update_if(files, is_believed, &mut |event| outbox.send(event));
                 outbox.broken(broken);
                 changes.again(doubted, Duration::ZERO);

@@ -180,13 +180,17 @@ pub(super) fn sticky_rules(endpoints: &EndpointLists, node_port: bool) -> usize 
 }
 
 /// How much of a Service is looked at when any of it changes, at most: its endpoints, ready or not, at each of their ports and each
-/// address. 0 for little. What this costs to know depends on the number of slices alone.
+/// address. What this costs to know depends on the number of slices alone.
 pub fn work<'a>(service: &Service, slices: impl Iterator<Item = &'a EndpointSlice>) -> usize {
     let entries = slices.map(|slice| slice.endpoints.len().saturating_mul(slice.ports.len()));
     let entries = entries.fold(0_usize, usize::saturating_add);
     // A ClusterIP and node ports are there once for each family, of which a slice has one.
     let addresses = 2 + service.external_ips.len() + service.load_balancer_ips.len();
-    let work = entries.saturating_mul(addresses).min(ROWS);
+    entries.saturating_mul(addresses).min(ROWS)
+}
+
+/// What of [`work`] anybody notices, apart from what is written for it.
+pub fn noticed(work: usize) -> usize {
     if work > FEW { work } else { 0 }
 }
 

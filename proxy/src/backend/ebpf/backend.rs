@@ -12,6 +12,7 @@ use super::sweep::{self, Sweeper};
 use super::{ports, sock_diag, text};
 use crate::backend::{Backend, Counts, Left, Report};
 use crate::conntrack::{Cleaned, UdpService};
+use crate::desired::limits;
 use crate::desired::target::{Frontend, Target};
 use crate::desired::{Desired, Touched};
 use crate::state::objects::{Ignored, Service};
@@ -54,7 +55,7 @@ impl Backend for Ebpf {
 
     /// Frontends, and what is as much work.
     fn cost(&self, desired: &Desired, service: &Service, work: usize) -> usize {
-        desired.frontends_of(service) + work / WORK_LIKE_A_FRONTEND
+        desired.frontends_of(service) + limits::noticed(work) / WORK_LIKE_A_FRONTEND
     }
 
     fn unnoticed(&self) -> usize {

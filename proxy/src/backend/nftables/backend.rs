@@ -8,6 +8,7 @@ use super::kernel::{Kernel, KernelError};
 use super::reconciler::{Reconciler, Report};
 use crate::backend::{Backend, Counts};
 use crate::conntrack::{self, Cleaned, UdpService};
+use crate::desired::limits;
 use crate::desired::target::Frontend;
 use crate::desired::{Desired, Touched};
 use crate::settings::ServiceMetrics;
@@ -30,7 +31,7 @@ impl<K: Kernel> Backend for Reconciler<K> {
 
     /// Ports that need chains of their own (those with ClientIP affinity or a turn), and what is as much work.
     fn cost(&self, desired: &Desired, service: &Service, work: usize) -> usize {
-        desired.chains(service, work) + work / WORK_LIKE_A_PORT
+        desired.chains(service, work) + limits::noticed(work) / WORK_LIKE_A_PORT
     }
 
     fn at_once(&self) -> usize {

@@ -102,7 +102,7 @@ fn wide(number: u16, ports: u16, endpoints: u16, affinity: bool) -> [Event; 2] {
 
 #[test]
 fn endpoints_that_are_not_ready_and_long_chains_come_by_portions() {
-    for (ports, endpoints, affinity) in [(30, 100, false), (2, 1500, true)] {
+    for (ports, endpoints, affinity) in [(30, 100, false), (2, 1500, true), (1, 2000, true)] {
         let mut proxy = proxy(Fake::default());
         let all = |endpoints: u16| (1..=3).flat_map(move |number| wide(number, ports, endpoints, affinity));
         all(endpoints).chain(wide(9, 1, 1, false)).for_each(|event| proxy.apply(event));

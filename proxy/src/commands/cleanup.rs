@@ -8,6 +8,7 @@ use anyhow::Context;
 use ipnet::IpNet;
 
 use crate::args::CleanupArgs;
+use crate::backend::nftables::netfilter::grace_period;
 use crate::backend::nftables::netlink::Connection;
 use crate::backend::nftables::skeleton::TABLE;
 use crate::commands::output;
@@ -93,6 +94,8 @@ pub async fn others(settings: &Settings) -> Outcome {
     }
     // Whose programs are at the devices cannot be asked with what the nftables datapath runs with.
     ours.notes.clear();
+    // A packet that has gone by where our datapath looks before that was in force has to meet the rules of who came before.
+    tokio::task::block_in_place(grace_period);
     ours.extend(leftovers::remove(&settings.node.ipvs_excluded).await);
     ours
 }

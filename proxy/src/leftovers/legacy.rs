@@ -4,8 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
-use std::process::{Command, Stdio};
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::panic::resume_unwind;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::ScopedJoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::plan::{Jump, Plan, plan};
 use super::xtables::{TABLES, told};
@@ -14,6 +20,11 @@ use super::{Outcome, names};
 /// The kernel's list of tables in use, and the programs, of each family.
 const FAMILIES: [(&str, &str); 2] =
     [("/proc/thread-self/net/ip_tables_names", "iptables"), ("/proc/thread-self/net/ip6_tables_names", "ip6tables")];
+
+/// How long one of the programs may take: everything else waits meanwhile. The changing one itself waits 5 s for who holds the tables.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often is looked whether it has ended.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// What is in the tables, as far as can be told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -126,26 +137,62 @@ pub(super) fn script(plan: &Plan<String>, table: &str) -> String {
 }
 
 fn run(program: &str, arguments: &[&str], input: &str) -> io::Result<String> {
+    run_within(PATIENCE, program, arguments, input)
+}
+
+fn run_within(patience: Duration, program: &str, arguments: &[&str], input: &str) -> io::Result<String> {
     let mut child = Command::new(program)
         .args(arguments)
+        .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    let stdin = child.stdin.take();
-    let output = std::thread::scope(|scope| {
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (status, stdout, stderr) = std::thread::scope(|scope| {
         scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
-        child.wait_with_output()
-    })?;
-    if !output.status.success() {
-        let complaint = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+        let (stdout, stderr) = (scope.spawn(|| read_all(stdout)), scope.spawn(|| read_all(stderr)));
+        let status = wait(&mut child, patience);
+        let said = |from: ScopedJoinHandle<'_, _>| from.join().unwrap_or_else(|panic| resume_unwind(panic));
+        (status, said(stdout), said(stderr))
+    });
+    let Some(status) = status? else {
+        let seconds = patience.as_secs_f64();
+        return Err(io::Error::other(format!("{program} did not finish within {seconds} s and was ended")));
+    };
+    if !status.success() {
+        let complaint = String::from_utf8_lossy(&stderr?).trim().replace('\n', "; ");
         let kind = match complaint.contains("Permission denied") || complaint.contains("not permitted") {
             true => io::ErrorKind::PermissionDenied,
             false => io::ErrorKind::Other,
         };
         return Err(io::Error::new(kind, format!("{program}: {complaint}")));
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    Ok(String::from_utf8_lossy(&stdout?).into_owned())
+}
+
+fn read_all(from: Option<impl Read>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.map(|mut from| from.read_to_end(&mut bytes)).transpose()?;
+    Ok(bytes)
+}
+
+/// Waits for the end of a program; one that takes longer is killed with all that it has started. Then `None`.
+fn wait(child: &mut Child, patience: Duration) -> io::Result<Option<ExitStatus>> {
+    let end = Instant::now() + patience;
+    loop {
+        match child.try_wait()? {
+            Some(status) => return Ok(Some(status)),
+            None if Instant::now() < end => std::thread::sleep(LOOK),
+            None => break,
+        }
+    }
+    if let Some(group) = Pid::from_raw(child.id().cast_signed()) {
+        // Nobody is left in it where that fails.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    child.wait()?;
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -177,6 +224,17 @@ COMMIT
              -D PREROUTING -m comment --comment \"kubernetes -j portals\" -j KUBE-SERVICES\n\
              -X KUBE-SERVICES\n-X KUBE-SVC-A\nCOMMIT\n"
         );
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_ended_with_what_it_has_started() {
+        let (begun, patience) = (Instant::now(), Duration::from_millis(200));
+        let error = run_within(patience, "sh", &["-c", "sleep 600; true"], "").unwrap_err().to_string();
+        assert!(error.contains("did not finish within 0.2 s"), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(300), "its child is gone, too");
+        assert_eq!(run_within(PATIENCE, "cat", &[], "a line\n").unwrap(), "a line\n");
+        let error = run_within(PATIENCE, "sh", &["-c", "echo why >&2; false"], "").unwrap_err().to_string();
+        assert_eq!(error, "sh: why");
     }
 
     #[test]

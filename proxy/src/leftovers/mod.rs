@@ -25,18 +25,28 @@ use ipnet::IpNet;
 /// How often is looked again: a kube-proxy that ends later leaves its rules, too.
 const AGAIN: Duration = Duration::from_secs(3600);
 
+/// How soon a look is repeated where something could not be removed: others may hold the tables at that moment, and while kube-proxy's
+/// rules are there they may come before ours. Each time after twice as long.
+const RETRY: Duration = Duration::from_secs(30);
+
 /// When a running proxy looks for what others left.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Looks(Option<Instant>);
+pub struct Looks {
+    next: Option<Instant>,
+    /// After how long the last look that failed was to be repeated.
+    pause: Option<Duration>,
+}
 
 impl Looks {
-    /// Whether it is time, which counts as a look.
-    pub fn due(&mut self, now: Instant) -> bool {
-        let due = self.0.is_none_or(|last| now.saturating_duration_since(last) >= AGAIN);
-        if due {
-            self.0 = Some(now);
-        }
-        due
+    /// Whether it is time.
+    pub fn due(&self, now: Instant) -> bool {
+        self.next.is_none_or(|next| now >= next)
+    }
+
+    /// A look ended; `failed`: it has not removed everything, or could not look everywhere.
+    pub fn looked(&mut self, now: Instant, failed: bool) {
+        self.pause = failed.then(|| self.pause.map_or(RETRY, |pause| (2 * pause).min(AGAIN)));
+        self.next = Some(now + self.pause.unwrap_or(AGAIN));
     }
 }
 
@@ -96,11 +106,34 @@ fn route_localnet() -> bool {
 mod tests {
     use super::*;
 
+    /// When it is looked, of these seconds after the start, if each look that is due fails or not.
+    fn looks<const N: usize>(failed: bool, seconds: [u64; N]) -> [bool; N] {
+        let (start, mut looks) = (Instant::now(), Looks::default());
+        seconds.map(|after| {
+            let now = start + Duration::from_secs(after);
+            let due = looks.due(now);
+            if due {
+                looks.looked(now, failed);
+            }
+            due
+        })
+    }
+
     #[test]
     fn it_is_looked_at_once_and_then_every_hour() {
-        let (start, mut looks) = (Instant::now(), Looks::default());
-        let due: Vec<bool> =
-            [0, 2, 3599, 3600, 3602, 7199, 7200].map(|after| looks.due(start + Duration::from_secs(after))).into();
+        let due = looks(false, [0, 2, 3599, 3600, 3602, 7199, 7200]);
         assert_eq!(due, [true, false, false, true, false, false, true]);
+    }
+
+    #[test]
+    fn a_look_that_failed_is_repeated_soon_and_then_more_and_more_seldom() {
+        let due = looks(true, [0, 29, 30, 89, 90, 209, 210]);
+        assert_eq!(due, [true, false, true, false, true, false, true]);
+        let (mut looks, now) = (Looks::default(), Instant::now());
+        (0..20).for_each(|_| looks.looked(now, true));
+        assert!(!looks.due(now + AGAIN - Duration::from_secs(1)) && looks.due(now + AGAIN));
+        looks.looked(now, false);
+        looks.looked(now, true);
+        assert!(looks.due(now + RETRY), "one that succeeds begins anew");
     }
 }

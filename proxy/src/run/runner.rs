@@ -264,7 +264,9 @@ impl<B: Backend> Runner<B> {
 
     fn remove_leftovers(&mut self) {
         if self.others.due(Instant::now()) {
-            self.observer.leftovers(Handle::current().block_on(cleanup::others(&self.settings)));
+            let outcome = Handle::current().block_on(cleanup::others(&self.settings));
+            self.others.looked(Instant::now(), !outcome.failed.is_empty());
+            self.observer.leftovers(outcome);
         }
     }
 
@@ -274,11 +276,11 @@ impl<B: Backend> Runner<B> {
             let (state, node) = (self.proxy.state(), self.proxy.desired().node());
             Handle::current().block_on(self.health_checks.synced(state, node, &synced.changes.services));
         }
-        self.remove_leftovers();
         if synced.report.full {
             memory::release();
         }
         self.clean(&synced.stale);
+        self.remove_leftovers();
         if !self.settings.once {
             self.stale.changed(&synced.stale, Instant::now());
             let report = &synced.report;

@@ -63,12 +63,12 @@ impl Netfilter {
     }
 }
 
-/// Waits until whoever read the rules and rows of a moment ago has ended: hooks run within an RCU read-side section, and
+/// Waits until whoever read the rules, rows and programs of a moment ago has ended. Blocks. Hooks run within an RCU read-side section, and
 /// `MEMBARRIER_CMD_GLOBAL` is a grace period (`synchronize_rcu` in the kernel's `kernel/sched/membarrier.c`) where there is more than one
 /// CPU. Where the kernel has none (CPUs with nohz_full, or a filter of system calls), and with one CPU, it is waited for as long as one
 /// takes most of the time, which is all that can be done.
 #[allow(unsafe_code)]
-fn grace_period() {
+pub fn grace_period() {
     const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
     // SAFETY: the call takes three numbers and touches no memory.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };

@@ -4,8 +4,8 @@
 
 use std::collections::HashMap;
 
-use crate::state::Changes;
 use crate::state::objects::ObjectName;
+use crate::state::{Changes, TRIGGERS};
 
 /// What was put off, and since when.
 #[derive(Debug, Default)]
@@ -43,7 +43,10 @@ impl Portions {
         cost: impl Fn(&ObjectName) -> usize,
     ) -> Changes {
         let mut changes = std::mem::take(&mut self.later);
+        // Those of what is put off leave as much room as ever for others'.
+        let late = std::mem::take(&mut changes.triggers);
         changes.merge(new);
+        changes.triggers.splice(..0, late);
         let mut costly = self.costly(&changes, unnoticed, cost);
         let oldest = costly.iter().enumerate().min_by_key(|(_, one)| one.since).map(|(index, _)| index);
         if let Some(oldest) = oldest {
@@ -76,6 +79,7 @@ impl Portions {
             triggers.into_iter().partition(|(_, _, name)| since.contains_key(name));
         // More of one Service say no more, and who is late may be late for long.
         self.later.triggers.dedup_by(|later, earlier| (later.0, &later.2) == (earlier.0, &earlier.2));
+        self.later.triggers.truncate(TRIGGERS);
         self.since = since;
         changes
     }
@@ -154,6 +158,20 @@ mod tests {
         let now = portions.next(Changes::default(), (0, 10), cost);
         assert_eq!(numbers(&now), [2, 3]);
         assert!(portions.later().is_empty() && portions.since.is_empty());
+    }
+
+    #[test]
+    fn times_of_what_is_put_off_take_no_room_from_those_of_others() {
+        let mut portions = Portions::default();
+        let at = |second: usize, number| (Family::V4, Timestamp::from_second(second as i64).unwrap(), name(number));
+        // Of one Service only the first counts, so they alternate.
+        let late = (0..TRIGGERS).map(|second| at(second, 11 + second % 2)).collect();
+        portions.next(Changes { triggers: late, ..changed([11, 12]) }, (0, 0), cost);
+        assert_eq!(portions.later().triggers.len(), TRIGGERS);
+        let more = vec![at(0, 0), at(TRIGGERS, 11)];
+        let now = portions.next(Changes { triggers: more, ..changed([0, 11]) }, (0, 0), cost);
+        assert_eq!(now.triggers, [at(0, 0)]);
+        assert_eq!(portions.later().triggers.len(), TRIGGERS);
     }
 
     /// Of another namespace.

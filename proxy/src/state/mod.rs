@@ -7,5 +7,5 @@ pub mod event;
 pub mod objects;
 pub mod text;
 
-pub use changes::Changes;
+pub use changes::{Changes, TRIGGERS};
 pub use cluster::State;

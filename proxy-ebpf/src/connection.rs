@@ -170,7 +170,10 @@ fn is_over(packet: &Packet, came_by: u32, flow: &Flow, backward: &mut FlowKey, n
     let limit = timeout(packet.key.protocol, flow.flags, flags);
     // A connection that a side has closed is over for whoever opens it again: nobody does who has not forgotten it, and the
     // other side may be gone, which would then be asked for as long as somebody asks.
-    let closed = packet.key.protocol == TCP && (flow.flags | flags) & Flow::FIN != 0 && is_by(flow, sender(came_by));
+    // Nor is there anybody at the other end who has not answered for longer than a connection may take to open: whoever lives answers a
+    // SYN of a connection that it has, so what asks again by the same port would go there for as long as it asks.
+    let gone = (flow.flags | flags) & Flow::FIN != 0 || since(now, seen) > limits::OPENING;
+    let closed = packet.key.protocol == TCP && gone && is_by(flow, sender(came_by));
     closed || limit == limits::CLOSED || (idle > limit && since(now, seen) > limit)
 }
 

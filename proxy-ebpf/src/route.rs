@@ -7,12 +7,10 @@ use core::ptr::null_mut;
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as bpf_fib_lookup_params,
 };
-use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh};
-use kubeferry_ebpf_common::Device;
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect_neigh};
 use kubeferry_ebpf_common::stats::Counter;
 
 use crate::link;
-use crate::maps::DEVICES;
 use crate::skb::Skb;
 use crate::tc::Action;
 use crate::work::Work;
@@ -86,13 +84,8 @@ pub fn send(skb: &Skb, work: &mut Work) -> Action {
         }
     };
     if work.packet.l3 == 0 {
-        // SAFETY: read at once.
-        let has_ethernet = unsafe { DEVICES.get(device) }.is_none_or(|to| to.flags & Device::NO_ETHERNET == 0);
-        if !has_ethernet {
-            // SAFETY: no pointers.
-            return Action::Redirect(unsafe { bpf_redirect(device, 0) } as i32);
-        }
-        // Who the neighbour is, the kernel writes.
+        // The kernel takes it off again, looks for the route and the neighbour, and writes one where the device has such. Without, the packet
+        // would keep the route that it had to the service, which some tunnels ask for the other end.
         if let Err(error) = link::put(skb, &mut work.refusal, [0; 3], work.packet.v4) {
             return error.into();
         }

@@ -110,7 +110,10 @@ impl Socket {
         // SAFETY: the context is valid while the program runs.
         let state = unsafe { (*(*self.raw).__bindgen_anon_1.sk).state };
         if self.protocol() != TCP && state != ESTABLISHED {
-            leave(cookie);
+            // Another thread of its process may be connecting it just now.
+            if since(now(), connection.since) > 1 {
+                leave(cookie);
+            }
             return None;
         }
         Some(connection)

@@ -10,6 +10,8 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 
+use kubeferry_ebpf_common::flow::limits;
+use kubeferry_tests::bpf::pinned::Pinned;
 use kubeferry_tests::client::{Connection, ask_once, datagrams, until};
 use kubeferry_tests::netns::Netns;
 use kubeferry_tests::site::{
@@ -207,6 +209,23 @@ fn a_port_is_used_again_at_once() {
 
 #[test]
 fn a_port_whose_close_was_never_answered_reaches_another_endpoint() {
+    reach_another_endpoint_by_the_same_port(|_| ());
+}
+
+#[test]
+fn a_port_whose_endpoint_is_gone_reaches_another_one_though_nobody_has_closed_its_connection() {
+    reach_another_endpoint_by_the_same_port(|site| {
+        for from in clients(site) {
+            let silent = "add table inet silent
+                add chain inet silent out { type filter hook output priority 0; }
+                add rule inet silent out tcp flags & (fin | rst) != 0 drop";
+            from.nft(&["-f", "-"], silent).unwrap();
+        }
+    });
+}
+
+/// Each client's connection to an endpoint whose host is gone, which it has given up after `give_up`, gives its port to a new one.
+fn reach_another_endpoint_by_the_same_port(give_up: fn(&Site)) {
     let site = Site::start(&["1"]).unwrap();
     let mut open = Vec::new();
     for from in clients(&site) {
@@ -228,7 +247,10 @@ fn a_port_whose_close_was_never_answered_reaches_another_endpoint() {
         until("new connections to reach web2", moved).unwrap();
     }
     site.hosts.host("web1").namespace.ip(&["link set eth0 down"]).unwrap();
+    give_up(&site);
     let closed: Vec<_> = open.into_iter().map(|(from, source, to, _)| (from, source, to)).collect();
+    // Longer than a connection may take to open.
+    Pinned::open(site.places().bpffs()).unwrap().age_flows(2 * limits::OPENING).unwrap();
     for (from, source, to) in closed {
         let taken = |error: &std::io::Error| error.kind() == std::io::ErrorKind::AddrNotAvailable;
         let again = || Some(connect_from(from, source, to, |_| Ok(()))).filter(|one| !one.as_ref().is_err_and(taken));

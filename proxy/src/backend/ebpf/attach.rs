@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::netdevice::index_to_name;
 use rustix::net::{AddressFamily, SocketType};
 
-use super::devices::{matches, rows};
+use super::devices::{is_readable, matches, rows};
 use super::error::EbpfError;
 use super::filters::{self, FILTER, program_at};
 use super::links::{Links, Place};
@@ -117,6 +117,10 @@ impl Devices {
     fn cover(&mut self, interfaces: &[Interface], hooks: &[[&'static str; 2]]) -> Result<(), EbpfError> {
         let mut wanted = rows(interfaces, &self.patterns, &self.detect);
         let mut faults = self.uplinks.follow(interfaces);
+        for (_, (interface, _)) in wanted.extract_if(.., |_, (interface, _)| !is_readable(interface)) {
+            let why = "programs cannot read packets of IP over InfiniBand: use --backend nftables, or leave the device out of --devices";
+            faults.insert(interface.name.clone(), why.to_owned());
+        }
         for (index, (_, device)) in &mut wanted {
             if self.uplinks.attached.contains_key(index) {
                 device.flags |= Device::XDP;

@@ -11,6 +11,7 @@ use crate::settings::DetectLocal;
 // include/uapi/linux/if_arp.h
 const ARPHRD_ETHER: u16 = 1;
 const ARPHRD_LOOPBACK: u16 = 772;
+const ARPHRD_INFINIBAND: u16 = 32;
 /// RT_SCOPE_LINK: wider scopes have smaller numbers.
 const LINK: u8 = 253;
 
@@ -79,6 +80,11 @@ pub fn rows<'a>(
             (interface.index, (interface, Device { masquerade4, masquerade6, flags, link, peer }))
         })
         .collect()
+}
+
+/// Whether programs can read what passes an interface: 24 bytes stand before the IP header where IP is carried over InfiniBand.
+pub fn is_readable(interface: &Interface) -> bool {
+    interface.hardware != ARPHRD_INFINIBAND
 }
 
 /// Whether one other namespace is behind an interface, and nothing else. One that has an address of the node for itself alone may be the way

@@ -21,6 +21,12 @@ pub enum EbpfError {
         /// The system's error.
         source: io::Error,
     },
+    /// See [`realtime`](super::realtime).
+    #[error(
+        "this is a real-time kernel (PREEMPT_RT) of Linux 6.18 or later, under which the programs would mix packets up: use --backend \
+         nftables here"
+    )]
+    Realtime,
     /// The kernel takes no program or map.
     #[error("the kernel does not take {what}: {why}")]
     Load {

@@ -37,6 +37,7 @@ pub mod parting;
 pub mod pins;
 pub mod ports;
 pub mod preview;
+mod realtime;
 pub mod reconciler;
 pub mod recount;
 pub mod retired;

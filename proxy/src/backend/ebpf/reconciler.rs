@@ -22,6 +22,7 @@ use super::moving::Moving;
 use super::parting::Parting;
 use super::pins::Pins;
 use super::ports;
+use super::realtime;
 use super::retired::Retired;
 use super::rows::Fixed;
 use super::sock_diag;
@@ -74,6 +75,7 @@ impl Ebpf {
     /// # Errors
     /// A right or a mount is missing, or the kernel takes a program or map not.
     pub fn open(settings: &Settings, runtime: Handle) -> Result<Self, EbpfError> {
+        realtime::check()?;
         let ebpf = &settings.ebpf;
         let cgroup = match (&ebpf.cgroup_root, ebpf.socket_lb) {
             (_, SocketLb::Off) => None,

@@ -78,6 +78,19 @@ impl Pinned {
         Ok(Some(flow))
     }
 
+    /// Has the last packet of every connection, both ways, be so many ticks longer ago.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn age_flows(&self, ticks: u32) -> Result<()> {
+        for key in self.flow_keys()? {
+            let Some(flow) = self.raw_flow(&key)? else { continue };
+            let older = Flow { seen: flow.seen.wrapping_sub(ticks), ..flow };
+            kernel::put(self.flows.as_fd(), key.as_bytes(), older.as_bytes())?;
+        }
+        Ok(())
+    }
+
     /// The keys of all entries of connections.
     ///
     /// # Errors

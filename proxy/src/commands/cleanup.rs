@@ -81,6 +81,8 @@ async fn everything(root: &Path, limit: Duration, theirs: Option<&[IpNet]>) -> a
 
 /// Removes what the datapaths other than `settings`' and what kube-proxy have left, once that one carries the traffic.
 pub async fn others(settings: &Settings) -> Outcome {
+    // A packet that has gone by where our datapath looks before that was in force has to meet the rules of who came before.
+    tokio::task::block_in_place(grace_period);
     let mut ours = Outcome::default();
     let (other, table) = match settings.backend {
         BackendName::Nftables => (ebpf(&settings.ebpf.bpffs_root).await, established::TABLE),
@@ -94,8 +96,6 @@ pub async fn others(settings: &Settings) -> Outcome {
     }
     // Whose programs are at the devices cannot be asked with what the nftables datapath runs with.
     ours.notes.clear();
-    // A packet that has gone by where our datapath looks before that was in force has to meet the rules of who came before.
-    tokio::task::block_in_place(grace_period);
     ours.extend(leftovers::remove(&settings.node.ipvs_excluded).await);
     ours
 }

@@ -29,6 +29,7 @@ const CTA_COUNTERS_BYTES: u16 = 2;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
+const CTA_STATUS_MASK: u16 = 26;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_IP_V4_SRC: u16 = 1;
@@ -54,6 +55,13 @@ pub(super) fn write_filter(writer: &mut Writer, of: u8) {
     writer.value(CTA_FILTER_ORIG_FLAGS, &CTA_FILTER_F_CTA_PROTO_NUM.to_ne_bytes());
     writer.value(CTA_FILTER_REPLY_FLAGS, &0u32.to_ne_bytes());
     writer.end(filter);
+}
+
+/// Only those of them that nobody has answered. The kernel filters by that since 5.15, and gives all before.
+pub(super) fn write_unanswered(writer: &mut Writer, of: u8) {
+    write_filter(writer, of);
+    writer.value(CTA_STATUS, &0u32.to_be_bytes());
+    writer.value(CTA_STATUS_MASK, &IPS_SEEN_REPLY.to_be_bytes());
 }
 
 /// A connection with what it carried, if it is translated.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::accounting::Tracked;
-use super::entry::{read, read_tracked, write_filter};
+use super::entry::{read, read_tracked, write_filter, write_unanswered};
 use super::stale::{Entry, Tuple, UdpService, stale};
 use crate::backend::nftables::netlink::{Error, attribute::Writer, kernel::NetfilterSocket};
 use crate::state::objects::Protocol;
@@ -91,9 +91,9 @@ pub fn forget_unanswered(is_ours: impl Fn(Protocol, SocketAddr) -> bool) -> Resu
             !entry.answered && to == entry.reply.source && is_ours(protocol, to)
         };
         for family in [Family::V4, Family::V6] {
-            let (entries, _) = conntrack.entries_that(family, protocol.number(), is_lost)?;
-            for entry in entries {
-                deleted += usize::from(conntrack.delete(&entry)?);
+            let (entries, _) = conntrack.listed(family, protocol.number(), write_unanswered)?;
+            for entry in entries.iter().filter(|entry| is_lost(entry)) {
+                deleted += usize::from(conntrack.delete(entry)?);
             }
         }
     }
@@ -161,28 +161,23 @@ impl Conntrack {
     /// # Errors
     /// The kernel refuses, or the socket fails.
     pub fn entries(&self, family: Family, protocol: u8) -> Result<(Vec<Entry>, bool), Error> {
-        self.entries_that(family, protocol, |_| true)
+        self.listed(family, protocol, write_filter)
     }
 
-    /// Those of them that `is_wanted`: no others are kept in memory.
-    fn entries_that(
-        &self,
-        family: Family,
-        protocol: u8,
-        is_wanted: impl Fn(&Entry) -> bool,
-    ) -> Result<(Vec<Entry>, bool), Error> {
+    /// Those of them that the kernel gives by this filter.
+    fn listed(&self, family: Family, protocol: u8, filter: fn(&mut Writer, u8)) -> Result<(Vec<Entry>, bool), Error> {
         let dump = |filter: &dyn Fn(&mut Writer)| {
             self.socket.dump("connection tracking", IPCTNL_MSG_CT_GET, family.number(), filter)
         };
         // The kernel filters since 5.8. One that does not know how is asked for everything.
-        let dump = match dump(&|writer| write_filter(writer, protocol)) {
+        let dump = match dump(&|writer| filter(writer, protocol)) {
             Err(Error::Refused { errno: libc::EINVAL | libc::EOPNOTSUPP, .. }) => dump(&|_| {}),
             result => result,
         }?;
         let mut entries = Vec::new();
         for message in dump.messages() {
             let (_, body) = message?;
-            entries.extend(read(body, protocol)?.filter(&is_wanted));
+            entries.extend(read(body, protocol)?);
         }
         Ok((entries, dump.complete))
     }

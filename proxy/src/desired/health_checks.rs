@@ -25,20 +25,19 @@ pub struct HealthCheck {
 /// The health check of a Service, if it has one.
 pub fn health_check(state: &State, node: &NodeView, name: &ObjectName) -> Option<HealthCheck> {
     let service = state.services().get(name).filter(|service| service.health_check_node_port != 0)?;
-    // One for both, as for the Service's frontends: where IPv4 takes all, there is nothing of IPv6 to send to.
-    let mut room = Room::new();
     let local = Family::BOTH.map(|family| {
         let is_in = service.cluster_ips.iter().any(|ip| Family::of(*ip) == family);
-        is_in.then(|| local_ready(state, node, service, family, &mut room))
+        is_in.then(|| local_ready(state, node, service, family))
     });
     Some(HealthCheck { port: service.health_check_node_port, local })
 }
 
 /// kube-proxy's `LocalReadyEndpoints`: of every port that the slices name, whether the Service has it or not.
-fn local_ready(state: &State, node: &NodeView, service: &Service, family: Family, room: &mut Room) -> usize {
+fn local_ready(state: &State, node: &NodeView, service: &Service, family: Family) -> usize {
     let choice = Choice::new(service, node, None);
     let ports = SlicePorts::all(state.slices_of(&service.name), family);
     let mut ips: BTreeSet<IpAddr> = BTreeSet::new();
+    let mut room = Room::new();
     // In an order of their own: where there is no room for all, it is the same ones each time.
     let names: BTreeSet<_> = ports.names().collect();
     for (name, protocol) in names {
@@ -107,25 +106,6 @@ mod tests {
         assert_eq!(both, Some(HealthCheck { port: 31000, local: [Some(2), Some(1)] }));
         let one = counted(&state(ports, &["IPv4"], &[v4, more, v6]));
         assert_eq!(one.unwrap().local, [Some(2), None], "the Service is in one family");
-    }
-
-    #[test]
-    fn where_one_family_takes_all_room_the_other_has_no_endpoints_to_send_to() {
-        let (many, one) = (100, 1);
-        let slice = |family: &str, ports: u16, ips: &[String]| {
-            let ports: Vec<_> = (0..ports).map(|n| json!({"name": format!("p{n}"), "port": 8000 + n})).collect();
-            let endpoints: Vec<_> = ips.iter().map(|ip| endpoint(ip, "here", true, false)).collect();
-            json!({"addressType": family, "ports": ports, "endpoints": endpoints})
-        };
-        let v4 =
-            |number: u8| slice("IPv4", many, &(1..=250).map(|n| format!("10.244.{number}.{n}")).collect::<Vec<_>>());
-        let v6 = slice("IPv6", one, &["fd00:1::1".to_owned()]);
-        let local = |slices: u8| {
-            let slices: Vec<_> = (0..slices).map(v4).chain([v6.clone()]).collect();
-            counted(&state(json!([{"name": "p0", "port": 80}]), &["IPv4", "IPv6"], &slices)).unwrap().local
-        };
-        assert_eq!(local(10), [Some(2500), Some(1)], "250,000 to look at");
-        assert_eq!(local(11), [Some(2750), Some(0)], "275,000");
     }
 
     #[test]

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::panic::resume_unwind;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread::ScopedJoinHandle;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -21,7 +21,8 @@ use super::{Outcome, names};
 const FAMILIES: [(&str, &str); 2] =
     [("/proc/thread-self/net/ip_tables_names", "iptables"), ("/proc/thread-self/net/ip6_tables_names", "ip6tables")];
 
-/// How long one of the programs may take: everything else waits meanwhile. The changing one itself waits 5 s for who holds the tables.
+/// How long the programs may take, all together: everything else waits meanwhile. Those that change something wait 5 s for who holds the
+/// tables.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How often is looked whether it has ended.
 const LOOK: Duration = Duration::from_millis(2);
@@ -40,8 +41,9 @@ pub enum Seen {
 /// Looks for kube-proxy's chains.
 pub fn look() -> Seen {
     let (tables, mut hidden) = used();
+    let end = Instant::now() + PATIENCE;
     for (program, table) in tables {
-        match run(&format!("{program}-legacy-save"), &["-t", table], "") {
+        match run(end, &format!("{program}-legacy-save"), &["-t", table], "") {
             Ok(saved) if read(&saved).0.keys().any(|chain| names::is_chain(chain)) => return Seen::Chains,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => hidden = true,
             // Another failure comes again when they are to be removed, and is told there.
@@ -75,8 +77,9 @@ fn used() -> (Vec<(&'static str, &'static str)>, bool) {
 pub(super) fn remove() -> Outcome {
     let mut outcome = Outcome::default();
     let mut unseen = Vec::new();
+    let end = Instant::now() + PATIENCE;
     for (program, table) in used().0 {
-        match remove_from(program, table) {
+        match remove_from(end, program, table) {
                 Ok((plan, closed)) => told(&plan, closed, &format!("{program}-legacy, {table}"), &mut outcome),
                 // Who could look at the start, and saw nothing, has given the right up; who could not has said so.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => unseen.push(format!("{program} {table}")),
@@ -96,12 +99,12 @@ pub(super) fn remove() -> Outcome {
     outcome
 }
 
-fn remove_from(program: &str, table: &str) -> io::Result<(Plan<String>, bool)> {
-    let saved = run(&format!("{program}-legacy-save"), &["-t", table], "")?;
+fn remove_from(end: Instant, program: &str, table: &str) -> io::Result<(Plan<String>, bool)> {
+    let saved = run(end, &format!("{program}-legacy-save"), &["-t", table], "")?;
     let (chains, jumps, closed) = read(&saved);
     let plan = plan(&chains, &jumps);
     if !plan.chains.is_empty() {
-        run(&format!("{program}-legacy-restore"), &["--wait", "5", "--noflush"], &script(&plan, table))?;
+        run(end, &format!("{program}-legacy-restore"), &["--wait", "5", "--noflush"], &script(&plan, table))?;
     }
     Ok((plan, closed))
 }
@@ -136,11 +139,12 @@ pub(super) fn script(plan: &Plan<String>, table: &str) -> String {
     script + "COMMIT\n"
 }
 
-fn run(program: &str, arguments: &[&str], input: &str) -> io::Result<String> {
-    run_within(PATIENCE, program, arguments, input)
-}
-
-fn run_within(patience: Duration, program: &str, arguments: &[&str], input: &str) -> io::Result<String> {
+/// Runs one of the programs, which has to have ended by `end`; one that has not is killed with all that it has started.
+fn run(end: Instant, program: &str, arguments: &[&str], input: &str) -> io::Result<String> {
+    let late = || io::Error::other(format!("{program} did not finish in time and was ended"));
+    if Instant::now() >= end {
+        return Err(late());
+    }
     let mut child = Command::new(program)
         .args(arguments)
         .process_group(0)
@@ -148,51 +152,51 @@ fn run_within(patience: Duration, program: &str, arguments: &[&str], input: &str
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let (status, stdout, stderr) = std::thread::scope(|scope| {
-        scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
-        let (stdout, stderr) = (scope.spawn(|| read_all(stdout)), scope.spawn(|| read_all(stderr)));
-        let status = wait(&mut child, patience);
-        let said = |from: ScopedJoinHandle<'_, _>| from.join().unwrap_or_else(|panic| resume_unwind(panic));
-        (status, said(stdout), said(stderr))
-    });
-    let Some(status) = status? else {
-        let seconds = patience.as_secs_f64();
-        return Err(io::Error::other(format!("{program} did not finish within {seconds} s and was ended")));
+    let (stdin, input) = (child.stdin.take(), input.to_owned());
+    thread::spawn(move || stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
+    let (stdout, stderr) = (read_all(child.stdout.take()), read_all(child.stderr.take()));
+    let Some(status) = wait(&mut child, end)? else {
+        if let Some(group) = Pid::from_raw(child.id().cast_signed()) {
+            // Nobody is left in it where that fails.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        // Stuck in the kernel, it may outlive even that.
+        thread::spawn(move || child.wait());
+        return Err(late());
     };
+    let left = || end.max(Instant::now() + LOOK).saturating_duration_since(Instant::now());
+    let said = |from: Receiver<Vec<u8>>| from.recv_timeout(left()).map_err(|_| late());
     if !status.success() {
-        let complaint = String::from_utf8_lossy(&stderr?).trim().replace('\n', "; ");
+        let complaint = String::from_utf8_lossy(&said(stderr)?).trim().replace('\n', "; ");
         let kind = match complaint.contains("Permission denied") || complaint.contains("not permitted") {
             true => io::ErrorKind::PermissionDenied,
             false => io::ErrorKind::Other,
         };
         return Err(io::Error::new(kind, format!("{program}: {complaint}")));
     }
-    Ok(String::from_utf8_lossy(&stdout?).into_owned())
+    Ok(String::from_utf8_lossy(&said(stdout)?).into_owned())
 }
 
-fn read_all(from: Option<impl Read>) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    from.map(|mut from| from.read_to_end(&mut bytes)).transpose()?;
-    Ok(bytes)
+/// All that comes, as soon as it ends.
+fn read_all(from: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
+    let (tx, rx) = channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What cannot be read has ended, too.
+        let _ = from.map(|mut from| from.read_to_end(&mut bytes));
+        tx.send(bytes)
+    });
+    rx
 }
 
-/// Waits for the end of a program; one that takes longer is killed with all that it has started. Then `None`.
-fn wait(child: &mut Child, patience: Duration) -> io::Result<Option<ExitStatus>> {
-    let end = Instant::now() + patience;
+/// Waits for the end of a program, until `end`.
+fn wait(child: &mut Child, end: Instant) -> io::Result<Option<ExitStatus>> {
     loop {
         match child.try_wait()? {
-            Some(status) => return Ok(Some(status)),
-            None if Instant::now() < end => std::thread::sleep(LOOK),
-            None => break,
+            None if Instant::now() < end => thread::sleep(LOOK),
+            status => return Ok(status),
         }
     }
-    if let Some(group) = Pid::from_raw(child.id().cast_signed()) {
-        // Nobody is left in it where that fails.
-        let _ = kill_process_group(group, Signal::KILL);
-    }
-    child.wait()?;
-    Ok(None)
 }
 
 #[cfg(test)]
@@ -228,12 +232,16 @@ COMMIT
 
     #[test]
     fn a_program_that_hangs_is_ended_with_what_it_has_started() {
-        let (begun, patience) = (Instant::now(), Duration::from_millis(200));
-        let error = run_within(patience, "sh", &["-c", "sleep 600; true"], "").unwrap_err().to_string();
-        assert!(error.contains("did not finish within 0.2 s"), "{error}");
-        assert!(begun.elapsed() < Duration::from_secs(300), "its child is gone, too");
-        assert_eq!(run_within(PATIENCE, "cat", &[], "a line\n").unwrap(), "a line\n");
-        let error = run_within(PATIENCE, "sh", &["-c", "echo why >&2; false"], "").unwrap_err().to_string();
+        let begun = Instant::now();
+        let error =
+            run(begun + Duration::from_millis(200), "sh", &["-c", "sleep 600; true"], "").unwrap_err().to_string();
+        assert_eq!(error, "sh did not finish in time and was ended");
+        assert!(begun.elapsed() < Duration::from_secs(300), "nobody waits for its child");
+        let error = run(begun, "cat", &[], "").unwrap_err().to_string();
+        assert_eq!(error, "cat did not finish in time and was ended", "the others of one look have no time left");
+        let end = || Instant::now() + PATIENCE;
+        assert_eq!(run(end(), "cat", &[], "a line\n").unwrap(), "a line\n");
+        let error = run(end(), "sh", &["-c", "echo why >&2; false"], "").unwrap_err().to_string();
         assert_eq!(error, "sh: why");
     }
 

@@ -136,6 +136,8 @@ fn follow(mut folder: Folder, mut changes: Changes, tx: &mpsc::Sender<Event>, st
                     changes.again(files, doubt::AGAIN);
                     continue;
                 }
+                // What is believed of one file is of all, whenever they were noticed.
+                let files = if was_doubted && was_empty { folder.files().chain(files).collect() } else { files };
                 // The folder may go, or become empty, in this very moment.
                 let dir = folder.dir().to_owned();
                 let is_believed = &mut |held| {

@@ -181,12 +181,19 @@ fn a_folder_that_is_suddenly_empty_is_believed_when_it_stays_so() {
 #[test]
 fn a_folder_whose_files_are_all_deleted_is_believed_when_it_stays_so() {
     let dir = tempfile::tempdir().unwrap();
-    let files = ["a", "b"].map(|name| dir.path().join(format!("{name}.yaml")));
-    std::fs::write(&files[0], service("10.0.0.1")).unwrap();
-    std::fs::write(&files[1], service("10.0.0.2").replace("name: a", "name: b")).unwrap();
-    let mut run = start(dir.path(), Duration::from_millis(50));
-    files.iter().for_each(|file| std::fs::remove_file(file).unwrap());
-    assert!(run.until("-b").contains(&"-a".to_owned()));
+    let names = ["a", "b", "c", "d"];
+    let path = |name: &str| dir.path().join(format!("{name}.yaml"));
+    for name in names {
+        std::fs::write(path(name), service("10.0.0.1").replace("name: a", &format!("name: {name}"))).unwrap();
+    }
+    let mut run = start(dir.path(), SLOW);
+    for name in names {
+        std::fs::remove_file(path(name)).unwrap();
+        // Each is noticed by itself.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let seen = run.until("-d");
+    assert!(["-a", "-b", "-c"].iter().all(|gone| seen.iter().any(|one| one == gone)), "{seen:?}");
 }
 
 #[test]

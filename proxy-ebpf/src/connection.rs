@@ -82,7 +82,8 @@ pub fn touch(work: &mut Work, flow: &mut Flow, now: u32) {
     if flow.flags & Flow::SEEN == 0 {
         raise(flow, Flow::SEEN);
     } else if flow.seen != now && flow.flags & Flow::LASTS == 0 {
-        raise(flow, Flow::LASTS);
+        // Not the first time: the clock may have ticked within a question and its answer.
+        raise(flow, if flow.flags & Flow::AGAIN == 0 { Flow::AGAIN } else { Flow::LASTS });
     }
     if flow.seen != now {
         flow.seen = now;
@@ -170,9 +171,9 @@ fn is_over(packet: &Packet, came_by: u32, flow: &Flow, backward: &mut FlowKey, n
     let limit = timeout(packet.key.protocol, flow.flags, flags);
     // A connection that a side has closed is over for whoever opens it again: nobody does who has not forgotten it, and the
     // other side may be gone, which would then be asked for as long as somebody asks.
-    // Nor is there anybody at the other end who has not answered for longer than a connection may take to open: whoever lives answers a
-    // SYN of a connection that it has, so what asks again by the same port would go there for as long as it asks.
-    let gone = (flow.flags | flags) & Flow::FIN != 0 || since(now, seen) > limits::OPENING;
+    // Nor is there anybody at the other end who has been sent something for longer than a connection may take to open, and has not answered:
+    // whoever lives answers a SYN of a connection that it has. What asks again would go there for as long as it asks.
+    let gone = (flow.flags | flags) & Flow::FIN != 0 || since(flow.seen, seen) > limits::OPENING;
     let closed = packet.key.protocol == TCP && gone && is_by(flow, sender(came_by));
     closed || limit == limits::CLOSED || (idle > limit && since(now, seen) > limit)
 }

@@ -21,6 +21,9 @@ use crate::conntrack;
 
 /// How often the connections are looked at.
 const AGAIN: Duration = Duration::from_millis(500);
+/// For how long, and how often, the last answers over UDP are waited for before all connections are looked at.
+const ANSWERS: Duration = Duration::from_secs(1);
+const SOON: Duration = Duration::from_millis(10);
 /// A UDP flow that was silent for so long, in the clock of flows (a second), is not waited for.
 const SILENCE: u32 = 5;
 
@@ -40,13 +43,19 @@ pub fn drain(bpffs_root: &Path, limit: Duration) -> Result<Vec<String>, EbpfErro
         flows.push(open::<FlowKey, Flow>(folder, "flows")?);
         services.extend(udp_services(folder)?);
     }
+    forget(&services);
     // Once before, so that new connections meet nothing but what has come meanwhile. Not TCP: its last packets would be taken for new
-    // connections while there are frontends.
-    sweep_all(&flows, |protocol| protocol == UDP)?;
-    forget(&services);
+    // connections while there are frontends. From then on the other proxy masquerades by any port, and does not hear what is answered to one
+    // that has an entry here: so these go as soon as they have their answers, before anything that takes its time.
+    let is_udp = |protocol| protocol == UDP;
+    sweep_all(&flows, is_udp)?;
     folders.iter().try_for_each(|folder| hand_over(folder))?;
-    let mut open = sweep_all(&flows, |_| true)?;
+    let answers = end.min(Instant::now() + ANSWERS);
+    while !sweep_all(&flows, is_udp)?.is_empty() && Instant::now() < answers {
+        std::thread::sleep(SOON);
+    }
     forget(&services);
+    let mut open = sweep_all(&flows, |_| true)?;
     while !open.is_empty() && Instant::now() < end {
         std::thread::sleep(AGAIN.min(end.saturating_duration_since(Instant::now())));
         open = sweep_all(&flows, |_| true)?;

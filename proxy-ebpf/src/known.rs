@@ -14,6 +14,8 @@ const LISTENS: u32 = 10;
 const UNCONNECTED: u32 = 7;
 /// No socket has this state.
 const NONE: u32 = 0;
+/// A bit beside the state: the socket is bound to just the address that packets go to, and not to every one.
+const THERE: u32 = 1 << 8;
 
 /// Whose sockets are asked for.
 #[derive(Clone, Copy)]
@@ -56,19 +58,34 @@ impl Sockets {
     #[inline(always)]
     pub fn has(self, key: &FlowKey) -> bool {
         self.are_known() && matches!(key.protocol, TCP | UDP) && {
-            let state = state(self.context, key, self.namespace);
+            let state = state(self.context, key, self.namespace) & !THERE;
             state != NONE && state != LISTENS && state != UNCONNECTED
+        }
+    }
+
+    /// Whether one is bound to just `key`'s destination.
+    #[inline(always)]
+    pub fn serves(self, key: &FlowKey) -> bool {
+        self.are_known() && matches!(key.protocol, TCP | UDP) && state(self.context, key, self.namespace) & THERE != 0
+    }
+
+    /// Whether there is one for packets with these ends, but for those that a connection begins with.
+    #[inline(always)]
+    pub fn expects(self, key: &FlowKey) -> bool {
+        self.are_known() && matches!(key.protocol, TCP | UDP) && {
+            let state = state(self.context, key, self.namespace) & !THERE;
+            state != NONE && state != LISTENS
         }
     }
 
     /// Whether one of UDP waits at `key`'s destination for whoever comes.
     #[inline(always)]
     pub fn waits(self, key: &FlowKey) -> bool {
-        self.are_known() && key.protocol == UDP && state(self.context, key, self.namespace) == UNCONNECTED
+        self.are_known() && key.protocol == UDP && state(self.context, key, self.namespace) & !THERE == UNCONNECTED
     }
 }
 
-/// The state of the socket that packets with these ends come in for; [`NONE`]: there is none.
+/// The state of the socket that packets with these ends come in for, with [`THERE`]; [`NONE`]: there is none.
 #[inline(never)]
 fn state(context: *mut c_void, key: &FlowKey, namespace: u64) -> u32 {
     // SAFETY: a union of integers.
@@ -98,6 +115,19 @@ fn state(context: *mut c_void, key: &FlowKey, namespace: u64) -> u32 {
 
 // The verifier wants each kind of socket to be read by an instruction of its own: so these are two functions.
 
+/// Whether a socket that was found by a tuple of this length is bound to just the address that the tuple goes to.
+macro_rules! is_bound {
+    ($found:ident, $tuple:ident, $size:ident) => {
+        if $size == size_of_val(&$tuple.__bindgen_anon_1.ipv4) as u32 {
+            (&raw const (*$found).src_ip4).read_volatile() == $tuple.__bindgen_anon_1.ipv4.daddr
+        } else {
+            let (at, to) = (&raw const (*$found).src_ip6, &$tuple.__bindgen_anon_1.ipv6.daddr);
+            let word = |n: usize| at.cast::<u32>().add(n).read_volatile();
+            word(0) == to[0] && word(1) == to[1] && word(2) == to[2] && word(3) == to[3]
+        }
+    };
+}
+
 #[inline(never)]
 fn state_of_tcp(context: *mut c_void, tuple: &mut bpf_sock_tuple, size: u32, namespace: u64) -> u32 {
     // SAFETY: the tuple is as long as told; a socket that is found is given back.
@@ -107,8 +137,9 @@ fn state_of_tcp(context: *mut c_void, tuple: &mut bpf_sock_tuple, size: u32, nam
             return NONE;
         }
         let state = (&raw const (*found).state).read_volatile();
+        let is_there = is_bound!(found, tuple, size);
         bpf_sk_release(found.cast());
-        state
+        if is_there { state | THERE } else { state }
     }
 }
 
@@ -121,7 +152,8 @@ fn state_of_udp(context: *mut c_void, tuple: &mut bpf_sock_tuple, size: u32, nam
             return NONE;
         }
         let state = (&raw const (*found).state).read_volatile();
+        let is_there = is_bound!(found, tuple, size);
         bpf_sk_release(found.cast());
-        state
+        if is_there { state | THERE } else { state }
     }
 }

@@ -11,6 +11,7 @@ use kubeferry_ebpf_common::{
 };
 
 use crate::connection::find;
+use crate::known::Sockets;
 use crate::maps::{ADDRESSES, AFFINITY, CONFIG, DEVICES, FRONTENDS, MEMBERS, SOURCE_RANGES};
 use crate::route::way_back;
 use crate::scheduler::pick;
@@ -138,12 +139,39 @@ pub fn answer(context: *mut c_void, work: &mut Work, origin: Origin) -> Answer {
         Ok(()) if work.packet.opens_nothing() && address(&work.packet.key.destination) & address_is::HELD != 0 => {
             Answer::NotOurs
         }
+        Ok(()) if is_served_by_node(context, work) => Answer::NotOurs,
         Ok(()) if config.flags & Config::ESTABLISHED_ELSEWHERE != 0 && work.packet.is_within_tcp() => Answer::NotOurs,
         Ok(()) if matches!(origin, Origin::Device(_)) && is_forged(context, work) => Answer::Drop(Counter::Forged),
         Ok(()) => endpoint(work, origin, config),
+        Err(Missing::Nobody(is)) if is & address_is::CLUSTER_IP != 0 && is_within_node(context, work, is) => {
+            Answer::NotOurs
+        }
         Err(Missing::Nobody(is)) => without_frontend(&work.packet.key.destination, is, config),
         Err(Missing::Changing) => Answer::Drop(Counter::Moving),
     }
+}
+
+/// Whether a frontend is a ClusterIP that an interface of the node has as well: something of the node may serve in the endpoints' place, such as a
+/// cache of names.
+#[inline(always)]
+pub fn may_be_of_node(row: &Frontend, at: &FrontendKey) -> bool {
+    row.flags & Frontend::EXTERNAL == 0
+        && at.kind == FrontendKey::ADDRESS
+        && address(&at.address) & address_is::HELD != 0
+}
+
+/// Whether the packet goes there, and a socket of the node is bound to just that address.
+#[inline(never)]
+fn is_served_by_node(context: *mut c_void, work: &Work) -> bool {
+    may_be_of_node(&work.row, &work.frontend) && Sockets::of_node(context).serves(&work.packet.key)
+}
+
+/// Whether the packet is from the node to a socket of its own, at an address that `is` that: an answer of who is served so, and has asked from
+/// the same address.
+#[inline(never)]
+fn is_within_node(context: *mut c_void, work: &Work, is: u32) -> bool {
+    let key = &work.packet.key;
+    is & address(&key.source) & address_is::HELD != 0 && Sockets::of_node(context).expects(key)
 }
 
 /// Whether who sends the packet, which would open a connection, has not the address that it comes from. What is open between its ends without us

@@ -16,14 +16,15 @@ use kubeferry_ebpf_common::flow::{limits, since};
 use kubeferry_ebpf_common::policy::{Source, choose};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{
-    Address, Config, Frontend, FrontendKey, Slot, SocketConnection, SocketKey, SocketPeer, TCP, frontend::draw,
+    Address, Config, FlowKey, Frontend, FrontendKey, Slot, SocketConnection, SocketKey, SocketPeer, TCP, frontend::draw,
 };
 
 use crate::connection::now;
 use crate::counting::{join, leave, serve};
+use crate::known::Sockets;
 use crate::live;
 use crate::log;
-use crate::lookup::{config, frontend};
+use crate::lookup::{config, frontend, may_be_of_node};
 use crate::maps::{SOCKET_CONNECTIONS, SOCKET_ENDPOINTS, SOCKET_SERVICES};
 use crate::scheduler::{pick, put_back};
 use crate::stats::count;
@@ -138,6 +139,23 @@ impl Socket {
     fn is_host(&self, config: &Config) -> bool {
         // SAFETY: a helper that takes the context.
         unsafe { bpf_get_netns_cookie(self.raw.cast()) == config.host_netns }
+    }
+
+    /// Whether another socket of this network namespace is bound to just that address.
+    #[inline(always)]
+    fn is_served_by_node(&self, address: &Address, port: u16) -> bool {
+        let source = if address.is_v4() { Address::v4(0) } else { Address::ZERO };
+        let protocol = self.protocol();
+        let key = FlowKey {
+            source,
+            destination: *address,
+            source_port: 0,
+            destination_port: port,
+            protocol,
+            hook: FlowKey::IN,
+            reserved: 0,
+        };
+        Sockets::of_node(self.raw.cast()).serves(&key)
     }
 
     /// Whether a socket of this network namespace listens there: then the endpoint may be the client's own pod. More may
@@ -333,6 +351,10 @@ fn translate(socket: &Socket, address: Address, port: u16, lasts: bool) -> Optio
         return None;
     }
     let host = socket.is_host(config);
+    // Whom a pod asks there only its packets can find out.
+    if !all && may_be_of_node(frontend, &at) && (!host || socket.is_served_by_node(&address, port)) {
+        return None;
+    }
     if !host && !all && config.flags & Config::PODS_AT_CONNECT == 0 {
         return None;
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::hosts::Host;
+use crate::netns::Netns;
 
 /// What a server's name ends with once it asks its clients to leave.
 pub const LEAVING: &str = "/leaving";
@@ -41,18 +42,25 @@ impl Server {
     /// # Errors
     /// The port is taken.
     pub fn start(host: &Host, port: u16) -> Result<Self> {
+        Self::start_at(&host.name, &host.namespace, &host.addresses, port)
+    }
+
+    /// The same at these addresses of a namespace, under a name of its own.
+    ///
+    /// # Errors
+    /// As [`Server::start`], or the namespace has not such an address.
+    pub fn start_at(name: &str, namespace: &Netns, addresses: &[IpAddr], port: u16) -> Result<Self> {
         let shared = Arc::new(Shared {
-            name: host.name.clone(),
+            name: name.to_owned(),
             leaving: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             open: Mutex::default(),
             taken: AtomicU64::new(0),
         });
         let mut server = Self { shared, listeners: Vec::new(), sockets: Vec::new() };
-        for ip in &host.addresses {
+        for ip in addresses {
             let at = SocketAddr::new(*ip, port);
-            let bound =
-                host.namespace.run(|| Ok::<_, std::io::Error>((TcpListener::bind(at)?, UdpSocket::bind(at)?)))?;
+            let bound = namespace.run(|| Ok::<_, std::io::Error>((TcpListener::bind(at)?, UdpSocket::bind(at)?)))?;
             let (listener, socket) = bound.with_context(|| format!("cannot serve at {at}"))?;
             let (listener, socket) = (Arc::new(listener), Arc::new(socket));
             let (shared, its) = (server.shared.clone(), listener.clone());

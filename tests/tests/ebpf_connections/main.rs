@@ -221,6 +221,8 @@ fn a_port_whose_endpoint_is_gone_reaches_another_one_though_nobody_has_closed_it
                 add rule inet silent out tcp flags & (fin | rst) != 0 drop";
             from.nft(&["-f", "-"], silent).unwrap();
         }
+        // They have asked for longer than a connection may take to open.
+        Pinned::open(site.places().bpffs()).unwrap().age_flows(2 * limits::OPENING).unwrap();
     });
 }
 
@@ -249,8 +251,6 @@ fn reach_another_endpoint_by_the_same_port(give_up: fn(&Site)) {
     site.hosts.host("web1").namespace.ip(&["link set eth0 down"]).unwrap();
     give_up(&site);
     let closed: Vec<_> = open.into_iter().map(|(from, source, to, _)| (from, source, to)).collect();
-    // Longer than a connection may take to open.
-    Pinned::open(site.places().bpffs()).unwrap().age_flows(2 * limits::OPENING).unwrap();
     for (from, source, to) in closed {
         let taken = |error: &std::io::Error| error.kind() == std::io::ErrorKind::AddrNotAvailable;
         let again = || Some(connect_from(from, source, to, |_| Ok(()))).filter(|one| !one.as_ref().is_err_and(taken));

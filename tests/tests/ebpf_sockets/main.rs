@@ -4,6 +4,7 @@
 
 mod cluster;
 mod datagrams;
+mod held;
 mod one_port;
 
 use std::collections::BTreeSet;

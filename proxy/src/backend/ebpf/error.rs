@@ -21,7 +21,7 @@ pub enum EbpfError {
         /// The system's error.
         source: io::Error,
     },
-    /// See [`realtime`](super::realtime).
+    /// A real-time kernel under which packets may be mixed up (`realtime.rs`).
     #[error(
         "this is a real-time kernel (PREEMPT_RT) of Linux 6.18 or later, under which the programs would mix packets up: use --backend \
          nftables here"

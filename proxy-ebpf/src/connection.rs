@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use kubeferry_ebpf_common::config::PRIVILEGED;
-use kubeferry_ebpf_common::flow::{TICK, limits, since, timeout};
+use kubeferry_ebpf_common::flow::{JUST_NOW, TICK, limits, since, timeout};
 use kubeferry_ebpf_common::packet::{FIN, Packet, RST};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Config, Device, Flow, FlowKey, Slot, TCP, UDP};
@@ -82,8 +82,9 @@ pub fn touch(work: &mut Work, flow: &mut Flow, now: u32) {
     if flow.flags & Flow::SEEN == 0 {
         raise(flow, Flow::SEEN);
     } else if flow.seen != now && flow.flags & Flow::LASTS == 0 {
-        // Not the first time: the clock may have ticked within a question and its answer.
-        raise(flow, if flow.flags & Flow::AGAIN == 0 { Flow::AGAIN } else { Flow::LASTS });
+        // Once, the clock may have ticked within a question and its answer.
+        let lasts = flow.flags & Flow::AGAIN != 0 || since(now, flow.seen) > JUST_NOW;
+        raise(flow, if lasts { Flow::LASTS } else { Flow::AGAIN });
     }
     if flow.seen != now {
         flow.seen = now;

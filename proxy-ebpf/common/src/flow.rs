@@ -210,9 +210,9 @@ impl Flow {
     pub const SETTLED: u16 = 4096;
     /// Forward-in: the source is to be rewritten as well, so there is a forward-out entry, and a backward-in one once that is decided.
     pub const MASQUERADED: u16 = 1024;
-    /// Packets of this direction have gone by at two different times, in units of [`TICK`]: there may be nothing but a tick between them.
+    /// Packets of this direction have gone by at two times of which one is the next, in units of [`TICK`]: there may be no time between them.
     pub const AGAIN: u16 = 8192;
-    /// They have at three.
+    /// They have at three, or at two that are further apart.
     pub const LASTS: u16 = 2048;
     /// Forward-in and backward-out: the client's port is rewritten, too, to [`Flow::device`].
     pub const ALIAS: u16 = 256;

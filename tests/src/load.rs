@@ -213,9 +213,10 @@ impl Kept {
     /// One cannot be.
     pub fn open<C: Client + ?Sized>(ways: &[Way<'_, C>]) -> Result<Self> {
         let open = |(from, to): &Way<'_, C>| {
-            let mut connection = from.connect(*to)?;
-            let (server, _) = connection.ask()?;
-            Ok((format!("{} to {to}", from.name()), connection, server))
+            let way = format!("{} to {to}", from.name());
+            let asked = from.connect(*to).and_then(|mut connection| Ok((connection.ask()?.0, connection)));
+            let (server, connection) = asked.with_context(|| format!("{way}, by a connection that is to stay open"))?;
+            Ok((way, connection, server))
         };
         ways.iter().map(open).collect::<Result<_>>().map(Self)
     }

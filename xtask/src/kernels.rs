@@ -16,8 +16,8 @@ use crate::{ebpf, packages, step};
 /// How long one kernel may take.
 const PATIENCE: Duration = Duration::from_secs(3600);
 /// How many times as long as elsewhere the tests there may wait: emulation makes every instruction some ten times as dear, and
-/// what runs beside it is not less for that.
-const PATIENCE_OF_TESTS: u32 = 8;
+/// what runs beside it is not less for that. Two proxies that load their programs at a time take three minutes under Linux 6.1.
+const PATIENCE_OF_TESTS: u32 = 16;
 /// What the datapaths and their tests need of a kernel.
 const MODULES: [&str; 30] = [
     "veth",

@@ -3,8 +3,9 @@
 
 use std::net::{AddrParseError, IpAddr};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
+use crate::bpf::pinned::Pinned;
 use crate::client::Running;
 use crate::datapath::Datapath;
 use crate::executors::Source;
@@ -91,6 +92,23 @@ impl Small {
     /// They are no YAML.
     pub fn change(&self, objects: &str) -> Result<()> {
         self.source.write(&step(&self.node, objects)?)
+    }
+
+    /// Has another program delete every frontend; the proxy puts them back at its next look.
+    ///
+    /// # Errors
+    /// There are none, or the kernel refuses.
+    pub fn lose_frontends(&self) -> Result<()> {
+        match &self.datapath {
+            Datapath::Nftables => {
+                let script = "flush map inet kubeferry frontends4; flush map inet kubeferry frontends6";
+                self.hosts.node.nft(&["-f", "-"], script).map(drop)
+            }
+            Datapath::Ebpf(places) => {
+                ensure!(Pinned::open(places.bpffs())?.delete_frontends()? > 0, "there were no frontends");
+                Ok(())
+            }
+        }
     }
 
     /// The pod that asks.

@@ -5,7 +5,6 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use kubeferry_tests::bpf::pinned::Pinned;
 use kubeferry_tests::client::{Connection, until};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::small::{ENDPOINT, Small};
@@ -50,15 +49,7 @@ fn one_that_begins_while_rows_are_missing_connects_when_they_are_back(datapath: 
     let to = EXTERNAL[0].parse().unwrap();
     until("the first connection through the Service", || Connection::attempt(cluster.client(), to)).unwrap();
     let lost = || {
-        match &cluster.datapath {
-            Datapath::Nftables => {
-                let script = "flush map inet kubeferry frontends4; flush map inet kubeferry frontends6";
-                cluster.hosts.node.nft(&["-f", "-"], script).unwrap();
-            }
-            Datapath::Ebpf(places) => {
-                assert!(Pinned::open(places.bpffs()).unwrap().delete_frontends().unwrap() > 0);
-            }
-        }
+        cluster.lose_frontends().unwrap();
         // Those who came too late, as all is repaired already, are no case.
         (connect(&cluster) > AGAIN).then_some(())
     };

@@ -5,7 +5,6 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use kubeferry_tests::bpf::pinned::Pinned;
 use kubeferry_tests::client::{ask_once, datagrams, until};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::small::Small;
@@ -22,19 +21,6 @@ fn start(datapath: Datapath, objects: &[String]) -> Small {
 
 fn change(cluster: &Small, objects: &[String]) {
     cluster.change(&objects.join("\n---\n")).unwrap();
-}
-
-/// Has another program delete every frontend.
-fn lose_frontends(cluster: &Small) {
-    match &cluster.datapath {
-        Datapath::Nftables => {
-            let script = "flush map inet kubeferry frontends4; flush map inet kubeferry frontends6";
-            cluster.hosts.node.nft(&["-f", "-"], script).unwrap();
-        }
-        Datapath::Ebpf(places) => {
-            assert!(Pinned::open(places.bpffs()).unwrap().delete_frontends().unwrap() > 0);
-        }
-    }
 }
 
 fn sockets(cluster: &Small, to: [&str; 2]) -> [UdpSocket; 2] {
@@ -129,7 +115,7 @@ fn they_come_to_rows_that_somebody_had_deleted(datapath: Datapath) {
     // The flows are looked at until a while after the start.
     std::thread::sleep(Duration::from_secs(3));
     let lost = || {
-        lose_frontends(&cluster);
+        cluster.lose_frontends().unwrap();
         let clients = sockets(&cluster, EXTERNAL);
         // Those who came too late, as all is repaired already, are no case.
         clients.iter().all(|client| ask_once(client).unwrap().is_none()).then_some(clients)

@@ -56,6 +56,8 @@ fn the_whole_answer_and_the_nodes_part_in_it() {
     node.server.apply(&service("web", "10.96.0.1", &["10.244.1.1"])).unwrap();
     node.run();
     node.expect("a sync", &["10.96.0.1:80"]);
+    // A sync is told of a moment after its rows are in force.
+    node.until("a sync to be told of", || (timeless(&node.ask(LIVEZ)) == body(None, true)).then_some(()));
     let (healthz, livez) = (until_code(&node, HEALTHZ, 200), until_code(&node, LIVEZ, 200));
     assert_eq!(timeless(&healthz), body(Some(true), true));
     assert_eq!(timeless(&livez), body(None, true));

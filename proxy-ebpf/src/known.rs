@@ -31,9 +31,9 @@ pub struct Sockets {
 const NOBODY: u64 = 1 << 32;
 
 impl Sockets {
-    /// The node's own.
+    /// Those of the network namespace that the program runs in: the node's own, or for programs of sockets their own.
     #[inline(always)]
-    pub fn of_node(context: *mut c_void) -> Self {
+    pub fn here(context: *mut c_void) -> Self {
         Self { context, namespace: BPF_F_CURRENT_NETNS as u64 }
     }
 
@@ -57,31 +57,39 @@ impl Sockets {
     /// Whether one is connected from `key`'s destination to its source: packets with these ends come in for it.
     #[inline(always)]
     pub fn has(self, key: &FlowKey) -> bool {
-        self.are_known() && matches!(key.protocol, TCP | UDP) && {
-            let state = state(self.context, key, self.namespace) & !THERE;
-            state != NONE && state != LISTENS && state != UNCONNECTED
-        }
-    }
-
-    /// Whether one is bound to just `key`'s destination.
-    #[inline(always)]
-    pub fn serves(self, key: &FlowKey) -> bool {
-        self.are_known() && matches!(key.protocol, TCP | UDP) && state(self.context, key, self.namespace) & THERE != 0
+        !matches!(self.state(key) & !THERE, NONE | LISTENS | UNCONNECTED)
     }
 
     /// Whether there is one for packets with these ends, but for those that a connection begins with.
     #[inline(always)]
     pub fn expects(self, key: &FlowKey) -> bool {
-        self.are_known() && matches!(key.protocol, TCP | UDP) && {
-            let state = state(self.context, key, self.namespace) & !THERE;
-            state != NONE && state != LISTENS
-        }
+        !matches!(self.state(key) & !THERE, NONE | LISTENS)
+    }
+
+    /// Whether there is any for packets with these ends.
+    #[inline(always)]
+    pub fn have(self, key: &FlowKey) -> bool {
+        self.state(key) & !THERE != NONE
+    }
+
+    /// Whether one is bound to just `key`'s destination.
+    #[inline(always)]
+    pub fn serves(self, key: &FlowKey) -> bool {
+        self.state(key) & THERE != 0
     }
 
     /// Whether one of UDP waits at `key`'s destination for whoever comes.
     #[inline(always)]
     pub fn waits(self, key: &FlowKey) -> bool {
-        self.are_known() && key.protocol == UDP && state(self.context, key, self.namespace) & !THERE == UNCONNECTED
+        key.protocol == UDP && self.state(key) & !THERE == UNCONNECTED
+    }
+
+    #[inline(always)]
+    fn state(self, key: &FlowKey) -> u32 {
+        if !self.are_known() || !matches!(key.protocol, TCP | UDP) {
+            return NONE;
+        }
+        state(self.context, key, self.namespace)
     }
 }
 
@@ -90,7 +98,7 @@ impl Sockets {
 fn state(context: *mut c_void, key: &FlowKey, namespace: u64) -> u32 {
     // SAFETY: a union of integers.
     let mut tuple = bpf_sock_tuple { __bindgen_anon_1: unsafe { core::mem::zeroed() } };
-    let size = if key.source.is_v4() {
+    let size = if key.destination.is_v4() {
         // SAFETY: a union of integers, all of it written.
         let at = unsafe { &mut tuple.__bindgen_anon_1.ipv4 };
         at.saddr = key.source.words[3];

@@ -163,15 +163,7 @@ fn write_left(key: &FlowKey, address: &Address, port: u16, hook: u8, device: u32
 
 #[inline(never)]
 fn write_translated(protocol: u8, address: &Address, port: u16, slot: &Slot) {
-    let key = FlowKey {
-        source: Address::ZERO,
-        destination: *address,
-        source_port: 0,
-        destination_port: port,
-        protocol,
-        hook: FlowKey::IN,
-        reserved: 0,
-    };
+    let key = FlowKey::from_anybody(protocol, *address, port);
     let what = what(LiveEvent::CHOSEN, LiveEvent::AT_SOCKET, 0);
     if let Some(number) = admit(&key, what) {
         tell(&key, &slot.address, slot.port, number, what, 0);

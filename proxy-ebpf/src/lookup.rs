@@ -163,7 +163,7 @@ pub fn may_be_of_node(row: &Frontend, at: &FrontendKey) -> bool {
 /// Whether the packet goes there, and a socket of the node is bound to just that address.
 #[inline(never)]
 fn is_served_by_node(context: *mut c_void, work: &Work) -> bool {
-    may_be_of_node(&work.row, &work.frontend) && Sockets::of_node(context).serves(&work.packet.key)
+    may_be_of_node(&work.row, &work.frontend) && Sockets::here(context).serves(&work.packet.key)
 }
 
 /// Whether the packet is from the node to a socket of its own, at an address that `is` that: an answer of who is served so, and has asked from
@@ -171,7 +171,7 @@ fn is_served_by_node(context: *mut c_void, work: &Work) -> bool {
 #[inline(never)]
 fn is_within_node(context: *mut c_void, work: &Work, is: u32) -> bool {
     let key = &work.packet.key;
-    is & address(&key.source) & address_is::HELD != 0 && Sockets::of_node(context).expects(key)
+    is & address(&key.source) & address_is::HELD != 0 && Sockets::here(context).expects(key)
 }
 
 /// Whether who sends the packet, which would open a connection, has not the address that it comes from. What is open between its ends without us

@@ -15,6 +15,7 @@ mod live;
 mod log;
 mod lookup;
 mod maps;
+mod opening;
 mod others;
 mod refuse;
 mod route;

@@ -23,7 +23,7 @@ use crate::work::Work;
 /// the Service, or is bound there.
 #[inline(always)]
 pub fn is_of_node(skb: &Skb, work: &Work) -> bool {
-    work.packet.is_within_tcp() && Sockets::of_node(skb.raw.cast()).has(&work.packet.key)
+    work.packet.is_within_tcp() && Sockets::here(skb.raw.cast()).has(&work.packet.key)
 }
 
 /// The packet in `work` leaves, and belongs to no connection of ours.
@@ -128,7 +128,7 @@ fn is_frontend(work: &mut Work) -> bool {
 /// Whether a server of the node answers over UDP: its client has to be free to go to another endpoint.
 #[inline(always)]
 fn is_server(skb: &Skb, work: &Work) -> bool {
-    skb.is_own() && Sockets::of_node(skb.raw.cast()).waits(&work.other_key)
+    skb.is_own() && Sockets::here(skb.raw.cast()).waits(&work.other_key)
 }
 
 /// Gives the connection entries: one for the answers, whose key is in `work.other_key`, and one for what leaves.

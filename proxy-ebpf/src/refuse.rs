@@ -102,12 +102,9 @@ pub fn swap_ethernet(skb: &Skb, work: &mut Work) -> Result<(), Unreadable> {
     skb.store(0, words)
 }
 
-/// To a device of this node.
+/// To a device of this node, as one with an Ethernet header.
 #[inline(always)]
 pub fn address_to(skb: &Skb, work: &mut Work, device: &Device) -> Result<(), Unreadable> {
-    if work.packet.l3 == 0 {
-        return Ok(());
-    }
     work.refusal.link = device.link;
     skb.store(0, &work.refusal.link)
 }

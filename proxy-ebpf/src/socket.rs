@@ -3,16 +3,12 @@
 //!
 //! These programs may be interrupted by others on the same CPU: they work on the stack.
 
-use core::mem::size_of_val;
-use core::ptr::{addr_of_mut, null_mut};
+use core::ptr::addr_of_mut;
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_addr, bpf_sock_tuple};
-use aya_ebpf::helpers::generated::{
-    bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
-    bpf_skc_to_tcp_sock,
-};
-use kubeferry_ebpf_common::flow::{limits, since};
+use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_skc_to_tcp_sock};
+use kubeferry_ebpf_common::flow::{JUST_NOW, limits, since};
 use kubeferry_ebpf_common::policy::{Source, choose};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{
@@ -112,7 +108,7 @@ impl Socket {
         let state = unsafe { (*(*self.raw).__bindgen_anon_1.sk).state };
         if self.protocol() != TCP && state != ESTABLISHED {
             // Another thread of its process may be connecting it just now.
-            if since(now(), connection.since) > 1 {
+            if since(now(), connection.since) > JUST_NOW {
                 leave(cookie);
             }
             return None;
@@ -141,55 +137,25 @@ impl Socket {
         unsafe { bpf_get_netns_cookie(self.raw.cast()) == config.host_netns }
     }
 
+    /// What comes in there, for sockets of this one's network namespace.
+    #[inline(always)]
+    fn others(&self, address: &Address, port: u16) -> (Sockets, FlowKey) {
+        (Sockets::here(self.raw.cast()), FlowKey::from_anybody(self.protocol(), *address, port))
+    }
+
     /// Whether another socket of this network namespace is bound to just that address.
     #[inline(always)]
     fn is_served_by_node(&self, address: &Address, port: u16) -> bool {
-        let source = if address.is_v4() { Address::v4(0) } else { Address::ZERO };
-        let protocol = self.protocol();
-        let key = FlowKey {
-            source,
-            destination: *address,
-            source_port: 0,
-            destination_port: port,
-            protocol,
-            hook: FlowKey::IN,
-            reserved: 0,
-        };
-        Sockets::of_node(self.raw.cast()).serves(&key)
+        let (sockets, key) = self.others(address, port);
+        sockets.serves(&key)
     }
 
     /// Whether a socket of this network namespace listens there: then the endpoint may be the client's own pod. More may
     /// than are, for one that listens at all addresses.
     #[inline(always)]
     fn may_be_self(&self, slot: &Slot) -> bool {
-        // SAFETY: a union of integers.
-        let mut tuple = bpf_sock_tuple { __bindgen_anon_1: unsafe { core::mem::zeroed() } };
-        let size = if slot.address.is_v4() {
-            // SAFETY: a union of integers, all of it written.
-            let at = unsafe { &mut tuple.__bindgen_anon_1.ipv4 };
-            at.daddr = slot.address.words[3];
-            at.dport = slot.port;
-            size_of_val(at)
-        } else {
-            // SAFETY: as above.
-            let at = unsafe { &mut tuple.__bindgen_anon_1.ipv6 };
-            at.daddr = slot.address.words;
-            at.dport = slot.port;
-            size_of_val(at)
-        } as u32;
-        let (context, at, namespace) = (self.raw.cast(), &raw mut tuple, BPF_F_CURRENT_NETNS as u64);
-        // SAFETY: the tuple is as long as told; a socket that is found is given back at once.
-        unsafe {
-            let found = match self.protocol() {
-                TCP => bpf_skc_lookup_tcp(context, at, size, namespace, 0).cast(),
-                _ => bpf_sk_lookup_udp(context, at, size, namespace, 0),
-            };
-            if found == null_mut() {
-                return false;
-            }
-            bpf_sk_release(found.cast());
-        }
-        true
+        let (sockets, key) = self.others(&slot.address, slot.port);
+        sockets.have(&key)
     }
 }
 

@@ -9,7 +9,7 @@ use kubeferry_ebpf_common::packet::{RST, Unreadable};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Device, Flow, FlowKey, Slot, TCP, UDP};
 
-use crate::connection::{current, find, is_mistakable, leaving, masquerade, now, open, touch, vouch};
+use crate::connection::{current, find, leaving, now, touch, vouch};
 use crate::counting::count_packet;
 use crate::fragments::{leave_ports, recall_ports};
 use crate::icmp;
@@ -19,6 +19,7 @@ use crate::live::{self, Place};
 use crate::log;
 use crate::lookup::{Answer, Origin, answer};
 use crate::maps::DEVICES;
+use crate::opening::{is_mistakable, masquerade, open};
 use crate::others;
 use crate::refuse::{address_to, refuse, swap_ethernet};
 use crate::route;
@@ -286,7 +287,7 @@ pub fn egress(skb: Skb, l3: u32) -> Action {
     };
     touch(work, flow, now);
     if flow.flags & Flow::PENDING != 0
-        && let Err(counter) = masquerade(work, flow, skb.device(), now, Sockets::of_node(skb.raw.cast()))
+        && let Err(counter) = masquerade(work, flow, skb.device(), now, Sockets::here(skb.raw.cast()))
     {
         return Action::Drop(counter);
     }
@@ -320,7 +321,7 @@ fn send_own(skb: &Skb, work: &mut Work, now: u32) -> Action {
         }
         None if work.packet.later => return Action::Next,
         None => {
-            let sockets = Sockets::of_node(skb.raw.cast());
+            let sockets = Sockets::here(skb.raw.cast());
             let at = if inside { FlowKey::OUT } else { FlowKey::IN };
             let (masquerade, stays, is_served) = match answer(skb.raw.cast(), work, Origin::Node) {
                 // The node's own stack says no, at a port where nobody is; its answer comes by here.

@@ -14,7 +14,7 @@ use kubeferry_ebpf_common::packet::{Buffer, Packet, Unreadable};
 use kubeferry_ebpf_common::stats::Counter;
 use kubeferry_ebpf_common::{Device, Flow, FlowKey, TCP, UDP};
 
-use crate::connection::{current, find, masquerade, now, open, touch};
+use crate::connection::{current, find, now, touch};
 use crate::counting::count_packet;
 use crate::frame::Frame;
 use crate::known::Sockets;
@@ -22,6 +22,7 @@ use crate::live::{self, Place};
 use crate::log;
 use crate::lookup::{Answer, Origin, answer};
 use crate::maps::DEVICES;
+use crate::opening::{masquerade, open};
 use crate::route::fill;
 use crate::stats::count;
 use crate::work::Work;
@@ -164,7 +165,7 @@ fn forward(
     if let Some(out) = find(&work.packet.key) {
         touch(work, out, now);
         if out.flags & Flow::PENDING != 0
-            && let Err(counter) = masquerade(work, out, device, now, Sockets::of_node(frame.raw.cast()))
+            && let Err(counter) = masquerade(work, out, device, now, Sockets::here(frame.raw.cast()))
         {
             return Ok(Action::Drop(counter));
         }

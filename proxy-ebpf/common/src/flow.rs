@@ -54,6 +54,20 @@ impl FlowKey {
     /// Packets that leave through a device: their source is rewritten.
     pub const OUT: u8 = 1;
 
+    /// What comes in for this address and port (network byte order), whoever sends it.
+    #[inline(always)]
+    pub const fn from_anybody(protocol: u8, destination: Address, port: u16) -> Self {
+        Self {
+            source: Address::ZERO,
+            destination,
+            source_port: 0,
+            destination_port: port,
+            protocol,
+            hook: Self::IN,
+            reserved: 0,
+        }
+    }
+
     /// Writes the key of the backward-out entry of a connection whose forward-in entry is this, with value `flow`.
     #[inline(always)]
     pub fn write_backward(&self, flow: &Flow, to: &mut Self) {

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use kube::api::{Api, WatchEvent};
 use kube::{Client, Error};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::super::known::Known;
 use super::super::stats::WatchStats;
@@ -80,6 +80,7 @@ pub(super) async fn follow(watched: Watched, client: Client, tx: mpsc::Sender<Ev
         failures: 0,
         failed: None,
         is_away: false,
+        again: None,
         page: PAGE,
         tx,
         stats,
@@ -105,6 +106,8 @@ struct Follower {
     failed: Option<Instant>,
     /// The last watch that was asked for had no answer at all.
     is_away: bool,
+    /// When it is listed once more, since the last list lacked objects that the watch has not told the end of.
+    again: Option<Instant>,
     /// How many objects are asked for at a time.
     page: u32,
     tx: mpsc::Sender<Event>,
@@ -190,8 +193,15 @@ impl Follower {
         for taken in kept {
             self.tell(taken).await?;
         }
-        self.listed().await?;
+        let gone = self.listed().await?;
         self.newest.clone_from(&version);
+        // Of the second, not again: in a busy cluster something always goes between a watch and a list.
+        let is_second = self.again.take().is_some_and(|again| again <= Instant::now());
+        if gone > 0 && !is_second {
+            let (kind, after) = (self.kind.as_str(), pause(u32::MAX));
+            tracing::warn!(kind, gone, list_again_in = ?after, "the list lacks objects that there were, and no watch told of their end");
+            self.again = Some(Instant::now() + after);
+        }
         Ok(version)
     }
 
@@ -227,7 +237,9 @@ impl Follower {
             let mut stream = pin!(stream);
             let mut silent = true;
             loop {
-                let Ok(item) = timeout(SILENCE, stream.next()).await else { return Ok(()) };
+                let silence = Instant::now() + SILENCE;
+                let until = self.again.map_or(silence, |again| again.min(silence));
+                let Ok(item) = timeout_at(until, stream.next()).await else { return Ok(()) };
                 let Some(item) = item else { break };
                 silent = false;
                 match self.hear(item, &mut version).await? {
@@ -308,17 +320,19 @@ impl Follower {
             tracing::warn!(kind = self.kind.as_str(), retry_in = ?UNSERVED, "{why}");
         }
         self.known.begin_list();
-        self.listed().await?;
+        self.listed().await.map(drop)?;
         sleep(UNSERVED).await;
         Ok(())
     }
 
-    async fn listed(&mut self) -> Result<(), Unheard> {
+    /// The list has ended: how many objects it lacks that there were.
+    async fn listed(&mut self) -> Result<usize, Unheard> {
         let mut events = Vec::new();
         self.known.listed(self.kind, &mut |event| events.push(event));
+        let gone = events.len();
         events.push(Event::Listed(self.kind));
         self.stats.of(self.kind).list();
-        self.send(events).await
+        self.send(events).await.map(|()| gone)
     }
 
     async fn tell(&mut self, taken: Taken) -> Result<(), Unheard> {

@@ -199,6 +199,36 @@ async fn an_empty_list_takes_nothing_away_before_the_server_insists() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_list_that_lacks_some_is_asked_for_once_more() {
+    let told = |version| Watch(vec![bookmark(version)], true);
+    let lacking = vec![List(10, &["a", "b"]), Refused(410), List(11, &["b"]), told(11), List(11, &["a", "b"])];
+    let (services, requests) = run(lacking).await;
+    assert_eq!(services, ["a", "b"], "it was wrong");
+    assert_eq!(asked(&requests), ["list", "watch 10", "list", "watch 11", "list"]);
+    let after = seconds(&requests[4]) - seconds(&requests[2]);
+    assert!((15..=30).contains(&after), "{requests:?}");
+    // The second lacks more, and is the last all the same.
+    let lacking = vec![List(10, &["a", "b", "c"]), Refused(410), List(11, &["b", "c"]), told(11), List(12, &["c"])];
+    let silent = [told(12), List(13, &["c"])];
+    let (services, requests) = run(lacking.into_iter().chain(silent).collect()).await;
+    assert_eq!(services, ["c"]);
+    assert!(seconds(&requests[6]) - seconds(&requests[4]) >= 100, "by its silence: {requests:?}");
+    // What the watch has told the end of is not missed.
+    let told = Watch(vec![event("DELETED", "a", 11)], false);
+    let (services, requests) = run(vec![
+        List(10, &["a", "b"]),
+        told,
+        Refused(410),
+        List(12, &["b"]),
+        Watch(Vec::new(), true),
+        List(13, &["b"]),
+    ])
+    .await;
+    assert_eq!(services, ["b"]);
+    assert!(seconds(&requests[5]) - seconds(&requests[3]) >= 100, "{requests:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_watch_is_ended_by_a_list() {
     let (services, requests) = run(vec![List(100, &["a"]), Watch(Vec::new(), true), List(101, &["b"])]).await;
     assert_eq!(services, ["b"]);

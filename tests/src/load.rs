@@ -33,7 +33,15 @@ pub trait Client: Sync {
     ///
     /// # Errors
     /// As the socket is told.
-    fn connect(&self, to: SocketAddr) -> Result<Connection>;
+    fn connect(&self, to: SocketAddr) -> Result<Connection> {
+        self.connect_within(to, DEADLINE)
+    }
+
+    /// The same, which may take so long.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    fn connect_within(&self, to: SocketAddr, patience: Duration) -> Result<Connection>;
 
     /// A new UDP socket, connected.
     ///
@@ -47,8 +55,8 @@ impl Client for Netns {
         self.name()
     }
 
-    fn connect(&self, to: SocketAddr) -> Result<Connection> {
-        Ok(Connection::open(self, to)?)
+    fn connect_within(&self, to: SocketAddr, patience: Duration) -> Result<Connection> {
+        Ok(Connection::open_within(self, to, patience)?)
     }
 
     fn datagrams(&self, to: SocketAddr) -> Result<UdpSocket> {
@@ -61,8 +69,8 @@ impl Client for Maker {
         self.name()
     }
 
-    fn connect(&self, to: SocketAddr) -> Result<Connection> {
-        Ok(Connection::over(self.tcp(to.is_ipv6())?.connect(to, DEADLINE)?)?)
+    fn connect_within(&self, to: SocketAddr, patience: Duration) -> Result<Connection> {
+        Ok(Connection::over(self.tcp(to.is_ipv6())?.connect(to, patience)?)?)
     }
 
     fn datagrams(&self, to: SocketAddr) -> Result<UdpSocket> {

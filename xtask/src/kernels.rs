@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// what runs beside it is not less for that. Two proxies that load their programs at a time take three minutes under Linux 6.1.
 const PATIENCE_OF_TESTS: u32 = 16;
 /// What the datapaths and their tests need of a kernel.
-const MODULES: [&str; 30] = [
+const MODULES: [&str; 31] = [
     "veth",
     "dummy",
     "bridge",
@@ -27,6 +27,7 @@ const MODULES: [&str; 30] = [
     "8021q",
     "bonding",
     "tun",
+    "ipip",
     "sch_ingress",
     "cls_bpf",
     "act_bpf",
@@ -72,16 +73,24 @@ const PARTS: [(&str, &str); 15] = [
         "--exact stopping_leaves_traffic_alone_and_a_restart_changes_nothing a_deleted_table_and_a_deleted_row_are_healed \
          what_was_tampered_with_while_no_proxy_ran_is_healed_by_the_next",
     ),
-    ("flow_table", "--exact cluster_ip load_balancer_source_ranges session_affinity scheduler_hashed"),
+    (
+        "flow_table",
+        "--exact cluster_ip node_port external_traffic_policy_local terminating_endpoints hairpin masquerade_all \
+         load_balancer_source_ranges session_affinity scheduler_hashed",
+    ),
     // What is swept is gone when a time has passed, which is too long here; and a program of a test comes behind ours by TCX alone.
     (
         "ebpf",
         "--skip connections_that_are_over_are_swept --skip what_does_not_fit --skip the_plan_names --skip whole_sums",
     ),
     ("ebpf_vlan", "--include-ignored"),
-    ("ebpf_sockets", "cluster_ips the_nodes_sockets a_connected_udp_socket a_socket_that_the_kernel off_leaves"),
+    ("ebpf_sockets", "cluster_ips the_nodes_sockets a_connected_udp_socket a_socket_that_the_kernel off_leaves held"),
     ("connections", ""),
-    ("ebpf_connections", "--exact every_way_in_reaches_every_endpoint datagrams_in_fragments_come_back_whole"),
+    (
+        "ebpf_connections",
+        "--include-ignored --exact every_way_in_reaches_every_endpoint datagrams_in_fragments_come_back_whole \
+         tunnels::a_tunnel_with_several_other_ends_is_told_which",
+    ),
     // Where all is slow, the node's server answers while its client's flow is being deleted: see decision 90.
     ("others_ports", "--skip nftables::who_had_the_port"),
     ("forged_ends", ""),

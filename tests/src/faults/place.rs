@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use kubeferry_ebpf_common::stats::Counter;
 use tempfile::TempDir;
 
 use super::exact::until_exact;
@@ -16,11 +17,13 @@ use super::objects::Objects;
 use super::traffic::Recorded;
 use crate::apiserver::ApiServer;
 use crate::binary;
+use crate::bpf::pinned::Pinned;
+use crate::bpf::sockets::{self, Maker};
 use crate::client::{DEADLINE, Running, ask_once, datagrams, until, until_for};
 use crate::datapath::Datapath;
 use crate::flows::Node;
 use crate::hosts::Hosts;
-use crate::load::Way;
+use crate::load::{Client, Way};
 use crate::netns::{Netns, tool};
 use crate::small;
 
@@ -33,8 +36,10 @@ const EXACT: Duration = Duration::from_secs(120);
 /// The whole; see the module.
 #[derive(Debug)]
 pub struct Place {
-    // Ends before the namespaces do.
+    // End before the namespaces do.
     running: Mutex<Option<Running>>,
+    /// Makes sockets of the node in the cgroup that the eBPF datapath is told: they are translated when they connect.
+    sockets: Option<Maker>,
     /// What carries the packets.
     pub datapath: Datapath,
     /// The scripted server, where the objects come from one.
@@ -73,7 +78,12 @@ impl Place {
     fn build(datapath: Datapath) -> Result<Self> {
         let hosts = small::hosts()?;
         let folder = tempfile::Builder::new().prefix("kubeferry-test-faults-").tempdir()?;
-        Ok(Self { running: Mutex::default(), datapath, server: None, hosts, folder, objects: Mutex::default() })
+        let sockets = match &datapath {
+            Datapath::Nftables => None,
+            Datapath::Ebpf(places) => Some(Maker::start(&sockets::program()?, &hosts.node, places.cgroup())?),
+        };
+        let (running, objects) = (Mutex::default(), Mutex::default());
+        Ok(Self { running, sockets, datapath, server: None, hosts, folder, objects })
     }
 
     /// The node.
@@ -91,16 +101,16 @@ impl Place {
         &self.hosts.host("outside").namespace
     }
 
-    /// A pod to the ClusterIP in both families, the outside to the node port in both, the node itself to the ClusterIP.
-    pub fn ways(&self) -> Vec<Way<'_>> {
+    /// A pod to the ClusterIP in both families, the outside to the node port in both, the node itself to the ClusterIP; with eBPF sockets
+    /// of the node that are translated when they connect, too, in both families.
+    pub fn ways(&self) -> Vec<Way<'_, dyn Client>> {
         let to = |ip: &str, port| SocketAddr::new(ip.parse().unwrap_or(IpAddr::from([0, 0, 0, 0])), port);
-        vec![
-            (self.client(), to("10.96.0.10", 80)),
-            (self.client(), to("fd00:10:96::10", 80)),
-            (self.outside(), to("192.0.2.1", 30080)),
-            (self.outside(), to("2001:db8:2::1", 30080)),
-            (self.node(), to("10.96.0.10", 80)),
-        ]
+        let vips = [to("10.96.0.10", 80), to("fd00:10:96::10", 80)];
+        let node_ports = [to("192.0.2.1", 30080), to("2001:db8:2::1", 30080)];
+        let pods = vips.map(|vip| (self.client() as &dyn Client, vip));
+        let outsides = node_ports.map(|node_port| (self.outside() as &dyn Client, node_port));
+        let sockets = self.sockets.iter().flat_map(|maker| vips.map(|vip| (maker as &dyn Client, vip)));
+        pods.into_iter().chain(outsides).chain([(self.node() as &dyn Client, vips[0])]).chain(sockets).collect()
     }
 
     /// The folder of manifests, of [`Place::of_manifests`].
@@ -278,10 +288,18 @@ impl Place {
     /// It does not: the log is part of the message.
     pub fn until_served(&self) -> Result<()> {
         let all = || {
-            let answered = |way: &Way<'_>| crate::client::Connection::attempt(way.0, way.1)?.ask().ok();
-            self.ways().iter().all(|way| answered(way).is_some()).then_some(())
+            let answered = |(from, to): &Way<'_, dyn Client>| from.connect_within(*to, DEADLINE / 10)?.ask();
+            self.ways().iter().all(|way| answered(way).is_ok()).then_some(())
         };
         until("every way to be served", all).with_context(|| format!("the log:\n{}", self.log()))?;
+        if let Datapath::Ebpf(places) = &self.datapath {
+            let translated = || {
+                self.ways().iter().filter_map(|(from, to)| from.connect_within(*to, DEADLINE / 10).ok()).for_each(drop);
+                let connected = Pinned::open(places.bpffs()).ok()?.counter(Counter::SocketConnected).ok()?;
+                (connected > 0).then_some(())
+            };
+            until("sockets to be translated when they connect", translated)?;
+        }
         self.until_marked(DEADLINE).map(drop)
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 
 use crate::client::{Connection, patience, until_for};
-use crate::load::{Ends, LOST, Way, datagram};
+use crate::load::{self, Ends, LOST, Way, datagram};
 
 /// Between two requests of one client.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -140,8 +140,8 @@ impl Traffic {
     ///
     /// # Errors
     /// `work` failed: what clients saw until then is part of the message.
-    pub fn during<T>(
-        ways: &[Way<'_>],
+    pub fn during<T, C: load::Client + ?Sized>(
+        ways: &[Way<'_, C>],
         patience: Duration,
         work: impl FnOnce(&Self) -> Result<T>,
     ) -> Result<(T, Recorded)> {
@@ -152,9 +152,9 @@ impl Traffic {
     ///
     /// # Errors
     /// As [`Traffic::during`].
-    pub fn during_every<T>(
+    pub fn during_every<T, C: load::Client + ?Sized>(
         pause: Duration,
-        ways: &[Way<'_>],
+        ways: &[Way<'_, C>],
         patience: Duration,
         work: impl FnOnce(&Self) -> Result<T>,
     ) -> Result<(T, Recorded)> {
@@ -212,7 +212,13 @@ impl Traffic {
     }
 
     /// Asks until the end; `ask` tells whether it had to repeat the question.
-    fn repeat(&self, client: &Client, how: &str, way: Way<'_>, mut ask: impl FnMut() -> Result<bool>) {
+    fn repeat<C: load::Client + ?Sized>(
+        &self,
+        client: &Client,
+        how: &str,
+        way: Way<'_, C>,
+        mut ask: impl FnMut() -> Result<bool>,
+    ) {
         while !self.end.load(Ordering::Relaxed) {
             let began = Instant::now();
             let result = ask();
@@ -230,14 +236,18 @@ impl Traffic {
         }
     }
 
-    fn connect(&self, (from, to): Way<'_>) -> Result<Connection> {
-        let connection = Connection::open_within(from, to, self.patience)?;
+    fn connect<C: load::Client + ?Sized>(&self, (from, to): Way<'_, C>) -> Result<Connection> {
+        let connection = from.connect_within(to, self.patience)?;
         connection.wait_for(self.patience)?;
         Ok(connection)
     }
 
     /// Asks over the connection that is open. One that is broken is a failure, and the next request opens another.
-    fn ask_kept(&self, open: &mut Option<(String, Connection)>, way: Way<'_>) -> Result<()> {
+    fn ask_kept<C: load::Client + ?Sized>(
+        &self,
+        open: &mut Option<(String, Connection)>,
+        way: Way<'_, C>,
+    ) -> Result<()> {
         let (server, mut connection) = match open.take() {
             Some((server, connection)) => (Some(server), connection),
             None => (None, self.connect(way)?),

@@ -3,7 +3,7 @@
 
 use std::ops::Deref;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kubeferry_tests::binary;
 use kubeferry_tests::bpf::Places;
@@ -11,6 +11,7 @@ use kubeferry_tests::client::{Connection, Running, ask_once, datagrams, until, u
 use kubeferry_tests::web::{MANIFESTS, Web};
 
 mod by_packet;
+mod datagrams_that_go_on;
 mod kept_whole;
 mod leaving;
 mod limits;
@@ -174,26 +175,6 @@ fn flows(cluster: &Cluster) -> Option<u64> {
     let output = cluster.hosts.node.output(command.args(["status", "--output", "json"]), "").unwrap();
     let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
     status["rows"]["flows"].as_u64()
-}
-
-#[test]
-fn a_question_and_its_answer_over_udp_are_forgotten_sooner_than_datagrams_that_go_on() {
-    let cluster = Cluster::build();
-    let _running = cluster.start();
-    let _kept = cluster.until_served().unwrap();
-    let asked = Instant::now();
-    let [once, twice] = [0; 2].map(|_| datagrams(cluster.client(), cluster.vip()).unwrap());
-    for socket in [&once, &twice] {
-        ask_once(socket).unwrap().unwrap();
-    }
-    // Times of flows are counted by little more than a second.
-    std::thread::sleep(Duration::from_secs(3));
-    ask_once(&twice).unwrap().unwrap();
-    // Two entries each: the connection that is open, and both of these.
-    until("a sweep that has met them", || flows(&cluster).filter(|flows| *flows == 6)).unwrap();
-    until_for(Duration::from_secs(100), "the question to be gone", || flows(&cluster).filter(|flows| *flows == 4))
-        .unwrap();
-    assert!(asked.elapsed() > Duration::from_secs(30), "{:?}", asked.elapsed());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use kubeferry_tests::client::{Connection, ask_once, datagrams, until};
 use kubeferry_tests::netns::{Netns, Tunnel};
-use kubeferry_tests::site::{NODE_IPS, Site, VIPS, at};
+use kubeferry_tests::site::{EXTERNAL_IPS, NODE_IPS, Site, VIPS, at};
 
 /// Everybody reaches the endpoint, over TCP and UDP.
 fn reaches(site: &Site, from: &Netns, way: &str, server: &str) {
@@ -45,4 +45,39 @@ fn services_and_endpoints_are_reached_by_devices_with_an_ethernet_header_and_wit
             reaches(&site, from, way, server);
         }
     }
+}
+
+/// A tunnel without one other end asks the route of each packet for it, as Calico's IPIP does. What comes by it to a Service goes on by it.
+#[test]
+#[ignore = "needs IPIP: `cargo xtask test kernels`"]
+fn a_tunnel_with_several_other_ends_is_told_which() {
+    let site = Site::start(&["remote"]).unwrap();
+    let router = &site.hosts.host("router").namespace;
+    site.node()
+        .ip(&[
+            "link add ipip9 type ipip local 192.0.2.1",
+            "addr add 198.18.9.1/32 dev ipip9",
+            "link set ipip9 up",
+            "route replace 10.244.2.1 via 198.51.100.1 dev ipip9 onlink",
+            "route replace 203.0.113.9 via 198.51.100.1 dev ipip9 onlink",
+        ])
+        .unwrap();
+    let to_services = [VIPS[0], EXTERNAL_IPS[0]].map(|ip| format!("route replace {ip} dev ipip9"));
+    router
+        .ip(&[
+            "link add ipip9 type ipip local 198.51.100.1 remote 192.0.2.1",
+            "link set ipip9 up",
+            "route add 198.18.9.1 dev ipip9",
+        ])
+        .unwrap();
+    router.ip(&to_services).unwrap();
+    until("the tunnel to be covered", || site.status().ok()?.to_string().contains("ipip9").then_some(())).unwrap();
+    for to in [VIPS[0], EXTERNAL_IPS[0]].map(|ip| at(ip, 80)) {
+        let ask = || Connection::attempt(site.outside(), to)?.ask().ok();
+        assert_eq!(until(&format!("{to} to answer by the tunnel"), ask).unwrap().0, "remote");
+        let socket = datagrams(site.outside(), to).unwrap();
+        let answered = until(&format!("{to} to answer a datagram"), || ask_once(&socket).unwrap()).unwrap();
+        assert_eq!(answered.0, "remote");
+    }
+    site.untracked().unwrap();
 }

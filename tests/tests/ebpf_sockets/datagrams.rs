@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kubeferry_ebpf_common::SocketPeer;
 use kubeferry_tests::client::until;
@@ -120,5 +121,35 @@ fn a_socket_that_is_disconnected_hears_strangers_as_who_they_are() {
             };
             until("its connection to be over", is_over).unwrap();
         }
+    }
+}
+
+/// Two threads of one process have a socket: while one connects it, the other sends to somebody else. For a moment the hook has seen that it
+/// connects, and it is not connected yet.
+#[test]
+fn a_socket_that_is_about_to_connect_is_not_taken_for_one_that_was_disconnected() {
+    const TIMES: usize = 20_000;
+    let cluster = Cluster::start(NODE, &[]);
+    for to in WEB.map(socket) {
+        let shared = cluster.node_sockets.udp(to.is_ipv6()).unwrap();
+        let nobody = SocketAddr::new(if to.is_ipv6() { "::1" } else { "127.0.0.1" }.parse().unwrap(), 9);
+        let ended = AtomicBool::new(false);
+        let wrong = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    // Nobody is there, as the next call is told.
+                    drop(shared.send_to(b"!\n", nobody));
+                }
+            });
+            let connect = || {
+                disconnect(&shared).unwrap();
+                shared.connect(to).unwrap();
+                shared.peer_addr().unwrap()
+            };
+            let wrong = (0..TIMES).map(|_| connect()).find(|peer| *peer != to);
+            ended.store(true, Ordering::Relaxed);
+            wrong
+        });
+        assert_eq!(wrong, None, "connected to {to}");
     }
 }

@@ -3,9 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kubeferry_tests::bpf::pinned::{detach, interface_index};
+use kubeferry_ebpf_common::stats::Counter;
+use kubeferry_tests::bpf::pinned::{Pinned, detach, interface_index};
+use kubeferry_tests::bpf::sockets::{Maker, program};
 use kubeferry_tests::client::until_for;
 use kubeferry_tests::datapath::Datapath;
+use kubeferry_tests::load::{Client, Kept};
+use kubeferry_tests::site::{VIPS, at};
 use kubeferry_tests::sockets::without_offloads;
 use kubeferry_tests::xdp::PassAll;
 
@@ -145,10 +149,25 @@ fn programs_of_sockets_are_attached_again() {
         status.contains("9 programs at").then_some(())
     };
     attached().expect("all programs of sockets");
-    let pins: Vec<_> = ["connect", "sendmsg", "sock_release"].iter().flat_map(|name| links(&trial, name)).collect();
-    assert_eq!(pins.len(), 5);
-    trial.drifts("the links of sockets detached", Sees::Nothing, || pins.iter().for_each(|pin| detach(pin).unwrap()));
-    until_for(RIGHT, "the programs of sockets", attached).unwrap();
+    let maker = Maker::start(&program().unwrap(), trial.site.node(), trial.site.places().cgroup()).unwrap();
+    let mut ways = VIPS.map(|vip| (&maker as &dyn Client, at(vip, 80))).to_vec();
+    ways.extend(trial.ways().into_iter().map(|(from, to)| (from as &dyn Client, to)));
+    let translated = || Pinned::open(trial.site.places().bpffs()).unwrap().counter(Counter::SocketConnected).unwrap();
+    let all = ["connect", "sendmsg", "recvmsg", "getpeername", "sock_release"];
+    for (fault, names) in [("the links of sockets detached", &all[..]), ("those of closed sockets", &all[4..])] {
+        let pins: Vec<_> = names.iter().flat_map(|name| links(&trial, name)).collect();
+        assert_eq!(pins.len(), 2 * names.len() - 1);
+        let mut kept = Kept::open(&ways).unwrap();
+        let (before, drift) = (translated(), trial.drift().0);
+        let detached = || {
+            assert!(translated() > before, "nobody is translated at the sockets");
+            pins.iter().for_each(|pin| detach(pin).unwrap());
+        };
+        let over = || (trial.drift().0 > drift).then_some(());
+        trial.watches_by(&ways, fault, Sees::Nothing, detached, over);
+        kept.ask().unwrap();
+        until_for(RIGHT, "the programs of sockets", attached).unwrap();
+    }
 }
 
 #[test]

@@ -9,49 +9,18 @@ use kubeferry_tests::client::{Connection, until_for};
 use kubeferry_tests::site::{VIPS, at};
 
 use super::ebpf_maps::start;
+use super::guarded::{GUARDED_IPS, GUARDED_VIPS, guarded};
 use super::trial::{EVERYWHERE, Sees, Trial};
 
-/// A Service with affinity, whose load balancer's addresses are for the client outside alone.
-const GUARDED: &str = "
----
-apiVersion: v1
-kind: Service
-metadata: {name: guarded, namespace: default}
-spec:
-  type: LoadBalancer
-  clusterIPs: [10.96.0.14, 'fd00:10:96::14']
-  clusterIP: 10.96.0.14
-  ipFamilies: [IPv4, IPv6]
-  sessionAffinity: ClientIP
-  loadBalancerSourceRanges: [203.0.113.0/24, '2001:db8:113::/64']
-  ports: [{name: tcp, port: 80, nodePort: 30085}, {name: udp, protocol: UDP, port: 80, nodePort: 30085}]
-status: {loadBalancer: {ingress: [{ip: 198.51.100.9}, {ip: '2001:db8:7::9'}]}}
-";
-const GUARDED_VIPS: [&str; 2] = ["10.96.0.14", "fd00:10:96::14"];
-const GUARDED_IPS: [&str; 2] = ["198.51.100.9", "2001:db8:7::9"];
 /// How long one waits for an answer that is not to come.
 const SILENCE: Duration = Duration::from_millis(500);
 /// So many connections all have one endpoint of two by chance once in 32,000 times.
 const LOYAL: usize = 16;
 
-fn guarded() -> String {
-    let slice = |(family, prefix): (&str, &str)| {
-        let endpoints: String =
-            (1..=2).map(|number| format!("{{addresses: ['{prefix}{number}'], nodeName: worker-1}}, ")).collect();
-        format!(
-            "\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-             metadata: {{name: guarded-{}, namespace: default, labels: {{kubernetes.io/service-name: guarded}}}}\n\
-             addressType: {family}\nports: [{{name: tcp, port: 8080}}, {{name: udp, protocol: UDP, port: 8080}}]\nendpoints: [{endpoints}]\n",
-            family.to_lowercase()
-        )
-    };
-    GUARDED.to_owned() + &[("IPv4", "10.244.1."), ("IPv6", "fd00:10:244:1::")].map(slice).concat()
-}
-
 /// A node that serves that Service, too.
 fn start_guarded() -> (Trial, Pinned) {
     let (trial, pinned) = start(&[]);
-    trial.site.change_as(&EVERYWHERE, &|manifests| manifests + &guarded()).unwrap();
+    trial.site.change_as(&EVERYWHERE, &|manifests| manifests + &guarded("")).unwrap();
     for to in GUARDED_IPS {
         let answered = || Connection::attempt(trial.site.outside(), at(to, 80))?.ask().ok();
         until_for(trial.right, "the Service to be served", answered).unwrap();

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use kubeferry_tests::client::{patience, until_for};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::faults::{Recorded, Report, Traffic};
-use kubeferry_tests::load::{Kept, Way};
+use kubeferry_tests::load::{Client, Kept, Way};
 use kubeferry_tests::site::{LOAD_BALANCER_IPS, NODE_IPS, Site, VIPS, at};
 
 /// How long what a test waits for may take, where that is no measure: generous, the machine is busy.
@@ -115,9 +115,9 @@ impl Trial {
     }
 
     /// The same by these ways alone.
-    pub fn watches_by(
+    pub fn watches_by<C: Client + ?Sized>(
         &self,
-        ways: &[Way<'_>],
+        ways: &[Way<'_, C>],
         fault: &str,
         sees: Sees,
         harm: impl FnOnce(),

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use kubeferry_tests::apiserver::{Fault, Resource};
-use kubeferry_tests::client::{Connection, until_for};
+use kubeferry_tests::client::{DEADLINE, until_for};
 use kubeferry_tests::datapath::Datapath;
 use kubeferry_tests::faults::{Place, Report, Traffic};
+use kubeferry_tests::load::{Client, Way};
 use serde_json::json;
 
 use crate::answers::started;
@@ -80,8 +81,8 @@ fn give(place: &Place, endpoints: &[u8]) -> Result<()> {
 
 /// Whether new connections by every way come to this endpoint, each time.
 fn all_come_to(place: &Place, server: &str) -> bool {
-    let comes = |(from, to)| Some(Connection::attempt(from, to)?.ask().ok()?.0 == server);
-    place.ways().into_iter().all(|way| (0..8).all(|_| comes(way) == Some(true)))
+    let answered = |(from, to): Way<'_, dyn Client>| from.connect_within(to, DEADLINE / 10)?.ask();
+    place.ways().into_iter().all(|way| (0..8).all(|_| answered(way).is_ok_and(|(name, _)| name == server)))
 }
 
 /// How many changes of slices were taken in after more than 40 s, in both families.

@@ -217,6 +217,14 @@ mod tests {
     }
 
     #[test]
+    fn ip_over_infiniband_cannot_be_read() {
+        let nodes: Vec<bool> = node().iter().map(is_readable).collect();
+        assert_eq!(nodes, [true; 7]);
+        let ib0 = Interface { hardware: ARPHRD_INFINIBAND, ..interface(8, "ib0", "", None, &[("192.0.2.8", 0)]) };
+        assert!(!is_readable(&ib0));
+    }
+
+    #[test]
     fn uplinks_are_hardware_or_what_is_named() {
         let uplinks = |patterns: &[&str]| {
             let patterns: Vec<_> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();

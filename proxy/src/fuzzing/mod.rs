@@ -42,6 +42,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "interfaces", reads: "rtnetlink's answers", run: tables::interfaces },
     Target { name: "leftovers", reads: "what kube-proxy left: xtables, IPVS, ipset", run: tables::leftovers },
     Target { name: "http_answer", reads: "the answer of who has the proxy's port, to tables", run: text::http_answer },
+    Target { name: "api_questions", reads: "what our API is asked for", run: text::api_questions },
+    #[cfg(feature = "ebpf")]
+    Target { name: "filters", reads: "rtnetlink's answers about filters", run: tables::filters },
+    #[cfg(feature = "ebpf")]
+    Target { name: "live_events", reads: "the BPF programs' events of packets, to journeys", run: traces::live_events },
     #[cfg(feature = "ebpf")]
     Target { name: "sockets", reads: "sock_diag's answers over netlink", run: tables::sockets },
     #[cfg(feature = "ebpf")]

@@ -65,6 +65,14 @@ pub fn sockets(bytes: &[u8]) {
     crate::backend::ebpf::sock_diag::read(bytes);
 }
 
+/// Filters of an interface. The program's number is somewhere in the answer.
+#[cfg(feature = "ebpf")]
+pub fn filters(bytes: &[u8]) {
+    if let Ok(Some(number)) = crate::backend::ebpf::filters::read(bytes) {
+        assert!(bytes.windows(4).any(|word| word == number.to_ne_bytes()), "{number}");
+    }
+}
+
 /// Rows by any bytes, as the kernel takes them and back.
 pub fn rows(bytes: &[u8]) {
     let mut cursor = Cursor(bytes);

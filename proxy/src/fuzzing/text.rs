@@ -52,6 +52,11 @@ pub fn http_answer(bytes: &[u8]) {
     }
 }
 
+/// What the API is asked for behind the `?`.
+pub fn api_questions(bytes: &[u8]) {
+    crate::health::api::fuzzing::asked(&String::from_utf8_lossy(bytes));
+}
+
 /// Lines of the BPF programs' log, and the kernel's ranges of ports.
 #[cfg(feature = "ebpf")]
 pub fn program_log(bytes: &[u8]) {

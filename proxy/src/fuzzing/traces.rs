@@ -36,6 +36,29 @@ pub fn events(bytes: &[u8]) {
     }
 }
 
+/// What the BPF programs tell of packets that are followed, and the journeys that come of it, as [`events`].
+#[cfg(feature = "ebpf")]
+pub fn live_events(bytes: &[u8]) {
+    use kubeferry_ebpf_common::live::LiveEvent;
+    use zerocopy::FromBytes;
+
+    let name = |index: u32| format!("eth{index}");
+    let mut assembler = crate::live::ebpf::assemble::Assembler::default();
+    let (now, mut journeys, mut events) = (Instant::now(), Vec::new(), 0);
+    for event in bytes.chunks(size_of::<LiveEvent>()).filter_map(|bytes| LiveEvent::read_from_bytes(bytes).ok()) {
+        events += 1;
+        journeys.extend(assembler.take(&event, now, name));
+    }
+    journeys.extend(assembler.expire(now + Duration::from_hours(1)));
+    assert!(journeys.len() <= events, "an event ends one journey at the most");
+    assert_eq!(assembler.expire(now + Duration::from_hours(2)), [], "who was given up is gone");
+    for journey in journeys {
+        let shown = journey.to_string();
+        assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
+        assert!(shown.lines().count() >= 2, "{shown:?}");
+    }
+}
+
 /// The first byte says how long the network header is; the rest is the transport header's.
 pub fn headers(bytes: &[u8]) {
     let Some((length, bytes)) = bytes.split_first() else { return };

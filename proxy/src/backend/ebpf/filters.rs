@@ -56,14 +56,22 @@ pub(super) fn program_at(index: u32, ingress: bool, filter: (u16, TcHandle)) -> 
     socket.connect(&SocketAddr::new(0, 0))?;
     socket.send(&request(index, ingress, filter), 0)?;
     let (answer, _) = socket.recv_from_full()?;
+    read(&answer)
+}
+
+/// The number of the program that an answer tells of; `None`: there is none.
+///
+/// # Errors
+/// What the kernel could not do; or it is no answer to that.
+pub(crate) fn read(answer: &[u8]) -> io::Result<Option<u32>> {
     let kind = answer.get(4..6).and_then(|bytes| bytes.try_into().ok()).map(u16::from_ne_bytes);
     let body = answer.get(HEADER..).unwrap_or_default();
     match kind {
         Some(RTM_NEWTFILTER) => Ok(program(body)),
-        Some(NLMSG_ERROR) => match body.first_chunk().map_or(libc::EPROTO, |errno| -i32::from_ne_bytes(*errno)) {
+        Some(NLMSG_ERROR) => match body.first_chunk().and_then(|code| i32::from_ne_bytes(*code).checked_neg()) {
             // No filter; no qdisc; no device.
-            libc::ENOENT | libc::EINVAL | libc::ENODEV => Ok(None),
-            errno => Err(io::Error::from_raw_os_error(errno)),
+            Some(libc::ENOENT | libc::EINVAL | libc::ENODEV) => Ok(None),
+            errno => Err(io::Error::from_raw_os_error(errno.unwrap_or(libc::EPROTO))),
         },
         _ => Err(io::Error::from_raw_os_error(libc::EPROTO)),
     }

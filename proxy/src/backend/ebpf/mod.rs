@@ -14,7 +14,7 @@ pub mod drain;
 pub mod elsewhere;
 pub mod error;
 pub mod fence;
-mod filters;
+pub(crate) mod filters;
 pub mod flows;
 pub mod following;
 pub mod found;

@@ -1,6 +1,8 @@
 //! `/api/v1/`: the facts as JSON, read-only. What is told is in [`facts`](crate::facts); here is how it is asked for.
 
 mod answers;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod guard;
 mod openapi;
 #[cfg(test)]

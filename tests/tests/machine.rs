@@ -110,7 +110,8 @@ fn a_full_table_of_connection_tracking(datapath: Datapath) {
             until_for(PATIENCE, "the table to be full", || open().is_none().then_some(()))?;
         } else {
             for _ in 0..OPEN {
-                open().with_context(|| format!("a connection does not open: the log:\n{}", place.log()))?;
+                let more = open().with_context(|| format!("a connection does not open: the log:\n{}", place.log()))?;
+                kept.push(more);
             }
         }
         kept.iter_mut().try_for_each(|connection| connection.ask().map(drop))?;
@@ -134,6 +135,7 @@ fn a_full_table_of_connection_tracking(datapath: Datapath) {
     for connection in &mut kept {
         connection.ask().unwrap();
     }
+    place.until_exact().unwrap();
 }
 
 /// Moves the clock by so many seconds.

@@ -227,6 +227,19 @@ fn with_ipvs_mode(node: &Netns) {
 }
 
 #[test]
+fn loopback_addresses_that_neighbours_may_reach_are_told() {
+    const TOLD: &str = "neighbours may reach what listens at loopback addresses";
+    let (node, source) = (Netns::new("node").unwrap(), source());
+    let log = || text(&run(&node, &source, &["--once"]));
+    let before = log();
+    assert!(!before.contains(TOLD), "{before}");
+    node.sysctl("net/ipv4/conf/all/route_localnet", "1").unwrap();
+    let after = log();
+    assert!(after.contains(TOLD), "{after}");
+    assert_eq!(node.read_sysctl("net/ipv4/conf/all/route_localnet").unwrap(), "1", "that is somebody else's");
+}
+
+#[test]
 fn what_ipvs_mode_left_goes_and_what_others_use_stays() {
     let (node, source) = (Netns::new("node").unwrap(), source());
     with_ipvs_mode(&node);

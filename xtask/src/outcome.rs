@@ -6,9 +6,16 @@ const LINES: usize = 12;
 const WIDTH: usize = 600;
 /// Words of a failed test that is not run again. `seed`: it was drawn by chance, and another time it is another test. The next are of
 /// every test that asks all the time (`LOST` of `tests/src/load.rs`): a request that is lost once in many runs is what these look for,
-/// and another run without says nothing about it. So it is with the last, what stayed wrong in the kernel after a fault (`STAYED` of
-/// `tests/src/faults/exact.rs`).
-const FINAL: [&str; 3] = ["seed", "requests failed", "the kernel to have exactly what is wanted"];
+/// and another run without says nothing about it. So it is with what stayed wrong in the kernel after a fault (`STAYED` of
+/// `tests/src/faults/exact.rs`), and with what a stranger's text or packet must never do.
+const FINAL: [&str; 6] = [
+    "seed",
+    "requests failed",
+    "the kernel to have exactly what is wanted",
+    "injected",
+    "an old event was taken over",
+    "a source that no range has is served",
+];
 
 /// The sum of the outputs of test binaries, line by line.
 #[derive(Default, PartialEq, Eq, Debug)]

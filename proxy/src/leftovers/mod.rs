@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
+use crate::node::setup::routes_localnet;
+
 /// How often is looked again: a kube-proxy that ends later leaves its rules, too.
 const AGAIN: Duration = Duration::from_secs(3600);
 
@@ -87,7 +89,7 @@ pub async fn remove(excluded: &[IpNet]) -> Outcome {
     outcome.add(Ok::<_, String>(legacy::remove()));
     outcome.add(ipsets::remove());
     outcome.add(ipvs::remove(excluded).await);
-    if !outcome.removed.is_empty() && route_localnet() {
+    if !outcome.removed.is_empty() && routes_localnet() {
         outcome.notes.push(
             "net.ipv4.conf.all.route_localnet is 1, as kube-proxy's iptables mode sets it for node ports at 127.0.0.1: nothing \
              here needs it, and without kube-proxy's rule neighbours may reach what listens at loopback addresses; set it to 0 \
@@ -96,10 +98,6 @@ pub async fn remove(excluded: &[IpNet]) -> Outcome {
         );
     }
     outcome
-}
-
-fn route_localnet() -> bool {
-    std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/route_localnet").is_ok_and(|text| text.trim() == "1")
 }
 
 #[cfg(test)]

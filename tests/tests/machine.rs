@@ -146,7 +146,7 @@ fn jump(seconds: i64) {
 
 fn a_wall_clock_that_jumps(datapath: Datapath) {
     let _alone = alone();
-    let place = Place::of_manifests(datapath).unwrap();
+    let place = Place::of_server(datapath).unwrap();
     let mut report = Report::new(&place.datapath);
     place.start().unwrap();
     let pid = place.pid().unwrap();

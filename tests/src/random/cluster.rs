@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::pools::FAMILIES;
 use super::rng::Rng;
 use super::service::{SCHEDULERS, WITHOUT_HASH};
-use super::{node, service, slice};
+use super::{broken, node, service, slice};
 use crate::flows::Node;
 
 /// How many Services there may be by number: few, so that one comes back under a name that another had.
@@ -19,6 +19,8 @@ pub struct Cluster {
     objects: BTreeMap<String, Value>,
     /// The node's own scheduler hashes.
     hashes: bool,
+    /// How many objects there have been that cannot be decoded.
+    broken: usize,
 }
 
 impl Cluster {
@@ -27,13 +29,16 @@ impl Cluster {
         let hashed =
             |name: &String| SCHEDULERS.iter().position(|known| known == name).is_some_and(|at| at >= WITHOUT_HASH);
         let hashes = node.scheduler.as_ref().is_some_and(hashed);
-        let mut cluster = Self { objects: BTreeMap::new(), hashes };
+        let mut cluster = Self { objects: BTreeMap::new(), hashes, broken: 0 };
         cluster.put(node::object(rng, node));
         if rng.chance(80) {
             cluster.put(service_cidr(rng));
         }
         for _ in 0..2 + rng.below(6) {
             cluster.service(rng);
+        }
+        if rng.chance(20) {
+            cluster.broken(rng);
         }
         cluster
     }
@@ -55,13 +60,13 @@ impl Cluster {
 
     /// Every Service.
     pub(super) fn services(&self) -> impl Iterator<Item = &Value> {
-        self.objects.values().filter(|object| object["kind"] == "Service")
+        self.objects.values().filter(|object| object["kind"] == "Service" && !broken::is_one(object))
     }
 
     /// Changes something; what, for people.
     pub(super) fn change(&mut self, rng: &mut Rng) -> String {
         let of_kind = |kind: &str| -> Vec<String> {
-            let found = self.objects.iter().filter(|(_, object)| object["kind"] == kind);
+            let found = self.objects.iter().filter(|(_, object)| object["kind"] == kind && !broken::is_one(object));
             found.map(|(key, _)| key.clone()).collect()
         };
         let (services, slices) = (of_kind("Service"), of_kind("EndpointSlice"));
@@ -100,9 +105,18 @@ impl Cluster {
                 }
                 None => format!("{} is put", self.put(service_cidr(rng))),
             }
+        } else if what < 97 {
+            format!("{} is put, and cannot be decoded", self.broken(rng))
         } else {
             format!("{} is put with slices", self.service(rng))
         }
+    }
+
+    /// Makes up an object that cannot be decoded.
+    fn broken(&mut self, rng: &mut Rng) -> String {
+        self.broken += 1;
+        let of = rng.below(NUMBERS);
+        self.put(broken::object(rng, self.broken, of))
     }
 
     /// Makes up a Service and its slices; takes the place of one of the same name.

@@ -2,6 +2,7 @@
 //! every step. What disagrees is made small, and written as a case of the flow table.
 
 mod agree;
+mod broken;
 mod campaign;
 mod cluster;
 mod flows;

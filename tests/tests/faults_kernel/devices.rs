@@ -9,6 +9,7 @@ use super::trial::{RIGHT, Sees, Trial};
 
 on_both_datapaths! {
     an_uplink_that_goes_down_and_up,
+    a_pods_device_that_goes_down_and_up,
     a_pods_device_that_is_made_anew,
     a_device_that_is_renamed,
     an_address_that_moves_to_another_interface,
@@ -20,18 +21,34 @@ const WEB1: u8 = 0;
 const CLIENT: u8 = 2;
 const ROUTER: u8 = 3;
 
+/// Takes the device of a host down and up again.
+fn flaps(trial: &Trial, name: &str, number: u8) {
+    let host = trial.site.hosts.host(name);
+    trial.site.node().ip(&[format!("link set {name} down")]).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let mut lines = vec![format!("link set {name} up")];
+    // As whoever sets interfaces up does.
+    lines.extend(host.ways(number));
+    if number == ROUTER {
+        lines.extend(host.default_ways());
+    }
+    trial.site.node().ip(&lines).unwrap();
+}
+
+/// The uplink's.
+pub fn the_uplink_flaps(trial: &Trial) {
+    flaps(trial, "router", ROUTER);
+}
+
+/// An endpoint is behind it: who asks that one meanwhile waits, and goes on.
+fn a_pods_device_that_goes_down_and_up(datapath: Datapath) {
+    let trial = Trial::start(datapath, &[]);
+    trial.watches("a pod's device down and up", Sees::NewFail, || flaps(&trial, "web1", WEB1), || Some(()));
+}
+
 fn an_uplink_that_goes_down_and_up(datapath: Datapath) {
     let trial = Trial::start(datapath, &[]);
-    let router = trial.site.hosts.host("router");
-    let flap = || {
-        trial.site.node().ip(&["link set router down"]).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        let mut lines = vec!["link set router up".to_owned()];
-        // As whoever sets interfaces up does.
-        lines.extend(router.ways(ROUTER));
-        lines.extend(router.default_ways());
-        trial.site.node().ip(&lines).unwrap();
-    };
+    let flap = || the_uplink_flaps(&trial);
     // The kernel forgets whom it masquerades by a device that goes down; the programs do not.
     match trial.site.datapath() {
         Datapath::Nftables => trial.watches("the uplink down and up", Sees::NewFail, flap, || Some(())),

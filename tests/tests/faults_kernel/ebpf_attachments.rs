@@ -13,6 +13,7 @@ use kubeferry_tests::site::{VIPS, at};
 use kubeferry_tests::sockets::without_offloads;
 use kubeferry_tests::xdp::PassAll;
 
+use super::devices::the_uplink_flaps;
 use super::trial::{RIGHT, Sees, Trial};
 
 fn start(flags: &[&str]) -> Trial {
@@ -186,5 +187,8 @@ fn a_program_at_xdp_is_attached_again() {
     let pin = root(&trial).join(format!("links/xdp_uplink-{index}"));
     trial.drifts("the link at XDP detached", Sees::Nothing, || detach(&pin).unwrap());
     trial.drifts("the link at XDP unpinned", Sees::Nothing, || std::fs::remove_file(&pin).unwrap());
+    assert!(pin.exists());
+    let flap = || the_uplink_flaps(&trial);
+    trial.suffers("the uplink with a program at XDP down and up", Sees::NewFail, flap, || Some(()));
     assert!(pin.exists());
 }

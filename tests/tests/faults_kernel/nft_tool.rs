@@ -107,7 +107,7 @@ fn one_that_cannot_serve_is_named_at_the_start() {
 fn one_that_fails_keeps_the_table_away_until_it_works_and_that_is_told() {
     let tool = Tool::new();
     let trial = start(&tool);
-    for how in ["failing", "killed", "garbage"] {
+    for how in ["failing", "killed", "garbage", "old"] {
         let harm = || {
             tool.is(how);
             delete_table(&trial);

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod conformance;
 pub mod cpus;
 pub mod datapath;
+pub mod exchange;
 pub mod executors;
 pub mod faults;
 pub mod flows;

@@ -6,8 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
 use kubeferry_tests::client::{datagrams, until};
+use kubeferry_tests::exchange::{echoes, exchange, exchange_over};
 use kubeferry_tests::netns::Netns;
-use kubeferry_tests::site::{EXTERNAL_IPS, LOCAL_VIPS, NODE_IPS, Site, VIPS, at, echoes, exchange, exchange_over};
+use kubeferry_tests::site::{EXTERNAL_IPS, LOCAL_VIPS, NODE_IPS, Site, VIPS, at};
 use kubeferry_tests::sockets::{connect_from, never_fragment, path_mtu};
 
 const NARROW: u32 = 1_300;

@@ -9,11 +9,12 @@ use std::os::fd::AsRawFd;
 use kubeferry_tests::bpf::Places;
 use kubeferry_tests::bpf::pinned::{Pinned, interface_index};
 use kubeferry_tests::client::{Connection, ask_once, datagrams, until};
+use kubeferry_tests::exchange::exchange;
 use kubeferry_tests::executors::Source;
 use kubeferry_tests::flows::{Case, Node, Step, with_node};
 use kubeferry_tests::netns::Netns;
 use kubeferry_tests::packets::{Captured, FrameSocket, Protocol, Seen, first_packet, packet};
-use kubeferry_tests::site::{NODE_IPS, Site, VIPS, at, exchange};
+use kubeferry_tests::site::{NODE_IPS, Site, VIPS, at};
 use kubeferry_tests::world::World;
 
 const NODE: &str = "

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::args::{CommonArgs, ServeArgs};
+use crate::backend::Report;
 use crate::conntrack::UdpService;
 use crate::desired::target::Frontend;
 use crate::desired::{Desired, Touched};

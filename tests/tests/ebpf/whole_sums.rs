@@ -3,7 +3,8 @@
 
 use kubeferry_tests::bpf::pinned::interface_index;
 use kubeferry_tests::client::{datagrams, until};
-use kubeferry_tests::site::{Site, VIPS, at, echoes};
+use kubeferry_tests::exchange::echoes;
+use kubeferry_tests::site::{Site, VIPS, at};
 use kubeferry_tests::sockets::without_offloads;
 use kubeferry_tests::whole_sums::{BYTES, Probe};
 

@@ -13,10 +13,9 @@ use std::process::Command;
 use kubeferry_ebpf_common::flow::limits;
 use kubeferry_tests::bpf::pinned::Pinned;
 use kubeferry_tests::client::{Connection, ask_once, datagrams, until};
+use kubeferry_tests::exchange::{echoes, exchange, exchange_over};
 use kubeferry_tests::netns::Netns;
-use kubeferry_tests::site::{
-    EXTERNAL_IPS, LOAD_BALANCER_IPS, NODE_IPS, Site, TWINS, VIPS, at, echoes, exchange, exchange_over,
-};
+use kubeferry_tests::site::{EXTERNAL_IPS, LOAD_BALANCER_IPS, NODE_IPS, Site, TWINS, VIPS, at};
 use kubeferry_tests::sockets::{connect_from, pad_headers, reset_on_close, without_offloads};
 
 const EVERYWHERE: [&str; 3] = ["1", "2", "remote"];

@@ -8,7 +8,7 @@ use aya::programs::tc::SchedClassifierLink;
 
 use super::error::EbpfError;
 use super::filters::FILTER;
-use super::load::{list, remove};
+use super::folder::{list, remove};
 
 /// Detaches every program and unpins what is in our folder of the BPF file system at `bpffs_root`; `devices` are the
 /// interfaces of this network namespace. What was removed, for people; empty: there was nothing.

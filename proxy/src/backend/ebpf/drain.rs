@@ -15,7 +15,7 @@ use super::bpf;
 use super::carry::ticks;
 use super::error::EbpfError;
 use super::flows::{Entries, connection, is_first, is_over, is_torn};
-use super::load::list;
+use super::folder::list;
 use super::table::Table;
 use crate::conntrack;
 

@@ -14,7 +14,7 @@ use kubeferry_ebpf_common::{FlowKey, FrontendKey};
 use rustix::fs::{FlockOperation, flock};
 
 use super::error::EbpfError;
-use super::load::list;
+use super::folder::list;
 use super::table::Table;
 use super::{bpf, own_folder};
 

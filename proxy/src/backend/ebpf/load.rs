@@ -13,12 +13,11 @@ use aya::programs::{
 };
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::programs::XdpAttachType;
-use kubeferry_ebpf_common::LAYOUT;
 use kubeferry_ebpf_common::btf::bit_of;
 
 use super::error::{EbpfError, help};
+use super::folder::{Folder, list, remove};
 use super::kernel::{Maps, Shape, definitions};
-use super::links::Links;
 use super::log::{self, Lines};
 use super::pins::Pins;
 use super::{bpf, live, object, own_folder};
@@ -50,14 +49,6 @@ pub const SOCKETS: [(&str, Hook); 8] = [
     ("connect6", Hook::Connect6),
 ];
 
-/// Our folder of the BPF file system.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Folder {
-    root: PathBuf,
-    maps: PathBuf,
-    programs: PathBuf,
-}
-
 /// What is in the kernel.
 #[derive(Debug)]
 pub struct Loaded {
@@ -81,83 +72,6 @@ pub struct Loaded {
     pub lines: Option<Lines>,
     /// The maps and programs where they are pinned.
     pub pins: Pins,
-}
-
-impl Folder {
-    /// The folder for these settings and maps of this shape; nothing is made.
-    pub fn new(settings: &EbpfSettings, shape: &Shape) -> Self {
-        let root = settings.bpffs_root.join("kubeferry");
-        let maps = digest(shape);
-        let level = settings.log_level as u8;
-        let programs = fnv1a(format!("{maps:016x} {:016x} {level}", fnv1a(object::OBJECT)).as_bytes());
-        // No dots: the file system has no such names.
-        Self {
-            maps: root.join(format!("maps-v{LAYOUT}-{maps:016x}")),
-            programs: root.join(format!("programs-v{LAYOUT}-{programs:016x}")),
-            root,
-        }
-    }
-
-    /// Where our maps are pinned.
-    pub fn maps(&self) -> &Path {
-        &self.maps
-    }
-
-    /// Whether they are there.
-    pub fn has_maps(&self) -> bool {
-        self.maps.join("config").exists()
-    }
-
-    /// Where attachments are pinned.
-    pub fn links(&self) -> PathBuf {
-        self.root.join("links")
-    }
-
-    /// Attachments that are pinned there; none is held yet.
-    pub fn open_links(&self) -> Links {
-        Links::new(self.file_system(), self.links())
-    }
-
-    /// Where the file system is mounted.
-    fn file_system(&self) -> &Path {
-        self.root.parent().unwrap_or(&self.root)
-    }
-
-    /// The whole.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// The folders of maps of other versions or sizes.
-    ///
-    /// # Errors
-    /// The folder cannot be read.
-    pub fn other_maps(&self) -> Result<Vec<PathBuf>, EbpfError> {
-        let is_other = |path: &PathBuf| {
-            *path != self.maps && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("maps-"))
-        };
-        Ok(list(&self.root)?.into_iter().filter(is_other).collect())
-    }
-
-    /// Removes the maps and programs of other versions or sizes, which nothing is attached to any more.
-    ///
-    /// # Errors
-    /// Something cannot be removed.
-    pub fn tidy(&self) -> Result<(), EbpfError> {
-        for entry in list(&self.root)? {
-            let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let ours = name.starts_with("maps-") || name.starts_with("programs-");
-            if ours && entry != self.maps && entry != self.programs {
-                remove(&entry)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What tells maps that can be adopted.
-fn digest(shape: &Shape) -> u64 {
-    fnv1a(format!("{LAYOUT} {:?}", definitions(shape)).as_bytes())
 }
 
 /// Loads the programs and makes the maps, or adopts those of an earlier run. Attaches nothing.
@@ -364,38 +278,4 @@ fn help_in(error: &(dyn std::error::Error + 'static)) -> &'static str {
         next = cause.source();
     }
     ""
-}
-
-/// What is in a folder, in order; nothing if it is not there.
-///
-/// # Errors
-/// It cannot be read.
-pub fn list(folder: &Path) -> Result<Vec<PathBuf>, EbpfError> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        result => result.map_err(EbpfError::pin(folder))?,
-    };
-    let mut paths = Vec::new();
-    for entry in entries {
-        paths.push(entry.map_err(EbpfError::pin(folder))?.path());
-    }
-    paths.sort();
-    Ok(paths)
-}
-
-/// Removes a pin, or a folder with all that is in it. Nothing there is no error.
-///
-/// # Errors
-/// Something cannot be removed.
-pub fn remove(path: &Path) -> Result<(), EbpfError> {
-    if path.is_dir() {
-        for entry in list(path)? {
-            remove(&entry)?;
-        }
-        return fs::remove_dir(path).map_err(EbpfError::pin(path));
-    }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(EbpfError::pin(path)(error)),
-        _ => Ok(()),
-    }
 }

@@ -16,6 +16,7 @@ pub mod error;
 pub mod fence;
 pub(crate) mod filters;
 pub mod flows;
+pub mod folder;
 pub mod following;
 pub mod found;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::bpf;
 use super::error::EbpfError;
-use super::load::remove;
+use super::folder::remove;
 use super::own_folder;
 
 /// Pins, by path, with what they are of.

@@ -3,9 +3,9 @@
 use super::bpf;
 use super::diff::{InForce, Room};
 use super::error::EbpfError;
+use super::folder::Folder;
 use super::following::Following;
 use super::kernel::{Maps, Shape};
-use super::load::Folder;
 use super::rows::Fixed;
 use super::text;
 use crate::args::PlanOutput;

@@ -4,8 +4,9 @@ use std::os::fd::AsFd;
 
 use super::*;
 use crate::backend::ebpf::counters::Counted;
+use crate::backend::ebpf::folder::Folder;
 use crate::backend::ebpf::kernel::Shape;
-use crate::backend::ebpf::load::{Folder, Loaded, load};
+use crate::backend::ebpf::load::{Loaded, load};
 use crate::backend::ebpf::shards::Shards;
 use crate::backend::ebpf::sweep::sweep;
 use crate::netns::Mounted;

@@ -46,6 +46,11 @@ fn until_code(node: &Node, url: &str, code: u16) -> Response {
     node.until(&format!("{url} to answer {code}"), || node.get(url).filter(|answer| answer.code == code))
 }
 
+/// Until a sync is told of, a moment after its rows are in force: before the first, health waits for nothing.
+fn until_told(node: &Node) {
+    node.until("a sync to be told of", || (timeless(&node.ask(LIVEZ)) == body(None, true)).then_some(()));
+}
+
 const TAINTED: &str = "{apiVersion: v1, kind: Node, metadata: {name: n1}, spec: {podCIDR: 10.244.1.0/24, podCIDRs: [10.244.1.0/24], \
     taints: [{key: ToBeDeletedByClusterAutoscaler, effect: NoSchedule}]}, \
     status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}}";
@@ -56,8 +61,7 @@ fn the_whole_answer_and_the_nodes_part_in_it() {
     node.server.apply(&service("web", "10.96.0.1", &["10.244.1.1"])).unwrap();
     node.run();
     node.expect("a sync", &["10.96.0.1:80"]);
-    // A sync is told of a moment after its rows are in force.
-    node.until("a sync to be told of", || (timeless(&node.ask(LIVEZ)) == body(None, true)).then_some(()));
+    until_told(&node);
     let (healthz, livez) = (until_code(&node, HEALTHZ, 200), until_code(&node, LIVEZ, 200));
     assert_eq!(timeless(&healthz), body(Some(true), true));
     assert_eq!(timeless(&livez), body(None, true));
@@ -96,7 +100,7 @@ fn a_change_that_waits_too_long_is_unhealthy() {
     let url = node.server.url();
     node.start_with(|command| nft.apply(command.args(["--server", &url])));
     node.expect("a sync", &["10.96.0.1:80"]);
-    until_code(&node, LIVEZ, 200);
+    until_told(&node);
     nft.fail(&node);
     node.server.apply(&service("more", "10.96.0.2", &["10.244.1.1"])).unwrap();
     let livez = until_code(&node, LIVEZ, 503);

@@ -1,4 +1,4 @@
-//! The API server as a pod is told of it: two variables, and the service account's token and authority in a volume.
+//! The API server as a pod is told of it: two variables, and the service account's token and authority in a volume; and one without TLS.
 
 use std::process::{Command, Stdio};
 
@@ -35,4 +35,17 @@ fn a_pods_service_account_is_used() {
     let served = || (node.frontends().iter().map(ToString::to_string).eq(["10.96.0.1:80"])).then_some(());
     until("the Service that the server has", served)
         .unwrap_or_else(|error| panic!("{error:#}; the log:\n{}", std::fs::read_to_string(&log).unwrap()));
+}
+
+/// As in an image that has nothing but the binary.
+#[test]
+fn without_tls_it_needs_no_certificates_of_the_systems() {
+    let mut node = Node::new();
+    node.server.apply(&service("web", "10.96.0.1", &["10.244.1.1"])).unwrap();
+    let url = node.server.url();
+    assert!(url.starts_with("http://"), "{url}");
+    node.start_with(|command| {
+        command.args(["--server", &url]).env("SSL_CERT_FILE", "/dev/null").env("SSL_CERT_DIR", "/dev/null");
+    });
+    node.expect("a sync", &["10.96.0.1:80"]);
 }

@@ -47,7 +47,8 @@ fn services_and_endpoints_are_reached_by_devices_with_an_ethernet_header_and_wit
     }
 }
 
-/// A tunnel without one other end asks the route of each packet for it, as Calico's IPIP does. What comes by it to a Service goes on by it.
+/// A tunnel without one other end asks the route of each packet for it, as Calico's IPIP does. What comes by it to a Service goes on by it; and
+/// what the node sends to a Service was routed to another of its ends, where nobody is.
 #[test]
 #[ignore = "needs IPIP: `cargo xtask test kernels`"]
 fn a_tunnel_with_several_other_ends_is_told_which() {
@@ -60,6 +61,7 @@ fn a_tunnel_with_several_other_ends_is_told_which() {
             "link set ipip9 up",
             "route replace 10.244.2.1 via 198.51.100.1 dev ipip9 onlink",
             "route replace 203.0.113.9 via 198.51.100.1 dev ipip9 onlink",
+            "route replace 10.96.0.10 via 198.51.100.77 dev ipip9 onlink",
         ])
         .unwrap();
     let to_services = [VIPS[0], EXTERNAL_IPS[0]].map(|ip| format!("route replace {ip} dev ipip9"));
@@ -72,11 +74,12 @@ fn a_tunnel_with_several_other_ends_is_told_which() {
         .unwrap();
     router.ip(&to_services).unwrap();
     until("the tunnel to be covered", || site.status().ok()?.to_string().contains("ipip9").then_some(())).unwrap();
-    for to in [VIPS[0], EXTERNAL_IPS[0]].map(|ip| at(ip, 80)) {
-        let ask = || Connection::attempt(site.outside(), to)?.ask().ok();
-        assert_eq!(until(&format!("{to} to answer by the tunnel"), ask).unwrap().0, "remote");
-        let socket = datagrams(site.outside(), to).unwrap();
-        let answered = until(&format!("{to} to answer a datagram"), || ask_once(&socket).unwrap()).unwrap();
+    for (from, ip) in [(site.outside(), VIPS[0]), (site.outside(), EXTERNAL_IPS[0]), (site.node(), VIPS[0])] {
+        let (to, what) = (at(ip, 80), format!("{ip} to answer {} by the tunnel", from.name()));
+        let ask = || Connection::attempt(from, to)?.ask().ok();
+        assert_eq!(until(&what, ask).unwrap().0, "remote");
+        let socket = datagrams(from, to).unwrap();
+        let answered = until(&format!("{what}, a datagram"), || ask_once(&socket).unwrap()).unwrap();
         assert_eq!(answered.0, "remote");
     }
     site.untracked().unwrap();

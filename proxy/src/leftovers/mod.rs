@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-use crate::node::setup::routes_localnet;
+use crate::node::setup::localnet;
 
 /// How often is looked again: a kube-proxy that ends later leaves its rules, too.
 const AGAIN: Duration = Duration::from_secs(3600);
@@ -89,13 +89,8 @@ pub async fn remove(excluded: &[IpNet]) -> Outcome {
     outcome.add(Ok::<_, String>(legacy::remove()));
     outcome.add(ipsets::remove());
     outcome.add(ipvs::remove(excluded).await);
-    if !outcome.removed.is_empty() && routes_localnet() {
-        outcome.notes.push(
-            "net.ipv4.conf.all.route_localnet is 1, as kube-proxy's iptables mode sets it for node ports at 127.0.0.1: nothing \
-             here needs it, and without kube-proxy's rule neighbours may reach what listens at loopback addresses; set it to 0 \
-             unless something else on the node wants it"
-                .to_owned(),
-        );
+    if !outcome.removed.is_empty() {
+        outcome.notes.extend(localnet().map(str::to_owned));
     }
     outcome
 }

@@ -23,11 +23,8 @@ const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
 /// # Errors
 /// A value cannot be set. With eBPF that is a warning: our connections do not depend on it.
 pub fn set_up(settings: &Settings) -> Result<Vec<(String, String)>, SetupError> {
-    if routes_localnet() {
-        tracing::warn!(
-            "net.ipv4.conf.all.route_localnet is 1: nothing here needs it, and neighbours may reach what listens at loopback addresses \
-             (CVE-2020-8558) unless some rule forbids it; set it to 0 unless something else on the node wants it"
-        );
+    if let Some(told) = localnet() {
+        tracing::warn!("{told}");
     }
     let conntrack = Conntrack::of_this_namespace();
     let needed = settings.backend == BackendName::Nftables;
@@ -60,9 +57,13 @@ pub fn set_up(settings: &Settings) -> Result<Vec<(String, String)>, SetupError> 
     }
 }
 
-/// Whether packets to loopback addresses are routed, as kube-proxy's iptables mode has it for node ports at 127.0.0.1.
-pub fn routes_localnet() -> bool {
-    fs::read_to_string("/proc/sys/net/ipv4/conf/all/route_localnet").is_ok_and(|text| text.trim() == "1")
+/// What to tell where packets to loopback addresses are routed, as kube-proxy's iptables mode has it for node ports at 127.0.0.1.
+pub fn localnet() -> Option<&'static str> {
+    let value = fs::read_to_string("/proc/sys/net/ipv4/conf/all/route_localnet").ok()?;
+    (value.trim() == "1").then_some(
+        "net.ipv4.conf.all.route_localnet is 1: nothing here needs it, and neighbours may reach what listens at loopback addresses \
+         (CVE-2020-8558) unless some rule forbids it; set it to 0 unless something else on the node wants it",
+    )
 }
 
 /// Others on the node may use connection tracking, and kube-proxy would have set this; what eBPF carries does not pass it.

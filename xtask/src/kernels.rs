@@ -340,7 +340,7 @@ fn under(kernel: &Kernel, modules: &[&str], programs: &Programs, asked: &Asked<'
     add(Path::new("/socket-maker"), &programs.beside)?;
     let folder = workspace().join("tests");
     let mut command = format!(
-        "export KUBEFERRY_BIN=/kubeferry KUBEFERRY_TEST_PATIENCE={PATIENCE_OF_TESTS} RUST_BACKTRACE=0\ncd {}\n\
+        "export NO_COLOR=1 KUBEFERRY_BIN=/kubeferry KUBEFERRY_TEST_PATIENCE={PATIENCE_OF_TESTS} RUST_BACKTRACE=0\ncd {}\n\
          /xtask verify /kubeferry.bpf.o\n",
         folder.display()
     );
